@@ -1,0 +1,424 @@
+#include "aten/safetensors.h"
+#include "base/file.h"
+#include "base/json.h"
+#include "base/mem.h"
+#include "base/text.h"
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define HEADER_MAX (100u << 20)
+
+/* The bytes of a file, shared by the st_file and every tensor taken from it. */
+struct st_map {
+	atomic_int refs;
+	struct file_map map;    /* or */
+	char *owned;
+	const uint8_t *data;
+	size_t size, start;     /* start of the tensors' bytes */
+};
+
+static void map_release(void *ctx)
+{
+	struct st_map *m = ctx;
+
+	if (atomic_fetch_sub(&m->refs, 1) > 1)
+		return;
+	if (m->owned)
+		free(m->owned);
+	else
+		file_unmap(&m->map);
+	free(m);
+}
+
+static const struct {
+	const char *name;
+	enum at_dtype dt;
+} dtype_table[] = { { "F32", AT_F32 },	 { "F64", AT_F64 }, { "F16", AT_F16 }, { "BF16", AT_BF16 },
+		    { "I64", AT_I64 },	 { "I32", AT_I32 }, { "U8", AT_U8 },   { "BOOL", AT_BOOL } };
+#define N_DTYPES (sizeof dtype_table / sizeof *dtype_table)
+
+static const char *st_dtype_name(enum at_dtype dt)
+{
+	for (size_t i = 0; i < N_DTYPES; i++)
+		if (dtype_table[i].dt == dt)
+			return dtype_table[i].name;
+	return "?";
+}
+
+/* ---- Reading ------------------------------------------------------------------------------------------------------ */
+
+static int parse_dtype(struct st_entry *x, const json_t *j, struct err *e)
+{
+	const char *name = json_string_value(json_object_get(j, "dtype"));
+
+	for (size_t i = 0; name && i < N_DTYPES; i++)
+		if (!strcmp(name, dtype_table[i].name)) {
+			x->dtype = dtype_table[i].dt;
+			return 0;
+		}
+	return err_set(e, "tensor '%s' has dtype %s, which is not supported", x->name, name ? name : "(none)");
+}
+
+static int parse_shape(struct st_entry *x, const json_t *j, size_t *bytes, struct err *e)
+{
+	const json_t *shape = json_object_get(j, "shape");
+
+	if (!json_is_array(shape))
+		return err_set(e, "tensor '%s' has no shape", x->name);
+	if (json_array_size(shape) > AT_MAX_DIMS)
+		return err_set(e, "tensor '%s' has more than %d dimensions", x->name, AT_MAX_DIMS);
+	*bytes = at_dtype_size(x->dtype);
+	x->shape.n = (int)json_array_size(shape);
+	for (int i = 0; i < x->shape.n; i++) {
+		const json_t *d = json_array_get(shape, (size_t)i);
+		if (!json_is_integer(d) || json_integer_value(d) < 0 ||
+		    __builtin_mul_overflow(*bytes, (size_t)json_integer_value(d), bytes))
+			return err_set(e, "tensor '%s' has an impossible shape", x->name);
+		x->shape.d[i] = json_integer_value(d);
+	}
+	return 0;
+}
+
+static int parse_entry(struct st_entry *x, const char *name, const json_t *j, size_t data_size, struct err *e)
+{
+	const json_t *off = json_object_get(j, "data_offsets"), *from, *to;
+	size_t bytes;
+
+	*x = (struct st_entry){ .name = name };
+	if (!json_is_object(j))
+		return err_set(e, "tensor '%s' is not described by an object", name);
+	if (parse_dtype(x, j, e) || parse_shape(x, j, &bytes, e))
+		return -1;
+	from = json_array_get(off, 0);
+	to = json_array_get(off, 1);
+	if (json_array_size(off) != 2 || !json_is_integer(from) || !json_is_integer(to) || json_integer_value(from) < 0 ||
+	    json_integer_value(to) < json_integer_value(from))
+		return err_set(e, "tensor '%s' has no valid data_offsets", name);
+	x->begin = (size_t)json_integer_value(from);
+	x->end = (size_t)json_integer_value(to);
+	if (x->end > data_size)
+		return err_set(e, "tensor '%s' ends at byte %zu of %zu: the file is truncated", name, x->end, data_size);
+	if (x->end - x->begin != bytes)
+		return err_set(e, "tensor '%s' has %zu bytes where its shape and dtype need %zu", name,
+			       x->end - x->begin, bytes);
+	return 0;
+}
+
+static int by_offset(const void *a, const void *b)
+{
+	const struct st_entry *x = *(const struct st_entry *const *)a, *y = *(const struct st_entry *const *)b;
+	if (x->begin != y->begin)
+		return x->begin < y->begin ? -1 : 1;
+	return x->end < y->end ? -1 : x->end > y->end;
+}
+
+static int by_name(const void *a, const void *b)
+{
+	return strcmp(((const struct st_entry *)a)->name, ((const struct st_entry *)b)->name);
+}
+
+/* The tensors must cover the data exactly: no overlap, no hole, nothing behind. */
+static int check_cover(const struct st_file *f, size_t data_size, struct err *e)
+{
+	const struct st_entry **order = mem_zero((size_t)f->n + 1, sizeof *order);
+	size_t at = 0;
+	int ret = 0;
+
+	for (int i = 0; i < f->n; i++)
+		order[i] = &f->entry[i];
+	qsort(order, (size_t)f->n, sizeof *order, by_offset);
+	for (int i = 0; i < f->n && !ret; i++) {
+		if (order[i]->begin != at)
+			ret = err_set(e, "tensor '%s' begins at byte %zu, but the one before ends at %zu (%s)",
+				      order[i]->name, order[i]->begin, at, order[i]->begin < at ? "overlap" : "hole");
+		at = order[i]->end;
+	}
+	if (!ret && at != data_size)
+		ret = err_set(e, "%zu bytes behind the last tensor", data_size - at);
+	free(order);
+	return ret;
+}
+
+static int parse_meta(struct st_file *f, json_t *meta, struct err *e)
+{
+	const char *key;
+	json_t *v;
+
+	if (!json_is_object(meta))
+		return err_set(e, "__metadata__ is not an object");
+	f->meta_key = mem_zero(json_object_size(meta) + 1, sizeof *f->meta_key);
+	f->meta_value = mem_zero(json_object_size(meta) + 1, sizeof *f->meta_value);
+	json_object_foreach(meta, key, v)
+	{
+		if (!json_is_string(v))
+			return err_set(e, "__metadata__ '%s' is not a string", key);
+		f->meta_key[f->n_meta] = mem_str(key);
+		f->meta_value[f->n_meta++] = mem_str(json_string_value(v));
+	}
+	return 0;
+}
+
+static int parse_header(struct st_file *f, json_t *root, size_t data_size, struct err *e)
+{
+	const char *key;
+	json_t *v;
+
+	if (!json_is_object(root))
+		return err_set(e, "the header is not a JSON object");
+	f->entry = mem_zero(json_object_size(root) + 1, sizeof *f->entry);
+	json_object_foreach(root, key, v)
+	{
+		if (!strcmp(key, "__metadata__")) {
+			if (parse_meta(f, v, e))
+				return -1;
+			continue;
+		}
+		if (parse_entry(&f->entry[f->n], key, v, data_size, e))
+			return -1;
+		f->entry[f->n].name = mem_str(key);
+		f->n++;
+	}
+	qsort(f->entry, (size_t)f->n, sizeof *f->entry, by_name);
+	return check_cover(f, data_size, e);
+}
+
+static int open_map(struct st_file *f, struct err *e)
+{
+	struct st_map *m = f->map;
+	uint64_t header = 0;
+	struct err why = { "" };
+	int ret;
+
+	if (m->size < 8)
+		return err_set(e, "%s: %zu bytes are too few for a safetensors file", f->path, m->size);
+	for (int i = 7; i >= 0; i--)
+		header = header << 8 | m->data[i];
+	if (header > HEADER_MAX)
+		return err_set(e, "%s: not a safetensors file (a header of %llu bytes)", f->path,
+			       (unsigned long long)header);
+	if (header > m->size - 8)
+		return err_set(e, "%s: truncated: the header alone needs %llu bytes of %zu", f->path,
+			       (unsigned long long)header + 8, m->size);
+	m->start = 8 + (size_t)header;
+	json_error_t at;
+	json_t *root = json_loadb((const char *)m->data + 8, (size_t)header, JSON_REJECT_DUPLICATES, &at);
+	if (!root)
+		return err_set(e, "%s: the header is not valid JSON: %s", f->path, at.text);
+	ret = parse_header(f, root, m->size - m->start, &why);
+	json_decref(root);
+	if (ret)
+		return err_set(e, "%s: %s", f->path, why.msg);
+	return 0;
+}
+
+int st_open(struct st_file *f, const char *path, struct err *e)
+{
+	struct st_map *m = mem_zero(1, sizeof *m);
+
+	*f = (struct st_file){ 0 };
+	if (file_map(&m->map, path, e)) {
+		free(m);
+		return -1;
+	}
+	m->refs = 1;
+	m->data = m->map.data;
+	m->size = m->map.size;
+	f->map = m;
+	f->path = mem_str(path);
+	if (open_map(f, e)) {
+		st_close(f);
+		return -1;
+	}
+	return 0;
+}
+
+int st_open_bytes(struct st_file *f, char *data, size_t size, const char *name, struct err *e)
+{
+	struct st_map *m = mem_zero(1, sizeof *m);
+
+	m->refs = 1;
+	m->owned = data;
+	m->data = (const uint8_t *)data;
+	m->size = size;
+	*f = (struct st_file){ .map = m, .path = mem_str(name) };
+	if (open_map(f, e)) {
+		st_close(f);
+		return -1;
+	}
+	return 0;
+}
+
+void st_close(struct st_file *f)
+{
+	for (int i = 0; i < f->n; i++)
+		free((char *)f->entry[i].name);
+	for (int i = 0; i < f->n_meta; i++) {
+		free(f->meta_key[i]);
+		free(f->meta_value[i]);
+	}
+	free(f->entry);
+	free(f->meta_key);
+	free(f->meta_value);
+	free(f->path);
+	if (f->map)
+		map_release(f->map);
+	*f = (struct st_file){ 0 };
+}
+
+const struct st_entry *st_find(const struct st_file *f, const char *name)
+{
+	struct st_entry key = { .name = name };
+	return f->n ? bsearch(&key, f->entry, (size_t)f->n, sizeof *f->entry, by_name) : NULL;
+}
+
+at_t st_get(const struct st_file *f, const struct st_entry *x)
+{
+	struct st_map *m = f->map;
+	const uint8_t *p = m->data + m->start + x->begin;
+
+	if ((uintptr_t)p % at_dtype_size(x->dtype) || x->begin == x->end)
+		return at_from(p, x->shape, x->dtype);
+	atomic_fetch_add(&m->refs, 1);
+	return at_borrow(p, x->shape, x->dtype, map_release, m);
+}
+
+const char *st_meta(const struct st_file *f, const char *key)
+{
+	for (int i = 0; i < f->n_meta; i++)
+		if (!strcmp(f->meta_key[i], key))
+			return f->meta_value[i];
+	return NULL;
+}
+
+static void add_shape(struct text *t, const struct at_dims *s)
+{
+	text_add(t, "[");
+	for (int i = 0; i < s->n; i++)
+		text_printf(t, "%s%lld", i ? ", " : "", (long long)s->d[i]);
+	text_add(t, "]");
+}
+
+int st_take(at_t *out, const struct st_file *f, const char *name, struct at_dims shape, struct err *e)
+{
+	const struct st_entry *x = st_find(f, name);
+	bool same = x && x->shape.n == shape.n;
+
+	if (!x)
+		return err_set(e, "%s: tensor '%s' is missing", f->path, name);
+	for (int i = 0; same && i < shape.n; i++)
+		same = x->shape.d[i] == shape.d[i];
+	if (shape.n && !same) {
+		struct text t = { 0 };
+		add_shape(&t, &x->shape);
+		text_add(&t, " where ");
+		add_shape(&t, &shape);
+		err_set(e, "%s: tensor '%s' has shape %s was expected", f->path, name, t.s);
+		text_free(&t);
+		return -1;
+	}
+	*out = st_get(f, x);
+	return 0;
+}
+
+/* ---- Writing ------------------------------------------------------------------------------------------------------ */
+
+static int item_order(const void *a, const void *b)
+{
+	const struct st_item *x = *(const struct st_item *const *)a, *y = *(const struct st_item *const *)b;
+	size_t sx = at_dtype_size(at_dtype_of(x->t)), sy = at_dtype_size(at_dtype_of(y->t));
+	/* Widest dtype first keeps every tensor aligned. */
+	return sx != sy ? (sx > sy ? -1 : 1) : strcmp(x->name, y->name);
+}
+
+static char *make_header(const struct st_item **order, int n, const struct st_meta_item *meta, int n_meta)
+{
+	json_t *root = json_object();
+	size_t at = 0;
+
+	if (n_meta) {
+		json_t *m = json_object();
+		for (int i = 0; i < n_meta; i++)
+			json_object_set_new(m, meta[i].key, json_string(meta[i].value));
+		json_object_set_new(root, "__metadata__", m);
+	}
+	for (int i = 0; i < n; i++) {
+		struct at_dims s = at_shape(order[i]->t);
+		size_t bytes = (size_t)at_numel(order[i]->t) * at_dtype_size(at_dtype_of(order[i]->t));
+		json_t *shape = json_array(), *x = json_object();
+		for (int k = 0; k < s.n; k++)
+			json_array_append_new(shape, json_integer(s.d[k]));
+		json_object_set_new(x, "dtype", json_string(st_dtype_name(at_dtype_of(order[i]->t))));
+		json_object_set_new(x, "shape", shape);
+		json_object_set_new(x, "data_offsets",
+				    json_pack("[I, I]", (json_int_t)at, (json_int_t)(at + bytes)));
+		json_object_set_new(root, order[i]->name, x);
+		at += bytes;
+	}
+	char *text = json_dumps(root, JSON_COMPACT);
+	json_decref(root);
+	return text;
+}
+
+/* Hands the file's bytes to put() piece by piece. */
+static int emit(int (*put)(void *ctx, const void *p, size_t n), void *ctx, const struct st_item *items, int n,
+		const struct st_meta_item *meta, int n_meta)
+{
+	const struct st_item **order = mem_zero((size_t)n + 1, sizeof *order);
+	uint8_t length[8];
+	int ret;
+
+	for (int i = 0; i < n; i++)
+		order[i] = &items[i];
+	qsort(order, (size_t)n, sizeof *order, item_order);
+	char *header = make_header(order, n, meta, n_meta);
+	size_t size = strlen(header), padded = (size + 7) / 8 * 8;
+	for (int i = 0; i < 8; i++)
+		length[i] = (uint8_t)(padded >> (8 * i));
+	ret = put(ctx, length, 8) || put(ctx, header, size) || put(ctx, "        ", padded - size);
+	for (int i = 0; i < n && !ret; i++) {
+		struct at_scope *s = at_begin(AT_NO_GRAD);
+		at_t t = at_contiguous(at_to(at_detach(order[i]->t), at_dtype_of(order[i]->t), AT_CPU));
+		if (at_numel(t))
+			ret = put(ctx, at_data(t), (size_t)at_numel(t) * at_dtype_size(at_dtype_of(t)));
+		at_end(s);
+	}
+	free(header);
+	free(order);
+	return ret ? -1 : 0;
+}
+
+static int put_file(void *ctx, const void *p, size_t n)
+{
+	return fwrite(p, 1, n, ctx) != n;
+}
+
+static int put_text(void *ctx, const void *p, size_t n)
+{
+	text_add_bytes(ctx, p, n);
+	return 0;
+}
+
+int st_write(const char *path, const struct st_item *items, int n, const struct st_meta_item *meta, int n_meta,
+	     struct err *e)
+{
+	struct file_writer w;
+
+	if (file_begin(&w, path, e))
+		return -1;
+	/* A short write shows in the stream's error flag, which file_commit reports. */
+	emit(put_file, w.f, items, n, meta, n_meta);
+	return file_commit(&w, e);
+}
+
+int st_write_bytes(char **data, size_t *size, const struct st_item *items, int n, const struct st_meta_item *meta,
+		   int n_meta, struct err *e)
+{
+	struct text t = { 0 };
+
+	(void)e;
+	emit(put_text, &t, items, n, meta, n_meta);
+	*data = t.s;
+	*size = t.n;
+	return 0;
+}

@@ -1,0 +1,363 @@
+// tensor.cpp -- making tensors, asking about them, moving and shaping them.
+#include "aten/shim.hpp"
+#include "base/err.h"
+#include <ATen/ATen.h>
+#include <c10/core/GradMode.h>
+#include <cstring>
+
+namespace shim
+{
+at::ScalarType scalar_type(at_dtype dt)
+{
+	switch (dt) {
+	case AT_F32:
+		return at::kFloat;
+	case AT_F64:
+		return at::kDouble;
+	case AT_F16:
+		return at::kHalf;
+	case AT_BF16:
+		return at::kBFloat16;
+	case AT_I64:
+		return at::kLong;
+	case AT_I32:
+		return at::kInt;
+	case AT_U8:
+		return at::kByte;
+	case AT_BOOL:
+		return at::kBool;
+	}
+	throw std::runtime_error("unknown dtype");
+}
+
+at_dtype dtype_of(at::ScalarType t)
+{
+	for (int i = AT_F32; i <= AT_BOOL; i++)
+		if (scalar_type(static_cast<at_dtype>(i)) == t)
+			return static_cast<at_dtype>(i);
+	throw std::runtime_error("a dtype that at.h does not know");
+}
+
+at::TensorOptions options(at_dtype dt, at_device dev)
+{
+	return at::TensorOptions().dtype(scalar_type(dt)).device(dev == AT_CUDA ? at::kCUDA : at::kCPU);
+}
+} // namespace shim
+
+using shim::call;
+using shim::options;
+using shim::ref;
+using shim::run;
+using shim::scalar_type;
+
+extern "C" {
+// ---- Making ------------------------------------------------------------------------------------------------------
+at_t at_empty(struct at_dims s, enum at_dtype dt, enum at_device dev)
+{
+	return call("at_empty", {}, [&] { return at::empty(ref(s), options(dt, dev)); });
+}
+at_t at_zeros(struct at_dims s, enum at_dtype dt, enum at_device dev)
+{
+	return call("at_zeros", {}, [&] { return at::zeros(ref(s), options(dt, dev)); });
+}
+at_t at_full(struct at_dims s, double value, enum at_dtype dt, enum at_device dev)
+{
+	return call("at_full", {}, [&] { return at::full(ref(s), value, options(dt, dev)); });
+}
+at_t at_zeros_like(at_t x)
+{
+	return call("at_zeros_like", { x }, [&] { return at::zeros_like(x->v); });
+}
+at_t at_empty_like(at_t x)
+{
+	return call("at_empty_like", { x }, [&] { return at::empty_like(x->v); });
+}
+at_t at_arange(int64_t n, enum at_dtype dt, enum at_device dev)
+{
+	return call("at_arange", {}, [&] { return at::arange(n, options(dt, dev)); });
+}
+at_t at_scalar(double v, enum at_dtype dt, enum at_device dev)
+{
+	return call("at_scalar", {}, [&] { return at::full({}, v, options(dt, dev)); });
+}
+at_t at_from(const void *data, struct at_dims s, enum at_dtype dt)
+{
+	return call("at_from", {}, [&] {
+		at::Tensor t = at::empty(ref(s), options(dt, AT_CPU));
+		if (t.numel())
+			memcpy(t.data_ptr(), data, t.nbytes());
+		return t;
+	});
+}
+at_t at_borrow(const void *data, struct at_dims s, enum at_dtype dt, void (*release)(void *ctx), void *ctx)
+{
+	return call("at_borrow", {}, [&] {
+		return at::from_blob(
+			const_cast<void *>(data), ref(s),
+			[release, ctx](void *) {
+				if (release)
+					release(ctx);
+			},
+			options(dt, AT_CPU));
+	});
+}
+
+// ---- Asking ------------------------------------------------------------------------------------------------------
+int at_ndim(at_t x)
+{
+	return static_cast<int>(x->v.dim());
+}
+int64_t at_size(at_t x, int dim)
+{
+	int64_t out = 0;
+	run("at_size", { x }, [&] { out = x->v.size(dim); });
+	return out;
+}
+int64_t at_numel(at_t x)
+{
+	return x->v.numel();
+}
+struct at_dims at_shape(at_t x)
+{
+	at_dims s = {};
+	run("at_shape", { x }, [&] {
+		if (x->v.dim() > AT_MAX_DIMS)
+			throw std::runtime_error("more than AT_MAX_DIMS dimensions");
+		s.n = static_cast<int>(x->v.dim());
+		for (int i = 0; i < s.n; i++)
+			s.d[i] = x->v.size(i);
+	});
+	return s;
+}
+bool at_shape_is(at_t x, struct at_dims s)
+{
+	return x->v.sizes() == ref(s);
+}
+enum at_dtype at_dtype_of(at_t x)
+{
+	at_dtype dt = AT_F32;
+	run("at_dtype_of", { x }, [&] { dt = shim::dtype_of(x->v.scalar_type()); });
+	return dt;
+}
+enum at_device at_device_of(at_t x)
+{
+	return x->v.is_cuda() ? AT_CUDA : AT_CPU;
+}
+size_t at_dtype_size(enum at_dtype dt)
+{
+	return c10::elementSize(scalar_type(dt));
+}
+
+static const char *const dtype_names[] = { "float32", "float64", "float16", "bfloat16",
+					   "int64",   "int32",	 "uint8",   "bool" };
+static const char *const dtype_short[] = { "fp32", "fp64", "fp16", "bf16", "i64", "i32", "u8", "bool" };
+
+const char *at_dtype_name(enum at_dtype dt)
+{
+	return dtype_names[dt];
+}
+int at_dtype_parse(enum at_dtype *dt, const char *name, struct err *e)
+{
+	for (int i = AT_F32; i <= AT_BOOL; i++)
+		if (!strcmp(name, dtype_names[i]) || !strcmp(name, dtype_short[i])) {
+			*dt = static_cast<at_dtype>(i);
+			return 0;
+		}
+	return err_set(e, "unknown dtype '%s'; there are float32, bfloat16, float16 and float64", name);
+}
+
+double at_item(at_t x)
+{
+	double out = 0;
+	run("at_item", { x }, [&] { out = x->v.item().toDouble(); });
+	return out;
+}
+void *at_data(at_t x)
+{
+	void *p = nullptr;
+	run("at_data", { x }, [&] {
+		if (!x->v.device().is_cpu() || !x->v.is_contiguous())
+			throw std::runtime_error("not a contiguous CPU tensor");
+		p = x->v.data_ptr();
+	});
+	return p;
+}
+float *at_f32(at_t x)
+{
+	run("at_f32", { x }, [&] {
+		if (x->v.scalar_type() != at::kFloat)
+			throw std::runtime_error("not float32");
+	});
+	return static_cast<float *>(at_data(x));
+}
+int64_t *at_i64(at_t x)
+{
+	run("at_i64", { x }, [&] {
+		if (x->v.scalar_type() != at::kLong)
+			throw std::runtime_error("not int64");
+	});
+	return static_cast<int64_t *>(at_data(x));
+}
+void at_copy_out(at_t x, void *out, enum at_dtype dt)
+{
+	run("at_copy_out", { x }, [&] {
+		at::Tensor t = x->v.detach().to(at::kCPU, scalar_type(dt)).contiguous();
+		if (t.numel())
+			memcpy(out, t.data_ptr(), t.nbytes());
+	});
+}
+bool at_finite(at_t x)
+{
+	bool out = false;
+	run("at_finite", { x }, [&] { out = at::isfinite(x->v.detach()).all().item<bool>(); });
+	return out;
+}
+bool at_equal(at_t a, at_t b)
+{
+	bool out = false;
+	run("at_equal", { a, b }, [&] {
+		if (a->v.sizes() != b->v.sizes() || a->v.scalar_type() != b->v.scalar_type())
+			return;
+		at::Tensor x = a->v.detach().cpu().contiguous(), y = b->v.detach().cpu().contiguous();
+		out = !x.numel() || !memcmp(x.data_ptr(), y.data_ptr(), x.nbytes());
+	});
+	return out;
+}
+bool at_requires_grad(at_t x)
+{
+	return x->v.requires_grad();
+}
+
+// ---- Moving and shaping ------------------------------------------------------------------------------------------
+at_t at_to(at_t x, enum at_dtype dt, enum at_device dev)
+{
+	return call("at_to", { x },
+		    [&] { return x->v.to(dev == AT_CUDA ? at::kCUDA : at::kCPU, scalar_type(dt)); });
+}
+at_t at_cast(at_t x, enum at_dtype dt)
+{
+	return call("at_cast", { x }, [&] { return x->v.to(scalar_type(dt)); });
+}
+at_t at_contiguous(at_t x)
+{
+	return call("at_contiguous", { x }, [&] { return x->v.contiguous(); });
+}
+at_t at_clone(at_t x)
+{
+	return call("at_clone", { x }, [&] { return x->v.clone(at::MemoryFormat::Contiguous); });
+}
+at_t at_detach(at_t x)
+{
+	return call("at_detach", { x }, [&] { return x->v.detach(); });
+}
+at_t at_view(at_t x, struct at_dims s)
+{
+	return call("at_view", { x }, [&] { return x->v.view(ref(s)); });
+}
+at_t at_reshape(at_t x, struct at_dims s)
+{
+	return call("at_reshape", { x }, [&] { return x->v.reshape(ref(s)); });
+}
+at_t at_flatten(at_t x, int from, int to)
+{
+	return call("at_flatten", { x }, [&] { return x->v.flatten(from, to); });
+}
+at_t at_transpose(at_t x, int a, int b)
+{
+	return call("at_transpose", { x }, [&] { return x->v.transpose(a, b); });
+}
+at_t at_permute(at_t x, struct at_dims order)
+{
+	return call("at_permute", { x }, [&] { return x->v.permute(ref(order)); });
+}
+at_t at_unsqueeze(at_t x, int dim)
+{
+	return call("at_unsqueeze", { x }, [&] { return x->v.unsqueeze(dim); });
+}
+at_t at_squeeze(at_t x, int dim)
+{
+	return call("at_squeeze", { x }, [&] { return x->v.squeeze(dim); });
+}
+at_t at_expand(at_t x, struct at_dims s)
+{
+	return call("at_expand", { x }, [&] { return x->v.expand(ref(s)); });
+}
+at_t at_repeat_interleave(at_t x, int64_t n, int dim)
+{
+	return call("at_repeat_interleave", { x }, [&] { return x->v.repeat_interleave(n, dim); });
+}
+at_t at_narrow(at_t x, int dim, int64_t start, int64_t len)
+{
+	return call("at_narrow", { x }, [&] { return x->v.narrow(dim, start, len); });
+}
+at_t at_select(at_t x, int dim, int64_t i)
+{
+	return call("at_select", { x }, [&] { return x->v.select(dim, i); });
+}
+at_t at_index_select(at_t x, int dim, at_t index)
+{
+	return call("at_index_select", { x, index }, [&] { return x->v.index_select(dim, index->v); });
+}
+at_t at_gather(at_t x, int dim, at_t index)
+{
+	return call("at_gather", { x, index }, [&] { return x->v.gather(dim, index->v); });
+}
+void at_chunk(int n, at_t *out, at_t x, int dim)
+{
+	run("at_chunk", { x }, [&] {
+		int64_t size = x->v.size(dim), each = n > 0 ? size / n : 0;
+		if (n <= 0 || size % n)
+			throw std::runtime_error("the dimension does not divide evenly");
+		for (int i = 0; i < n; i++)
+			out[i] = shim::wrap("at_chunk", x->v.narrow(dim, i * each, each));
+	});
+}
+void at_split(int n, at_t *out, const int64_t *sizes, at_t x, int dim)
+{
+	run("at_split", { x }, [&] {
+		int64_t at = 0;
+		for (int i = 0; i < n; at += sizes[i++])
+			out[i] = shim::wrap("at_split", x->v.narrow(dim, at, sizes[i]));
+		if (at != x->v.size(dim))
+			throw std::runtime_error("the sizes do not add up to the dimension");
+	});
+}
+
+static std::vector<at::Tensor> list_of(int n, const at_t *x)
+{
+	std::vector<at::Tensor> v;
+	v.reserve(static_cast<size_t>(n));
+	for (int i = 0; i < n; i++) {
+		shim::need(x[i]);
+		v.push_back(x[i]->v);
+	}
+	return v;
+}
+at_t at_cat(int n, const at_t *x, int dim)
+{
+	return call("at_cat", {}, [&] { return at::cat(list_of(n, x), dim); });
+}
+at_t at_cat2(at_t a, at_t b, int dim)
+{
+	return call("at_cat2", { a, b }, [&] { return at::cat({ a->v, b->v }, dim); });
+}
+at_t at_stack(int n, const at_t *x, int dim)
+{
+	return call("at_stack", {}, [&] { return at::stack(list_of(n, x), dim); });
+}
+at_t at_pad(at_t x, struct at_dims before_after, double value)
+{
+	return call("at_pad", { x }, [&] { return at::constant_pad_nd(x->v, ref(before_after), value); });
+}
+at_t at_flip(at_t x, int dim)
+{
+	return call("at_flip", { x }, [&] { return at::flip(x->v, { dim }); });
+}
+void at_copy_(at_t dst, at_t src)
+{
+	run("at_copy_", { dst, src }, [&] {
+		c10::NoGradGuard no_grad;
+		dst->v.copy_(src->v);
+	});
+}
+}

@@ -1,0 +1,59 @@
+#include "base/err.h"
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+/* Keeps the promise of one line: control characters, which file names and values from files may hold, become
+ * spaces, and a message that did not fit ends in "..." without half a UTF-8 character before it. */
+static void tidy(char *msg, size_t cap, int len)
+{
+	for (char *c = msg; *c; c++)
+		if ((unsigned char)*c < 0x20 || *c == 0x7f)
+			*c = ' ';
+	if (len < 0 || (size_t)len < cap)
+		return;
+	size_t n = cap - 4;
+	while (n > 0 && ((unsigned char)msg[n] & 0xc0) == 0x80)
+		n--;
+	memcpy(msg + n, "...", 4);
+}
+
+int err_set(struct err *e, const char *fmt, ...)
+{
+	struct err now; /* an argument may be e->msg itself */
+	va_list ap;
+
+	va_start(ap, fmt);
+	int len = vsnprintf(now.msg, sizeof now.msg, fmt, ap);
+	va_end(ap);
+	tidy(now.msg, sizeof now.msg, len);
+	memcpy(e->msg, now.msg, strlen(now.msg) + 1);
+	return -1;
+}
+
+int err_in(struct err *e, const char *fmt, ...)
+{
+	char context[sizeof e->msg];
+	va_list ap;
+
+	va_start(ap, fmt);
+	int len = vsnprintf(context, sizeof context, fmt, ap);
+	va_end(ap);
+	tidy(context, sizeof context, len);
+	return err_set(e, "%s: %s", context, e->msg);
+}
+
+_Noreturn void die(const char *fmt, ...)
+{
+	va_list ap;
+
+	va_start(ap, fmt);
+	/* A progress line may be standing on the terminal. */
+	fputs(isatty(STDERR_FILENO) ? "\r\033[Kcontraflow: " : "contraflow: ", stderr);
+	vfprintf(stderr, fmt, ap);
+	fputc('\n', stderr);
+	va_end(ap);
+	exit(1);
+}

@@ -1,0 +1,206 @@
+#include "base/image.h"
+#include "base/file.h"
+#include "base/mem.h"
+#include <png.h>
+#include <setjmp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <jpeglib.h>
+
+#define MAX_PIXELS (64u << 20)
+
+void image_free(struct image *im)
+{
+	free(im->rgb);
+	*im = (struct image){ 0 };
+}
+
+static int check_size(uint64_t w, uint64_t h, const char *path, struct err *e)
+{
+	if (!w || !h || w > MAX_PIXELS || h > MAX_PIXELS || w * h > MAX_PIXELS)
+		return err_set(e, "%s: a picture of %llu x %llu pixels is not accepted (at most 64 Mpixel)", path,
+			       (unsigned long long)w, (unsigned long long)h);
+	return 0;
+}
+
+static int read_png(struct image *im, const struct file_map *m, const char *path, struct err *e)
+{
+	png_image png = { .version = PNG_IMAGE_VERSION };
+	png_color black = { 0, 0, 0 };
+
+	if (!png_image_begin_read_from_memory(&png, m->data, m->size))
+		return err_set(e, "%s: not a valid PNG: %s", path, png.message);
+	if (check_size(png.width, png.height, path, e)) {
+		png_image_free(&png);
+		return -1;
+	}
+	png.format = PNG_FORMAT_RGB;
+	im->w = (int)png.width;
+	im->h = (int)png.height;
+	im->rgb = mem_alloc(PNG_IMAGE_SIZE(png));
+	if (!png_image_finish_read(&png, &black, im->rgb, 0, NULL)) {
+		image_free(im);
+		return err_set(e, "%s: not a valid PNG: %s", path, png.message);
+	}
+	return 0;
+}
+
+/* libjpeg reports errors by a callback that must not return. */
+struct jpeg_trap {
+	struct jpeg_error_mgr mgr;
+	jmp_buf out;
+	char msg[JMSG_LENGTH_MAX];
+};
+
+static void jpeg_trap_error(j_common_ptr c)
+{
+	struct jpeg_trap *t = (struct jpeg_trap *)c->err;
+	t->mgr.format_message(c, t->msg);
+	longjmp(t->out, 1);
+}
+
+static void jpeg_trap_message(j_common_ptr c)
+{
+	(void)c;
+}
+
+static struct jpeg_error_mgr *jpeg_trap_init(struct jpeg_trap *t)
+{
+	jpeg_std_error(&t->mgr);
+	t->mgr.error_exit = jpeg_trap_error;
+	t->mgr.output_message = jpeg_trap_message;
+	return &t->mgr;
+}
+
+static int read_jpeg(struct image *im, const struct file_map *m, const char *path, struct err *e)
+{
+	struct jpeg_decompress_struct d;
+	struct jpeg_trap trap;
+
+	d.err = jpeg_trap_init(&trap);
+	if (setjmp(trap.out)) {
+		jpeg_destroy_decompress(&d);
+		image_free(im);
+		return err_set(e, "%s: not a valid JPEG: %s", path, trap.msg);
+	}
+	jpeg_create_decompress(&d);
+	jpeg_mem_src(&d, m->data, (unsigned long)m->size);
+	jpeg_read_header(&d, TRUE);
+	if (check_size(d.image_width, d.image_height, path, e)) {
+		jpeg_destroy_decompress(&d);
+		return -1;
+	}
+	d.out_color_space = JCS_RGB;
+	jpeg_start_decompress(&d);
+	im->w = (int)d.output_width;
+	im->h = (int)d.output_height;
+	im->rgb = mem_alloc((size_t)im->w * (size_t)im->h * 3);
+	while (d.output_scanline < d.output_height) {
+		JSAMPROW row = im->rgb + (size_t)d.output_scanline * (size_t)im->w * 3;
+		jpeg_read_scanlines(&d, &row, 1);
+	}
+	jpeg_finish_decompress(&d);
+	jpeg_destroy_decompress(&d);
+	return 0;
+}
+
+int image_read(struct image *im, const char *path, struct err *e)
+{
+	struct file_map m;
+	int ret;
+
+	*im = (struct image){ 0 };
+	if (file_map(&m, path, e))
+		return -1;
+	if (m.size >= 8 && !memcmp(m.data, "\x89PNG\r\n\x1a\n", 8))
+		ret = read_png(im, &m, path, e);
+	else if (m.size >= 3 && !memcmp(m.data, "\xff\xd8\xff", 3))
+		ret = read_jpeg(im, &m, path, e);
+	else
+		ret = err_set(e, "%s: neither PNG nor JPEG", path);
+	file_unmap(&m);
+	return ret;
+}
+
+int image_png(uint8_t **out, size_t *size, int w, int h, const uint8_t *rgb, struct err *e)
+{
+	png_image png = { .version = PNG_IMAGE_VERSION,
+			  .width = (png_uint_32)w,
+			  .height = (png_uint_32)h,
+			  .format = PNG_FORMAT_RGB };
+	png_alloc_size_t n = PNG_IMAGE_PNG_SIZE_MAX(png);
+
+	*out = mem_alloc(n);
+	if (!png_image_write_to_memory(&png, *out, &n, 0, rgb, 0, NULL)) {
+		free(*out);
+		*out = NULL;
+		return err_set(e, "cannot encode a picture of %d x %d: %s", w, h, png.message);
+	}
+	*size = n;
+	return 0;
+}
+
+int image_write_png(const char *path, int w, int h, const uint8_t *rgb, struct err *e)
+{
+	uint8_t *data;
+	size_t n;
+	int ret;
+
+	if (image_png(&data, &n, w, h, rgb, e))
+		return -1;
+	ret = file_write(path, data, n, e);
+	free(data);
+	return ret;
+}
+
+int image_jpeg_size(size_t *bytes, int w, int h, const uint8_t *rgb, int quality, struct err *e)
+{
+	struct jpeg_compress_struct c;
+	struct jpeg_trap trap;
+	unsigned char *buf = NULL;
+	unsigned long n = 0;
+
+	c.err = jpeg_trap_init(&trap);
+	if (setjmp(trap.out)) {
+		jpeg_destroy_compress(&c);
+		free(buf);
+		return err_set(e, "cannot encode a picture of %d x %d: %s", w, h, trap.msg);
+	}
+	jpeg_create_compress(&c);
+	jpeg_mem_dest(&c, &buf, &n);
+	c.image_width = (JDIMENSION)w;
+	c.image_height = (JDIMENSION)h;
+	c.input_components = 3;
+	c.in_color_space = JCS_RGB;
+	jpeg_set_defaults(&c); /* 4:2:0, as PIL's default */
+	jpeg_set_quality(&c, quality, TRUE);
+	jpeg_start_compress(&c, TRUE);
+	while (c.next_scanline < c.image_height) {
+		JSAMPROW row = (JSAMPROW)(uintptr_t)(rgb + (size_t)c.next_scanline * (size_t)w * 3);
+		jpeg_write_scanlines(&c, &row, 1);
+	}
+	jpeg_finish_compress(&c);
+	jpeg_destroy_compress(&c);
+	free(buf);
+	*bytes = n;
+	return 0;
+}
+
+struct image image_grid(const uint8_t *const *rgb, int n, int w, int h, int cols, int gap, int zoom)
+{
+	int across = n < cols ? n : cols, down = (n + cols - 1) / cols, cw = w * zoom + gap, ch = h * zoom + gap;
+	struct image g = { .w = across * cw + gap, .h = down * ch + gap };
+
+	g.rgb = mem_alloc((size_t)g.w * (size_t)g.h * 3);
+	memset(g.rgb, 128, (size_t)g.w * (size_t)g.h * 3);
+	for (int i = 0; i < n; i++) {
+		int x0 = gap + i % cols * cw, y0 = gap + i / cols * ch;
+		for (int y = 0; y < h * zoom; y++)
+			for (int x = 0; x < w * zoom; x++)
+				memcpy(g.rgb + 3 * ((size_t)(y0 + y) * (size_t)g.w + (size_t)(x0 + x)),
+				       rgb[i] + 3 * ((size_t)(y / zoom) * (size_t)w + (size_t)(x / zoom)), 3);
+	}
+	return g;
+}

@@ -1,0 +1,94 @@
+#include "base/json.h"
+#include "base/file.h"
+#include <stdlib.h>
+#include <string.h>
+
+json_t *json_parse(const char *text, size_t n, const char *what, struct err *e)
+{
+	json_error_t at;
+	json_t *j = json_loadb(text, n, JSON_REJECT_DUPLICATES, &at);
+
+	if (!j)
+		err_set(e, "%s:%d: not valid JSON: %s", what, at.line, at.text);
+	return j;
+}
+
+json_t *json_read(const char *path, struct err *e)
+{
+	char *data;
+	size_t n;
+	json_t *j;
+
+	if (file_read(&data, &n, path, e))
+		return NULL;
+	j = json_parse(data, n, path, e);
+	free(data);
+	return j;
+}
+
+int json_write(const char *path, const json_t *j, struct err *e)
+{
+	struct file_writer w;
+	char *s;
+
+	if (file_begin(&w, path, e))
+		return -1;
+	s = json_dumps(j, JSON_INDENT(2) | JSON_SORT_KEYS | JSON_ENCODE_ANY);
+	if (!s) {
+		file_drop(&w);
+		return err_set(e, "cannot write %s: a value that JSON cannot hold", path);
+	}
+	fprintf(w.f, "%s\n", s);
+	free(s);
+	return file_commit(&w, e);
+}
+
+char *json_line(const json_t *j)
+{
+	return json_dumps(j, JSON_COMPACT | JSON_SORT_KEYS | JSON_ENCODE_ANY);
+}
+
+static int wrong(const char *key, const char *what, const char *type, struct err *e)
+{
+	return err_set(e, "%s: '%s' is not %s", what, key, type);
+}
+
+int json_get_int(int64_t *out, const json_t *o, const char *key, int64_t absent, const char *what, struct err *e)
+{
+	const json_t *v = json_object_get(o, key);
+
+	if (v && !json_is_integer(v))
+		return wrong(key, what, "an integer", e);
+	*out = v ? (int64_t)json_integer_value(v) : absent;
+	return 0;
+}
+
+int json_get_real(double *out, const json_t *o, const char *key, double absent, const char *what, struct err *e)
+{
+	const json_t *v = json_object_get(o, key);
+
+	if (v && !json_is_number(v))
+		return wrong(key, what, "a number", e);
+	*out = v ? json_number_value(v) : absent;
+	return 0;
+}
+
+int json_get_bool(bool *out, const json_t *o, const char *key, bool absent, const char *what, struct err *e)
+{
+	const json_t *v = json_object_get(o, key);
+
+	if (v && !json_is_boolean(v))
+		return wrong(key, what, "true or false", e);
+	*out = v ? json_is_true(v) : absent;
+	return 0;
+}
+
+int json_get_str(const char **out, const json_t *o, const char *key, const char *absent, const char *what, struct err *e)
+{
+	const json_t *v = json_object_get(o, key);
+
+	if (v && !json_is_string(v))
+		return wrong(key, what, "a string", e);
+	*out = v ? json_string_value(v) : absent;
+	return 0;
+}

@@ -1,0 +1,183 @@
+#include "base/log.h"
+#include <errno.h>
+#include <pthread.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#define TICK_TERMINAL 0.2       /* seconds between redraws */
+#define TICK_PLAIN    10.0      /* seconds between lines of a log */
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static int my_rank, all_ranks = 1;
+static FILE *file;
+static bool quiet_mode, line_drawn;
+
+void log_rank(int rank, int ranks)
+{
+	my_rank = rank;
+	all_ranks = ranks;
+}
+
+int log_file(const char *path, struct err *e)
+{
+	if (my_rank != 0)
+		return 0;
+	log_close();
+	file = fopen(path, "ae");
+	return file ? 0 : err_set(e, "cannot write %s: %s", path, strerror(errno));
+}
+
+void log_close(void)
+{
+	if (file)
+		fclose(file);
+	file = NULL;
+}
+
+void log_quiet(bool quiet)
+{
+	quiet_mode = quiet;
+}
+
+/* With the lock held. */
+static void erase_line(void)
+{
+	if (line_drawn)
+		fputs("\r\033[K", stderr);
+	line_drawn = false;
+}
+
+static void write_line(const char *prefix, const char *msg, bool screen)
+{
+	char stamp[32];
+	time_t now = time(NULL);
+	struct tm tm;
+
+	pthread_mutex_lock(&lock);
+	if (screen) {
+		erase_line();
+		fprintf(stderr, "%s%s\n", prefix, msg);
+	}
+	if (file) {
+		strftime(stamp, sizeof stamp, "%Y-%m-%dT%H:%M:%S", localtime_r(&now, &tm));
+		fprintf(file, "%s %s%s\n", stamp, prefix, msg);
+		fflush(file);
+	}
+	pthread_mutex_unlock(&lock);
+}
+
+void log_info(const char *fmt, ...)
+{
+	char msg[2048];
+	va_list ap;
+
+	if (my_rank != 0)
+		return;
+	va_start(ap, fmt);
+	vsnprintf(msg, sizeof msg, fmt, ap);
+	va_end(ap);
+	write_line("", msg, !quiet_mode);
+}
+
+void log_warn(const char *fmt, ...)
+{
+	char msg[2048], prefix[64] = "warning: ";
+	va_list ap;
+
+	va_start(ap, fmt);
+	vsnprintf(msg, sizeof msg, fmt, ap);
+	va_end(ap);
+	if (all_ranks > 1)
+		snprintf(prefix, sizeof prefix, "warning: rank %d: ", my_rank);
+	write_line(prefix, msg, true);
+}
+
+/* ---- Progress ------------------------------------------------------------------------------------------------------ */
+
+static void duration(char *out, size_t n, double s)
+{
+	long v = (long)(s + 0.5);
+
+	if (v < 60)
+		snprintf(out, n, "%lds", v);
+	else if (v < 3600)
+		snprintf(out, n, "%ldm%02lds", v / 60, v % 60);
+	else
+		snprintf(out, n, "%ldh%02ldm", v / 3600, v / 60 % 60);
+}
+
+void progress_begin(struct progress *p, const char *what, int64_t done, int64_t total)
+{
+	double now = clock_now();
+	*p = (struct progress){ .what = what, .total = total, .done = done, .base = done, .start = now, .last = now };
+}
+
+static void draw(const struct progress *p, const char *note, bool terminal)
+{
+	char eta[32] = "", took[32], line[2300];
+	double spent = clock_now() - p->start;
+	int64_t made = p->done - p->base;
+
+	duration(took, sizeof took, spent);
+	if (made > 0 && p->done < p->total)
+		duration(eta, sizeof eta, spent / (double)made * (double)(p->total - p->done));
+	snprintf(line, sizeof line, "%s %lld/%lld  %s%s%s%s%s", p->what, (long long)p->done, (long long)p->total, took,
+		 *eta ? ", " : "", *eta ? eta : "", *eta ? " left" : "", note);
+	pthread_mutex_lock(&lock);
+	if (terminal) {
+		erase_line();
+		fprintf(stderr, "%.160s", line);
+		line_drawn = true;
+	} else {
+		fprintf(stderr, "%s\n", line);
+	}
+	fflush(stderr);
+	pthread_mutex_unlock(&lock);
+}
+
+void progress_tick(struct progress *p, int64_t done, const char *note_fmt, ...)
+{
+	double now = clock_now();
+	bool terminal = isatty(STDERR_FILENO);
+	char note[1024], padded[1032];
+	va_list ap;
+
+	p->done = done;
+	if (my_rank != 0 || quiet_mode || now - p->last < (terminal ? TICK_TERMINAL : TICK_PLAIN))
+		return;
+	p->last = now;
+	va_start(ap, note_fmt);
+	vsnprintf(note, sizeof note, note_fmt, ap);
+	va_end(ap);
+	snprintf(padded, sizeof padded, "%s%s", *note ? "  " : "", note);
+	draw(p, padded, terminal);
+}
+
+void progress_end(struct progress *p)
+{
+	(void)p;
+	pthread_mutex_lock(&lock);
+	erase_line();
+	fflush(stderr);
+	pthread_mutex_unlock(&lock);
+}
+
+static double read_clock(clockid_t id)
+{
+	struct timespec ts;
+	clock_gettime(id, &ts);
+	return (double)ts.tv_sec + 1e-9 * (double)ts.tv_nsec;
+}
+
+double clock_now(void)
+{
+	return read_clock(CLOCK_MONOTONIC);
+}
+
+double clock_cpu(void)
+{
+	return read_clock(CLOCK_PROCESS_CPUTIME_ID);
+}

@@ -1,0 +1,131 @@
+/* pack.c -- compressed files and content hashes (declared in file.h). */
+#include "base/file.h"
+#include "base/mem.h"
+#include "base/text.h"
+#include <stdlib.h>
+#include <string.h>
+#include <zstd.h>
+
+int file_write_zstd(const char *path, const void *data, size_t size, int level, struct err *e)
+{
+	size_t cap = ZSTD_compressBound(size), n;
+	char *out = mem_alloc(cap);
+	ZSTD_CCtx *c = ZSTD_createCCtx();
+	int ret;
+
+	ZSTD_CCtx_setParameter(c, ZSTD_c_compressionLevel, level);
+	ZSTD_CCtx_setParameter(c, ZSTD_c_checksumFlag, 1);
+	n = ZSTD_compress2(c, out, cap, data, size);
+	ZSTD_freeCCtx(c);
+	ret = ZSTD_isError(n) ? err_set(e, "cannot compress %s: %s", path, ZSTD_getErrorName(n)) :
+				file_write(path, out, n, e);
+	free(out);
+	return ret;
+}
+
+int file_read_zstd(char **data, size_t *size, const char *path, struct err *e)
+{
+	struct file_map m;
+	struct text out = { 0 };
+	size_t chunk = ZSTD_DStreamOutSize(), left = 1;
+	char *buf;
+	int ret = 0;
+
+	if (file_map(&m, path, e))
+		return -1;
+	buf = mem_alloc(chunk);
+	text_add(&out, "");
+	ZSTD_DStream *d = ZSTD_createDStream();
+	ZSTD_inBuffer in = { m.data, m.size, 0 };
+	while (!ret && in.pos < in.size) {
+		ZSTD_outBuffer o = { buf, chunk, 0 };
+		left = ZSTD_decompressStream(d, &o, &in);
+		if (ZSTD_isError(left))
+			ret = err_set(e, "%s: damaged: %s", path, ZSTD_getErrorName(left));
+		else
+			text_add_bytes(&out, buf, o.pos);
+	}
+	while (!ret && left > 0) { /* what the decoder still holds */
+		ZSTD_outBuffer o = { buf, chunk, 0 };
+		left = ZSTD_decompressStream(d, &o, &in);
+		if (ZSTD_isError(left) || !o.pos)
+			ret = err_set(e, "%s: damaged: the compressed data end too early", path);
+		else
+			text_add_bytes(&out, buf, o.pos);
+	}
+	ZSTD_freeDStream(d);
+	free(buf);
+	file_unmap(&m);
+	if (ret) {
+		text_free(&out);
+		return -1;
+	}
+	*data = out.s;
+	*size = out.n;
+	return 0;
+}
+
+/* ---- XXH64 (https://github.com/Cyan4973/xxHash, doc/xxhash_spec.md) -------------------------------------------------- */
+
+static const uint64_t P1 = 0x9E3779B185EBCA87u, P2 = 0xC2B2AE3D27D4EB4Fu, P3 = 0x165667B19E3779F9u,
+		      P4 = 0x85EBCA77C2B2AE63u, P5 = 0x27D4EB2F165667C5u;
+
+static uint64_t rotate(uint64_t x, int r)
+{
+	return x << r | x >> (64 - r);
+}
+
+static uint64_t load(const uint8_t *p, int bytes)
+{
+	uint64_t v = 0;
+	for (int i = bytes - 1; i >= 0; i--)
+		v = v << 8 | p[i];
+	return v;
+}
+
+static uint64_t mix(uint64_t acc, uint64_t lane)
+{
+	return rotate(acc + lane * P2, 31) * P1;
+}
+
+static uint64_t finish(uint64_t h, const uint8_t *p, size_t n)
+{
+	for (; n >= 8; p += 8, n -= 8)
+		h = rotate(h ^ mix(0, load(p, 8)), 27) * P1 + P4;
+	for (; n >= 4; p += 4, n -= 4)
+		h = rotate(h ^ load(p, 4) * P1, 23) * P2 + P3;
+	for (; n; p++, n--)
+		h = rotate(h ^ *p * P5, 11) * P1;
+	h = (h ^ h >> 33) * P2;
+	h = (h ^ h >> 29) * P3;
+	return h ^ h >> 32;
+}
+
+uint64_t file_hash(const void *data, size_t size, uint64_t seed)
+{
+	const uint8_t *p = data;
+	size_t n = size;
+	uint64_t h = seed + P5;
+
+	if (n >= 32) {
+		uint64_t a[4] = { seed + P1 + P2, seed + P2, seed, seed - P1 };
+		for (; n >= 32; p += 32, n -= 32)
+			for (int i = 0; i < 4; i++)
+				a[i] = mix(a[i], load(p + 8 * i, 8));
+		h = rotate(a[0], 1) + rotate(a[1], 7) + rotate(a[2], 12) + rotate(a[3], 18);
+		for (int i = 0; i < 4; i++)
+			h = (h ^ mix(0, a[i])) * P1 + P4;
+	}
+	return finish(h + size, p, n);
+}
+
+int file_hash_path(uint64_t *hash, const char *path, struct err *e)
+{
+	struct file_map m;
+
+	if (file_map(&m, path, e))
+		return -1;
+	*hash = file_hash(m.data, m.size, 0);
+	file_unmap(&m);
+	return 0;
+}

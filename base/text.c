@@ -1,0 +1,128 @@
+#include "base/text.h"
+#include "base/err.h"
+#include "base/mem.h"
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static void reserve(struct text *t, size_t more)
+{
+	if (t->cap - t->n > more)
+		return;
+	while (t->cap - t->n <= more)
+		t->cap = t->cap ? 2 * t->cap : 64;
+	t->s = mem_grow(t->s, t->cap, 1);
+}
+
+void text_add_bytes(struct text *t, const void *p, size_t n)
+{
+	reserve(t, n);
+	if (n)
+		memcpy(t->s + t->n, p, n);
+	t->n += n;
+	t->s[t->n] = '\0';
+}
+
+void text_add(struct text *t, const char *s)
+{
+	text_add_bytes(t, s, strlen(s));
+}
+
+void text_printf(struct text *t, const char *fmt, ...)
+{
+	va_list ap;
+
+	va_start(ap, fmt);
+	int n = vsnprintf(NULL, 0, fmt, ap);
+	va_end(ap);
+	if (n < 0)
+		die("cannot format '%s'", fmt);
+	reserve(t, (size_t)n);
+	va_start(ap, fmt);
+	vsnprintf(t->s + t->n, (size_t)n + 1, fmt, ap);
+	va_end(ap);
+	t->n += (size_t)n;
+}
+
+void text_real(struct text *t, double x)
+{
+	char s[40];
+
+	for (int digits = 15; digits <= 17; digits++) {
+		snprintf(s, sizeof s, "%.*g", digits, x);
+		if (isnan(x) || strtod(s, NULL) == x)
+			break;
+	}
+	text_add(t, s);
+}
+
+void text_free(struct text *t)
+{
+	free(t->s);
+	*t = (struct text){ 0 };
+}
+
+bool text_starts(const char *s, const char *prefix)
+{
+	return !strncmp(s, prefix, strlen(prefix));
+}
+
+bool text_ends(const char *s, const char *suffix)
+{
+	size_t n = strlen(s), m = strlen(suffix);
+
+	return n >= m && !strcmp(s + n - m, suffix);
+}
+
+static size_t min3(size_t a, size_t b, size_t c)
+{
+	size_t m = a < b ? a : b;
+
+	return m < c ? m : c;
+}
+
+/* Optimal string alignment: insertions, deletions, substitutions and swaps of neighbours cost one each. */
+static size_t distance(const char *a, const char *b)
+{
+	size_t n = strlen(a), m = strlen(b);
+	size_t *rows = mem_alloc(3 * (m + 1) * sizeof *rows);
+	size_t *before = rows, *last = rows + m + 1, *now = last + m + 1;
+
+	for (size_t j = 0; j <= m; j++)
+		last[j] = j;
+	for (size_t i = 1; i <= n; i++) {
+		now[0] = i;
+		for (size_t j = 1; j <= m; j++) {
+			now[j] = min3(last[j] + 1, now[j - 1] + 1, last[j - 1] + (a[i - 1] != b[j - 1]));
+			if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1])
+				now[j] = min3(now[j], before[j - 2] + 1, now[j]);
+		}
+		size_t *spare = before;
+		before = last, last = now, now = spare;
+	}
+	size_t d = last[m];
+	free(rows);
+	return d;
+}
+
+const char *text_nearest(const char *key, const char *const *names)
+{
+	size_t n = strlen(key), limit = n / 3 > 2 ? n / 3 : 2;
+	const char *best = NULL;
+
+	for (; *names; names++) {
+		size_t m = strlen(*names);
+		if ((m > n ? m - n : n - m) > limit)
+			continue;
+		size_t d = distance(key, *names);
+		if (d > limit || (d && d >= n))
+			continue;
+		best = *names;
+		if (!d)
+			break;
+		limit = d - 1;
+	}
+	return best;
+}

@@ -1,0 +1,183 @@
+#include "data/prompts.h"
+#include "base/file.h"
+#include "base/json.h"
+#include "base/mem.h"
+#include "base/rng.h"
+#include "base/text.h"
+#include <stdlib.h>
+#include <string.h>
+
+static char *copy_bytes(const char *s, size_t n)
+{
+	char *out = mem_alloc(n + 1);
+
+	memcpy(out, s, n);
+	out[n] = '\0';
+	return out;
+}
+
+static bool is_blank(char c)
+{
+	return c == ' ' || c == '\t' || c == '\r' || c == '\v' || c == '\f';
+}
+
+static int read_json(struct prompt *out, const char *line, size_t n, const char *where, struct err *e)
+{
+	json_error_t at;
+	json_t *o = json_loadb(line, n, JSON_REJECT_DUPLICATES, &at);
+	const char *text, *tag;
+	int ret = -1;
+
+	if (!o)
+		return err_set(e, "%s:%d: not valid JSON: %s", where, at.column, at.text);
+	if (!json_is_object(o)) {
+		err_set(e, "%s: not a JSON object (wanted {\"prompt\": \"...\", ...})", where);
+		goto out;
+	}
+	if (json_get_str(&text, o, "prompt", NULL, where, e) || json_get_str(&tag, o, "tag", "", where, e))
+		goto out;
+	if (!text) {
+		err_set(e, "%s: no \"prompt\" in this object", where);
+		goto out;
+	}
+	out->text = mem_str(text);
+	out->tag = mem_str(tag);
+	out->meta = json_line(o);
+	ret = 0;
+out:
+	json_decref(o);
+	return ret;
+}
+
+static int read_lines(struct prompts *p, const char *data, size_t size, bool jsonl, struct err *e)
+{
+	const char *s = data, *end = data + size;
+	int64_t cap = 0, number = 0;
+	int ret = -1;
+	char *where = NULL;
+
+	if (size >= 3 && !memcmp(s, "\xef\xbb\xbf", 3)) /* the byte order mark some editors write */
+		s += 3;
+	for (const char *next; s < end; s = next) {
+		const char *stop = memchr(s, '\n', (size_t)(end - s));
+		struct prompt one = { 0 };
+		next = stop ? stop + 1 : end;
+		stop = stop ? stop : end;
+		number++;
+		while (s < stop && is_blank(*s))
+			s++;
+		while (stop > s && is_blank(stop[-1]))
+			stop--;
+		if (s == stop)
+			continue;
+		free(where);
+		where = mem_printf("%s:%lld", p->path, (long long)number);
+		if (memchr(s, '\0', (size_t)(stop - s))) {
+			err_set(e, "%s: a NUL byte: this is not a text file", where);
+			goto out;
+		}
+		if (jsonl && read_json(&one, s, (size_t)(stop - s), where, e))
+			goto out;
+		if (!jsonl)
+			one =
+			    (struct prompt) { copy_bytes(s, (size_t)(stop - s)), mem_str("{}"), mem_str("") };
+		if (p->n == cap)
+			p->v = mem_grow(p->v, (size_t)(cap = cap ? 2 * cap : 64), sizeof *p->v);
+		p->v[p->n++] = one;
+	}
+	ret = p->n ? 0 : err_set(e, "%s: no prompts in this file", p->path);
+out:
+	free(where);
+	return ret;
+}
+
+int prompts_read(struct prompts *p, const char *path, struct err *e)
+{
+	bool jsonl = text_ends(path, ".jsonl");
+	char *data = NULL;
+	size_t size;
+	int ret = -1;
+
+	*p = (struct prompts) { 0 };
+	if (!jsonl && !text_ends(path, ".txt"))
+		return err_set(e, "%s: a prompt file is named .txt or .jsonl", path);
+	if (file_read(&data, &size, path, e))
+		return -1;
+	p->path = mem_str(path);
+	ret = read_lines(p, data, size, jsonl, e);
+	free(data);
+	if (ret)
+		prompts_free(p);
+	return ret;
+}
+
+void prompts_free(struct prompts *p)
+{
+	for (int64_t i = 0; i < p->n; i++) {
+		free(p->v[i].text);
+		free(p->v[i].meta);
+		free(p->v[i].tag);
+	}
+	free(p->v);
+	free(p->path);
+	*p = (struct prompts) { 0 };
+}
+
+/* A pile of prompts that is dealt from the top and shuffled anew when it is used up. */
+struct pile {
+	const char *tag;
+	int64_t *deck, n, next;
+	uint64_t id, rounds; /* id + rounds * stride names the next shuffle */
+};
+
+static int64_t deal(struct pile *d, uint64_t seed, int64_t epoch, uint64_t stride)
+{
+	if (d->next % d->n == 0) {
+		struct rng r = rng_make(seed, RNG_PROMPTS, (uint64_t)epoch, d->id + d->rounds * stride);
+		rng_shuffle(&r, d->deck, d->n);
+		d->rounds++;
+		d->next = 0;
+	}
+	return d->deck[d->next++];
+}
+
+/* One pile a tag, in order of first appearance; or one for all. */
+static struct pile *make_piles(const struct prompts *p, bool by_tag, int *count)
+{
+	struct pile *piles = NULL;
+	int n = 0;
+
+	for (int64_t i = 0; i < p->n; i++) {
+		const char *tag = by_tag ? p->v[i].tag : "";
+		int t = 0;
+		while (t < n && strcmp(piles[t].tag, tag))
+			t++;
+		if (t == n) {
+			piles = mem_grow(piles, (size_t)++n, sizeof *piles);
+			piles[t] = (struct pile) { .tag = tag, .id = (uint64_t)t };
+			piles[t].deck = mem_alloc((size_t)p->n * sizeof *piles[t].deck);
+		}
+		piles[t].deck[piles[t].n++] = i;
+	}
+	*count = n;
+	return piles;
+}
+
+void prompts_draw(const struct prompts *p, uint64_t seed, int64_t epoch, int64_t groups, bool by_tag,
+		  int64_t *out)
+{
+	int n;
+	struct pile *piles = make_piles(p, by_tag, &n);
+
+	for (int64_t g = 0; g < groups; g++)
+		out[g] = deal(&piles[(g + epoch) % n], seed, epoch, (uint64_t)n);
+	for (int t = 0; t < n; t++)
+		free(piles[t].deck);
+	free(piles);
+}
+
+void prompts_share(int64_t n, int rank, int ranks, int64_t *begin, int64_t *end)
+{
+	*begin = n * rank / ranks;
+	*end = n * (rank + 1) / ranks;
+}

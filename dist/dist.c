@@ -1,0 +1,162 @@
+#include "dist/dist.h"
+#include "base/mem.h"
+#include <limits.h>
+#include <mpi.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Set by a launcher for every rank it starts: mpirun, srun with PMI or PMIx. */
+static bool launched(void)
+{
+	static const char *const names[] = { "OMPI_COMM_WORLD_SIZE", "PMIX_RANK", "PMI_RANK", "PMI_SIZE" };
+
+	for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+		if (getenv(names[i]))
+			return true;
+	return false;
+}
+
+/* How many ranks the launcher says it started; 0 when it does not say. */
+static int promised_ranks(void)
+{
+	const char *n = getenv("OMPI_COMM_WORLD_SIZE");
+
+	if (!n)
+		n = getenv("PMI_SIZE");
+	if (!n && getenv("PMIX_RANK"))
+		n = getenv("SLURM_STEP_NUM_TASKS");
+	return n ? atoi(n) : 0;
+}
+
+static int mpi_up(void)
+{
+	int up = 0, down = 0;
+	MPI_Initialized(&up);
+	if (up)
+		MPI_Finalized(&down);
+	return up && !down;
+}
+
+int dist_open(struct dist *d, struct err *e)
+{
+	MPI_Comm node;
+	int provided;
+
+	*d = (struct dist) { .ranks = 1, .local_ranks = 1, .reducer = &dist_reduce_mpi };
+	if (!launched())
+		return 0;
+	if (MPI_Init_thread(NULL, NULL, MPI_THREAD_FUNNELED, &provided) != MPI_SUCCESS)
+		return err_set(
+		    e, "MPI cannot start; was contraflow built against the MPI whose mpirun started it?");
+	d->mpi = true;
+	MPI_Comm_rank(MPI_COMM_WORLD, &d->rank);
+	MPI_Comm_size(MPI_COMM_WORLD, &d->ranks);
+	/* An MPI that does not speak the launcher's protocol makes each process a job of its own: N equal
+	 * runs that write into one directory. */
+	if (promised_ranks() > 1 && d->ranks == 1)
+		return err_set(e,
+			       "the launcher started %d ranks but MPI sees only one: "
+			       "use the mpirun of the MPI that contraflow is linked with, or srun --mpi=pmix",
+			       promised_ranks());
+	MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &node);
+	MPI_Comm_rank(node, &d->local_rank);
+	MPI_Comm_size(node, &d->local_ranks);
+	MPI_Comm_free(&node);
+	return 0;
+}
+
+void dist_close(struct dist *d)
+{
+	if (d->mpi && mpi_up())
+		MPI_Finalize();
+	*d = (struct dist) { .ranks = 1, .local_ranks = 1 };
+}
+
+void dist_abort(int code)
+{
+	/* Not every stream: another thread may sit in a read with its stream locked, and the job would never
+	 * end. */
+	fflush(stdout);
+	fflush(stderr);
+	if (mpi_up())
+		MPI_Abort(MPI_COMM_WORLD, code);
+	_Exit(code);
+}
+
+int dist_agree(struct dist *d, int ret, struct err *e)
+{
+	int mine = ret ? d->rank : d->ranks, worst = mine;
+	struct err said;
+
+	if (d->ranks == 1)
+		return ret ? -1 : 0;
+	MPI_Allreduce(&mine, &worst, 1, MPI_INT, MPI_MIN, MPI_COMM_WORLD);
+	if (worst == d->ranks)
+		return 0;
+	said = *e;
+	MPI_Bcast(said.msg, sizeof said.msg, MPI_CHAR, worst, MPI_COMM_WORLD);
+	said.msg[sizeof said.msg - 1] = '\0';
+	return err_set(e, "rank %d: %.1000s", worst, said.msg);
+}
+
+void dist_barrier(struct dist *d)
+{
+	if (d->ranks > 1)
+		MPI_Barrier(MPI_COMM_WORLD);
+}
+
+void dist_broadcast(struct dist *d, void *data, size_t size, int root)
+{
+	char *p = data;
+
+	while (d->ranks > 1 && size) {
+		int n = size < 1u << 30 ? (int)size : 1 << 30;
+		MPI_Bcast(p, n, MPI_BYTE, root, MPI_COMM_WORLD);
+		p += n;
+		size -= (size_t)n;
+	}
+}
+
+/* Reducing to one rank and telling the others, rather than an all-reduce, gives all of them the same bits. */
+static void reduce(struct dist *d, double *v, int n, MPI_Op op)
+{
+	double *all;
+
+	if (d->ranks == 1 || !n)
+		return;
+	all = mem_zero((size_t)n, sizeof *all);
+	MPI_Reduce(v, all, n, MPI_DOUBLE, op, 0, MPI_COMM_WORLD);
+	memcpy(v, all, (size_t)n * sizeof *v);
+	MPI_Bcast(v, n, MPI_DOUBLE, 0, MPI_COMM_WORLD);
+	free(all);
+}
+
+void dist_sum_f64(struct dist *d, double *v, int n)
+{
+	reduce(d, v, n, MPI_SUM);
+}
+
+void dist_max_f64(struct dist *d, double *v, int n)
+{
+	reduce(d, v, n, MPI_MAX);
+}
+
+void dist_gather_f64(struct dist *d, const double *mine, double *all, const int64_t *count)
+{
+	int *n = mem_zero((size_t)d->ranks, sizeof *n), *at = mem_zero((size_t)d->ranks, sizeof *at), sum = 0;
+
+	for (int r = 0; r < d->ranks; r++) {
+		n[r] = (int)count[r];
+		at[r] = sum;
+		if (count[r] > INT_MAX - sum)
+			die("dist_gather_f64: more than %d values", INT_MAX);
+		sum += n[r];
+	}
+	if (d->ranks == 1)
+		memcpy(all, mine, (size_t)n[0] * sizeof *all);
+	else
+		MPI_Allgatherv(mine, n[d->rank], MPI_DOUBLE, all, n, at, MPI_DOUBLE, MPI_COMM_WORLD);
+	free(n);
+	free(at);
+}

@@ -1,0 +1,44 @@
+/*
+ * dist.h -- the ranks of a job: MPI for control and, on CPU, for gradients.
+ *
+ * Started without mpirun (or srun) the job is one rank and MPI is never initialised.  Every function below is
+ * a collective unless it says otherwise: all ranks call it, in the same order.
+ */
+#ifndef DIST_H
+#define DIST_H
+#include "aten/at.h"
+#include "base/err.h"
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct dist {
+	int rank, ranks;
+	int local_rank, local_ranks; /* on this machine */
+	bool mpi;
+	const struct dist_reducer *reducer; /* how gradients are summed: MPI here; NCCL slots in beside it */
+	double reduce_seconds;              /* spent in dist_sum_tensor since the caller last zeroed it */
+};
+struct dist_reducer {
+	const char *name;
+	void (*sum)(struct dist *d, at_t x); /* in place over all ranks, the same bits on every rank */
+};
+extern const struct dist_reducer dist_reduce_mpi; /* contiguous float32 on CPU */
+
+int dist_open(struct dist *d, struct err *e);
+void dist_close(struct dist *d);
+/* Not a collective: ends the whole job at once (panic handlers, fatal signals). Prints nothing of its own. */
+_Noreturn void dist_abort(int code);
+
+/* ret and e of the worst rank become everyone's ("rank 2: ..."): makes one rank's error all ranks' before the
+ * next collective.  Returns 0 when every rank passed 0. */
+int dist_agree(struct dist *d, int ret, struct err *e);
+void dist_barrier(struct dist *d);
+void dist_broadcast(struct dist *d, void *data, size_t size, int root);
+void dist_sum_f64(struct dist *d, double *v, int n); /* in place; the same bits on every rank */
+void dist_max_f64(struct dist *d, double *v, int n);
+/* Rank r contributes count[r] doubles; all ranks get all, in rank order. */
+void dist_gather_f64(struct dist *d, const double *mine, double *all, const int64_t *count);
+void dist_sum_tensor(struct dist *d, at_t flat_P); /* one fused all-reduce, float32, in place */
+
+#endif

@@ -1,0 +1,74 @@
+/*
+ * encoder.h -- what turns prompts into conditioning, and latents into pictures: two small interfaces with one
+ * file an implementation, chosen by the class that model_index.json names.
+ */
+#ifndef ENCODER_H
+#define ENCODER_H
+#include "models/nn.h"
+
+/* Conditioning of a batch. */
+struct cond {
+	at_t text_BLE, pooled_BP;
+};
+
+struct text_encoder_type {
+	const char *class_name; /* "WordTextEncoder" */
+	int (*open)(void **state, const char *dir, enum at_dtype dt, enum at_device dev, struct err *e);
+	/* tensors of the innermost scope */
+	int (*encode)(void *state, const char *const *prompts, int n, struct cond *out, struct err *e);
+	void (*close)(void *state);
+};
+
+struct autoencoder_type {
+	const char *class_name; /* "LinearAutoencoder" */
+	int (*open)(void **state, const char *dir, enum at_dtype dt, enum at_device dev, struct err *e);
+	/* Latents as the sampler makes them (B, C, h, w) -> unclamped pixels in [-1, 1], and back. */
+	at_t (*decode)(void *state, at_t latents_BChw);
+	at_t (*encode)(void *state, at_t pixels_B3HW);
+	int64_t (*scale)(void *state); /* pixels a latent: 4 here, 8 for SD3 */
+	int64_t (*channels)(void *state);
+	void (*close)(void *state);
+};
+
+extern const struct text_encoder_type word_text_encoder;
+extern const struct autoencoder_type linear_autoencoder;
+
+/* ---- WordTextEncoder: learned embeddings of words and positions; the pooled vector is their mean. ---- */
+struct word_encoder {
+	int64_t dim, length; /* E (= P) and L: prompts are padded with word 0 "<pad>" to L */
+	int n_words;
+	char **word; /* NULL-terminated */
+	struct nn_net net;
+	at_t token_VE, position_LE; /* token_embedding.weight, position_embedding.weight */
+};
+/* Random embeddings (standard normal, float32, CPU).  `words` in the order of their ids; "<pad>" is put first
+ * unless it is there.  A word is lower-case without blanks, and none comes twice: else an error. */
+int word_encoder_new(struct word_encoder *w, const char *const *words, int n, int64_t dim, int64_t length,
+		     uint64_t seed, struct err *e);
+int word_encoder_open(struct word_encoder *w, const char *dir, enum at_dtype dt, enum at_device dev,
+		      struct err *e);
+/* config.json, vocab.json, model.safetensors */
+int word_encoder_save(const struct word_encoder *w, const char *dir, struct err *e);
+void word_encoder_release(struct word_encoder *w);
+/* Lower-cased words split at white space; an unknown word or too many words is an error that names it.
+ * ids: length entries. */
+int word_encoder_tokenize(const struct word_encoder *w, const char *prompt, int64_t *ids, struct err *e);
+void word_encoder_forward(const struct word_encoder *w, at_t ids_BL, struct cond *out); /* differentiable */
+
+/* ---- LinearAutoencoder: patches of scale x scale x 3 pixels <-> C channels by a fixed linear map. ---- */
+struct linear_ae {
+	int64_t scale, channels;
+	struct nn_net net;
+	/* F = 3 * scale * scale, ordered (3, y, x); z = E (x - mean), x = D z + mean */
+	at_t encode_CF, decode_FC, mean_F;
+};
+/* PCA of patches_NF, in float64 on the CPU: component k divided by std_k^0.5, then all by one factor to unit
+ * global variance.  A component without variance encodes to 0.  channels <= F. */
+int linear_ae_fit(struct linear_ae *a, at_t patches_NF, int64_t scale, int64_t channels, struct err *e);
+int linear_ae_open(struct linear_ae *a, const char *dir, enum at_dtype dt, enum at_device dev, struct err *e);
+int linear_ae_save(const struct linear_ae *a, const char *dir, struct err *e);
+void linear_ae_release(struct linear_ae *a);
+at_t linear_ae_decode(const struct linear_ae *a, at_t z_BChw);
+at_t linear_ae_encode(const struct linear_ae *a, at_t x_B3HW);
+
+#endif

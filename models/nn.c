@@ -1,0 +1,248 @@
+/* nn.c -- parameters with names, and the linear that every network here is made of. */
+#include "models/nn.h"
+#include "models/lora.h"
+#include "base/mem.h"
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- Laying out
+ * ------------------------------------------------------------------------------------------------ */
+
+static struct nn_param *add_param(struct nn_net *n, at_t *slot, char *name, struct at_dims shape)
+{
+	struct nn_param *p = &MEM_PUSH(n->param, n->n_param, n->cap_param);
+
+	*p = (struct nn_param) { .name = name, .tensor = slot, .shape = shape, .trainable = true };
+	return p;
+}
+
+void nn_add_tensor(struct nn_net *n, at_t *slot, const char *name, struct at_dims shape, bool trainable)
+{
+	struct nn_param *p = add_param(n, slot, mem_str(name), shape);
+
+	*slot = NULL;
+	p->trainable = trainable;
+	p->fan_in = shape.n > 1;
+	for (int i = 1; i < shape.n; i++)
+		p->fan_in *= shape.d[i];
+}
+
+void nn_add_linear(struct nn_net *n, struct nn_linear *l, int parts, const char *const *name,
+		   const int64_t *out, int64_t in, bool bias)
+{
+	struct nn_site *s = &MEM_PUSH(n->site, n->n_site, n->cap_site);
+
+	*s = (struct nn_site) { .linear = l, .parts = parts, .in = in };
+	*l = (struct nn_linear) { .site = n->n_site - 1 };
+	for (int i = 0; i < parts; i++) {
+		s->name[i] = mem_str(name[i]);
+		s->row[i + 1] = s->row[i] + out[i];
+		for (int k = 0; k < (bias ? 2 : 1); k++) {
+			char *file_name = mem_printf("%s.%s", name[i], k ? "bias" : "weight");
+			struct at_dims shape = k ? DIMS(out[i]) : DIMS(out[i], in);
+			struct nn_param *p = add_param(n, k ? &l->b_O : &l->w_OI, file_name, shape);
+
+			p->row = s->row[i];
+			p->rows = out[i];
+			p->fan_in = in;
+		}
+	}
+}
+
+void nn_release(struct nn_net *n)
+{
+	for (int i = 0; i < n->n_param; i++) {
+		at_free(*n->param[i].tensor);
+		*n->param[i].tensor = NULL;
+		free(n->param[i].name);
+	}
+	for (int i = 0; i < n->n_site; i++)
+		for (int k = 0; k < n->site[i].parts; k++)
+			free(n->site[i].name[k]);
+	free(n->param);
+	free(n->site);
+	*n = (struct nn_net) { 0 };
+}
+
+int64_t nn_count(const struct nn_net *n)
+{
+	int64_t total = 0;
+
+	for (int i = 0; i < n->n_param; i++) {
+		int64_t k = 1;
+
+		for (int d = 0; d < n->param[i].shape.n; d++)
+			k *= n->param[i].shape.d[d];
+		total += k;
+	}
+	return total;
+}
+
+/* ---- Values
+ * ---------------------------------------------------------------------------------------------------- */
+
+/* Uninitialised tensors in all slots, stacked where several parameters share one. */
+static void allocate(struct nn_net *n, enum at_dtype dt, enum at_device dev)
+{
+	struct at_scope *s = at_begin(AT_NO_GRAD);
+
+	for (int i = 0; i < n->n_param; i++) {
+		struct nn_param *p = &n->param[i];
+		struct at_dims shape = p->shape;
+
+		if (*p->tensor)
+			continue;
+		for (int k = i; p->rows && k < n->n_param; k++)
+			if (n->param[k].tensor == p->tensor &&
+			    n->param[k].row + n->param[k].rows > shape.d[0])
+				shape.d[0] = n->param[k].row + n->param[k].rows;
+		*p->tensor = at_keep(at_empty(shape, dt, dev));
+	}
+	at_end(s);
+}
+
+/* The parameter's own rows, in the shape that the file has: a view. */
+static at_t values(const struct nn_param *p)
+{
+	return p->rows ? at_narrow(*p->tensor, 0, p->row, p->rows) : *p->tensor;
+}
+
+static bool is_real(enum at_dtype dt)
+{
+	return dt == AT_F32 || dt == AT_F64 || dt == AT_F16 || dt == AT_BF16;
+}
+
+static int by_name(const void *a, const void *b)
+{
+	return strcmp(*(const char *const *)a, *(const char *const *)b);
+}
+
+static int check_extra(const struct nn_net *n, const struct st_file *f, struct err *e)
+{
+	const char **known = mem_zero((size_t)n->n_param, sizeof *known);
+	int ret = 0;
+
+	for (int i = 0; i < n->n_param; i++)
+		known[i] = n->param[i].name;
+	qsort(known, (size_t)n->n_param, sizeof *known, by_name);
+	for (int i = 0; i < f->n && !ret; i++)
+		if (!bsearch(&f->entry[i].name, known, (size_t)n->n_param, sizeof *known, by_name))
+			ret =
+			    err_set(e, "%s: tensor '%s' is none of this model's", f->path, f->entry[i].name);
+	free(known);
+	return ret;
+}
+
+static int load_one(const struct nn_param *p, const struct st_file *f, struct err *e)
+{
+	struct at_scope *s = at_begin(AT_NO_GRAD);
+	at_t t = NULL;
+	int ret = st_take(&t, f, p->name, p->shape, e);
+
+	if (!ret && !is_real(at_dtype_of(t)))
+		ret = err_set(e, "%s: tensor '%s' is %s: a weight must be a floating-point number", f->path,
+			      p->name, at_dtype_name(at_dtype_of(t)));
+	if (!ret)
+		at_copy_(values(p), t);
+	at_end(s);
+	return ret;
+}
+
+int nn_load(struct nn_net *n, const struct st_file *f, enum at_dtype dt, enum at_device dev, struct err *e)
+{
+	allocate(n, dt, dev);
+	for (int i = 0; i < n->n_param; i++)
+		if (load_one(&n->param[i], f, e))
+			return -1;
+	return check_extra(n, f, e);
+}
+
+int nn_save(const struct nn_net *n, const char *path, enum at_dtype dt, struct err *e)
+{
+	struct at_scope *s = at_begin(AT_NO_GRAD);
+	struct st_item *item = mem_zero((size_t)n->n_param, sizeof *item);
+	struct st_meta_item meta = { "format", "pt" }; /* what diffusers looks for */
+	int ret;
+
+	for (int i = 0; i < n->n_param; i++)
+		item[i] = (struct st_item) { n->param[i].name, at_cast(values(&n->param[i]), dt) };
+	ret = st_write(path, item, n->n_param, &meta, 1, e);
+	free(item);
+	at_end(s);
+	return ret;
+}
+
+void nn_init(struct nn_net *n, uint64_t seed)
+{
+	allocate(n, AT_F32, AT_CPU);
+	for (int i = 0; i < n->n_param; i++) {
+		struct at_scope *s = at_begin(AT_NO_GRAD);
+		const struct nn_param *p = &n->param[i];
+		at_t t = at_empty(p->shape, AT_F32, AT_CPU);
+		double bound = p->fan_in ? 1 / sqrt((double)p->fan_in) : 0;
+		struct rng r = rng_make(seed, RNG_MODEL_INIT, 0, (uint64_t)i);
+		float *v = at_f32(t);
+
+		for (int64_t k = 0, count = at_numel(t); k < count; k++)
+			v[k] = !p->trainable ? 0 : p->fan_in ? (float)((2 * rng_uniform(&r) - 1) * bound) : 1;
+		at_copy_(values(p), t);
+		at_end(s);
+	}
+}
+
+/* ---- Forward
+ * --------------------------------------------------------------------------------------------------- */
+
+/* The site's pairs as one: A stacked by rows and B block by block, so that two products do for all parts:
+ * (n R, I) and (O, n R).  A part without a pair has zero rows in B. */
+static void stack_pairs(const struct lora *l, const struct nn_site *site, const int *at, at_t *a_RI,
+			at_t *b_OR)
+{
+	at_t a[NN_PARTS], b[NN_PARTS];
+	int n = 0, before = 0;
+
+	for (int i = 0; i < site->parts; i++)
+		n += at[i] >= 0;
+	for (int i = 0; i < site->parts; i++) {
+		if (at[i] < 0) {
+			b[i] = at_zeros(DIMS(site->row[i + 1] - site->row[i], n * l->rank), AT_F32,
+					at_device_of(l->flat));
+			continue;
+		}
+		a[before] = l->pair[at[i]].a_RI;
+		b[i] = n == 1 ? l->pair[at[i]].b_OR
+			      : at_pad(l->pair[at[i]].b_OR,
+				       DIMS(before * l->rank, (n - 1 - before) * l->rank), 0);
+		before++;
+	}
+	*a_RI = n == 1 ? a[0] : at_cat(n, a, 0);
+	*b_OR = site->parts == 1 ? b[0] : at_cat(site->parts, b, 0);
+}
+
+static at_t with_pairs(const struct nn_linear *l, const struct lora *lora, at_t x)
+{
+	struct at_scope *s = at_begin(AT_GRAD_AS_IS);
+	enum at_dtype dt = at_dtype_of(x);
+	struct at_dims shape = at_shape(x);
+	at_t x_TI = at_reshape(x, DIMS(-1, shape.d[shape.n - 1])), a_RI, b_OR, y_TO;
+
+	stack_pairs(lora, &lora->net->site[l->site], &lora->at[l->site * NN_PARTS], &a_RI, &b_OR);
+	y_TO = at_addmm(at_linear(x_TI, l->w_OI, l->b_O), at_linear(x_TI, at_cast(a_RI, dt), NULL),
+			at_transpose(at_cast(b_OR, dt), 0, 1), 1, lora_scale(lora));
+	shape.d[shape.n - 1] = at_size(y_TO, 1);
+	return at_return(s, at_view(y_TO, shape));
+}
+
+at_t nn_linear(const struct nn_linear *l, const struct pass *p, at_t x)
+{
+	at_t w_OI = l->w_OI;
+
+	if (p && l->site >= 0) {
+		if (p->lora && lora_touches(p->lora, l->site))
+			return with_pairs(l, p->lora, x);
+		if (p->merged && p->merged->w[l->site])
+			w_OI = p->merged->w[l->site];
+	}
+	return at_linear(x, w_OI, l->b_O);
+}

@@ -1,0 +1,78 @@
+/*
+ * nn.h -- what every network is made of: parameters with names, linears that an adapter can change, and how a
+ * forward is run.
+ *
+ * A linear may hold several of the checkpoint's modules stacked by rows (to_q, to_k, to_v are one product
+ * here); each is a *part* with its own name in files and its own adapter pair.
+ */
+#ifndef NN_H
+#define NN_H
+#include "aten/at.h"
+#include "aten/safetensors.h"
+#include "base/err.h"
+#include "base/rng.h"
+
+#define NN_PARTS 3
+
+struct nn_linear {
+	at_t w_OI, b_O; /* kept; b_O NULL: no bias.  O: the parts' rows, stacked */
+	int site;       /* index into struct nn_net's sites; set by nn_add_linear */
+};
+
+/* One adaptable linear. */
+struct nn_site {
+	struct nn_linear *linear;
+	int parts;
+	char *name[NN_PARTS];      /* "transformer_blocks.0.attn.to_q" */
+	int64_t row[NN_PARTS + 1]; /* part i holds rows row[i] .. row[i+1] */
+	int64_t in;
+};
+
+/* One tensor of the checkpoint: `rows` rows from `row` of *tensor (rows 0: the whole tensor). */
+struct nn_param {
+	char *name;
+	at_t *tensor;
+	int64_t row, rows;
+	struct at_dims shape; /* as in the file */
+	bool trainable;       /* false for buffers such as pos_embed */
+	int64_t fan_in;       /* of nn_init: uniform +-1/sqrt(fan_in); 0: ones */
+};
+
+/* The list of a network's parameters and sites, built once when its structs are laid out. */
+struct nn_net {
+	int n_param, cap_param;
+	struct nn_param *param;
+	int n_site, cap_site;
+	struct nn_site *site;
+};
+
+struct lora;
+struct lora_merged;
+
+/* How a forward is run.  DiffusionNFT's policies are three of these; {0} is the frozen base model. */
+struct pass {
+	const struct lora *lora;          /* pairs added as products run: y += scale * (x A^T) B^T */
+	const struct lora_merged *merged; /* or weights that have the pairs in them already */
+};
+
+at_t nn_linear(const struct nn_linear *l, const struct pass *p, at_t x);
+
+/* Laying out: registers a linear of `parts` modules name[i] of out[i] rows, weights still absent (NULL). */
+void nn_add_linear(struct nn_net *n, struct nn_linear *l, int parts, const char *const *name,
+		   const int64_t *out, int64_t in, bool bias);
+/* One whole tensor. */
+void nn_add_tensor(struct nn_net *n, at_t *slot, const char *name, struct at_dims shape, bool trainable);
+
+/* Fills every parameter from a file: missing, extra, misshapen and mistyped tensors are errors that name
+ * them. Values are copied, converted, one tensor at a time: the network neither changes nor faults when the
+ * file does. */
+int nn_load(struct nn_net *n, const struct st_file *f, enum at_dtype dt, enum at_device dev, struct err *e);
+/* Every parameter under its file name, float32 unless dt says otherwise. Atomic. */
+int nn_save(const struct nn_net *n, const char *path, enum at_dtype dt, struct err *e);
+/* Random weights as PyTorch's defaults draw them (linears uniform +-1/sqrt(in)), float32 on the CPU; for
+ * pretraining and for tests.  Buffers are made but left at zero: the caller fills them. */
+void nn_init(struct nn_net *n, uint64_t seed);
+int64_t nn_count(const struct nn_net *n); /* elements of all parameters */
+void nn_release(struct nn_net *n);        /* frees names, lists and the tensors in the slots */
+
+#endif

@@ -1,0 +1,240 @@
+/* pipeline.c -- a model directory: which class each part is, and the parts used as one model. */
+#include "models/pipeline.h"
+#include "base/file.h"
+#include "base/json.h"
+#include "base/mem.h"
+#include <stdlib.h>
+#include <string.h>
+
+static const struct text_encoder_type *const text_types[] = { &word_text_encoder };
+static const struct autoencoder_type *const vae_types[] = { &linear_autoencoder };
+#define COUNT(a) (sizeof(a) / sizeof *(a))
+
+/* ---- model_index.json
+ * ------------------------------------------------------------------------------------------- */
+
+/* The class in "part": ["library", "Class"], borrowed from o. */
+static int class_of(const char **name, const json_t *o, const char *part, const char *path, struct err *e)
+{
+	const json_t *v = json_object_get(o, part);
+
+	*name = json_string_value(json_array_get(v, 1));
+	if (!v)
+		return err_set(e, "%s: %s is missing", path, part);
+	if (!*name)
+		return err_set(e, "%s: %s must be a library and a class", path, part);
+	return 0;
+}
+
+static int unknown_class(const char *path, const char *part, const char *name, const char *known,
+			 struct err *e)
+{
+	return err_set(e, "%s: %s is of class '%s', which is unknown: there is %s", path, part, name, known);
+}
+
+static int require_class(const json_t *o, const char *part, const char *wanted, const char *path,
+			 struct err *e)
+{
+	const char *name;
+
+	if (class_of(&name, o, part, path, e))
+		return -1;
+	return strcmp(name, wanted) ? unknown_class(path, part, name, wanted, e) : 0;
+}
+
+static int find_text(struct pipeline *p, const json_t *o, const char *path, struct err *e)
+{
+	struct text known = { 0 };
+	const char *name;
+	int ret;
+
+	if (class_of(&name, o, "text_encoder", path, e))
+		return -1;
+	for (size_t i = 0; i < COUNT(text_types); i++) {
+		text_printf(&known, "%s%s", i ? ", " : "", text_types[i]->class_name);
+		if (!strcmp(name, text_types[i]->class_name))
+			p->text_type = text_types[i];
+	}
+	ret = p->text_type ? 0 : unknown_class(path, "text_encoder", name, known.s, e);
+	text_free(&known);
+	return ret;
+}
+
+static int find_vae(struct pipeline *p, const json_t *o, const char *path, struct err *e)
+{
+	struct text known = { 0 };
+	const char *name;
+	int ret;
+
+	if (class_of(&name, o, "vae", path, e))
+		return -1;
+	for (size_t i = 0; i < COUNT(vae_types); i++) {
+		text_printf(&known, "%s%s", i ? ", " : "", vae_types[i]->class_name);
+		if (!strcmp(name, vae_types[i]->class_name))
+			p->vae_type = vae_types[i];
+	}
+	ret = p->vae_type ? 0 : unknown_class(path, "vae", name, known.s, e);
+	text_free(&known);
+	return ret;
+}
+
+static int read_index(struct pipeline *p, const char *path, struct err *e)
+{
+	json_t *o = json_read(path, e);
+	int ret = !o || require_class(o, "transformer", "SD3Transformer2DModel", path, e) ||
+			  require_class(o, "scheduler", "FlowMatchEulerDiscreteScheduler", path, e) ||
+			  find_text(p, o, path, e) || find_vae(p, o, path, e)
+		      ? -1
+		      : 0;
+
+	json_decref(o);
+	return ret;
+}
+
+static int read_scheduler(struct pipeline *p, const char *path, struct err *e)
+{
+	json_t *o = json_read(path, e);
+	bool dynamic = false;
+	int ret = -1;
+
+	if (!o || json_get_real(&p->shift, o, "shift", 1, path, e) ||
+	    json_get_int(&p->num_train_timesteps, o, "num_train_timesteps", 1000, path, e) ||
+	    json_get_bool(&dynamic, o, "use_dynamic_shifting", false, path, e))
+		goto out;
+	if (dynamic)
+		err_set(e, "%s: use_dynamic_shifting is set: only a fixed shift is supported", path);
+	else if (!(p->shift > 0) || p->num_train_timesteps < 1)
+		err_set(e, "%s: shift and num_train_timesteps must be above 0", path);
+	else
+		ret = 0;
+out:
+	json_decref(o);
+	return ret;
+}
+
+int pipeline_write_index(const char *dir, const char *text_class, const char *vae_class, double shift,
+			 struct err *e)
+{
+	char *index = file_join(dir, "model_index.json"), *folder = file_join(dir, "scheduler");
+	char *scheduler = file_join(folder, "scheduler_config.json");
+	json_t *o = json_pack("{s:s, s:[s,s], s:[s,s], s:[s,s], s:[s,s]}", "_class_name",
+			      "StableDiffusion3Pipeline", "transformer", "diffusers", "SD3Transformer2DModel",
+			      "vae", "contraflow", vae_class, "text_encoder", "contraflow", text_class,
+			      "scheduler", "diffusers", "FlowMatchEulerDiscreteScheduler");
+	json_t *sched = json_pack("{s:s, s:f, s:i}", "_class_name", "FlowMatchEulerDiscreteScheduler",
+				  "shift", shift, "num_train_timesteps", 1000);
+	int ret =
+	    file_mkdirs(folder, e) || json_write(index, o, e) || json_write(scheduler, sched, e) ? -1 : 0;
+
+	json_decref(o);
+	json_decref(sched);
+	free(index);
+	free(folder);
+	free(scheduler);
+	return ret;
+}
+
+/* ---- Open and close
+ * --------------------------------------------------------------------------------------------- */
+
+/* What the parts must agree on. */
+static int check_fit(const struct pipeline *p, struct err *e)
+{
+	const struct mmdit_conf *c = &p->transformer.conf;
+	int64_t channels = p->vae_type->channels(p->vae);
+
+	if (c->in_channels != channels || c->out_channels != channels)
+		return err_set(e, "%s: the transformer has %lld channels in and %lld out, the vae %lld",
+			       p->dir, (long long)c->in_channels, (long long)c->out_channels,
+			       (long long)channels);
+	return 0;
+}
+
+static int open_parts(struct pipeline *p, struct err *e)
+{
+	char *transformer = file_join(p->dir, "transformer"), *text = file_join(p->dir, "text_encoder");
+	char *vae = file_join(p->dir, "vae");
+	char *weights = file_join(transformer, "diffusion_pytorch_model.safetensors");
+	int ret = mmdit_open(&p->transformer, transformer, p->dtype, p->device, e) ||
+			  file_hash_path(&p->hash, weights, e) ||
+			  p->text_type->open(&p->text, text, p->dtype, p->device, e) ||
+			  p->vae_type->open(&p->vae, vae, AT_F32, p->device, e) || check_fit(p, e)
+		      ? -1
+		      : 0;
+
+	free(transformer);
+	free(text);
+	free(vae);
+	free(weights);
+	return ret;
+}
+
+int pipeline_open(struct pipeline *p, const char *dir, enum at_dtype dt, enum at_device dev, struct err *e)
+{
+	char *index = file_join(dir, "model_index.json"), *folder = file_join(dir, "scheduler");
+	char *scheduler = file_join(folder, "scheduler_config.json");
+	int ret;
+
+	*p = (struct pipeline) { .dir = mem_str(dir), .device = dev, .dtype = dt };
+	ret = read_index(p, index, e) || read_scheduler(p, scheduler, e) || open_parts(p, e) ? -1 : 0;
+	if (ret)
+		pipeline_close(p);
+	free(index);
+	free(folder);
+	free(scheduler);
+	return ret;
+}
+
+void pipeline_close(struct pipeline *p)
+{
+	mmdit_release(&p->transformer);
+	if (p->text)
+		p->text_type->close(p->text);
+	if (p->vae)
+		p->vae_type->close(p->vae);
+	free(p->dir);
+	*p = (struct pipeline) { 0 };
+}
+
+/* ---- Use
+ * -------------------------------------------------------------------------------------------------------- */
+
+struct at_dims pipeline_latent_shape(const struct pipeline *p, int64_t height, int64_t width)
+{
+	int64_t scale = p->vae_type->scale(p->vae), side = p->transformer.conf.sample_size;
+
+	return DIMS(p->transformer.conf.in_channels, height ? height / scale : side,
+		    width ? width / scale : side);
+}
+
+int pipeline_encode(const struct pipeline *p, const char *const *prompts, int n, struct cond *out,
+		    struct err *e)
+{
+	return p->text_type->encode(p->text, prompts, n, out, e);
+}
+
+at_t pipeline_velocity(const struct pipeline *p, const struct pass *pass, at_t x_BCHW, at_t t_B,
+		       const struct cond *c)
+{
+	struct at_scope *s = at_begin(AT_GRAD_AS_IS);
+	at_t v_BCHW = mmdit_forward(&p->transformer, pass, at_cast(x_BCHW, p->dtype), t_B,
+				    at_cast(c->text_BLE, p->dtype), at_cast(c->pooled_BP, p->dtype));
+
+	return at_return(s, at_cast(v_BCHW, AT_F32));
+}
+
+at_t pipeline_images(const struct pipeline *p, at_t latents_BChw)
+{
+	struct at_scope *s = at_begin(AT_NO_GRAD);
+	at_t x_B3HW = at_cast(p->vae_type->decode(p->vae, latents_BChw), AT_F32);
+	at_t unit = at_clamp(at_add(at_mul(x_B3HW, 0.5), 0.5), 0, 1);
+	at_t level = at_floor(at_add(at_mul(unit, 255.0), 0.5)); /* nearest: never negative */
+
+	return at_return(s, at_contiguous(at_to(at_permute(level, DIMS(0, 2, 3, 1)), AT_U8, AT_CPU)));
+}
+
+struct cond cond_rows(const struct cond *c, at_t index_i64)
+{
+	return (struct cond) { at_index_select(c->text_BLE, 0, index_i64),
+			       at_index_select(c->pooled_BP, 0, index_i64) };
+}

@@ -1,0 +1,49 @@
+/*
+ * pipeline.h -- a diffusers directory as one model: prompt -> conditioning -> velocity -> picture.
+ *
+ * DIR/model_index.json names the class of each part; transformer/, vae/, text_encoder/ and scheduler/ hold
+ * them.  Nothing above this file knows which classes they are.  The autoencoder runs in float32 always.
+ */
+#ifndef PIPELINE_H
+#define PIPELINE_H
+#include "models/encoder.h"
+#include "models/lora.h"
+#include "models/mmdit.h"
+
+struct pipeline {
+	char *dir;
+	struct mmdit transformer;
+	const struct text_encoder_type *text_type;
+	void *text;
+	const struct autoencoder_type *vae_type;
+	void *vae;
+	double shift; /* scheduler/scheduler_config.json */
+	int64_t num_train_timesteps;
+	enum at_device device;
+	enum at_dtype dtype;
+	uint64_t hash; /* of the transformer's weight bytes: names the base model in checkpoints */
+};
+
+int pipeline_open(struct pipeline *p, const char *dir, enum at_dtype dt, enum at_device dev, struct err *e);
+void pipeline_close(struct pipeline *p);
+
+/* The latents of a picture of height x width pixels (0: the transformer's sample_size): without the batch. */
+struct at_dims pipeline_latent_shape(const struct pipeline *p, int64_t height, int64_t width);
+
+int pipeline_encode(const struct pipeline *p, const char *const *prompts, int n, struct cond *out,
+		    struct err *e);
+/* v(x, t): t_B is float32 in [0, 1000]; x and the result are float32 whatever the weights are. */
+at_t pipeline_velocity(const struct pipeline *p, const struct pass *pass, at_t x_BCHW, at_t t_B,
+		       const struct cond *c);
+/* Latents -> 8-bit RGB: clamp(x / 2 + 0.5, 0, 1) * 255 rounded to nearest; uint8 (B, H, W, 3) on the CPU. */
+at_t pipeline_images(const struct pipeline *p, at_t latents_BChw);
+
+/* Conditioning rows index_i64 of a table of distinct prompts. */
+struct cond cond_rows(const struct cond *c, at_t index_i64);
+
+/* model_index.json and scheduler/scheduler_config.json of a new model directory; the parts save themselves.
+ */
+int pipeline_write_index(const char *dir, const char *text_class, const char *vae_class, double shift,
+			 struct err *e);
+
+#endif

@@ -1,0 +1,438 @@
+#include "rewards/mixture.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "base/text.h"
+#include <math.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct weight_conf {
+	double weight;
+};
+static const struct field weight_fields[] = { FIELD(struct weight_conf, weight, .init = "1",
+						    .doc = "Factor of this reward's score in the total"),
+					      FIELD_END };
+
+/* Pictures of one mixture_submit; the last task that is done with them frees them. */
+struct batch {
+	uint8_t *pixels;
+	struct reward_item *item;
+	int tasks;
+};
+
+/* One reward on a run of a batch's items. */
+struct task {
+	struct task *next;
+	struct batch *batch;
+	int reward, offset, n, first; /* first: sample of the set that `offset` of the batch is */
+};
+
+struct mixture {
+	struct mixture_entry *entry;
+	bool *busy; /* a reward that is not thread-safe is at work */
+	int entries;
+	pthread_t *thread;
+	int threads;
+	pthread_mutex_t lock;
+	pthread_cond_t work, idle; /* something to start; everything done */
+	struct task *head, **tail;
+	int open_tasks; /* queued or running */
+	bool closing;
+	struct mixture_scores *scores;
+	int64_t why_at; /* sample * rewards + reward of the reason kept: the first, whoever came first */
+};
+
+/* ---- scoring ---- */
+
+/* The first queued task whose reward may start now, taken out of the queue. */
+static struct task *take(struct mixture *m)
+{
+	for (struct task **at = &m->head; *at; at = &(*at)->next) {
+		struct task *t = *at;
+		bool alone = !(m->entry[t->reward].type->flags & REWARD_THREAD_SAFE);
+		if (alone && m->busy[t->reward])
+			continue;
+		*at = t->next;
+		if (m->tail == &t->next)
+			m->tail = at;
+		m->busy[t->reward] = alone;
+		return t;
+	}
+	return NULL;
+}
+
+static void note_reason(struct mixture *m, int sample, int reward, const char *why)
+{
+	int64_t at = (int64_t)sample * m->entries + reward;
+
+	if (at >= m->why_at)
+		return;
+	m->why_at = at;
+	snprintf(m->scores->why, sizeof m->scores->why, "%s: %.200s", m->entry[reward].type->name, why);
+}
+
+static void store(struct mixture *m, const struct task *t, const struct reward_score *score,
+		  const struct err *e)
+{
+	struct mixture_scores *s = m->scores;
+
+	for (int i = 0; i < t->n; i++) {
+		int at = t->reward * s->n + t->first + i;
+		if (e)
+			note_reason(m, t->first + i, t->reward, e->msg);
+		else if (!score[i].ok)
+			note_reason(m, t->first + i, t->reward,
+				    score[i].why[0] ? score[i].why : "unavailable");
+		else if (!isfinite(score[i].value))
+			note_reason(m, t->first + i, t->reward, "the score is not a finite number");
+		else
+			s->value[at] = score[i].value;
+		if (!isnan(s->value[at]))
+			memcpy(s->sub + (size_t)at * REWARD_SUBS, score[i].sub, sizeof score[i].sub);
+	}
+}
+
+static void run(struct mixture *m, struct task *t)
+{
+	const struct mixture_entry *k = &m->entry[t->reward];
+	struct reward_score *score = mem_zero((size_t)t->n, sizeof *score);
+	struct err e = { "failed without a message" };
+
+	for (int i = 0; i < t->n; i++) {
+		score[i].value = NAN;
+		for (int j = 0; j < REWARD_SUBS; j++)
+			score[i].sub[j] = NAN;
+	}
+	int ret = k->type->score(k->state, t->batch->item + t->offset, t->n, score, &e);
+	for (int i = 0; i < t->n; i++)
+		score[i].why[sizeof score[i].why - 1] = '\0';
+
+	pthread_mutex_lock(&m->lock);
+	store(m, t, score, ret ? &e : NULL);
+	pthread_mutex_unlock(&m->lock);
+	free(score);
+}
+
+/* With the lock held. */
+static void drop(struct mixture *m, struct task *t)
+{
+	struct batch *b = t->batch;
+
+	if (!--b->tasks) {
+		free(b->pixels);
+		free(b->item);
+		free(b);
+	}
+	free(t);
+	if (!--m->open_tasks)
+		pthread_cond_broadcast(&m->idle);
+}
+
+static void *worker(void *arg)
+{
+	struct mixture *m = arg;
+
+	pthread_mutex_lock(&m->lock);
+	while (!m->closing) {
+		struct task *t = take(m);
+		if (!t) {
+			pthread_cond_wait(&m->work, &m->lock);
+			continue;
+		}
+		pthread_mutex_unlock(&m->lock);
+		run(m, t);
+		pthread_mutex_lock(&m->lock);
+		if (m->busy[t->reward]) {
+			m->busy[t->reward] = false;
+			pthread_cond_broadcast(&m->work);
+		}
+		drop(m, t);
+	}
+	pthread_mutex_unlock(&m->lock);
+	return NULL;
+}
+
+void mixture_begin(struct mixture *m, struct mixture_scores *s)
+{
+	s->unavailable = 0;
+	s->why[0] = '\0';
+	for (int i = 0; i < s->n; i++)
+		s->total[i] = NAN;
+	for (int i = 0; i < s->rewards * s->n; i++)
+		s->value[i] = NAN;
+	for (int i = 0; i < s->rewards * s->n * REWARD_SUBS; i++)
+		s->sub[i] = NAN;
+	m->scores = s;
+	m->why_at = INT64_MAX;
+}
+
+static struct batch *copy_items(const struct reward_item *item, int n)
+{
+	struct batch *b = mem_zero(1, sizeof *b);
+	size_t size = 0, at = 0;
+
+	for (int i = 0; i < n; i++)
+		size += (size_t)item[i].w * (size_t)item[i].h * 3;
+	b->pixels = mem_alloc(size);
+	b->item = mem_alloc((size_t)n * sizeof *item);
+	for (int i = 0; i < n; i++) {
+		size_t one = (size_t)item[i].w * (size_t)item[i].h * 3;
+		b->item[i] = item[i];
+		b->item[i].rgb = memcpy(b->pixels + at, item[i].rgb, one);
+		at += one;
+	}
+	return b;
+}
+
+/* A thread-safe reward's batch is shared out to all threads, another's stays whole. */
+static int pieces(const struct mixture *m, int reward, int n)
+{
+	int most = m->entry[reward].type->flags & REWARD_THREAD_SAFE ? m->threads : 1;
+
+	return n < most ? n : most;
+}
+
+void mixture_submit(struct mixture *m, int first, const struct reward_item *item, int n)
+{
+	if (n < 1)
+		return;
+	struct batch *b = copy_items(item, n);
+
+	pthread_mutex_lock(&m->lock);
+	for (int k = 0; k < m->entries; k++) {
+		int parts = pieces(m, k, n);
+		for (int i = 0; i < parts; i++) {
+			struct task *t = mem_alloc(sizeof *t);
+			int from = n * i / parts, to = n * (i + 1) / parts;
+			*t = (struct task) { NULL, b, k, from, to - from, first + from };
+			*m->tail = t;
+			m->tail = &t->next;
+			b->tasks++;
+			m->open_tasks++;
+		}
+	}
+	pthread_cond_broadcast(&m->work);
+	pthread_mutex_unlock(&m->lock);
+}
+
+double mixture_wait(struct mixture *m)
+{
+	struct mixture_scores *s = m->scores;
+	double start = clock_now();
+
+	pthread_mutex_lock(&m->lock);
+	while (m->open_tasks)
+		pthread_cond_wait(&m->idle, &m->lock);
+	pthread_mutex_unlock(&m->lock);
+	for (int i = 0; i < s->n; i++) {
+		double total = 0;
+		for (int k = 0; k < s->rewards; k++)
+			total += m->entry[k].weight * s->value[k * s->n + i];
+		s->total[i] = total;
+		s->unavailable += isnan(total) != 0;
+	}
+	return clock_now() - start;
+}
+
+void mixture_scores_init(struct mixture_scores *s, int n, int rewards)
+{
+	size_t cells = (size_t)n * (size_t)rewards;
+
+	*s = (struct mixture_scores) { .n = n, .rewards = rewards };
+	s->total = mem_zero((size_t)n, sizeof *s->total);
+	s->value = mem_zero(cells, sizeof *s->value);
+	s->sub = mem_zero(cells * REWARD_SUBS, sizeof *s->sub);
+}
+
+void mixture_scores_free(struct mixture_scores *s)
+{
+	free(s->total);
+	free(s->value);
+	free(s->sub);
+	*s = (struct mixture_scores) { 0 };
+}
+
+/* ---- opening ---- */
+
+struct mixture *mixture_new(const struct mixture_entry *entry, int n, int threads)
+{
+	struct mixture *m = mem_zero(1, sizeof *m);
+
+	m->entry = memcpy(mem_alloc((size_t)n * sizeof *entry), entry, (size_t)n * sizeof *entry);
+	m->entries = n;
+	m->busy = mem_zero((size_t)n, sizeof *m->busy);
+	m->tail = &m->head;
+	pthread_mutex_init(&m->lock, NULL);
+	pthread_cond_init(&m->work, NULL);
+	pthread_cond_init(&m->idle, NULL);
+	m->threads = threads < 1 ? 1 : threads;
+	m->thread = mem_alloc((size_t)m->threads * sizeof *m->thread);
+	for (int i = 0; i < m->threads; i++)
+		if (pthread_create(&m->thread[i], NULL, worker, m))
+			die("cannot start a thread for the rewards (of %d)", m->threads);
+	return m;
+}
+
+static void entry_close(struct mixture_entry *k)
+{
+	if (k->state && k->type->close)
+		k->type->close(k->state);
+	if (k->conf && k->type->fields)
+		conf_release(k->conf, k->type->fields);
+	free(k->conf);
+}
+
+void mixture_close(struct mixture *m)
+{
+	if (!m)
+		return;
+	pthread_mutex_lock(&m->lock);
+	m->closing = true;
+	pthread_cond_broadcast(&m->work);
+	pthread_mutex_unlock(&m->lock);
+	for (int i = 0; i < m->threads; i++)
+		pthread_join(m->thread[i], NULL);
+	for (struct task *t; (t = m->head);) {
+		m->head = t->next;
+		drop(m, t);
+	}
+	for (int k = 0; k < m->entries; k++)
+		entry_close(&m->entry[k]);
+	pthread_cond_destroy(&m->idle);
+	pthread_cond_destroy(&m->work);
+	pthread_mutex_destroy(&m->lock);
+	free(m->entry);
+	free(m->busy);
+	free(m->thread);
+	free(m);
+}
+
+/* First-level names of a table, for conf_fill's `others`; free the array and its strings. */
+static char **first_names(const struct field *f)
+{
+	int n = 0;
+
+	while (f && f[n].name)
+		n++;
+	char **names = mem_zero((size_t)n + 1, sizeof *names);
+	for (int i = 0; i < n; i++)
+		names[i] = mem_printf("%.*s", (int)strcspn(f[i].name, "."), f[i].name);
+	return names;
+}
+
+static int entry_open(struct mixture_entry *k, const struct conf_node *root, const char *name, struct err *e)
+{
+	static const char *const weight_name[] = { "weight", NULL };
+	char *section = mem_printf("rewards.%s", name), **names = NULL;
+	struct weight_conf w = { 0 };
+	int ret = -1;
+
+	*k = (struct mixture_entry) { .type = reward_find(name, e) };
+	if (!k->type) {
+		const char *where = conf_where(root, section);
+		err_in(e, "%s%srewards", where, *where ? ": " : "");
+		goto out;
+	}
+	if (k->type->abi != REWARD_ABI) {
+		err_set(e, "reward %s is built for version %d of the interface, this is %d", name,
+			k->type->abi, REWARD_ABI);
+		goto out;
+	}
+	names = first_names(k->type->fields);
+	if (conf_fill(&w, weight_fields, root, section, (const char *const *)names, e))
+		goto out;
+	k->weight = w.weight;
+	if (k->type->fields) {
+		k->conf = mem_zero(1, k->type->conf_size);
+		if (conf_fill(k->conf, k->type->fields, root, section, weight_name, e))
+			goto out;
+	}
+	if (k->type->open && k->type->open(&k->state, k->conf, e)) {
+		err_in(e, "reward %s", name);
+		goto out;
+	}
+	ret = 0;
+out:
+	for (char **s = names; s && *s; s++)
+		free(*s);
+	free(names);
+	free(section);
+	return ret;
+}
+
+int mixture_open(struct mixture **m, const struct conf_node *root, int threads, struct err *e)
+{
+	int n, opened = 0, ret = -1;
+	const char **names = conf_keys(root, "rewards", &n);
+	struct mixture_entry *entry = mem_zero((size_t)n, sizeof *entry);
+
+	*m = NULL;
+	if (!n) {
+		const char *where = conf_where(root, "rewards");
+		err_set(
+		    e,
+		    "%s%srewards: none is given: add at least one, such as `rewards: {geneval: {weight: 1}}`",
+		    where, *where ? ": " : "");
+		goto out;
+	}
+	for (int k = 0; k < n; k++) {
+		opened++;
+		if (entry_open(&entry[k], root, names[k], e))
+			goto out;
+	}
+	*m = mixture_new(entry, n, threads);
+	ret = 0;
+out:
+	for (int k = 0; ret && k < opened; k++)
+		if (entry[k].type)
+			entry_close(&entry[k]);
+	free(entry);
+	free(names);
+	return ret;
+}
+
+int mixture_count(const struct mixture *m)
+{
+	return m->entries;
+}
+
+const struct mixture_entry *mixture_at(const struct mixture *m, int k)
+{
+	return &m->entry[k];
+}
+
+bool mixture_find_sub(const struct mixture *m, const char *name, int *k, int *sub)
+{
+	for (*k = 0; *k < m->entries; ++*k)
+		for (*sub = 0; *sub < REWARD_SUBS; ++*sub) {
+			const char *is = m->entry[*k].type->sub_names[*sub];
+			if (is && !strcmp(is, name))
+				return true;
+		}
+	return false;
+}
+
+int mixture_check(struct mixture *m, const char *prompt, const char *meta, struct err *e)
+{
+	for (int k = 0; k < m->entries; k++) {
+		const struct mixture_entry *entry = &m->entry[k];
+		if (entry->type->check && entry->type->check(entry->state, prompt, meta, e))
+			return err_in(e, "reward %s cannot score '%.100s'", entry->type->name, prompt);
+	}
+	return 0;
+}
+
+void mixture_store(const struct mixture *m, struct conf_node *root)
+{
+	for (int k = 0; k < m->entries; k++) {
+		const struct mixture_entry *entry = &m->entry[k];
+		struct weight_conf w = { entry->weight };
+		char *section = mem_printf("rewards.%s", entry->type->name);
+		conf_store(root, &w, weight_fields, section);
+		if (entry->type->fields)
+			conf_store(root, entry->conf, entry->type->fields, section);
+		free(section);
+	}
+}

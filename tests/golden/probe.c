@@ -1,0 +1,187 @@
+/*
+ * probe.c -- what the tests against diffusers and PEFT run: models/ from files to files.
+ *
+ *   golden_probe forward TRANSFORMER IN OUT DTYPE [ADAPTER]   velocity "v"; with an adapter also "v_merged",
+ *       "v_merged_grad" and the gradients of sum(v * g): "grad.KEY" on the fly, "grad_merged.KEY" merged
+ *   golden_probe adapter TRANSFORMER DIR RANK ALPHA INIT TARGET...   saves a fresh adapter; with INIT
+ * "random" A and B are normal, otherwise as lora_init makes them golden_probe adapters TRANSFORMER FROM TO
+ * loads an adapter and saves it again golden_probe new DIR                                      saves a
+ * transformer as mmdit_new makes it
+ */
+#include "base/mem.h"
+#include "models/lora.h"
+#include "models/mmdit.h"
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static void need(int failed, const struct err *e)
+{
+	if (failed)
+		die("%s", e->msg);
+}
+
+static at_t take(const struct st_file *f, const char *name, enum at_dtype dt)
+{
+	struct err e;
+	at_t t;
+
+	need(st_take(&t, f, name, (struct at_dims) { 0 }, &e), &e);
+	return at_cast(t, dt);
+}
+
+struct inputs {
+	at_t x, t, text, pooled, g;
+};
+
+static at_t velocity(const struct mmdit *m, const struct pass *p, const struct inputs *in)
+{
+	return mmdit_forward(m, p, in->x, in->t, in->text, in->pooled);
+}
+
+/* Appends one gradient for each half of each pair, under PEFT's name. */
+static void gradients(struct lora *l, at_t v, at_t g, const char *prefix, struct st_item *item, int *n)
+{
+	at_t grad_P = at_zeros(DIMS(l->numel), AT_F32, AT_CPU);
+	int64_t at = 0;
+
+	lora_backward(l, at_sum(at_mul(v, g)), grad_P);
+	for (int i = 0; i < 2 * l->n; i++) {
+		const struct lora_pair *p = &l->pair[i / 2];
+		at_t half = i % 2 ? p->b_OR : p->a_RI;
+
+		item[(*n)++] =
+		    (struct st_item) { mem_printf("%s.base_model.model.%s.lora_%c.weight", prefix,
+						  l->net->site[p->site].name[p->part], i % 2 ? 'B' : 'A'),
+				       at_view(at_narrow(grad_P, 0, at, at_numel(half)), at_shape(half)) };
+		at += at_numel(half);
+	}
+}
+
+static int with_adapter(const struct mmdit *m, const char *dir, const struct inputs *in,
+			struct st_item **item)
+{
+	struct lora l;
+	struct lora_merged merged = { 0 };
+	struct err e;
+	int n = 0;
+
+	need(lora_load(&l, &m->net, dir, AT_CPU, &e), &e);
+	*item = mem_zero((size_t)(4 * l.n + 3), sizeof **item);
+	lora_merge(&merged, &l);
+	(*item)[n++] =
+	    (struct st_item) { "v_merged", at_detach(velocity(m, &(struct pass) { .merged = &merged }, in)) };
+	lora_merged_release(&merged);
+
+	lora_require_grad(&l);
+	at_t v = velocity(m, &(struct pass) { .lora = &l }, in);
+	(*item)[n++] = (struct st_item) { "v", at_detach(v) };
+	gradients(&l, v, in->g, "grad", *item, &n);
+
+	lora_merge_grad(&merged, &l);
+	v = velocity(m, &(struct pass) { .merged = &merged }, in);
+	(*item)[n++] = (struct st_item) { "v_merged_grad", at_detach(v) };
+	gradients(&l, v, in->g, "grad_merged", *item, &n);
+	lora_merged_release(&merged);
+	lora_release(&l);
+	return n;
+}
+
+static void forward(int argc, char **argv)
+{
+	struct mmdit m;
+	struct st_file f;
+	struct err e;
+	enum at_dtype dt;
+	struct st_item *item;
+	int n = 1;
+
+	need(at_dtype_parse(&dt, argv[5], &e) || mmdit_open(&m, argv[2], dt, AT_CPU, &e) ||
+		 st_open(&f, argv[3], &e),
+	     &e);
+	struct inputs in = { take(&f, "x", dt), take(&f, "t", AT_F32), take(&f, "text", dt),
+			     take(&f, "pooled", dt), NULL };
+	if (argc > 6) {
+		in.g = take(&f, "g", dt);
+		n = with_adapter(&m, argv[6], &in, &item);
+	} else {
+		item = mem_zero(1, sizeof *item);
+		item[0] = (struct st_item) { "v", velocity(&m, &(struct pass) { 0 }, &in) };
+	}
+	need(st_write(argv[4], item, n, NULL, 0, &e), &e);
+	free(item);
+	st_close(&f);
+	mmdit_release(&m);
+}
+
+static void adapter(int argc, char **argv)
+{
+	struct lora_conf c = { .rank = atoi(argv[4]), .alpha = atof(argv[5]), .init = argv[6] };
+	struct mmdit m;
+	struct lora l;
+	struct err e;
+
+	c.targets = (struct conf_list) { .v = argv + 7, .n = argc - 7 };
+	need(mmdit_open(&m, argv[2], AT_F32, AT_CPU, &e) || lora_init(&l, &m.net, &c, 5, AT_CPU, &e), &e);
+	if (!strcmp(c.init, "random")) {
+		struct rng r = rng_make(1, RNG_USER, 0, 0);
+
+		rng_normals(&r, at_f32(l.flat), (size_t)l.numel);
+	}
+	need(lora_save(&l, argv[3], &e), &e);
+	lora_release(&l);
+	mmdit_release(&m);
+}
+
+static void adapters(char **argv)
+{
+	struct mmdit m;
+	struct lora l;
+	struct err e;
+
+	need(mmdit_open(&m, argv[2], AT_F32, AT_CPU, &e) || lora_load(&l, &m.net, argv[3], AT_CPU, &e) ||
+		 lora_save(&l, argv[4], &e),
+	     &e);
+	lora_release(&l);
+	mmdit_release(&m);
+}
+
+static void new_model(char **argv)
+{
+	struct mmdit_conf c = {
+		.sample_size = 10, .patch_size = 2, .in_channels = 3, .out_channels = 5, .num_layers = 3
+	};
+	struct mmdit m;
+	struct err e;
+
+	c.attention_head_dim = 8;
+	c.num_attention_heads = 3;
+	c.caption_projection_dim = 24;
+	c.joint_attention_dim = 7;
+	c.pooled_projection_dim = 9;
+	c.pos_embed_max_size = 7;
+	c.qk_norm = (char[]) { "rms_norm" };
+	c.n_dual = 1;
+	c.dual[0] = 1;
+	need(mmdit_new(&m, &c, 11, &e) || mmdit_save(&m, argv[2], &e), &e);
+	mmdit_release(&m);
+}
+
+int main(int argc, char **argv)
+{
+	struct at_scope *s = at_begin(AT_GRAD_AS_IS);
+
+	at_set_threads(1);
+	if (argc >= 6 && !strcmp(argv[1], "forward"))
+		forward(argc, argv);
+	else if (argc >= 8 && !strcmp(argv[1], "adapter"))
+		adapter(argc, argv);
+	else if (argc == 5 && !strcmp(argv[1], "adapters"))
+		adapters(argv);
+	else if (argc == 3 && !strcmp(argv[1], "new"))
+		new_model(argv);
+	else
+		die("golden_probe: see the top of tests/golden/probe.c");
+	at_end(s);
+	return 0;
+}

@@ -1,0 +1,98 @@
+#include "trainer/advantage.h"
+#include "base/mem.h"
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const char *const std_names[] = { "global", "group", NULL };
+static const char *const mode_names[] = { "all", "positive_only", "negative_only", "one_only", "binary", NULL };
+
+const struct field advantage_fields[] = {
+	FIELD(struct advantage_conf, std, .init = "global", .choices = std_names,
+	      .doc = "what advantages are divided by: the spread of the whole epoch, or of the prompt's group"),
+	FIELD(struct advantage_conf, mode, .init = "all", .choices = mode_names,
+	      .doc = "which advantages count: all, only one sign, 1 for the positive and 0 for the rest, or only the sign"),
+	FIELD(struct advantage_conf, clip, .init = "5", .min = 1e-3, .max = 1000,
+	      .doc = "advantages are clipped to plus or minus this before they become probabilities"),
+	FIELD_END
+};
+
+/* Mean and population variance of the rewards of one set, two passes. */
+struct moments {
+	double n, mean, var;
+};
+
+static double apply_mode(const char *mode, double a)
+{
+	if (!strcmp(mode, "positive_only"))
+		return fmax(a, 0);
+	if (!strcmp(mode, "negative_only"))
+		return fmin(a, 0);
+	if (!strcmp(mode, "one_only"))
+		return a > 0 ? 1 : 0;
+	if (!strcmp(mode, "binary"))
+		return (a > 0) - (a < 0);
+	return a;
+}
+
+static struct moments all_moments(int64_t n, const double *reward)
+{
+	struct moments m = { 0 };
+
+	for (int64_t i = 0; i < n; i++)
+		if (!isnan(reward[i])) {
+			m.n++;
+			m.mean += reward[i];
+		}
+	m.mean = m.n > 0 ? m.mean / m.n : 0;
+	for (int64_t i = 0; i < n; i++)
+		if (!isnan(reward[i]))
+			m.var += (reward[i] - m.mean) * (reward[i] - m.mean);
+	m.var = m.n > 0 ? m.var / m.n : 0;
+	return m;
+}
+
+static struct moments *group_moments(int64_t n, const double *reward, const int64_t *group, int64_t groups)
+{
+	struct moments *m = mem_zero((size_t)groups, sizeof *m);
+
+	for (int64_t i = 0; i < n; i++)
+		if (!isnan(reward[i])) {
+			m[group[i]].n++;
+			m[group[i]].mean += reward[i];
+		}
+	for (int64_t g = 0; g < groups; g++)
+		m[g].mean = m[g].n > 0 ? m[g].mean / m[g].n : 0;
+	for (int64_t i = 0; i < n; i++)
+		if (!isnan(reward[i])) {
+			double d = reward[i] - m[group[i]].mean;
+			m[group[i]].var += d * d / m[group[i]].n;
+		}
+	return m;
+}
+
+void advantage_compute(const struct advantage_conf *c, int64_t n, const double *reward, const int64_t *group,
+		       int64_t groups, double *advantage, double *r, struct advantage_stats *stats)
+{
+	struct moments all = all_moments(n, reward), *of = group_moments(n, reward, group, groups);
+	bool global = !strcmp(c->std, "global");
+	double r_sum = 0;
+
+	for (int64_t i = 0; i < n; i++) {
+		advantage[i] = r[i] = NAN;
+		if (isnan(reward[i]))
+			continue;
+		const struct moments *g = &of[group[i]];
+		double a = (reward[i] - g->mean) / (sqrt(global ? all.var : g->var) + 1e-4);
+		double clipped = fmin(fmax(a, -c->clip), c->clip);
+		advantage[i] = a;
+		r[i] = fmin(fmax(apply_mode(c->mode, clipped) / c->clip / 2 + 0.5, 0), 1);
+		r_sum += r[i];
+	}
+	*stats = (struct advantage_stats){ .reward_mean = all.mean,
+					   .reward_std = sqrt(all.var),
+					   .r_mean = all.n > 0 ? r_sum / all.n : NAN };
+	for (int64_t g = 0; g < groups; g++)
+		stats->flat_groups += of[g].var < 1e-12;
+	free(of);
+}

@@ -1,0 +1,30 @@
+/*
+ * advantage.h -- rewards -> advantages -> optimality probabilities (DiffusionNFT, section 3; per-prompt normalisation).
+ *
+ * A = (R - mean of the prompt's group) / (std + 1e-4), std over all samples of the epoch ("global") or of the group
+ * ("group"); then the mode; then r = clip(A / clip / 2 + 0.5, 0, 1).  Samples without a reward (NAN) are left out of
+ * every mean and std and get A = r = NAN.
+ */
+#ifndef ADVANTAGE_H
+#define ADVANTAGE_H
+#include "base/conf.h"
+#include <stdint.h>
+
+struct advantage_conf {
+	char *std;              /* global, group */
+	char *mode;             /* all, positive_only, negative_only, one_only, binary */
+	double clip;
+};
+extern const struct field advantage_fields[];
+
+struct advantage_stats {
+	double reward_mean, reward_std;
+	int64_t flat_groups;    /* groups whose rewards are all equal: they teach nothing */
+	double r_mean;
+};
+
+/* n rewards; group[i] in [0, groups). Standard deviations are the population's (n in the denominator). */
+void advantage_compute(const struct advantage_conf *c, int64_t n, const double *reward, const int64_t *group,
+		       int64_t groups, double *advantage, double *r, struct advantage_stats *stats);
+
+#endif

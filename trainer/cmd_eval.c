@@ -1,0 +1,105 @@
+/* cmd_eval.c -- contraflow eval: the score of a model, with or without an adapter, on a prompt file. */
+#include "base/log.h"
+#include "trainer/evaluate.h"
+#include "trainer/options.h"
+#include "trainer/session.h"
+#include <stdio.h>
+#include <string.h>
+
+struct request {
+	const char *prompts, *out, *config;
+	int64_t per, seed, height, width;
+	bool quiet;
+};
+
+/* The rewards of --config, or geneval with its defaults. */
+static int open_rewards(struct mixture **m, const struct request *r, struct err *e)
+{
+	struct conf_node *tree = r->config ? conf_read(r->config, e) : conf_empty();
+	int ret = tree ? 0 : -1;
+
+	if (!ret && !r->config)
+		ret = conf_set(tree, "rewards={geneval: {}}", e);
+	if (!ret)
+		ret = mixture_open(m, tree, 1, e);
+	conf_node_free(tree);
+	return ret;
+}
+
+static int score(struct dist *d, struct session *s, const struct request *r, int64_t batch, struct err *e)
+{
+	struct prompts prompts = { 0 };
+	struct cond cond = { 0 };
+	struct eval_result result;
+	struct mixture *m = NULL;
+	int ret = open_rewards(&m, r, e) || prompts_read(&prompts, r->prompts, e) ? -1 : 0;
+
+	for (int64_t i = 0; i < prompts.n && !ret; i++)
+		if (mixture_check(m, prompts.v[i].text, prompts.v[i].meta, e))
+			ret = err_in(e, "%s: prompt %lld", r->prompts, (long long)i + 1);
+	if (!ret)
+		ret = encode_prompts(&s->pipeline, &prompts, &cond, e);
+	ret = dist_agree(d, ret, e);
+	if (!ret) {
+		struct evaluator v = { .dist = d, .pipeline = &s->pipeline, .sampler = &s->sampler, .mixture = m,
+				       .prompts = &prompts, .cond = &cond, .images_per_prompt = r->per, .batch = batch,
+				       .height = r->height, .width = r->width, .seed = (uint64_t)r->seed };
+		ret = evaluate(&v, &s->pass, &result, e);
+	}
+	if (!ret && d->rank == 0) {
+		eval_print(&result, NULL);
+		json_t *j = eval_json(&result);
+		ret = r->out ? json_write(r->out, j, e) : 0;
+		json_decref(j);
+	}
+	at_free(cond.text_BLE);
+	at_free(cond.pooled_BP);
+	prompts_free(&prompts);
+	mixture_close(m);
+	return dist_agree(d, ret, e);
+}
+
+static int run(int argc, char **argv, struct err *e)
+{
+	struct session_options o = SESSION_DEFAULTS;
+	struct request r = { .per = 1 };
+	const char *args[1];
+	const struct option_spec spec[] = {
+		SESSION_OPTIONS(o),
+		{ "prompts", 's', &r.prompts, "FILE", "prompts, .txt or .jsonl" },
+		{ "config", 's', &r.config, "FILE", "take the section `rewards` of this file (default: geneval)" },
+		{ "images-per-prompt", 'i', &r.per, "N", "pictures of each prompt (default 1)" },
+		{ "seed", 'i', &r.seed, "N", "other noise (default 0)" },
+		{ "height", 'i', &r.height, "PIXELS", "default: the model's own size" },
+		{ "width", 'i', &r.width, "PIXELS", "default: the model's own size" },
+		{ "quiet", 'f', &r.quiet, NULL, "no progress" },
+		{ "o", 's', &r.out, "FILE.json", "where the result goes" },
+		{ NULL, 0, NULL, NULL, NULL },
+	};
+	struct session s;
+	struct dist d;
+	int n, ret = options_parse(&cmd_eval, spec, argc, argv, args, 0, &n, e);
+
+	if (ret)
+		return ret;
+	if (!r.prompts)
+		return err_set(e, "eval: --prompts FILE is needed");
+	if (r.per < 1)
+		return err_set(e, "eval: --images-per-prompt must be at least 1");
+	if (dist_open(&d, e))
+		return -1;
+	log_rank(d.rank, d.ranks);
+	log_quiet(r.quiet);
+	ret = dist_agree(&d, session_open(&s, &o, "eval", e), e);
+	if (!ret) {
+		ret = score(&d, &s, &r, o.batch, e);
+		session_close(&s);
+	}
+	if (ret && d.rank != 0)
+		ret = 1;
+	dist_close(&d);
+	return ret;
+}
+
+const struct command cmd_eval = { "eval", "--model DIR [--lora DIR] --prompts FILE [-o FILE.json]",
+				  "score a model on held-out prompts", run };

@@ -1,0 +1,62 @@
+/* cmd_train.c -- contraflow train CONFIG */
+#include "base/log.h"
+#include "trainer/options.h"
+#include "trainer/rundir.h"
+#include "trainer/trainer.h"
+
+static int train(struct dist *d, const char *config, const char *run, bool resume, const struct option_list *set,
+		 struct err *e)
+{
+	struct experiment x;
+	struct trainer t;
+	int ret;
+
+	if (dist_agree(d, experiment_read(&x, config, set->v, set->n, e), e))
+		return -1;
+	ret = trainer_open(&t, &x, d, e);
+	if (!ret) {
+		ret = rundir_open(&t, run, resume, e);
+		if (!ret)
+			ret = trainer_run(&t, e);
+		trainer_close(&t);
+	}
+	experiment_release(&x);
+	log_close();
+	return ret;
+}
+
+static int run(int argc, char **argv, struct err *e)
+{
+	const char *config, *dir = NULL;
+	bool resume = false, quiet = false;
+	struct option_list set = { .n = 0 };
+	const struct option_spec spec[] = {
+		{ "run", 's', &dir, "DIR", "the run directory (default runs/<config name>)" },
+		{ "resume", 'f', &resume, NULL, "go on from the directory's newest checkpoint" },
+		{ "set", 'm', &set, "KEY=VALUE", "override a key of the configuration; many times" },
+		{ "quiet", 'f', &quiet, NULL, "no progress, only warnings and the result" },
+		{ NULL, 0, NULL, NULL, NULL }
+	};
+	struct dist d;
+	int n, ret = options_parse(&cmd_train, spec, argc, argv, &config, 1, &n, e);
+
+	if (ret)
+		return ret;
+	if (n != 1)
+		return err_set(e, "train: name a configuration; usage: contraflow train %s", cmd_train.usage);
+	if (dist_open(&d, e))
+		return -1;
+	log_rank(d.rank, d.ranks);
+	log_quiet(quiet);
+	ret = train(&d, config, dir, resume, &set, e);
+	/* Every rank failed with the same words: one of them says it. */
+	if (ret && d.rank != 0) {
+		dist_close(&d);
+		return 1;
+	}
+	dist_close(&d);
+	return ret;
+}
+
+const struct command cmd_train = { "train", "CONFIG [--run DIR] [--resume] [--set KEY=VALUE ...]",
+				   "train an adapter with online RL", run };

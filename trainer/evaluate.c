@@ -1,0 +1,286 @@
+/* evaluate.c -- the held-out score.  Item i of an evaluation is picture i % per of prompt i / per. */
+#include "trainer/evaluate.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define ENCODE_BATCH 256
+
+int encode_prompts(const struct pipeline *p, const struct prompts *in, struct cond *out, struct err *e)
+{
+	struct at_scope *sc = at_begin(AT_NO_GRAD);
+	int64_t batches = (in->n + ENCODE_BATCH - 1) / ENCODE_BATCH;
+	at_t *text = mem_zero((size_t)batches, sizeof *text), *pooled = mem_zero((size_t)batches, sizeof *pooled);
+	const char *prompt[ENCODE_BATCH];
+	int ret = 0;
+
+	for (int64_t b = 0; b < batches && !ret; b++) {
+		struct cond c;
+		int n = 0;
+		for (int64_t i = b * ENCODE_BATCH; i < in->n && n < ENCODE_BATCH; i++)
+			prompt[n++] = in->v[i].text;
+		ret = pipeline_encode(p, prompt, n, &c, e);
+		text[b] = c.text_BLE;
+		pooled[b] = c.pooled_BP;
+	}
+	if (!ret) {
+		out->text_BLE = at_keep(at_cat((int)batches, text, 0));
+		out->pooled_BP = at_keep(at_cat((int)batches, pooled, 0));
+	} else {
+		err_in(e, "%s", in->path);
+	}
+	free(text);
+	free(pooled);
+	at_end(sc);
+	return ret;
+}
+
+/* Pictures of items id[0..n): uint8 (n, H, W, 3), of the innermost scope. */
+static at_t sample_items(const struct evaluator *v, const struct pass *pass, const int64_t *id, int n)
+{
+	struct at_scope *sc = at_begin(AT_NO_GRAD);
+	const struct pipeline *p = v->pipeline;
+	int64_t *prompt = mem_zero((size_t)n, sizeof *prompt);
+
+	for (int i = 0; i < n; i++)
+		prompt[i] = id[i] / v->images_per_prompt;
+	struct cond c = cond_rows(v->cond, at_to(at_from(prompt, DIMS(n), AT_I64), AT_I64, p->device));
+	at_t noise = sampler_noise(p, v->seed, RNG_EVAL, 0, id, n, pipeline_latent_shape(p, v->height, v->width));
+	free(prompt);
+	return at_return(sc, pipeline_images(p, sampler_run(v->sampler, pass, noise, &c)));
+}
+
+static void score_share(const struct evaluator *v, const struct pass *pass, int64_t first, int64_t count,
+			struct mixture_scores *out)
+{
+	struct progress bar;
+	int64_t *id = mem_zero((size_t)v->batch, sizeof *id);
+	struct reward_item *item = mem_zero((size_t)v->batch, sizeof *item);
+
+	mixture_begin(v->mixture, out);
+	if (!v->quiet)
+		progress_begin(&bar, "evaluate", 0, count);
+	for (int64_t at = 0; at < count; at += v->batch) {
+		struct at_scope *sc = at_begin(AT_NO_GRAD);
+		int n = (int)(count - at < v->batch ? count - at : v->batch);
+		for (int i = 0; i < n; i++)
+			id[i] = first + at + i;
+		at_t rgb = sample_items(v, pass, id, n);
+		int h = (int)at_size(rgb, 1), w = (int)at_size(rgb, 2);
+		for (int i = 0; i < n; i++) {
+			const struct prompt *p = &v->prompts->v[id[i] / v->images_per_prompt];
+			item[i] = (struct reward_item){ .rgb = (const uint8_t *)at_data(rgb) + (size_t)i * (size_t)(h * w * 3),
+							.w = w, .h = h, .prompt = p->text, .meta = p->meta };
+		}
+		mixture_submit(v->mixture, (int)at, item, n);
+		at_end(sc);
+		if (!v->quiet)
+			progress_tick(&bar, at + n, "%s", "");
+	}
+	mixture_wait(v->mixture);
+	if (!v->quiet)
+		progress_end(&bar);
+	free(id);
+	free(item);
+}
+
+static struct eval_tag *tag_of(struct eval_result *r, const char *name)
+{
+	for (int i = 0; i < r->n_tags; i++)
+		if (!strcmp(r->tag[i].name, name))
+			return &r->tag[i];
+	if (r->n_tags == EVAL_TAGS)
+		return &r->tag[EVAL_TAGS - 1];
+	struct eval_tag *t = &r->tag[r->n_tags++];
+	*t = (struct eval_tag){ 0 };
+	snprintf(t->name, sizeof t->name, "%s", *name ? name : "all");
+	return t;
+}
+
+/* Scores of all items -> the result.  soft is the value of the reward that has `strict`, else the total. */
+static void summarise(const struct evaluator *v, struct eval_result *r, int64_t n, const double *total,
+		      const double *strict, const double *soft)
+{
+	int64_t scored = 0;
+
+	for (int64_t i = 0; i < n; i++) {
+		const char *name = v->prompts->v[i / v->images_per_prompt].tag;
+		struct eval_tag *t = tag_of(r, *name ? name : "all");
+		if (isnan(total[i])) {
+			r->unavailable++;
+			continue;
+		}
+		scored++;
+		r->total += total[i];
+		t->images++;
+		t->soft += soft[i];
+		t->strict += r->has_strict ? strict[i] : 0;
+	}
+	r->images = scored;
+	r->total /= scored ? (double)scored : 1;
+	double variance = 0;
+	int tags = 0;
+	for (int i = 0; i < r->n_tags; i++) {
+		struct eval_tag *t = &r->tag[i];
+		if (!t->images)
+			continue;
+		tags++;
+		t->soft /= (double)t->images;
+		t->strict /= (double)t->images;
+		r->soft += t->soft;
+		r->strict += t->strict;
+		variance += t->strict * (1 - t->strict) / (double)t->images;
+	}
+	r->soft /= tags ? tags : 1;
+	r->strict = r->has_strict ? r->strict / (tags ? tags : 1) : NAN;
+	r->strict_error = r->has_strict ? sqrt(variance) / (tags ? tags : 1) : NAN;
+}
+
+int evaluate(const struct evaluator *v, const struct pass *pass, struct eval_result *r, struct err *e)
+{
+	struct dist *d = v->dist;
+	int64_t n = v->prompts->n * v->images_per_prompt, begin, end, *count;
+	int k_strict = 0, sub_strict = 0, ret = 0;
+	double start = clock_now();
+	struct mixture_scores mine;
+
+	*r = (struct eval_result){ .has_strict = mixture_find_sub(v->mixture, "strict", &k_strict, &sub_strict) };
+	prompts_share(n, d->rank, d->ranks, &begin, &end);
+	mixture_scores_init(&mine, (int)(end - begin), mixture_count(v->mixture));
+	score_share(v, pass, begin, end - begin, &mine);
+
+	double *out = mem_zero((size_t)(3 * (end - begin) + 1), sizeof *out), *all = mem_zero((size_t)(3 * n), sizeof *all);
+	for (int64_t i = 0; i < end - begin; i++) {
+		out[3 * i] = mine.total[i];
+		out[3 * i + 1] = r->has_strict ? mine.sub[(k_strict * mine.n + i) * REWARD_SUBS + sub_strict] : NAN;
+		out[3 * i + 2] = r->has_strict ? mine.value[k_strict * mine.n + i] : mine.total[i];
+	}
+	count = mem_zero((size_t)d->ranks, sizeof *count);
+	for (int k = 0; k < d->ranks; k++) {
+		int64_t b, z;
+		prompts_share(n, k, d->ranks, &b, &z);
+		count[k] = 3 * (z - b);
+	}
+	dist_gather_f64(d, out, all, count);
+	double *total = mem_zero((size_t)(3 * n), sizeof *total), *strict = total + n, *soft = total + 2 * n;
+	for (int64_t i = 0; i < n; i++) {
+		total[i] = all[3 * i];
+		strict[i] = all[3 * i + 1];
+		soft[i] = all[3 * i + 2];
+	}
+	summarise(v, r, n, total, strict, soft);
+	if (!r->images)
+		ret = err_set(e, "evaluation: no picture could be scored; %s", *mine.why ? mine.why : "other ranks know why");
+	r->seconds = clock_now() - start;
+	free(out);
+	free(all);
+	free(count);
+	free(total);
+	mixture_scores_free(&mine);
+	return dist_agree(d, ret, e);
+}
+
+json_t *eval_json(const struct eval_result *r)
+{
+	json_t *tags = json_object(), *j;
+
+	for (int i = 0; i < r->n_tags; i++)
+		json_object_set_new(tags, r->tag[i].name,
+				    json_pack("{s:f, s:f, s:I}", "strict", r->tag[i].strict, "soft", r->tag[i].soft,
+					      "images", (json_int_t)r->tag[i].images));
+	j = json_pack("{s:f, s:f, s:I, s:I, s:o, s:f}", "soft", r->soft, "reward", r->total, "images",
+		      (json_int_t)r->images, "unavailable", (json_int_t)r->unavailable, "tags", tags, "seconds",
+		      r->seconds);
+	json_object_set_new(j, "strict", r->has_strict ? json_real(r->strict) : json_null());
+	json_object_set_new(j, "strict_95", r->has_strict ? json_real(1.96 * r->strict_error) : json_null());
+	return j;
+}
+
+int eval_from_json(struct eval_result *r, const json_t *j, const char *what, struct err *e)
+{
+	const json_t *tags = json_object_get(j, "tags");
+	const char *name;
+	json_t *v;
+
+	*r = (struct eval_result){ .has_strict = json_is_number(json_object_get(j, "strict")) };
+	if (json_get_real(&r->soft, j, "soft", 0, what, e) || json_get_real(&r->total, j, "reward", 0, what, e) ||
+	    json_get_int(&r->images, j, "images", 0, what, e) ||
+	    json_get_int(&r->unavailable, j, "unavailable", 0, what, e) ||
+	    json_get_real(&r->seconds, j, "seconds", 0, what, e))
+		return -1;
+	r->strict = r->has_strict ? json_number_value(json_object_get(j, "strict")) : NAN;
+	r->strict_error = r->has_strict ? json_number_value(json_object_get(j, "strict_95")) / 1.96 : NAN;
+	json_object_foreach((json_t *)(uintptr_t)tags, name, v)
+	{
+		struct eval_tag *t = tag_of(r, name);
+		if (json_get_real(&t->strict, v, "strict", 0, what, e) || json_get_real(&t->soft, v, "soft", 0, what, e) ||
+		    json_get_int(&t->images, v, "images", 0, what, e))
+			return -1;
+	}
+	return 0;
+}
+
+static void print_row(const char *name, const struct eval_tag *before, const struct eval_tag *after, bool strict)
+{
+	double b = strict ? before->strict : before->soft;
+	if (after)
+		printf("  %-16s %8.3f %8.3f %+8.3f\n", name, b, strict ? after->strict : after->soft,
+		       (strict ? after->strict : after->soft) - b);
+	else
+		printf("  %-16s %8.3f\n", name, b);
+}
+
+void eval_print(const struct eval_result *before, const struct eval_result *after)
+{
+	bool strict = before->has_strict;
+	struct eval_tag b = { .strict = before->strict, .soft = before->soft }, a = { 0 };
+
+	printf("\n  %-16s %8s%s\n", strict ? "strict score" : "reward", after ? "before" : "score",
+	       after ? "    after   change" : "");
+	for (int i = 0; i < before->n_tags; i++)
+		print_row(before->tag[i].name, &before->tag[i], after ? &after->tag[i] : NULL, strict);
+	if (after)
+		a = (struct eval_tag){ .strict = after->strict, .soft = after->soft };
+	print_row("overall", &b, after ? &a : NULL, strict);
+	if (strict)
+		print_row("soft", &b, after ? &a : NULL, false);
+	const struct eval_result *last = after ? after : before;
+	printf("  (%lld held-out pictures", (long long)last->images);
+	if (strict)
+		printf(", 95 %% interval of the overall score +-%.3f", 1.96 * last->strict_error);
+	printf(")\n");
+	fflush(stdout);
+}
+
+struct image eval_grid(const struct evaluator *v, const struct pass *pass, int n, int cols, int zoom)
+{
+	struct image grid = { 0 };
+	int64_t *id = mem_zero((size_t)n, sizeof *id), *seen = mem_zero((size_t)v->prompts->n, sizeof *seen);
+	int got = 0;
+
+	/* The j-th prompt of each tag before the (j + 1)-th of any. */
+	for (int64_t i = 0; i < v->prompts->n; i++)
+		for (int64_t k = 0; k < i; k++)
+			seen[i] += !strcmp(v->prompts->v[k].tag, v->prompts->v[i].tag);
+	for (int64_t turn = 0; got < n && turn < v->prompts->n; turn++)
+		for (int64_t i = 0; i < v->prompts->n && got < n; i++)
+			if (seen[i] == turn)
+				id[got++] = i * v->images_per_prompt;
+	if (v->dist->rank == 0) {
+		struct at_scope *sc = at_begin(AT_NO_GRAD);
+		at_t rgb = sample_items(v, pass, id, got);
+		int h = (int)at_size(rgb, 1), w = (int)at_size(rgb, 2);
+		const uint8_t **tile = mem_zero((size_t)got, sizeof *tile);
+		for (int i = 0; i < got; i++)
+			tile[i] = (const uint8_t *)at_data(rgb) + (size_t)i * (size_t)(h * w * 3);
+		grid = image_grid(tile, got, w, h, cols, 2, zoom);
+		free(tile);
+		at_end(sc);
+	}
+	free(id);
+	free(seen);
+	return grid;
+}

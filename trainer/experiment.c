@@ -1,0 +1,162 @@
+#include "trainer/experiment.h"
+#include "base/file.h"
+#include "base/mem.h"
+#include <stdlib.h>
+#include <string.h>
+
+static const char *const device_names[] = { "cpu", "cuda", NULL };
+static const char *const dtype_names[] = { "float32", "bfloat16", "float16", NULL };
+
+static const struct field run_fields[] = {
+	FIELD(struct run_conf, name, .init = "", .doc = "name of the run; empty takes the config file's"),
+	FIELD(struct run_conf, seed, .init = "0", .min = 0, .max = 9007199254740992.0,
+	      .doc = "everything random is a function of this"),
+	FIELD(struct run_conf, device, .init = "cpu", .choices = device_names, .doc = "where tensors live"),
+	FIELD(struct run_conf, dtype, .init = "float32", .choices = dtype_names,
+	      .doc = "type of the frozen weights; adapters, optimizer and loss are float32 always"),
+	FIELD(struct run_conf, threads, .init = "0", .min = 0, .max = 1024,
+	      .doc = "CPU threads a rank; 0 divides the machine's cores among its ranks"),
+	FIELD_END
+};
+static const struct field model_fields[] = {
+	FIELD(struct model_conf, path, .init = NULL, .doc = "model directory in diffusers layout"), FIELD_END
+};
+static const struct field prompts_fields[] = {
+	FIELD(struct prompts_conf, train, .init = NULL, .doc = "training prompts, .txt or .jsonl"),
+	FIELD(struct prompts_conf, test, .init = "", .doc = "held-out prompts for evaluation; empty evaluates nothing"),
+	FIELD(struct prompts_conf, groups, .init = "48", .min = 1, .max = 1e6, .unit = "prompts",
+	      .doc = "prompts an epoch, over all ranks"),
+	FIELD(struct prompts_conf, group_size, .init = "24", .min = 2, .max = 1e4, .unit = "pictures",
+	      .doc = "pictures a prompt: what a reward is compared with"),
+	FIELD(struct prompts_conf, by_tag, .init = "false",
+	      .doc = "the metadata's tags take turns, so that rare tags are trained as often as common ones"),
+	FIELD(struct prompts_conf, height, .init = "0", .min = 0, .max = 16384, .unit = "pixels",
+	      .doc = "height of a picture; 0 takes the model's own size"),
+	FIELD(struct prompts_conf, width, .init = "0", .min = 0, .max = 16384, .unit = "pixels",
+	      .doc = "width of a picture; 0 takes the model's own size"),
+	FIELD_END
+};
+static const struct field train_fields[] = {
+	FIELD(struct train_conf, max_steps, .init = "1000", .min = 1, .max = 1e9, .unit = "optimizer steps",
+	      .doc = "when the run ends"),
+	FIELD(struct train_conf, max_seconds, .init = "0", .min = 0, .max = 1e9, .unit = "s",
+	      .doc = "the run also ends after the first step past so much training time; 0: never"),
+	FIELD(struct train_conf, steps_per_epoch, .init = "1", .min = 1, .max = 1000, .unit = "optimizer steps",
+	      .doc = "gradient steps that the pictures of an epoch are divided among"),
+	FIELD(struct train_conf, micro_batch, .init = "32", .min = 1, .max = 65536,
+	      .doc = "(picture, noise level) pairs a forward and backward takes at a time on each rank"),
+	FIELD(struct train_conf, timestep_fraction, .init = "0.99", .min = 1e-3, .max = 1,
+	      .doc = "share of the rollout's noise levels, rounded down, that each picture is trained at"),
+	FIELD(struct train_conf, max_grad_norm, .init = "1", .min = 0, .max = 1e9,
+	      .doc = "gradients are scaled down to this norm; 0: never"),
+	FIELD(struct train_conf, max_skipped, .init = "5", .min = 1, .max = 1e6, .unit = "steps",
+	      .doc = "non-finite steps in a row before the run goes back to its last checkpoint"),
+	FIELD(struct train_conf, max_unavailable, .init = "0.5", .min = 0, .max = 1,
+	      .doc = "the run stops when a larger share of an epoch's pictures has no reward"),
+	FIELD_END
+};
+static const struct field eval_fields[] = {
+	FIELD(struct eval_conf, every, .init = "10", .min = 0, .max = 1e9, .unit = "optimizer steps",
+	      .doc = "evaluation on the held-out prompts; 0: only before and after"),
+	FIELD(struct eval_conf, images_per_prompt, .init = "1", .min = 1, .max = 10000, .unit = "pictures",
+	      .doc = "pictures of each held-out prompt, each with a fixed noise of its own"),
+	FIELD_END
+};
+const struct field checkpoint_fields[] = {
+	FIELD(struct checkpoint_conf, every, .init = "50", .min = 0, .max = 1e9, .unit = "optimizer steps",
+	      .doc = "a checkpoint; 0: only at the end"),
+	FIELD(struct checkpoint_conf, keep, .init = "2", .min = 1, .max = 1e6, .unit = "checkpoints",
+	      .doc = "how many of the newest are kept"),
+	FIELD_END
+};
+static const struct field log_fields[] = {
+	FIELD(struct log_conf, grid_every, .init = "50", .min = 0, .max = 1e9, .unit = "optimizer steps",
+	      .doc = "a picture grid of fixed held-out prompts under samples/; 0: only before and after"),
+	FIELD(struct log_conf, grid_zoom, .init = "1", .min = 1, .max = 64,
+	      .doc = "grids are enlarged so many times, for models with tiny pictures"),
+	FIELD(struct log_conf, tensorboard, .init = "true", .doc = "write TensorBoard event files"), FIELD_END
+};
+
+#define SECTION(member, table, ...)                                                                          \
+	{                                                                                                    \
+		.name = #member, .fields = table, .offset = offsetof(struct experiment, member), __VA_ARGS__ \
+	}
+const struct experiment_section experiment_sections[] = {
+	SECTION(run, run_fields, .doc = "The run as a whole"),
+	SECTION(model, model_fields, .doc = "The base model"),
+	SECTION(lora, lora_fields, .doc = "The adapter that is trained"),
+	SECTION(prompts, prompts_fields, .doc = "Prompts and pictures of an epoch"),
+	SECTION(rollout, rollout_fields, .doc = "How the old policy samples"),
+	SECTION(advantage, advantage_fields, .doc = "From rewards to optimality probabilities"),
+	SECTION(train, train_fields, .doc = "The update"),
+	SECTION(optimizer, optimizer_fields, .doc = "AdamW"),
+	SECTION(policy, policy_fields, .doc = "The old and the averaged policy"),
+	SECTION(nft, nft_fields, .doc = "DiffusionNFT's loss"),
+	SECTION(eval, eval_fields, .doc = "Evaluation of the averaged policy on held-out prompts"),
+	{ .name = "eval.sampler",
+	  .fields = eval_sampler_fields,
+	  .offset = offsetof(struct experiment, eval.sampler),
+	  .doc = "How evaluation samples" },
+	SECTION(checkpoint, checkpoint_fields, .doc = "Checkpoints"),
+	SECTION(log, log_fields, .doc = "What is shown"),
+	{ .name = NULL }
+};
+
+/* First-level names below `section` that tables of their own or plug-ins read. */
+static const char *const *others_of(const char *section)
+{
+	static const char *const in_eval[] = { "sampler", NULL };
+	return strcmp(section, "eval") ? NULL : in_eval;
+}
+
+static int check_sections(const struct conf_node *tree, struct err *e)
+{
+	const struct field none[] = { FIELD_END };
+	const char *known[32];
+	int n = 0;
+
+	for (const struct experiment_section *s = experiment_sections; s->name; s++)
+		if (!strchr(s->name, '.'))
+			known[n++] = s->name;
+	known[n++] = "rewards";
+	known[n] = NULL;
+	return conf_fill(NULL, none, tree, "", known, e);
+}
+
+int experiment_read(struct experiment *x, const char *path, const char *const *set, int n, struct err *e)
+{
+	*x = (struct experiment){ 0 };
+	if (!(x->tree = conf_read(path, e)))
+		return -1;
+	for (int i = 0; i < n; i++)
+		if (conf_set(x->tree, set[i], e))
+			goto out;
+	if (check_sections(x->tree, e))
+		goto out;
+	for (const struct experiment_section *s = experiment_sections; s->name; s++)
+		if (conf_fill((char *)x + s->offset, s->fields, x->tree, s->name, others_of(s->name), e))
+			goto out;
+	if (!*x->run.name) {
+		const char *base = file_base(path), *dot = strrchr(base, '.');
+		free(x->run.name);
+		x->run.name = mem_printf("%.*s", dot ? (int)(dot - base) : (int)strlen(base), base);
+	}
+	return 0;
+out:
+	experiment_release(x);
+	return -1;
+}
+
+void experiment_release(struct experiment *x)
+{
+	for (const struct experiment_section *s = experiment_sections; s->name; s++)
+		conf_release((char *)x + s->offset, s->fields);
+	conf_node_free(x->tree);
+	*x = (struct experiment){ 0 };
+}
+
+void experiment_store(const struct experiment *x, struct conf_node *out)
+{
+	for (const struct experiment_section *s = experiment_sections; s->name; s++)
+		conf_store(out, (const char *)x + s->offset, s->fields, s->name);
+}

@@ -1,0 +1,80 @@
+/*
+ * experiment.h -- everything an experiment's YAML file says, as one struct, and how it is read.
+ *
+ * Sections of plug-ins (rewards) are read by their owners from `tree`.
+ */
+#ifndef EXPERIMENT_H
+#define EXPERIMENT_H
+#include "base/conf.h"
+#include "models/lora.h"
+#include "sampler/sample.h"
+#include "trainer/advantage.h"
+#include "trainer/nft.h"
+#include "trainer/optimizer.h"
+#include "trainer/policies.h"
+
+struct run_conf {
+	char *name;                     /* "": the file's name */
+	int64_t seed;
+	char *device, *dtype;
+	int64_t threads;                /* 0: the cores divided among the ranks of a machine */
+};
+struct model_conf {
+	char *path;
+};
+struct prompts_conf {
+	char *train, *test;
+	int64_t groups, group_size;     /* prompts an epoch, pictures a prompt */
+	bool by_tag;
+	int64_t height, width;
+};
+struct train_conf {
+	int64_t max_steps, steps_per_epoch, micro_batch;
+	double max_seconds;
+	double timestep_fraction, max_grad_norm;
+	int64_t max_skipped;
+	double max_unavailable;
+};
+struct eval_conf {
+	int64_t every, images_per_prompt;
+	struct sampler_conf sampler;
+};
+struct checkpoint_conf {
+	int64_t every, keep;
+};
+struct log_conf {
+	int64_t grid_every, grid_zoom;
+	bool tensorboard;
+};
+struct experiment {
+	struct run_conf run;
+	struct model_conf model;
+	struct lora_conf lora;
+	struct prompts_conf prompts;
+	struct sampler_conf rollout;
+	struct advantage_conf advantage;
+	struct train_conf train;
+	struct optimizer_conf optimizer;
+	struct policy_conf policy;
+	struct nft_conf nft;
+	struct eval_conf eval;
+	struct checkpoint_conf checkpoint;
+	struct log_conf log;
+	struct conf_node *tree;         /* the file and --set, for the sections that others own */
+};
+
+/* One section of the file: its table and where its struct lies. */
+struct experiment_section {
+	const char *name, *doc;
+	const struct field *fields;
+	size_t offset;
+};
+extern const struct experiment_section experiment_sections[];   /* name NULL ends it */
+extern const struct field checkpoint_fields[];
+
+/* `set`: n assignments "a.b=c" applied over the file. */
+int experiment_read(struct experiment *x, const char *path, const char *const *set, int n, struct err *e);
+void experiment_release(struct experiment *x);
+void experiment_store(const struct experiment *x, struct conf_node *out);       /* resolved, without the rewards */
+
+#endif

@@ -1,0 +1,317 @@
+/* loop.c -- a training run: prompts, rollout, rewards, advantage, update, old policy, round after round. */
+#include "base/file.h"
+#include "base/json.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "trainer/trainer.h"
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define GRID_PICTURES 36
+#define GRID_COLUMNS  12
+
+/* Seconds of a round by phase; `eval` is what came before it. */
+struct round_times {
+	double rollout, reward_wait, update, reduce, eval;
+};
+
+static struct evaluator make_evaluator(struct trainer *t)
+{
+	return (struct evaluator){ .dist = t->dist,
+				   .pipeline = &t->pipeline,
+				   .sampler = &t->eval_sampler,
+				   .mixture = t->mixture,
+				   .prompts = &t->test,
+				   .cond = &t->test_cond,
+				   .images_per_prompt = t->x->eval.images_per_prompt,
+				   .batch = t->x->eval.sampler.batch,
+				   .height = t->x->prompts.height,
+				   .width = t->x->prompts.width,
+				   .seed = (uint64_t)t->x->run.seed };
+}
+
+static int save_grid(struct trainer *t, struct err *e)
+{
+	struct evaluator v = make_evaluator(t);
+	struct pass ema = policies_ema_pass(&t->policies);
+	struct image grid = eval_grid(&v, &ema, GRID_PICTURES, GRID_COLUMNS, (int)t->x->log.grid_zoom);
+	int ret = 0;
+
+	if (grid.rgb) {
+		char *path = mem_printf("%s/samples/step-%06lld.png", t->dir, (long long)t->at.step);
+		ret = image_write_png(path, grid.w, grid.h, grid.rgb, e);
+		if (!ret && metrics_tensorboard(t->metrics))
+			tb_image(metrics_tensorboard(t->metrics), "samples", t->at.step, grid.w, grid.h, grid.rgb);
+		free(path);
+		image_free(&grid);
+	}
+	return dist_agree(t->dist, ret, e);
+}
+
+static int evaluate_ema(struct trainer *t, struct eval_result *r, struct err *e)
+{
+	struct evaluator v = make_evaluator(t);
+	struct pass ema = policies_ema_pass(&t->policies);
+	return evaluate(&v, &ema, r, e);
+}
+
+static void add_eval(struct metrics *m, const struct eval_result *r)
+{
+	char name[64];
+
+	if (r->has_strict)
+		metrics_add(m, "eval/strict", r->strict);
+	metrics_add(m, "eval/soft", r->soft);
+	metrics_add(m, "eval/reward", r->total);
+	for (int i = 0; i < r->n_tags; i++) {
+		snprintf(name, sizeof name, "eval/%s/%s", r->has_strict ? "strict" : "soft", r->tag[i].name);
+		metrics_add(m, name, r->has_strict ? r->tag[i].strict : r->tag[i].soft);
+	}
+}
+
+/* ---- What a step tells ---------------------------------------------------------------------------------------------- */
+
+static double mean_of(const double *v, int64_t n)
+{
+	double sum = 0, count = 0;
+	for (int64_t i = 0; i < n; i++)
+		if (!isnan(v[i])) {
+			sum += v[i];
+			count++;
+		}
+	return count ? sum / count : NAN;
+}
+
+static void add_metrics(struct trainer *t, const struct samples *s, const struct update_stats *u, double eta,
+			const struct round_times *time)
+{
+	struct metrics *m = t->metrics;
+	char name[128];
+
+	metrics_add(m, "epoch", (double)t->at.epoch);
+	metrics_add(m, "images", (double)t->at.images);
+	metrics_add(m, "reward/mean", s->stats.reward_mean);
+	metrics_add(m, "reward/std", s->stats.reward_std);
+	for (int k = 0; k < s->rewards; k++) {
+		snprintf(name, sizeof name, "reward/%s", mixture_at(t->mixture, k)->type->name);
+		metrics_add(m, name, mean_of(s->value + k * s->n, s->n));
+	}
+	double strict = mean_of(s->strict, s->n);
+	if (!isnan(strict))
+		metrics_add(m, "reward/strict", strict);
+	metrics_add(m, "reward/unavailable", (double)s->unavailable);
+	metrics_add(m, "advantage/flat_groups", (double)s->stats.flat_groups / (double)s->groups);
+	metrics_add(m, "advantage/r_mean", s->stats.r_mean);
+	metrics_add(m, "loss/policy", u->policy_loss);
+	metrics_add(m, "loss/kl", u->kl);
+	metrics_add(m, "loss/old_deviation", u->old_deviation);
+	metrics_add(m, "loss/r_correlation", u->correlation);
+	metrics_add(m, "grad_norm", u->grad_norm);
+	metrics_add(m, "lr", u->lr);
+	metrics_add(m, "old_eta", eta);
+	metrics_add(m, "lora_norm", lora_norm(&t->policies.theta));
+	metrics_add(m, "skipped", (double)t->at.skipped);
+	metrics_add(m, "health/x0_norm", s->x0_norm);
+	metrics_add(m, "health/pixel_mean", s->pixel_mean);
+	metrics_add(m, "health/pixel_saturated", s->pixel_saturated);
+	metrics_add(m, "time/rollout", time->rollout);
+	metrics_add(m, "time/reward_wait", time->reward_wait);
+	metrics_add(m, "time/update", time->update);
+	metrics_add(m, "time/all_reduce", time->reduce);
+	metrics_add(m, "time/eval", time->eval);
+	metrics_add(m, "time/train_total", t->at.train_seconds);
+}
+
+/* ---- The run -------------------------------------------------------------------------------------------------------- */
+
+/* A step with a non-finite number changed nothing; too many in a row go back to the last checkpoint. */
+static int after_skip(struct trainer *t, struct err *e)
+{
+	bool found = false;
+
+	t->at.skipped++;
+	t->at.skipped_in_row++;
+	if (t->dist->rank == 0)
+		log_warn("step %lld skipped: a loss or gradient is not finite (%lld in a row)", (long long)t->at.step + 1,
+			 (long long)t->at.skipped_in_row);
+	if (t->at.skipped_in_row < t->x->train.max_skipped)
+		return 0;
+	int64_t skipped = t->at.skipped, epoch = t->at.epoch;
+	if (checkpoint_resume(t, &found, e))
+		return -1;
+	if (!found)
+		return err_set(e,
+			       "%lld steps in a row were not finite and there is no checkpoint to go back to; lower "
+			       "optimizer.lr or look at the rewards",
+			       (long long)t->at.skipped_in_row);
+	/* Other pictures than those that led here: the epoch goes on counting. */
+	t->at.epoch = epoch;
+	t->at.skipped = skipped;
+	t->at.skipped_in_row = 0;
+	if (t->dist->rank == 0)
+		log_warn("went back to the checkpoint of step %lld", (long long)t->at.step);
+	return 0;
+}
+
+/* One round of the algorithm. */
+static int run_epoch(struct trainer *t, struct samples *s, struct update_stats *u, double *eta, struct round_times *time,
+		     struct err *e)
+{
+	int64_t parts = t->x->train.steps_per_epoch;
+	double cpu = clock_cpu(), start = clock_now();
+
+	at_panic_context("rank %d, step %lld", t->dist->rank, (long long)t->at.step + 1);
+	if (rollout_epoch(t, s, e))
+		return -1;
+	t->at.images += s->n;
+	t->at.unavailable += s->unavailable;
+	for (int64_t part = 0; part < parts && t->at.step < t->x->train.max_steps; part++) {
+		update_step(t, s, part, parts, u);
+		time->update += u->seconds - u->reduce_seconds;
+		time->reduce += u->reduce_seconds;
+		if (u->skipped && after_skip(t, e))
+			return -1;
+		if (!u->skipped)
+			t->at.skipped_in_row = 0;
+	}
+	*eta = policies_after_epoch(&t->policies, t->at.step);
+	t->at.epoch++;
+	time->rollout = s->rollout_seconds;
+	time->reward_wait = s->reward_wait_seconds;
+	double spent[2] = { clock_now() - start, clock_cpu() - cpu }, most = spent[0];
+	dist_max_f64(t->dist, &most, 1);
+	dist_sum_f64(t->dist, spent, 2);
+	t->at.train_seconds += most;
+	t->at.cpu_seconds += spent[1];
+	return 0;
+}
+
+static bool due(int64_t every, int64_t before, int64_t now)
+{
+	return every > 0 && now / every > before / every;
+}
+
+/* Evaluation, grid, metrics and checkpoint after a round that began at step `before`. */
+static int after_epoch(struct trainer *t, const struct samples *s, const struct update_stats *u, double eta,
+		       struct round_times *time, int64_t before, bool last, struct eval_result *eval, struct err *e)
+{
+	bool evaluated = false;
+	int ret = 0;
+
+	if (t->test.n && !last && due(t->x->eval.every, before, t->at.step)) {
+		double start = clock_now();
+		if (evaluate_ema(t, eval, e))
+			return -1;
+		time->eval = clock_now() - start;
+		evaluated = true;
+	}
+	if (t->metrics) {
+		add_metrics(t, s, u, eta, time);
+		if (evaluated) {
+			add_eval(t->metrics, eval);
+			log_info("step %lld  held-out %s %.3f", (long long)t->at.step, eval->has_strict ? "strict" : "reward",
+				 eval->has_strict ? eval->strict : eval->soft);
+		}
+		struct tensorboard *tb = metrics_tensorboard(t->metrics);
+		if (tb && due(10, before, t->at.step)) {
+			tb_histogram(tb, "reward", t->at.step, s->reward, s->n);
+			tb_histogram(tb, "r", t->at.step, s->r, s->n);
+		}
+		ret = metrics_write(t->metrics, t->at.step, e);
+	}
+	if (dist_agree(t->dist, ret, e))
+		return -1;
+	if (t->test.n && !last && due(t->x->log.grid_every, before, t->at.step) && save_grid(t, e))
+		return -1;
+	if (last || due(t->x->checkpoint.every, before, t->at.step))
+		return checkpoint_save(t, e);
+	return 0;
+}
+
+static int train_loop(struct trainer *t, struct err *e)
+{
+	const struct train_conf *c = &t->x->train;
+	struct eval_result eval = t->before;
+	struct progress bar;
+	bool last = t->at.step >= c->max_steps;
+	int ret = 0;
+
+	progress_begin(&bar, "train", t->at.step, c->max_steps);
+	while (!last && !ret) {
+		struct samples s;
+		struct update_stats u = { 0 };
+		struct round_times time = { 0 };
+		double eta = 0;
+		int64_t before = t->at.step;
+		ret = run_epoch(t, &s, &u, &eta, &time, e);
+		if (!ret) {
+			/* Seconds differ by a hair from rank to rank; rank 0's decide for all. */
+			last = t->at.step >= c->max_steps || (c->max_seconds > 0 && t->at.train_seconds >= c->max_seconds);
+			ret = after_epoch(t, &s, &u, eta, &time, before, last, &eval, e);
+			progress_tick(&bar, t->at.step, "reward %.3f  held-out %.3f  grad %.2f  %.1f s/step",
+				      s.stats.reward_mean, eval.has_strict ? eval.strict : eval.soft, u.grad_norm,
+				      s.rollout_seconds + s.reward_wait_seconds + u.seconds);
+		}
+		samples_release(&s);
+	}
+	progress_end(&bar);
+	return ret;
+}
+
+static int write_result(struct trainer *t, const struct eval_result *after, struct err *e)
+{
+	char *path = file_join(t->dir, "result.json");
+	json_t *j = json_pack("{s:s, s:I, s:I, s:I, s:f, s:f, s:i, s:I}", "name", t->x->run.name, "optimizer_steps",
+			      (json_int_t)t->at.step, "images", (json_int_t)t->at.images, "epochs",
+			      (json_int_t)t->at.epoch, "train_seconds", t->at.train_seconds, "train_cpu_seconds",
+			      t->at.cpu_seconds, "ranks", t->dist->ranks, "seed", (json_int_t)t->x->run.seed);
+	if (t->test.n) {
+		json_object_set_new(j, "before", eval_json(&t->before));
+		json_object_set_new(j, "after", eval_json(after));
+	}
+	int ret = json_write(path, j, e);
+	json_decref(j);
+	free(path);
+	return ret;
+}
+
+static void say_where(const struct trainer *t)
+{
+	printf("\n  %lld optimizer steps, %lld pictures, %.0f s of training (%.0f CPU s)\n", (long long)t->at.step,
+	       (long long)t->at.images, t->at.train_seconds, t->at.cpu_seconds);
+	printf("  results   %s/result.json, metrics.jsonl, tensorboard/\n", t->dir);
+	printf("  pictures  %s/samples/\n", t->dir);
+	printf("  adapter   %s/checkpoints/step-%08lld/lora\n", t->dir, (long long)t->at.step);
+	fflush(stdout);
+}
+
+int trainer_run(struct trainer *t, struct err *e)
+{
+	struct eval_result after = { 0 };
+
+	if (t->dist->rank == 0)
+		log_info("%s: %lld adapter parameters on %d modules, %lld pictures a round on %d rank%s of %d thread%s",
+			 t->x->run.name, (long long)t->policies.theta.numel, t->policies.theta.n,
+			 (long long)(t->x->prompts.groups * t->x->prompts.group_size), t->dist->ranks,
+			 t->dist->ranks > 1 ? "s" : "", at_threads(), at_threads() > 1 ? "s" : "");
+	if (t->test.n && t->at.step == 0) {
+		if (evaluate_ema(t, &t->before, e) || save_grid(t, e))
+			return -1;
+		log_info("before training: held-out %s %.3f", t->before.has_strict ? "strict" : "reward",
+			 t->before.has_strict ? t->before.strict : t->before.soft);
+	}
+	if (train_loop(t, e))
+		return -1;
+	if (t->test.n && (evaluate_ema(t, &after, e) || save_grid(t, e)))
+		return -1;
+	if (dist_agree(t->dist, t->dist->rank == 0 ? write_result(t, &after, e) : 0, e))
+		return -1;
+	if (t->dist->rank == 0) {
+		if (t->test.n)
+			eval_print(&t->before, &after);
+		say_where(t);
+	}
+	return 0;
+}

@@ -1,0 +1,89 @@
+#include "trainer/policies.h"
+#include <math.h>
+#include <string.h>
+
+static const char *const schedule_names[] = { "on_policy", "linear", "warm", NULL };
+
+const struct field policy_fields[] = {
+	FIELD(struct policy_conf, old_schedule, .init = "linear", .choices = schedule_names,
+	      .doc = "eta(step), the share of itself that the old policy keeps after an epoch: 0; min(slope step, max); "
+		     "or 0 before `old_start`, then min(slope (step - start), max)"),
+	FIELD(struct policy_conf, old_slope, .init = "0", .min = 0, .max = 1,
+	      .doc = "slope of eta a step; 0 takes the published one, 0.001 for linear and 0.0075 for warm"),
+	FIELD(struct policy_conf, old_max, .init = "0", .min = 0, .max = 1,
+	      .doc = "largest eta; 0 takes the published one, 0.5 for linear and 0.999 for warm"),
+	FIELD(struct policy_conf, old_start, .init = "75", .min = 0, .max = 1e9, .unit = "steps",
+	      .doc = "steps on policy before `warm` begins"),
+	FIELD(struct policy_conf, ema_decay, .init = "0.9", .min = 0, .max = 1,
+	      .doc = "largest decay of the averaged policy, which is evaluated and exported"),
+	FIELD_END
+};
+
+int policies_init(struct policies *p, const struct policy_conf *c, const struct nn_net *net,
+		  const struct lora_conf *lora, uint64_t seed, enum at_device dev, struct err *e)
+{
+	*p = (struct policies){ .conf = c, .old_is_theta = true };
+	if (lora_init(&p->theta, net, lora, seed, dev, e))
+		return -1;
+	lora_copy_init(&p->old, &p->theta);
+	lora_copy_init(&p->ema, &p->theta);
+	lora_require_grad(&p->theta);
+	policies_refresh(p);
+	return 0;
+}
+
+void policies_release(struct policies *p)
+{
+	lora_release(&p->theta);
+	lora_release(&p->old);
+	lora_release(&p->ema);
+	lora_merged_release(&p->old_merged);
+	lora_merged_release(&p->ema_merged);
+	*p = (struct policies){ 0 };
+}
+
+void policies_refresh(struct policies *p)
+{
+	lora_merge(&p->old_merged, &p->old);
+	p->old_is_theta = lora_hash(&p->old) == lora_hash(&p->theta);
+}
+
+struct pass policies_old_pass(const struct policies *p)
+{
+	return (struct pass){ .merged = &p->old_merged };
+}
+
+struct pass policies_ema_pass(struct policies *p)
+{
+	if (p->ema_merged.hash != lora_hash(&p->ema))
+		lora_merge(&p->ema_merged, &p->ema);
+	return (struct pass){ .merged = &p->ema_merged };
+}
+
+void policies_after_step(struct policies *p, int64_t step)
+{
+	double s = (double)step, decay = fmin((1 + s) / (10 + s), p->conf->ema_decay);
+	at_lerp_(p->ema.flat, p->theta.flat, 1 - decay);
+	p->old_is_theta = false;
+}
+
+double policies_eta(const struct policy_conf *c, int64_t step)
+{
+	bool warm = !strcmp(c->old_schedule, "warm");
+	double slope = c->old_slope > 0 ? c->old_slope : warm ? 0.0075 : 0.001;
+	double max = c->old_max > 0 ? c->old_max : warm ? 0.999 : 0.5;
+
+	if (!strcmp(c->old_schedule, "on_policy"))
+		return 0;
+	if (warm)
+		return step < c->old_start ? 0 : fmin(slope * (double)(step - c->old_start), max);
+	return fmin(slope * (double)step, max);
+}
+
+double policies_after_epoch(struct policies *p, int64_t step)
+{
+	double eta = policies_eta(p->conf, step);
+	at_lerp_(p->old.flat, p->theta.flat, 1 - eta);
+	policies_refresh(p);
+	return eta;
+}

@@ -1,0 +1,171 @@
+/* rollout.c -- the pictures of an epoch: prompts, noise keyed by sample, the old policy, rewards beside, advantages. */
+#include "base/log.h"
+#include "base/mem.h"
+#include "trainer/trainer.h"
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+void samples_release(struct samples *s)
+{
+	free(s->prompt);
+	free(s->group);
+	free(s->reward);
+	free(s->advantage);
+	free(s->r);
+	free(s->value);
+	free(s->strict);
+	at_free(s->x0_NCHW);
+	*s = (struct samples){ 0 };
+}
+
+static void draw(const struct trainer *t, struct samples *s)
+{
+	const struct prompts_conf *c = &t->x->prompts;
+	int64_t *of_group = mem_zero((size_t)c->groups, sizeof *of_group), end;
+
+	*s = (struct samples){ .groups = c->groups, .n = c->groups * c->group_size };
+	s->prompt = mem_zero((size_t)s->n, sizeof *s->prompt);
+	s->group = mem_zero((size_t)s->n, sizeof *s->group);
+	s->reward = mem_zero((size_t)s->n, sizeof *s->reward);
+	s->advantage = mem_zero((size_t)s->n, sizeof *s->advantage);
+	s->r = mem_zero((size_t)s->n, sizeof *s->r);
+	s->strict = mem_zero((size_t)s->n, sizeof *s->strict);
+	s->rewards = mixture_count(t->mixture);
+	s->value = mem_zero((size_t)(s->n * s->rewards), sizeof *s->value);
+	prompts_draw(&t->train, (uint64_t)t->x->run.seed, t->at.epoch, c->groups, c->by_tag, of_group);
+	for (int64_t i = 0; i < s->n; i++) {
+		s->group[i] = i / c->group_size;
+		s->prompt[i] = of_group[s->group[i]];
+	}
+	prompts_share(s->n, t->dist->rank, t->dist->ranks, &s->first, &end);
+	s->count = end - s->first;
+	free(of_group);
+}
+
+/* Brightness and clipping of a batch: images that drift are the first sign of reward hacking. */
+static void pixel_health(struct samples *s, const uint8_t *rgb, size_t n)
+{
+	size_t sum = 0, saturated = 0;
+
+	for (size_t i = 0; i < n; i++) {
+		sum += rgb[i];
+		saturated += rgb[i] == 0 || rgb[i] == 255;
+	}
+	s->pixel_mean += (double)sum / 255;
+	s->pixel_saturated += (double)saturated;
+}
+
+static void submit(struct trainer *t, struct samples *s, int64_t at, int n, at_t rgb_BHW3)
+{
+	struct reward_item *item = mem_zero((size_t)n, sizeof *item);
+	int h = (int)at_size(rgb_BHW3, 1), w = (int)at_size(rgb_BHW3, 2);
+	const uint8_t *rgb = at_data(rgb_BHW3);
+	size_t each = (size_t)w * (size_t)h * 3;
+
+	for (int i = 0; i < n; i++) {
+		const struct prompt *p = &t->train.v[s->prompt[s->first + at + i]];
+		item[i] = (struct reward_item){
+			.rgb = rgb + each * (size_t)i, .w = w, .h = h, .prompt = p->text, .meta = p->meta
+		};
+	}
+	mixture_submit(t->mixture, (int)at, item, n);
+	pixel_health(s, rgb, each * (size_t)n);
+	free(item);
+}
+
+/* Samples this rank's share batch by batch; scoring goes on beside. */
+static void sample_share(struct trainer *t, struct samples *s)
+{
+	struct at_scope *sc = at_begin(AT_NO_GRAD);
+	const struct prompts_conf *c = &t->x->prompts;
+	struct at_dims chw = pipeline_latent_shape(&t->pipeline, c->height, c->width);
+	struct at_dims nchw = { .n = 4, .d = { s->count, chw.d[0], chw.d[1], chw.d[2] } };
+	struct pass old = policies_old_pass(&t->policies);
+	double pixels = 0;
+
+	s->x0_NCHW = at_keep(at_empty(nchw, AT_F32, t->pipeline.device));
+	for (int64_t at = 0; at < s->count; at += t->x->rollout.batch) {
+		struct at_scope *batch = at_begin(AT_NO_GRAD);
+		int n = (int)(s->count - at < t->x->rollout.batch ? s->count - at : t->x->rollout.batch);
+		int64_t *id = mem_zero((size_t)n, sizeof *id);
+		for (int i = 0; i < n; i++)
+			id[i] = s->first + at + i;
+		at_t noise = sampler_noise(&t->pipeline, (uint64_t)t->x->run.seed, RNG_LATENT, (uint64_t)t->at.epoch,
+					   id, n, chw);
+		at_t row = at_to(at_from(s->prompt + s->first + at, DIMS(n), AT_I64), AT_I64, t->pipeline.device);
+		struct cond cond = cond_rows(&t->train_cond, row);
+		at_t x0 = sampler_run(&t->rollout, &old, noise, &cond);
+		at_t rgb = pipeline_images(&t->pipeline, x0);
+		at_copy_(at_narrow(s->x0_NCHW, 0, at, n), x0);
+		submit(t, s, at, n, rgb);
+		pixels += (double)at_numel(rgb);
+		free(id);
+		at_end(batch);
+	}
+	s->x0_norm = s->count ? at_sum_squares(s->x0_NCHW) : 0;
+	double sums[5] = { s->x0_norm, (double)at_numel(s->x0_NCHW), s->pixel_mean, s->pixel_saturated, pixels };
+	dist_sum_f64(t->dist, sums, 5);
+	s->x0_norm = sqrt(sums[0] / sums[1]);
+	s->pixel_mean = sums[2] / sums[4];
+	s->pixel_saturated = sums[3] / sums[4];
+	at_end(sc);
+}
+
+/* Everybody gets everybody's scores: total, each reward's value, strict. */
+static void gather_scores(struct trainer *t, struct samples *s, const struct mixture_scores *mine)
+{
+	int64_t record = 2 + s->rewards, *count = mem_zero((size_t)t->dist->ranks, sizeof *count);
+	double *out = mem_zero((size_t)(s->count * record + 1), sizeof *out);
+	double *all = mem_zero((size_t)(s->n * record), sizeof *all);
+	int k_strict, sub_strict;
+	bool has_strict = mixture_find_sub(t->mixture, "strict", &k_strict, &sub_strict);
+
+	for (int64_t i = 0; i < s->count; i++) {
+		double *x = out + i * record;
+		x[0] = mine->total[i];
+		x[1] = has_strict ? mine->sub[(k_strict * mine->n + i) * REWARD_SUBS + sub_strict] : NAN;
+		for (int k = 0; k < s->rewards; k++)
+			x[2 + k] = mine->value[k * mine->n + i];
+	}
+	for (int r = 0; r < t->dist->ranks; r++) {
+		int64_t begin, end;
+		prompts_share(s->n, r, t->dist->ranks, &begin, &end);
+		count[r] = (end - begin) * record;
+	}
+	dist_gather_f64(t->dist, out, all, count);
+	for (int64_t i = 0; i < s->n; i++) {
+		s->reward[i] = all[i * record];
+		s->strict[i] = all[i * record + 1];
+		for (int k = 0; k < s->rewards; k++)
+			s->value[k * s->n + i] = all[i * record + 2 + k];
+		s->unavailable += isnan(s->reward[i]);
+	}
+	free(out);
+	free(all);
+	free(count);
+}
+
+int rollout_epoch(struct trainer *t, struct samples *s, struct err *e)
+{
+	struct mixture_scores mine;
+	double start = clock_now();
+	int ret = 0;
+
+	draw(t, s);
+	mixture_scores_init(&mine, (int)s->count, mixture_count(t->mixture));
+	mixture_begin(t->mixture, &mine);
+	sample_share(t, s);
+	s->reward_wait_seconds = mixture_wait(t->mixture);
+	gather_scores(t, s, &mine);
+	if ((double)s->unavailable > t->x->train.max_unavailable * (double)s->n)
+		ret = err_set(e, "rewards: %lld of %lld pictures could not be scored (train.max_unavailable is %g); %s",
+			      (long long)s->unavailable, (long long)s->n, t->x->train.max_unavailable,
+			      *mine.why ? mine.why : "other ranks know why");
+	mixture_scores_free(&mine);
+	if ((ret = dist_agree(t->dist, ret, e)))
+		return ret;
+	advantage_compute(&t->x->advantage, s->n, s->reward, s->group, s->groups, s->advantage, s->r, &s->stats);
+	s->rollout_seconds = clock_now() - start - s->reward_wait_seconds;
+	return 0;
+}

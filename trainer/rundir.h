@@ -1,0 +1,12 @@
+/*
+ * rundir.h -- the run directory: made by a fresh run, taken up again by a resumed one.
+ */
+#ifndef RUNDIR_H
+#define RUNDIR_H
+#include "trainer/trainer.h"
+
+/* Collective.  Sets t->dir (run, or runs/<name> when NULL), opens log and metrics, and with `resume` reads the newest
+ * checkpoint.  A directory that holds a run already is an error without `resume`. */
+int rundir_open(struct trainer *t, const char *run, bool resume, struct err *e);
+
+#endif

@@ -1,0 +1,58 @@
+#include "trainer/session.h"
+#include "base/mem.h"
+#include <string.h>
+#include <unistd.h>
+
+static int check(const struct session_options *o, const char *command, struct err *e)
+{
+	if (!o->model)
+		return err_set(e, "%s: --model DIR is needed", command);
+	if (o->steps < 1 || o->steps > 1000)
+		return err_set(e, "%s: --steps %lld: must be in [1, 1000]", command, (long long)o->steps);
+	if (o->batch < 1)
+		return err_set(e, "%s: --batch %lld: must be at least 1", command, (long long)o->batch);
+	if (strcmp(o->device, "cpu") && strcmp(o->device, "cuda"))
+		return err_set(e, "%s: --device '%s': cpu or cuda", command, o->device);
+	if (!strcmp(o->device, "cuda") && !at_cuda_devices())
+		return err_set(e, "%s: --device cuda, but %s", command,
+			       at_cuda_built() ? "no GPU is visible" : "this build has no CUDA");
+	return 0;
+}
+
+int session_open(struct session *s, const struct session_options *o, const char *command, struct err *e)
+{
+	enum at_device dev = strcmp(o->device, "cuda") ? AT_CPU : AT_CUDA;
+	enum at_dtype dt;
+	long cores = sysconf(_SC_NPROCESSORS_ONLN);
+
+	*s = (struct session){ 0 };
+	if (check(o, command, e) || at_dtype_parse(&dt, o->dtype, e))
+		return -1;
+	at_set_threads(o->threads > 0 ? (int)o->threads : (int)cores);
+	if (pipeline_open(&s->pipeline, o->model, dt, dev, e))
+		return -1;
+	if (o->lora) {
+		struct lora l;
+		if (lora_load(&l, &s->pipeline.transformer.net, o->lora, dev, e))
+			goto out;
+		lora_merge(&s->merged, &l);
+		s->pass.merged = &s->merged;
+		lora_release(&l);
+	}
+	struct sampler_conf c = { .solver = (char *)(uintptr_t)o->solver, .steps = o->steps, .guidance = o->guidance,
+				  .shift = o->shift, .timesteps = (char *)(uintptr_t) "float", .batch = o->batch };
+	if (sampler_init(&s->sampler, &s->pipeline, &c, e))
+		goto out;
+	return 0;
+out:
+	session_close(s);
+	return -1;
+}
+
+void session_close(struct session *s)
+{
+	sampler_release(&s->sampler);
+	lora_merged_release(&s->merged);
+	pipeline_close(&s->pipeline);
+	*s = (struct session){ 0 };
+}
