@@ -10,8 +10,9 @@
  * Autograd takes its own references, so closing a scope never breaks a backward.
  * Scopes are per thread.  Only kept tensors may cross threads.
  *
- * A failing op (bad shape, out of memory) does not return: it calls the panic handler with the op, its operands'
- * shapes and makers, and the open scopes.  Only functions that take a `struct err *` report instead.
+ * A failing op (bad shape, out of memory) does not return: it calls the panic handler with the op, its
+ * operands' shapes and makers, and the open scopes.  Only functions that take a `struct err *` report
+ * instead.
  */
 #ifndef AT_H
 #define AT_H
@@ -31,88 +32,101 @@ struct at_dims {
 	int64_t d[AT_MAX_DIMS];
 };
 #define DIMS(...)                                                                                            \
-	((struct at_dims){ .n = (int)(sizeof((int64_t[]){ __VA_ARGS__ }) / sizeof(int64_t)), .d = { __VA_ARGS__ } })
+	((struct at_dims) { .n = (int)(sizeof((int64_t[]) { __VA_ARGS__ }) / sizeof(int64_t)),               \
+			    .d = { __VA_ARGS__ } })
 
 enum at_dtype { AT_F32, AT_F64, AT_F16, AT_BF16, AT_I64, AT_I32, AT_U8, AT_BOOL };
 enum at_device { AT_CPU, AT_CUDA };
 
-/* ---- Scopes ------------------------------------------------------------------------------------------------ */
+/* ---- Scopes
+ * ------------------------------------------------------------------------------------------------ */
 enum at_scope_flags { AT_GRAD_AS_IS = 0, AT_NO_GRAD = 1, AT_WITH_GRAD = 2 };
 struct at_scope;
 #define at_begin(flags) at_scope_begin((flags), __FILE__, __LINE__, __func__)
 struct at_scope *at_scope_begin(enum at_scope_flags flags, const char *file, int line, const char *func);
-void at_end(struct at_scope *s);                         /* s must be the innermost: checked */
-at_t at_escape(struct at_scope *s, at_t t);              /* same handle, now owned one scope out; what s does not own passes through */
-at_t at_return(struct at_scope *s, at_t t);              /* at_escape + at_end, for `return` */
-void at_replace(struct at_scope *s, at_t *slot, at_t t); /* escape t into *slot; drop the old *slot if the enclosing scope owns it: loop-carried state */
-at_t at_keep(at_t t);                                    /* caller owns a new reference; release with at_free */
-void at_free(at_t t);                                    /* NULL is fine */
-void at_set(at_t *slot, at_t t);                         /* at_free(*slot); *slot = at_keep(t): a struct field takes a new value */
-void at_drop(at_t t);                                    /* free a big temporary before its scope ends */
+void at_end(struct at_scope *s); /* s must be the innermost: checked */
+at_t at_escape(struct at_scope *s,
+	       at_t t); /* same handle, now owned one scope out; what s does not own passes through */
+at_t at_return(struct at_scope *s, at_t t); /* at_escape + at_end, for `return` */
+void at_replace(
+    struct at_scope *s, at_t *slot,
+    at_t t); /* escape t into *slot; drop the old *slot if the enclosing scope owns it: loop-carried state */
+at_t at_keep(at_t t);            /* caller owns a new reference; release with at_free */
+void at_free(at_t t);            /* NULL is fine */
+void at_set(at_t *slot, at_t t); /* at_free(*slot); *slot = at_keep(t): a struct field takes a new value */
+void at_drop(at_t t);            /* free a big temporary before its scope ends */
 
-/* ---- Making tensors ----------------------------------------------------------------------------------------- */
+/* ---- Making tensors
+ * ----------------------------------------------------------------------------------------- */
 at_t at_empty(struct at_dims shape, enum at_dtype dt, enum at_device dev);
 at_t at_zeros(struct at_dims shape, enum at_dtype dt, enum at_device dev);
 at_t at_full(struct at_dims shape, double value, enum at_dtype dt, enum at_device dev);
 at_t at_zeros_like(at_t x);
 at_t at_empty_like(at_t x);
 at_t at_arange(int64_t n, enum at_dtype dt, enum at_device dev);
-at_t at_scalar(double v, enum at_dtype dt, enum at_device dev);                        /* shape () */
-at_t at_from(const void *data, struct at_dims shape, enum at_dtype dt);                /* copies; CPU */
-/* A CPU tensor over memory that is not ours: `release(ctx)` runs when the last reference goes (NULL: never). */
-at_t at_borrow(const void *data, struct at_dims shape, enum at_dtype dt, void (*release)(void *ctx), void *ctx);
+at_t at_scalar(double v, enum at_dtype dt, enum at_device dev);         /* shape () */
+at_t at_from(const void *data, struct at_dims shape, enum at_dtype dt); /* copies; CPU */
+/* A CPU tensor over memory that is not ours: `release(ctx)` runs when the last reference goes (NULL: never).
+ */
+at_t at_borrow(const void *data, struct at_dims shape, enum at_dtype dt, void (*release)(void *ctx),
+	       void *ctx);
 
-/* ---- Asking ------------------------------------------------------------------------------------------------- */
+/* ---- Asking
+ * ------------------------------------------------------------------------------------------------- */
 int at_ndim(at_t x);
-int64_t at_size(at_t x, int dim);       /* dim < 0 counts from the end */
+int64_t at_size(at_t x, int dim); /* dim < 0 counts from the end */
 int64_t at_numel(at_t x);
 struct at_dims at_shape(at_t x);
 bool at_shape_is(at_t x, struct at_dims shape);
 enum at_dtype at_dtype_of(at_t x);
 enum at_device at_device_of(at_t x);
 size_t at_dtype_size(enum at_dtype dt);
-const char *at_dtype_name(enum at_dtype dt);            /* "float32", "bfloat16", ... */
+const char *at_dtype_name(enum at_dtype dt);                            /* "float32", "bfloat16", ... */
 int at_dtype_parse(enum at_dtype *dt, const char *name, struct err *e); /* also "bf16", "fp16", "fp32" */
-double at_item(at_t x);                                 /* one element, any dtype and device */
+double at_item(at_t x); /* one element, any dtype and device */
 /* The first element's address: x must be a contiguous CPU tensor (panics otherwise). */
 void *at_data(at_t x);
-float *at_f32(at_t x);                                  /* at_data of a float32 tensor: checked */
+float *at_f32(at_t x); /* at_data of a float32 tensor: checked */
 int64_t *at_i64(at_t x);
-void at_copy_out(at_t x, void *out, enum at_dtype dt);  /* contiguous values of x, converted, into caller's memory */
-bool at_finite(at_t x);                                 /* every element */
-bool at_equal(at_t a, at_t b);                          /* same shape, dtype and bits of value */
+void at_copy_out(at_t x, void *out,
+		 enum at_dtype dt); /* contiguous values of x, converted, into caller's memory */
+bool at_finite(at_t x);             /* every element */
+bool at_equal(at_t a, at_t b);      /* same shape, dtype and bits of value */
 bool at_requires_grad(at_t x);
-const char *at_describe(at_t x);                        /* "float32[2, 3] from at_linear"; a per-thread buffer */
+const char *at_describe(at_t x); /* "float32[2, 3] from at_linear"; a per-thread buffer */
 
-/* ---- Moving and shaping ------------------------------------------------------------------------------------- */
-at_t at_to(at_t x, enum at_dtype dt, enum at_device dev);       /* x itself (a new handle) when nothing changes */
+/* ---- Moving and shaping
+ * ------------------------------------------------------------------------------------- */
+at_t at_to(at_t x, enum at_dtype dt, enum at_device dev); /* x itself (a new handle) when nothing changes */
 at_t at_cast(at_t x, enum at_dtype dt);
 at_t at_contiguous(at_t x);
 at_t at_clone(at_t x);
 at_t at_detach(at_t x);
-at_t at_view(at_t x, struct at_dims shape);             /* one -1 is inferred; panics when it would need a copy */
+at_t at_view(at_t x, struct at_dims shape); /* one -1 is inferred; panics when it would need a copy */
 at_t at_reshape(at_t x, struct at_dims shape);
 at_t at_flatten(at_t x, int from, int to);
 at_t at_transpose(at_t x, int a, int b);
 at_t at_permute(at_t x, struct at_dims order);
 at_t at_unsqueeze(at_t x, int dim);
 at_t at_squeeze(at_t x, int dim);
-at_t at_expand(at_t x, struct at_dims shape);           /* -1 keeps a size */
+at_t at_expand(at_t x, struct at_dims shape); /* -1 keeps a size */
 at_t at_repeat_interleave(at_t x, int64_t n, int dim);
 at_t at_narrow(at_t x, int dim, int64_t start, int64_t len);
 at_t at_select(at_t x, int dim, int64_t i);
 at_t at_index_select(at_t x, int dim, at_t index_i64);
 at_t at_gather(at_t x, int dim, at_t index_i64);
-void at_chunk(int n, at_t *out, at_t x, int dim);       /* n equal parts: views */
+void at_chunk(int n, at_t *out, at_t x, int dim); /* n equal parts: views */
 void at_split(int n, at_t *out, const int64_t *sizes, at_t x, int dim);
 at_t at_cat(int n, const at_t *x, int dim);
 at_t at_cat2(at_t a, at_t b, int dim);
 at_t at_stack(int n, const at_t *x, int dim);
-at_t at_pad(at_t x, struct at_dims before_after, double value); /* last dim first, as torch.nn.functional.pad */
+at_t at_pad(at_t x, struct at_dims before_after,
+	    double value); /* last dim first, as torch.nn.functional.pad */
 at_t at_flip(at_t x, int dim);
-void at_copy_(at_t dst, at_t src);                      /* in place, converting; broadcasts; no autograd through dst */
+void at_copy_(at_t dst, at_t src); /* in place, converting; broadcasts; no autograd through dst */
 
-/* ---- Arithmetic --------------------------------------------------------------------------------------------- */
+/* ---- Arithmetic
+ * --------------------------------------------------------------------------------------------- */
 at_t at_add_tt(at_t a, at_t b);
 at_t at_add_ts(at_t a, double b);
 at_t at_sub_tt(at_t a, at_t b);
@@ -121,9 +135,9 @@ at_t at_mul_tt(at_t a, at_t b);
 at_t at_mul_ts(at_t a, double b);
 at_t at_div_tt(at_t a, at_t b);
 at_t at_div_ts(at_t a, double b);
-at_t at_add_scaled(at_t a, at_t b, double scale);       /* a + scale * b */
-at_t at_addcmul(at_t x, at_t a, at_t b);                /* x + a * b */
-at_t at_lerp_tt(at_t a, at_t b, at_t w);                /* a + w * (b - a) */
+at_t at_add_scaled(at_t a, at_t b, double scale); /* a + scale * b */
+at_t at_addcmul(at_t x, at_t a, at_t b);          /* x + a * b */
+at_t at_lerp_tt(at_t a, at_t b, at_t w);          /* a + w * (b - a) */
 at_t at_lerp_ts(at_t a, at_t b, double w);
 at_t at_neg(at_t x);
 at_t at_abs(at_t x);
@@ -149,29 +163,31 @@ void at_mul_(at_t a, double b);
 void at_zero_(at_t a);
 void at_lerp_(at_t a, at_t b, double w);
 #ifndef __cplusplus
-#define at_add(a, b)     _Generic((b), at_t: at_add_tt, default: at_add_ts)(a, b)
-#define at_sub(a, b)     _Generic((b), at_t: at_sub_tt, default: at_sub_ts)(a, b)
-#define at_mul(a, b)     _Generic((b), at_t: at_mul_tt, default: at_mul_ts)(a, b)
-#define at_div(a, b)     _Generic((b), at_t: at_div_tt, default: at_div_ts)(a, b)
-#define at_lerp(a, b, w) _Generic((w), at_t: at_lerp_tt, default: at_lerp_ts)(a, b, w)
+#define at_add(a, b)     _Generic((b), at_t : at_add_tt, default : at_add_ts)(a, b)
+#define at_sub(a, b)     _Generic((b), at_t : at_sub_tt, default : at_sub_ts)(a, b)
+#define at_mul(a, b)     _Generic((b), at_t : at_mul_tt, default : at_mul_ts)(a, b)
+#define at_div(a, b)     _Generic((b), at_t : at_div_tt, default : at_div_ts)(a, b)
+#define at_lerp(a, b, w) _Generic((w), at_t : at_lerp_tt, default : at_lerp_ts)(a, b, w)
 #endif
 
-/* ---- Reductions --------------------------------------------------------------------------------------------- */
-at_t at_sum(at_t x);                                    /* all elements -> () */
+/* ---- Reductions
+ * --------------------------------------------------------------------------------------------- */
+at_t at_sum(at_t x); /* all elements -> () */
 at_t at_mean(at_t x);
 at_t at_sum_dim(at_t x, int dim, bool keep);
 at_t at_mean_dim(at_t x, int dim, bool keep);
-at_t at_mean_keep_batch(at_t x);                        /* (B, ...) -> (B, 1, ..., 1) of the same rank */
+at_t at_mean_keep_batch(at_t x); /* (B, ...) -> (B, 1, ..., 1) of the same rank */
 at_t at_max(at_t x);
 at_t at_min(at_t x);
 at_t at_argmax(at_t x, int dim);
-at_t at_norm(at_t x);                                   /* Euclidean, all elements, accumulated in float64 -> () of x's dtype */
-double at_sum_squares(at_t x);                          /* accumulated in float64, fixed order */
+at_t at_norm(at_t x);          /* Euclidean, all elements, accumulated in float64 -> () of x's dtype */
+double at_sum_squares(at_t x); /* accumulated in float64, fixed order */
 
-/* ---- Linear algebra and layers -------------------------------------------------------------------------------- */
+/* ---- Linear algebra and layers
+ * -------------------------------------------------------------------------------- */
 at_t at_matmul(at_t a, at_t b);
-at_t at_addmm(at_t c, at_t a, at_t b, double beta, double alpha);       /* beta c + alpha a b */
-at_t at_linear(at_t x, at_t w, at_t b_or_null);         /* x (..., in), w (out, in) */
+at_t at_addmm(at_t c, at_t a, at_t b, double beta, double alpha); /* beta c + alpha a b */
+at_t at_linear(at_t x, at_t w, at_t b_or_null);                   /* x (..., in), w (out, in) */
 at_t at_conv2d(at_t x, at_t w, at_t b_or_null, int stride, int padding);
 at_t at_group_norm(at_t x, int groups, at_t w, at_t b, double eps);
 at_t at_layer_norm(at_t x, at_t w_or_null, at_t b_or_null, double eps); /* last dim */
@@ -183,40 +199,47 @@ at_t at_tanh(at_t x);
 at_t at_relu(at_t x);
 at_t at_softmax(at_t x, int dim);
 at_t at_embedding(at_t table, at_t index_i64);
-at_t at_upsample_nearest2(at_t x);                      /* (B, C, H, W) -> twice the height and width */
+at_t at_upsample_nearest2(at_t x); /* (B, C, H, W) -> twice the height and width */
 /* Scaled dot-product attention of (B, H, S, K) tensors; scale 0 means 1/sqrt(K); bias may be NULL. */
 at_t at_sdpa(at_t q, at_t k, at_t v, at_t bias_or_null, bool causal, double scale);
 
 /* Fused forms: the same formulas as the compositions named, fewer passes over memory. Differentiable. */
-at_t at_modulate(at_t x_BSD, at_t shift_B1D, at_t scale_B1D, double eps); /* layer_norm(x) * (1 + scale) + shift */
+at_t at_modulate(at_t x_BSD, at_t shift_B1D, at_t scale_B1D,
+		 double eps); /* layer_norm(x) * (1 + scale) + shift */
 
 /* One AdamW step (PyTorch's formula) in place on flat float32 vectors; step counts from 1. */
 void at_adamw_(at_t theta, at_t grad, at_t m, at_t v, double lr, double beta1, double beta2, double eps,
 	       double weight_decay, int64_t step);
 
-/* ---- Autograd --------------------------------------------------------------------------------------------------- */
+/* ---- Autograd
+ * --------------------------------------------------------------------------------------------------- */
 void at_set_requires_grad(at_t leaf, bool on);
 bool at_grad_enabled(void);
-/* grads[i] = d loss / d leaves[i], owned by the innermost scope; a leaf that loss does not reach gets NULL. */
+/* grads[i] = d loss / d leaves[i], owned by the innermost scope; a leaf that loss does not reach gets NULL.
+ */
 void at_grad(at_t loss, int n, const at_t *leaves, at_t *grads);
-/* Activation checkpointing: out[0..m) = f(ctx, in) without keeping what lies between; the backward runs f again.
- * f must be a function of its inputs and of `ctx` (which must live until the backward), and use no other tensor
- * that needs a gradient except those listed in `in`. */
-void at_checkpoint(void (*f)(void *ctx, const at_t *in, at_t *out), void *ctx, int n, const at_t *in, int m, at_t *out);
+/* Activation checkpointing: out[0..m) = f(ctx, in) without keeping what lies between; the backward runs f
+ * again. f must be a function of its inputs and of `ctx` (which must live until the backward), and use no
+ * other tensor that needs a gradient except those listed in `in`. */
+void at_checkpoint(void (*f)(void *ctx, const at_t *in, at_t *out), void *ctx, int n, const at_t *in, int m,
+		   at_t *out);
 
-/* ---- Machine ---------------------------------------------------------------------------------------------------- */
-void at_set_threads(int n);                     /* intra-op threads of every later op of the process */
+/* ---- Machine
+ * ---------------------------------------------------------------------------------------------------- */
+void at_set_threads(int n); /* intra-op threads of every later op of the process */
 int at_threads(void);
 bool at_cuda_built(void);
-int at_cuda_devices(void);                      /* 0 without a driver or in a CPU build */
-const char *at_version(void);                   /* "2.11.0, AVX512, mkl" */
+int at_cuda_devices(void);    /* 0 without a driver or in a CPU build */
+const char *at_version(void); /* "2.11.0, AVX512, mkl" */
 
-/* ---- Failure and introspection ------------------------------------------------------------------------------- */
+/* ---- Failure and introspection
+ * ------------------------------------------------------------------------------- */
 typedef void at_panic_fn(const char *message);
-at_panic_fn *at_set_panic(at_panic_fn *fn);     /* must not return; default prints and aborts */
-void at_panic_context(const char *fmt, ...) __attribute__((format(printf, 1, 2)));     /* "rank 3, step 17": in every later panic message */
-void at_unwind(void);                           /* close every scope of this thread (tests) */
-int64_t at_live(void);                          /* handles alive in the process */
+at_panic_fn *at_set_panic(at_panic_fn *fn); /* must not return; default prints and aborts */
+void at_panic_context(const char *fmt, ...)
+    __attribute__((format(printf, 1, 2))); /* "rank 3, step 17": in every later panic message */
+void at_unwind(void);                      /* close every scope of this thread (tests) */
+int64_t at_live(void);                     /* handles alive in the process */
 
 #ifdef __cplusplus
 }

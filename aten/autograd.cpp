@@ -25,8 +25,8 @@ std::vector<at::Tensor> run_block(void (*f)(void *ctx, const at_t *in, at_t *out
 }
 
 struct Checkpoint : torch::autograd::Function<Checkpoint> {
-	static torch::autograd::variable_list forward(torch::autograd::AutogradContext *ac, int64_t f, int64_t ctx,
-						      int64_t m, at::TensorList in)
+	static torch::autograd::variable_list forward(torch::autograd::AutogradContext *ac, int64_t f,
+						      int64_t ctx, int64_t m, at::TensorList in)
 	{
 		ac->saved_data["f"] = f;
 		ac->saved_data["ctx"] = ctx;
@@ -38,7 +38,8 @@ struct Checkpoint : torch::autograd::Function<Checkpoint> {
 	static torch::autograd::variable_list backward(torch::autograd::AutogradContext *ac,
 						       torch::autograd::variable_list grad_out)
 	{
-		auto f = reinterpret_cast<void (*)(void *, const at_t *, at_t *)>(ac->saved_data["f"].toInt());
+		auto f =
+		    reinterpret_cast<void (*)(void *, const at_t *, at_t *)>(ac->saved_data["f"].toInt());
 		auto *ctx = reinterpret_cast<void *>(ac->saved_data["ctx"].toInt());
 		std::vector<at::Tensor> leaf, wanted, out, seed;
 		for (const at::Tensor &x : ac->get_saved_variables())
@@ -86,7 +87,8 @@ void at_grad(at_t loss, int n, const at_t *leaves, at_t *grads)
 	});
 }
 
-void at_checkpoint(void (*f)(void *ctx, const at_t *in, at_t *out), void *ctx, int n, const at_t *in, int m, at_t *out)
+void at_checkpoint(void (*f)(void *ctx, const at_t *in, at_t *out), void *ctx, int n, const at_t *in, int m,
+		   at_t *out)
 {
 	shim::run("at_checkpoint", {}, [&] {
 		std::vector<at::Tensor> x;

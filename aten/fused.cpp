@@ -1,4 +1,5 @@
-// fused.cpp -- ops of several formulas in one pass over memory, each with the ATen composition as its fallback.
+// fused.cpp -- ops of several formulas in one pass over memory, each with the ATen composition as its
+// fallback.
 #include "aten/shim.hpp"
 #include <ATen/ATen.h>
 #include <c10/core/GradMode.h>
@@ -27,8 +28,9 @@ bool plain_f32(const at::Tensor &x)
 	return x.device().is_cpu() && x.scalar_type() == at::kFloat && x.is_contiguous();
 }
 
-// ---- layer_norm(x) * (1 + scale) + shift ---------------------------------------------------------------------------
-// x (B, S, D) contiguous; shift and scale (B, 1, D) of any batch stride, unit stride over D.
+// ---- layer_norm(x) * (1 + scale) + shift
+// --------------------------------------------------------------------------- x (B, S, D) contiguous; shift
+// and scale (B, 1, D) of any batch stride, unit stride over D.
 struct modulate_args {
 	int64_t S, D, shift_stride, scale_stride;
 	const float *x, *shift, *scale, *g;
@@ -41,7 +43,8 @@ KERNEL void modulate_rows(const modulate_args &m, int64_t from, int64_t to)
 {
 	const int64_t D = m.D;
 	for (int64_t i = from; i < to; i++) {
-		const float *a = m.x + i * D, *b = m.shift + i / m.S * m.shift_stride, *c = m.scale + i / m.S * m.scale_stride;
+		const float *a = m.x + i * D, *b = m.shift + i / m.S * m.shift_stride,
+			    *c = m.scale + i / m.S * m.scale_stride;
 		float *o = m.y + i * D, mean = 0, var = 0;
 #pragma omp simd reduction(+ : mean)
 		for (int64_t d = 0; d < D; d++)
@@ -64,7 +67,8 @@ KERNEL void modulate_back(const modulate_args &m, int64_t from, int64_t to)
 	const int64_t S = m.S, D = m.D;
 	for (int64_t b = from; b < to; b++) {
 		const float *c = m.scale + b * m.scale_stride;
-		float *osh = m.gshift ? m.gshift + b * D : nullptr, *osc = m.gscale ? m.gscale + b * D : nullptr;
+		float *osh = m.gshift ? m.gshift + b * D : nullptr,
+		      *osc = m.gscale ? m.gscale + b * D : nullptr;
 		for (int64_t i = b * S; i < (b + 1) * S; i++) {
 			const float *a = m.x + i * D, *u = m.g + i * D;
 			float mean = m.stat[2 * i], r = m.stat[2 * i + 1], m1 = 0, m2 = 0;
@@ -101,11 +105,14 @@ struct Modulate : torch::autograd::Function<Modulate> {
 		modulate_args m = {};
 		m.S = x.size(1), m.D = x.size(2), m.eps = static_cast<float>(eps);
 		m.shift_stride = shift.stride(0), m.scale_stride = scale.stride(0);
-		m.x = x.data_ptr<float>(), m.shift = shift.data_ptr<float>(), m.scale = scale.data_ptr<float>();
+		m.x = x.data_ptr<float>(), m.shift = shift.data_ptr<float>(),
+		m.scale = scale.data_ptr<float>();
 		m.y = y.data_ptr<float>(), m.stat = stat.data_ptr<float>();
-		at::parallel_for(0, rows, grain(m.D), [&](int64_t from, int64_t to) { modulate_rows(m, from, to); });
+		at::parallel_for(0, rows, grain(m.D),
+				 [&](int64_t from, int64_t to) { modulate_rows(m, from, to); });
 		ac->save_for_backward({ x, scale, stat });
-		ac->saved_data["need"] = std::vector<int64_t>{ x.requires_grad(), shift.requires_grad(), scale.requires_grad() };
+		ac->saved_data["need"] =
+		    std::vector<int64_t> { x.requires_grad(), shift.requires_grad(), scale.requires_grad() };
 		return y;
 	}
 
@@ -113,7 +120,8 @@ struct Modulate : torch::autograd::Function<Modulate> {
 	{
 		auto saved = ac->get_saved_variables();
 		auto need = ac->saved_data["need"].toIntVector();
-		at::Tensor x = saved[0], scale = saved[1], stat = saved[2], g = grad[0].contiguous(), gx, gsh, gsc;
+		at::Tensor x = saved[0], scale = saved[1], stat = saved[2], g = grad[0].contiguous(), gx, gsh,
+			   gsc;
 		modulate_args m = {};
 		m.S = x.size(1), m.D = x.size(2), m.scale_stride = scale.stride(0);
 		m.x = x.data_ptr<float>(), m.g = g.data_ptr<float>(), m.scale = scale.data_ptr<float>();
@@ -135,17 +143,19 @@ struct Modulate : torch::autograd::Function<Modulate> {
 
 at::Tensor modulate(const at::Tensor &x, const at::Tensor &shift, const at::Tensor &scale, double eps)
 {
-	bool fused = plain_f32(x) && x.dim() == 3 && shift.dim() == 3 && scale.dim() == 3 && shift.size(1) == 1 &&
-		     scale.size(1) == 1 && shift.size(0) == x.size(0) && scale.size(0) == x.size(0) &&
-		     shift.size(2) == x.size(2) && scale.size(2) == x.size(2) && shift.stride(2) == 1 &&
-		     scale.stride(2) == 1 && shift.scalar_type() == at::kFloat && scale.scalar_type() == at::kFloat;
+	bool fused = plain_f32(x) && x.dim() == 3 && shift.dim() == 3 && scale.dim() == 3 &&
+		     shift.size(1) == 1 && scale.size(1) == 1 && shift.size(0) == x.size(0) &&
+		     scale.size(0) == x.size(0) && shift.size(2) == x.size(2) && scale.size(2) == x.size(2) &&
+		     shift.stride(2) == 1 && scale.stride(2) == 1 && shift.scalar_type() == at::kFloat &&
+		     scale.scalar_type() == at::kFloat;
 	if (fused)
 		return Modulate::apply(x, shift, scale, eps);
 	return at::layer_norm(x, { x.size(-1) }, {}, {}, eps) * (scale + 1) + shift;
 }
 
-// ---- RMS norm over the last dimension ------------------------------------------------------------------------------
-// x is any 4-d view with unit stride over its last dimension (heads of a stacked projection).
+// ---- RMS norm over the last dimension
+// ------------------------------------------------------------------------------ x is any 4-d view with unit
+// stride over its last dimension (heads of a stacked projection).
 struct view4 {
 	int64_t n[3], s[3], K, count;
 	explicit view4(const at::Tensor &x) : K(x.size(3)), count(x.size(0) * x.size(1) * x.size(2))
@@ -161,8 +171,8 @@ struct view4 {
 	}
 };
 
-KERNEL void rms_rows(const view4 &in, const view4 &out, const float *x, const float *w, float *y, float *rstd, float eps,
-		     int64_t from, int64_t to)
+KERNEL void rms_rows(const view4 &in, const view4 &out, const float *x, const float *w, float *y, float *rstd,
+		     float eps, int64_t from, int64_t to)
 {
 	const int64_t K = in.K;
 	for (int64_t i = from; i < to; i++) {
@@ -179,8 +189,8 @@ KERNEL void rms_rows(const view4 &in, const view4 &out, const float *x, const fl
 	}
 }
 
-KERNEL void rms_back(const view4 &in, const view4 &up, const view4 &out, const float *x, const float *w, const float *g,
-		     const float *rstd, float *gx, int64_t from, int64_t to)
+KERNEL void rms_back(const view4 &in, const view4 &up, const view4 &out, const float *x, const float *w,
+		     const float *g, const float *rstd, float *gx, int64_t from, int64_t to)
 {
 	const int64_t K = in.K;
 	for (int64_t i = from; i < to; i++) {
@@ -227,7 +237,8 @@ struct RmsNorm : torch::autograd::Function<RmsNorm> {
 			rms_back(in, up, out, px, pw, pg, pr, pgx, from, to);
 		});
 		if (ac->saved_data["need_w"].toBool())
-			gw = (g * x * rstd.view({ x.size(0), x.size(1), x.size(2), 1 })).sum(at::IntArrayRef{ 0, 1, 2 });
+			gw = (g * x * rstd.view({ x.size(0), x.size(1), x.size(2), 1 }))
+				 .sum(at::IntArrayRef { 0, 1, 2 });
 		return { gx, gw, at::Tensor() };
 	}
 };
@@ -244,11 +255,13 @@ at::Tensor rms_norm(const at::Tensor &x, const c10::optional<at::Tensor> &w, dou
 	return w ? y * *w : y;
 }
 
-// ---- AdamW ---------------------------------------------------------------------------------------------------------
-void adamw(const at::Tensor &theta, const at::Tensor &grad, const at::Tensor &m, const at::Tensor &v, double lr,
-	   double b1, double b2, double eps, double wd, int64_t step)
+// ---- AdamW
+// ---------------------------------------------------------------------------------------------------------
+void adamw(const at::Tensor &theta, const at::Tensor &grad, const at::Tensor &m, const at::Tensor &v,
+	   double lr, double b1, double b2, double eps, double wd, int64_t step)
 {
-	double c1 = 1 - std::pow(b1, static_cast<double>(step)), c2 = std::sqrt(1 - std::pow(b2, static_cast<double>(step)));
+	double c1 = 1 - std::pow(b1, static_cast<double>(step)),
+	       c2 = std::sqrt(1 - std::pow(b2, static_cast<double>(step)));
 	if (!plain_f32(theta) || !plain_f32(grad) || !plain_f32(m) || !plain_f32(v)) {
 		theta.mul_(1 - lr * wd);
 		m.lerp_(grad, 1 - b1);
@@ -258,8 +271,9 @@ void adamw(const at::Tensor &theta, const at::Tensor &grad, const at::Tensor &m,
 	}
 	float *t = theta.data_ptr<float>(), *pm = m.data_ptr<float>(), *pv = v.data_ptr<float>();
 	const float *g = grad.data_ptr<float>();
-	float keep = static_cast<float>(1 - lr * wd), f1 = static_cast<float>(1 - b1), f2 = static_cast<float>(b2),
-	      g2 = static_cast<float>(1 - b2), rate = static_cast<float>(lr / c1), root = static_cast<float>(c2),
+	float keep = static_cast<float>(1 - lr * wd), f1 = static_cast<float>(1 - b1),
+	      f2 = static_cast<float>(b2), g2 = static_cast<float>(1 - b2),
+	      rate = static_cast<float>(lr / c1), root = static_cast<float>(c2),
 	      tiny = static_cast<float>(eps);
 	at::parallel_for(0, theta.numel(), 1 << 15, [&](int64_t from, int64_t to) {
 		for (int64_t i = from; i < to; i++) {
@@ -274,7 +288,8 @@ void adamw(const at::Tensor &theta, const at::Tensor &grad, const at::Tensor &m,
 extern "C" {
 at_t at_modulate(at_t x, at_t shift, at_t scale, double eps)
 {
-	return shim::call("at_modulate", { x, shift, scale }, [&] { return modulate(x->v, shift->v, scale->v, eps); });
+	return shim::call("at_modulate", { x, shift, scale },
+			  [&] { return modulate(x->v, shift->v, scale->v, eps); });
 }
 
 at_t at_rms_norm(at_t x, at_t w, double eps)
@@ -293,7 +308,8 @@ void at_adamw_(at_t theta, at_t grad, at_t m, at_t v, double lr, double beta1, d
 	});
 }
 
-// ---- Machine -------------------------------------------------------------------------------------------------------
+// ---- Machine
+// -------------------------------------------------------------------------------------------------------
 void at_set_threads(int n)
 {
 	at::set_num_threads(n);

@@ -15,7 +15,8 @@ c10::optional<at::Tensor> maybe(at_t t)
 } // namespace
 
 extern "C" {
-// ---- Arithmetic ---------------------------------------------------------------------------------------------------
+// ---- Arithmetic
+// ---------------------------------------------------------------------------------------------------
 at_t at_add_tt(at_t a, at_t b)
 {
 	return call("at_add", { a, b }, [&] { return at::add(a->v, b->v); });
@@ -169,7 +170,8 @@ void at_lerp_(at_t a, at_t b, double w)
 	});
 }
 
-// ---- Reductions ---------------------------------------------------------------------------------------------------
+// ---- Reductions
+// ---------------------------------------------------------------------------------------------------
 at_t at_sum(at_t x)
 {
 	return call("at_sum", { x }, [&] { return at::sum(x->v); });
@@ -221,7 +223,8 @@ double at_sum_squares(at_t x)
 			out = t.to(at::kDouble).square().sum().item<double>();
 			return;
 		}
-		// Eight running sums: a fixed order whatever the number of threads, and the compiler can vectorise it.
+		// Eight running sums: a fixed order whatever the number of threads, and the compiler can
+		// vectorise it.
 		t = t.contiguous();
 		const float *p = t.data_ptr<float>();
 		double s[8] = { 0 };
@@ -236,7 +239,8 @@ double at_sum_squares(at_t x)
 	return out;
 }
 
-// ---- Linear algebra and layers ------------------------------------------------------------------------------------
+// ---- Linear algebra and layers
+// ------------------------------------------------------------------------------------
 at_t at_matmul(at_t a, at_t b)
 {
 	return call("at_matmul", { a, b }, [&] { return at::matmul(a->v, b->v); });
@@ -255,7 +259,8 @@ at_t at_conv2d(at_t x, at_t w, at_t b, int stride, int padding)
 }
 at_t at_group_norm(at_t x, int groups, at_t w, at_t b, double eps)
 {
-	return call("at_group_norm", { x }, [&] { return at::group_norm(x->v, groups, maybe(w), maybe(b), eps); });
+	return call("at_group_norm", { x },
+		    [&] { return at::group_norm(x->v, groups, maybe(w), maybe(b), eps); });
 }
 at_t at_layer_norm(at_t x, at_t w, at_t b, double eps)
 {
@@ -293,14 +298,16 @@ at_t at_embedding(at_t table, at_t index)
 at_t at_upsample_nearest2(at_t x)
 {
 	return call("at_upsample_nearest2", { x }, [&] {
-		return at::upsample_nearest2d(x->v, { 2 * x->v.size(2), 2 * x->v.size(3) }, c10::nullopt, c10::nullopt);
+		return at::upsample_nearest2d(x->v, { 2 * x->v.size(2), 2 * x->v.size(3) }, c10::nullopt,
+					      c10::nullopt);
 	});
 }
 at_t at_sdpa(at_t q, at_t k, at_t v, at_t bias, bool causal, double scale)
 {
 	return call("at_sdpa", { q, k, v }, [&] {
 		return at::scaled_dot_product_attention(q->v, k->v, v->v, maybe(bias), 0.0, causal,
-							scale != 0 ? c10::optional<double>(scale) : c10::nullopt);
+							scale != 0 ? c10::optional<double>(scale)
+								   : c10::nullopt);
 	});
 }
 }

@@ -12,10 +12,10 @@
 /* The bytes of a file, shared by the st_file and every tensor taken from it. */
 struct st_map {
 	atomic_int refs;
-	struct file_map map;    /* or */
+	struct file_map map; /* or */
 	char *owned;
 	const uint8_t *data;
-	size_t size, start;     /* start of the tensors' bytes */
+	size_t size, start; /* start of the tensors' bytes */
 };
 
 static void map_release(void *ctx)
@@ -34,8 +34,8 @@ static void map_release(void *ctx)
 static const struct {
 	const char *name;
 	enum at_dtype dt;
-} dtype_table[] = { { "F32", AT_F32 },	 { "F64", AT_F64 }, { "F16", AT_F16 }, { "BF16", AT_BF16 },
-		    { "I64", AT_I64 },	 { "I32", AT_I32 }, { "U8", AT_U8 },   { "BOOL", AT_BOOL } };
+} dtype_table[] = { { "F32", AT_F32 }, { "F64", AT_F64 }, { "F16", AT_F16 }, { "BF16", AT_BF16 },
+		    { "I64", AT_I64 }, { "I32", AT_I32 }, { "U8", AT_U8 },   { "BOOL", AT_BOOL } };
 #define N_DTYPES (sizeof dtype_table / sizeof *dtype_table)
 
 static const char *st_dtype_name(enum at_dtype dt)
@@ -46,7 +46,8 @@ static const char *st_dtype_name(enum at_dtype dt)
 	return "?";
 }
 
-/* ---- Reading ------------------------------------------------------------------------------------------------------ */
+/* ---- Reading
+ * ------------------------------------------------------------------------------------------------------ */
 
 static int parse_dtype(struct st_entry *x, const json_t *j, struct err *e)
 {
@@ -57,7 +58,8 @@ static int parse_dtype(struct st_entry *x, const json_t *j, struct err *e)
 			x->dtype = dtype_table[i].dt;
 			return 0;
 		}
-	return err_set(e, "tensor '%s' has dtype %s, which is not supported", x->name, name ? name : "(none)");
+	return err_set(e, "tensor '%s' has dtype %s, which is not supported", x->name,
+		       name ? name : "(none)");
 }
 
 static int parse_shape(struct st_entry *x, const json_t *j, size_t *bytes, struct err *e)
@@ -83,22 +85,23 @@ static int parse_shape(struct st_entry *x, const json_t *j, size_t *bytes, struc
 static int parse_entry(struct st_entry *x, const char *name, const json_t *j, size_t data_size, struct err *e)
 {
 	const json_t *off = json_object_get(j, "data_offsets"), *from, *to;
-	size_t bytes;
+	size_t bytes = 0;
 
-	*x = (struct st_entry){ .name = name };
+	*x = (struct st_entry) { .name = name };
 	if (!json_is_object(j))
 		return err_set(e, "tensor '%s' is not described by an object", name);
 	if (parse_dtype(x, j, e) || parse_shape(x, j, &bytes, e))
 		return -1;
 	from = json_array_get(off, 0);
 	to = json_array_get(off, 1);
-	if (json_array_size(off) != 2 || !json_is_integer(from) || !json_is_integer(to) || json_integer_value(from) < 0 ||
-	    json_integer_value(to) < json_integer_value(from))
+	if (json_array_size(off) != 2 || !json_is_integer(from) || !json_is_integer(to) ||
+	    json_integer_value(from) < 0 || json_integer_value(to) < json_integer_value(from))
 		return err_set(e, "tensor '%s' has no valid data_offsets", name);
 	x->begin = (size_t)json_integer_value(from);
 	x->end = (size_t)json_integer_value(to);
 	if (x->end > data_size)
-		return err_set(e, "tensor '%s' ends at byte %zu of %zu: the file is truncated", name, x->end, data_size);
+		return err_set(e, "tensor '%s' ends at byte %zu of %zu: the file is truncated", name, x->end,
+			       data_size);
 	if (x->end - x->begin != bytes)
 		return err_set(e, "tensor '%s' has %zu bytes where its shape and dtype need %zu", name,
 			       x->end - x->begin, bytes);
@@ -107,7 +110,8 @@ static int parse_entry(struct st_entry *x, const char *name, const json_t *j, si
 
 static int by_offset(const void *a, const void *b)
 {
-	const struct st_entry *x = *(const struct st_entry *const *)a, *y = *(const struct st_entry *const *)b;
+	const struct st_entry *x = *(const struct st_entry *const *)a,
+			      *y = *(const struct st_entry *const *)b;
 	if (x->begin != y->begin)
 		return x->begin < y->begin ? -1 : 1;
 	return x->end < y->end ? -1 : x->end > y->end;
@@ -130,8 +134,9 @@ static int check_cover(const struct st_file *f, size_t data_size, struct err *e)
 	qsort(order, (size_t)f->n, sizeof *order, by_offset);
 	for (int i = 0; i < f->n && !ret; i++) {
 		if (order[i]->begin != at)
-			ret = err_set(e, "tensor '%s' begins at byte %zu, but the one before ends at %zu (%s)",
-				      order[i]->name, order[i]->begin, at, order[i]->begin < at ? "overlap" : "hole");
+			ret = err_set(
+			    e, "tensor '%s' begins at byte %zu, but the one before ends at %zu (%s)",
+			    order[i]->name, order[i]->begin, at, order[i]->begin < at ? "overlap" : "hole");
 		at = order[i]->end;
 	}
 	if (!ret && at != data_size)
@@ -216,7 +221,7 @@ int st_open(struct st_file *f, const char *path, struct err *e)
 {
 	struct st_map *m = mem_zero(1, sizeof *m);
 
-	*f = (struct st_file){ 0 };
+	*f = (struct st_file) { 0 };
 	if (file_map(&m->map, path, e)) {
 		free(m);
 		return -1;
@@ -241,7 +246,7 @@ int st_open_bytes(struct st_file *f, char *data, size_t size, const char *name, 
 	m->owned = data;
 	m->data = (const uint8_t *)data;
 	m->size = size;
-	*f = (struct st_file){ .map = m, .path = mem_str(name) };
+	*f = (struct st_file) { .map = m, .path = mem_str(name) };
 	if (open_map(f, e)) {
 		st_close(f);
 		return -1;
@@ -263,7 +268,7 @@ void st_close(struct st_file *f)
 	free(f->path);
 	if (f->map)
 		map_release(f->map);
-	*f = (struct st_file){ 0 };
+	*f = (struct st_file) { 0 };
 }
 
 const struct st_entry *st_find(const struct st_file *f, const char *name)
@@ -321,7 +326,8 @@ int st_take(at_t *out, const struct st_file *f, const char *name, struct at_dims
 	return 0;
 }
 
-/* ---- Writing ------------------------------------------------------------------------------------------------------ */
+/* ---- Writing
+ * ------------------------------------------------------------------------------------------------------ */
 
 static int item_order(const void *a, const void *b)
 {
@@ -399,8 +405,8 @@ static int put_text(void *ctx, const void *p, size_t n)
 	return 0;
 }
 
-int st_write(const char *path, const struct st_item *items, int n, const struct st_meta_item *meta, int n_meta,
-	     struct err *e)
+int st_write(const char *path, const struct st_item *items, int n, const struct st_meta_item *meta,
+	     int n_meta, struct err *e)
 {
 	struct file_writer w;
 
@@ -411,8 +417,8 @@ int st_write(const char *path, const struct st_item *items, int n, const struct 
 	return file_commit(&w, e);
 }
 
-int st_write_bytes(char **data, size_t *size, const struct st_item *items, int n, const struct st_meta_item *meta,
-		   int n_meta, struct err *e)
+int st_write_bytes(char **data, size_t *size, const struct st_item *items, int n,
+		   const struct st_meta_item *meta, int n_meta, struct err *e)
 {
 	struct text t = { 0 };
 

@@ -21,14 +21,14 @@ struct at_scope {
 namespace
 {
 thread_local at_scope *top;
-std::atomic<int64_t> live{ 0 };
+std::atomic<int64_t> live { 0 };
 
 [[noreturn]] void default_panic(const char *m)
 {
 	fprintf(stderr, "%s\n", m);
 	abort();
 }
-std::atomic<at_panic_fn *> panic{ default_panic };
+std::atomic<at_panic_fn *> panic { default_panic };
 thread_local char msg[8192];
 char context[256];
 
@@ -66,7 +66,7 @@ at_tensor *new_handle(const char *op, at::Tensor &&v)
 		t->v = std::move(v);
 		t->op = op;
 	} else {
-		t = new at_tensor{ std::move(v), op, nullptr, nullptr, nullptr };
+		t = new at_tensor { std::move(v), op, nullptr, nullptr, nullptr };
 	}
 	t->owner = nullptr;
 	t->prev = t->next = nullptr;
@@ -147,7 +147,7 @@ void panic_now()
 extern "C" {
 at_scope *at_scope_begin(enum at_scope_flags f, const char *file, int line, const char *func)
 {
-	top = new at_scope{ top, nullptr, at::GradMode::is_enabled(), file, line, func };
+	top = new at_scope { top, nullptr, at::GradMode::is_enabled(), file, line, func };
 	if (f == AT_NO_GRAD)
 		at::GradMode::set_enabled(false);
 	else if (f == AT_WITH_GRAD)
@@ -265,9 +265,9 @@ const char *at_describe(at_t x)
 	char *out = buf[which = (which + 1) % 4];
 	if (!x)
 		return "NULL";
-	size_t n = static_cast<size_t>(snprintf(out, sizeof buf[0], "%s[",
-						x->v.defined() ? at_dtype_name(shim::dtype_of(x->v.scalar_type())) :
-								 "undefined"));
+	size_t n = static_cast<size_t>(
+	    snprintf(out, sizeof buf[0], "%s[",
+		     x->v.defined() ? at_dtype_name(shim::dtype_of(x->v.scalar_type())) : "undefined"));
 	if (x->v.defined())
 		for (int64_t d = 0; d < x->v.dim() && n < 200; d++)
 			n += static_cast<size_t>(snprintf(out + n, sizeof buf[0] - n, "%s%lld", d ? ", " : "",

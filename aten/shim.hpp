@@ -10,7 +10,7 @@
 // A handle is a list node in exactly one scope, or in none when kept.
 struct at_tensor {
 	at::Tensor v;
-	const char *op; // who made it: for panic messages
+	const char *op;         // who made it: for panic messages
 	struct at_scope *owner; // NULL when kept
 	at_tensor *prev, *next;
 };
@@ -20,7 +20,8 @@ namespace shim
 at_t wrap(const char *op, at::Tensor v); // owned by the innermost scope; throws without one
 at_t keep(const char *op, at::Tensor v); // owned by nobody
 
-// Composes the panic message; panic_now() then leaves C++ before the handler runs, so that a handler may longjmp.
+// Composes the panic message; panic_now() then leaves C++ before the handler runs, so that a handler may
+// longjmp.
 void describe(const char *op, const char *what, const at_t *in, size_t n);
 [[noreturn]] void panic_now();
 

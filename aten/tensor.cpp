@@ -51,7 +51,8 @@ using shim::run;
 using shim::scalar_type;
 
 extern "C" {
-// ---- Making ------------------------------------------------------------------------------------------------------
+// ---- Making
+// ------------------------------------------------------------------------------------------------------
 at_t at_empty(struct at_dims s, enum at_dtype dt, enum at_device dev)
 {
 	return call("at_empty", {}, [&] { return at::empty(ref(s), options(dt, dev)); });
@@ -93,16 +94,17 @@ at_t at_borrow(const void *data, struct at_dims s, enum at_dtype dt, void (*rele
 {
 	return call("at_borrow", {}, [&] {
 		return at::from_blob(
-			const_cast<void *>(data), ref(s),
-			[release, ctx](void *) {
-				if (release)
-					release(ctx);
-			},
-			options(dt, AT_CPU));
+		    const_cast<void *>(data), ref(s),
+		    [release, ctx](void *) {
+			    if (release)
+				    release(ctx);
+		    },
+		    options(dt, AT_CPU));
 	});
 }
 
-// ---- Asking ------------------------------------------------------------------------------------------------------
+// ---- Asking
+// ------------------------------------------------------------------------------------------------------
 int at_ndim(at_t x)
 {
 	return static_cast<int>(x->v.dim());
@@ -149,7 +151,7 @@ size_t at_dtype_size(enum at_dtype dt)
 }
 
 static const char *const dtype_names[] = { "float32", "float64", "float16", "bfloat16",
-					   "int64",   "int32",	 "uint8",   "bool" };
+					   "int64",   "int32",   "uint8",   "bool" };
 static const char *const dtype_short[] = { "fp32", "fp64", "fp16", "bf16", "i64", "i32", "u8", "bool" };
 
 const char *at_dtype_name(enum at_dtype dt)
@@ -228,7 +230,8 @@ bool at_requires_grad(at_t x)
 	return x->v.requires_grad();
 }
 
-// ---- Moving and shaping ------------------------------------------------------------------------------------------
+// ---- Moving and shaping
+// ------------------------------------------------------------------------------------------
 at_t at_to(at_t x, enum at_dtype dt, enum at_device dev)
 {
 	return call("at_to", { x },

@@ -104,10 +104,11 @@ static void list_free(struct conf_list *l)
 	for (int i = 0; i < l->n; i++)
 		free(l->v[i]);
 	free(l->v);
-	*l = (struct conf_list){ 0 };
+	*l = (struct conf_list) { 0 };
 }
 
-static int list_push(struct conf_list *l, const struct field *f, const char *text, size_t n, const struct value *v)
+static int list_push(struct conf_list *l, const struct field *f, const char *text, size_t n,
+		     const struct value *v)
 {
 	char *s = mem_printf("%.*s", (int)n, text);
 
@@ -134,7 +135,8 @@ static int list_from_text(struct conf_list *l, const struct field *f, const char
 	return 0;
 }
 
-static int fill_list(struct conf_list *l, const struct field *f, const struct conf_node *n, const struct value *v)
+static int fill_list(struct conf_list *l, const struct field *f, const struct conf_node *n,
+		     const struct value *v)
 {
 	if (n->kind == NODE_SCALAR) {
 		if (list_from_text(l, f, n->value, v))
@@ -149,7 +151,8 @@ static int fill_list(struct conf_list *l, const struct field *f, const struct co
 		}
 	}
 	if (outside(f, l->n))
-		return err_set(v->e, "%s: %s has %d entries; must have %g to %g", v->where, v->key, l->n, f->min, f->max);
+		return err_set(v->e, "%s: %s has %d entries; must have %g to %g", v->where, v->key, l->n,
+			       f->min, f->max);
 	return 0;
 }
 
@@ -164,7 +167,8 @@ static int fill_field(void *at, const struct field *f, const struct conf_node *n
 	return parse_scalar(at, f, n->value, v);
 }
 
-/* ---- Unknown keys --------------------------------------------------------------------------------------------------- */
+/* ---- Unknown keys
+ * --------------------------------------------------------------------------------------------------- */
 
 static bool names_section(const struct field *f, const char *path)
 {
@@ -183,8 +187,8 @@ static bool names_field(const struct field *f, const char *path)
 	return false;
 }
 
-static int unknown_key(const struct field *f, const struct conf_node *n, const char *path, const char *section,
-		       const char *const *others, struct err *e)
+static int unknown_key(const struct field *f, const struct conf_node *n, const char *path,
+		       const char *section, const char *const *others, struct err *e)
 {
 	const char *names[NAMES_MAX], *near;
 	const char *dot = *section ? "." : "";
@@ -197,13 +201,13 @@ static int unknown_key(const struct field *f, const struct conf_node *n, const c
 	names[k] = NULL;
 	near = text_nearest(path, names);
 	if (near)
-		return err_set(e, "%s: unknown key '%s%s%s'; did you mean '%s%s%s'?", n->where, section, dot, path, section,
-			       dot, near);
+		return err_set(e, "%s: unknown key '%s%s%s'; did you mean '%s%s%s'?", n->where, section, dot,
+			       path, section, dot, near);
 	return err_set(e, "%s: unknown key '%s%s%s'", n->where, section, dot, path);
 }
 
-static int check_keys(const struct field *f, const struct conf_node *map, const char *prefix, const char *section,
-		      const char *const *others, struct err *e)
+static int check_keys(const struct field *f, const struct conf_node *map, const char *prefix,
+		      const char *section, const char *const *others, struct err *e)
 {
 	for (int i = 0; i < map->n; i++) {
 		const struct conf_node *c = map->child[i];
@@ -228,7 +232,8 @@ static int check_keys(const struct field *f, const struct conf_node *map, const 
 	return 0;
 }
 
-/* ---- Structs -------------------------------------------------------------------------------------------------------- */
+/* ---- Structs
+ * -------------------------------------------------------------------------------------------------------- */
 
 int conf_fill(void *conf, const struct field *f, const struct conf_node *root, const char *section,
 	      const char *const *others, struct err *e)
@@ -325,7 +330,9 @@ static struct conf_node *scalar(const char *key, const char *text, bool quoted)
 /* A text that plain YAML would read as a number, a truth value or nothing. */
 static bool needs_quotes(const char *s)
 {
-	static const char *const words[] = { "true", "false", "yes", "no", "on", "off", "null", "~", "", NULL };
+	static const char *const words[] = {
+		"true", "false", "yes", "no", "on", "off", "null", "~", "", NULL
+	};
 	char *end;
 
 	for (int i = 0; words[i]; i++)
@@ -377,7 +384,8 @@ void conf_store(struct conf_node *root, const void *conf, const struct field *f,
 	}
 }
 
-/* ---- Help and reference --------------------------------------------------------------------------------------------- */
+/* ---- Help and reference
+ * --------------------------------------------------------------------------------------------- */
 
 static void range_text(struct text *t, const struct field *f)
 {
@@ -401,8 +409,8 @@ void conf_help(struct text *out, const struct field *f, const char *section)
 		range_text(&range, f);
 		text_printf(out, "  %s%s%s\n      %s%s%s", section, *section ? "." : "", f->name, f->doc,
 			    f->unit ? ", in " : "", f->unit ? f->unit : "");
-		text_printf(out, " (%s%s%s%s)\n", f->init ? "default " : "required", f->init && *f->init ? f->init : "",
-			    f->init && !*f->init ? "empty" : "", "");
+		text_printf(out, " (%s%s%s%s)\n", f->init ? "default " : "required",
+			    f->init && *f->init ? f->init : "", f->init && !*f->init ? "empty" : "", "");
 		if (range.n)
 			text_printf(out, "      %s\n", range.s);
 		text_free(&range);

@@ -1,12 +1,13 @@
 /*
  * conf.h -- configuration as data.
  *
- * A module describes its struct once, as an array of fields.  From that array come the defaults, the YAML parser,
- * the --set overrides, range checks, --help, the reference page in docs/ and the resolved copy in each run directory.
- * An unknown key is an error that names the nearest one: a typo must never train with a default.
+ * A module describes its struct once, as an array of fields.  From that array come the defaults, the YAML
+ * parser, the --set overrides, range checks, --help, the reference page in docs/ and the resolved copy in
+ * each run directory. An unknown key is an error that names the nearest one: a typo must never train with a
+ * default.
  *
- * A file is a YAML mapping; `extends: other.yaml` (relative to the file) is read first and overridden key by key.
- * Errors are one line: "configs/x.yaml:12: train.lr = 'fast': not a number".
+ * A file is a YAML mapping; `extends: other.yaml` (relative to the file) is read first and overridden key by
+ * key. Errors are one line: "configs/x.yaml:12: train.lr = 'fast': not a number".
  */
 #ifndef CONF_H
 #define CONF_H
@@ -18,25 +19,25 @@
 
 enum field_type { FIELD_INT, FIELD_REAL, FIELD_BOOL, FIELD_TEXT, FIELD_LIST };
 
-struct conf_list {              /* a YAML sequence of scalars; `--set k=[a,b]` or `--set k=a,b` */
+struct conf_list { /* a YAML sequence of scalars; `--set k=[a,b]` or `--set k=a,b` */
 	char **v;
 	int n;
 };
 
 struct field {
-	const char *name;               /* "train.lr": also the C path of the member */
+	const char *name; /* "train.lr": also the C path of the member */
 	enum field_type type;
 	size_t offset;
-	const char *init;               /* default, as text, parsed like the user's value; NULL: required */
-	double min, max;                /* inclusive; both 0: unbounded.  FIELD_LIST: bounds on the count */
-	const char *const *choices;     /* FIELD_TEXT and FIELD_LIST: NULL-terminated, or NULL for free text */
-	const char *unit;               /* "steps", "s", "MiB", or NULL */
-	const char *doc;                /* one sentence, ends without a full stop */
+	const char *init;           /* default, as text, parsed like the user's value; NULL: required */
+	double min, max;            /* inclusive; both 0: unbounded.  FIELD_LIST: bounds on the count */
+	const char *const *choices; /* FIELD_TEXT and FIELD_LIST: NULL-terminated, or NULL for free text */
+	const char *unit;           /* "steps", "s", "MiB", or NULL */
+	const char *doc;            /* one sentence, ends without a full stop */
 };
 
 /* Name, type and offset come from the member itself, so they cannot disagree with it. */
-#define FIELD(S, member, ...)                                                                                \
-	{                                                                                                    \
+#define FIELD(S, member, ...)                                                                                  \
+	{                                                                                                      \
 		.name = #member, .offset = offsetof(S, member),                                              \
 		.type = _Generic(((S *)0)->member,                                                           \
 				 int64_t: FIELD_INT,                                                         \
@@ -44,34 +45,41 @@ struct field {
 				 bool: FIELD_BOOL,                                                           \
 				 char *: FIELD_TEXT,                                                         \
 				 struct conf_list: FIELD_LIST),                                              \
-		__VA_ARGS__                                                                                  \
+		__VA_ARGS__ \
 	}
-#define FIELD_END { .name = NULL }
+#define FIELD_END                                                                                            \
+	{                                                                                                    \
+		.name = NULL                                                                                 \
+	}
 
 /* A parsed file: a tree of mappings and scalars, each knowing its file and line. */
 struct conf_node;
-struct conf_node *conf_read(const char *path, struct err *e);           /* follows extends; NULL on error */
+struct conf_node *conf_read(const char *path, struct err *e); /* follows extends; NULL on error */
 struct conf_node *conf_empty(void);
-int conf_set(struct conf_node *root, const char *assignment, struct err *e);   /* "a.b=c"; makes missing mappings */
+int conf_set(struct conf_node *root, const char *assignment,
+	     struct err *e); /* "a.b=c"; makes missing mappings */
 void conf_node_free(struct conf_node *root);
 
-/* Fills *conf (zeroed by the caller) from the mapping at `section` ("" for the root; an absent section is all defaults).
- * Keys of the mapping that no field names are errors, except the first-level names in `others` (NULL-terminated, may be
- * NULL), which other tables own.  TEXT and LIST members are allocated: conf_release. */
+/* Fills *conf (zeroed by the caller) from the mapping at `section` ("" for the root; an absent section is all
+ * defaults). Keys of the mapping that no field names are errors, except the first-level names in `others`
+ * (NULL-terminated, may be NULL), which other tables own.  TEXT and LIST members are allocated: conf_release.
+ */
 int conf_fill(void *conf, const struct field *f, const struct conf_node *root, const char *section,
 	      const char *const *others, struct err *e);
 void conf_release(void *conf, const struct field *f);
 
-/* Names of the keys directly under `section`, in file order (count in *n; the strings are the tree's; free the array). */
+/* Names of the keys directly under `section`, in file order (count in *n; the strings are the tree's; free
+ * the array). */
 const char **conf_keys(const struct conf_node *root, const char *section, int *n);
 /* "FILE:LINE" of a key or section for messages made elsewhere; "" when it is not in a file. The tree's. */
 const char *conf_where(const struct conf_node *root, const char *key);
 
-/* The resolved configuration: each table stores its struct into a fresh tree, then the tree is written as YAML that
- * conf_read reads back to the same values. */
+/* The resolved configuration: each table stores its struct into a fresh tree, then the tree is written as
+ * YAML that conf_read reads back to the same values. */
 void conf_store(struct conf_node *root, const void *conf, const struct field *f, const char *section);
 void conf_emit(struct text *out, const struct conf_node *root);
-void conf_help(struct text *out, const struct field *f, const char *section);                     /* for a terminal */
-void conf_docs(struct text *out, const char *title, const struct field *f, const char *section);  /* a Markdown table */
+void conf_help(struct text *out, const struct field *f, const char *section); /* for a terminal */
+void conf_docs(struct text *out, const char *title, const struct field *f,
+	       const char *section); /* a Markdown table */
 
 #endif

@@ -33,7 +33,8 @@ void conf_node_free(struct conf_node *n)
 struct conf_node *node_child(const struct conf_node *map, const char *key, size_t len)
 {
 	for (int i = 0; i < map->n; i++)
-		if (map->child[i]->key && strlen(map->child[i]->key) == len && !strncmp(map->child[i]->key, key, len))
+		if (map->child[i]->key && strlen(map->child[i]->key) == len &&
+		    !strncmp(map->child[i]->key, key, len))
 			return map->child[i];
 	return NULL;
 }
@@ -77,11 +78,12 @@ void node_merge(struct conf_node *map, struct conf_node *child)
 	node_add(map, child);
 }
 
-/* ---- Parsing ------------------------------------------------------------------------------------------------------- */
+/* ---- Parsing
+ * ------------------------------------------------------------------------------------------------------- */
 
 struct reader {
 	yaml_parser_t parser;
-	const char *name;       /* of the file, or the whole place */
+	const char *name; /* of the file, or the whole place */
 	bool line;
 	struct err *e;
 };
@@ -174,7 +176,8 @@ static struct conf_node *read_node(struct reader *r, yaml_event_t *ev, const cha
 		n = node_new(NODE_LIST, key, where);
 		ret = read_list(r, n, depth + 1);
 	} else {
-		ret = err_set(r->e, "%s: anchors and aliases are not supported here; write the value out", where);
+		ret = err_set(r->e, "%s: anchors and aliases are not supported here; write the value out",
+			      where);
 	}
 	yaml_event_delete(ev);
 	free(where);
@@ -221,7 +224,8 @@ struct conf_node *node_parse(const char *text, size_t n, const char *where, bool
 	return root ? root : node_new(NODE_MAP, NULL, where);
 }
 
-/* ---- Files and assignments ------------------------------------------------------------------------------------------ */
+/* ---- Files and assignments
+ * ------------------------------------------------------------------------------------------ */
 
 static struct conf_node *read_file(const char *path, int depth, struct err *e)
 {
@@ -285,7 +289,8 @@ int conf_set(struct conf_node *root, const char *assignment, struct err *e)
 
 	if (!eq || eq == assignment)
 		return err_set(e, "--set %s: write KEY=VALUE", assignment);
-	char *key = mem_printf("%.*s", (int)(eq - assignment), assignment), *where = mem_printf("--set %s", assignment);
+	char *key = mem_printf("%.*s", (int)(eq - assignment), assignment),
+	     *where = mem_printf("--set %s", assignment);
 	struct conf_node *value, *at = root;
 	int ret = 0;
 	if (eq[1]) {
@@ -325,7 +330,8 @@ int conf_set(struct conf_node *root, const char *assignment, struct err *e)
 	return ret;
 }
 
-/* ---- Writing -------------------------------------------------------------------------------------------------------- */
+/* ---- Writing
+ * -------------------------------------------------------------------------------------------------------- */
 
 /* Anything that plain YAML could read as something else is quoted. */
 static void emit_scalar(struct text *out, const struct conf_node *n)

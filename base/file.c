@@ -14,11 +14,11 @@
 static int fail(struct err *e, const char *verb, const char *path)
 {
 	int code = errno;
-	const char *hint = code == ENOSPC	? "; free some space and try again" :
-			   code == EACCES	? "; check who may write there" :
-			   code == EROFS	? "; choose another place" :
-			   code == EDQUOT	? "; the quota is used up" :
-						  "";
+	const char *hint = code == ENOSPC   ? "; free some space and try again"
+			   : code == EACCES ? "; check who may write there"
+			   : code == EROFS  ? "; choose another place"
+			   : code == EDQUOT ? "; the quota is used up"
+					    : "";
 	return err_set(e, "cannot %s %s: %s%s", verb, path, strerror(code), hint);
 }
 
@@ -27,7 +27,7 @@ int file_map(struct file_map *m, const char *path, struct err *e)
 	struct stat st;
 	int fd = open(path, O_RDONLY | O_CLOEXEC), ret = -1;
 
-	*m = (struct file_map){ 0 };
+	*m = (struct file_map) { 0 };
 	if (fd < 0)
 		return fail(e, "open", path);
 	if (fstat(fd, &st)) {
@@ -57,7 +57,7 @@ void file_unmap(struct file_map *m)
 {
 	if (m->data)
 		munmap((void *)(uintptr_t)m->data, m->size);
-	*m = (struct file_map){ 0 };
+	*m = (struct file_map) { 0 };
 }
 
 int file_read(char **data, size_t *size, const char *path, struct err *e)
@@ -86,13 +86,14 @@ int file_read(char **data, size_t *size, const char *path, struct err *e)
 
 int file_begin(struct file_writer *w, const char *path, struct err *e)
 {
-	*w = (struct file_writer){ .path = mem_str(path), .temp = mem_printf("%s.tmp-%ld", path, (long)getpid()) };
+	*w = (struct file_writer) { .path = mem_str(path),
+				    .temp = mem_printf("%s.tmp-%ld", path, (long)getpid()) };
 	w->f = fopen(w->temp, "wbe");
 	if (!w->f) {
 		fail(e, "write", path);
 		free(w->path);
 		free(w->temp);
-		*w = (struct file_writer){ 0 };
+		*w = (struct file_writer) { 0 };
 		return -1;
 	}
 	return 0;
@@ -106,7 +107,7 @@ void file_drop(struct file_writer *w)
 		unlink(w->temp);
 	free(w->path);
 	free(w->temp);
-	*w = (struct file_writer){ 0 };
+	*w = (struct file_writer) { 0 };
 }
 
 static int sync_parent(const char *path, struct err *e)

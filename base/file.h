@@ -13,14 +13,14 @@
 #include <stdio.h>
 
 struct file_map {
-	const uint8_t *data;    /* NULL for an empty file */
+	const uint8_t *data; /* NULL for an empty file */
 	size_t size;
 };
 
-int file_map(struct file_map *m, const char *path, struct err *e);      /* read-only, private */
+int file_map(struct file_map *m, const char *path, struct err *e); /* read-only, private */
 void file_unmap(struct file_map *m);
 
-int file_read(char **data, size_t *size, const char *path, struct err *e);      /* NUL added after size; free() */
+int file_read(char **data, size_t *size, const char *path, struct err *e); /* NUL added after size; free() */
 int file_write(const char *path, const void *data, size_t size, struct err *e); /* atomic */
 
 /* Streamed atomic write: open, fwrite on w.f, then commit or drop.  A failed commit has dropped. */
@@ -34,13 +34,14 @@ void file_drop(struct file_writer *w);
 
 bool file_exists(const char *path);
 bool file_is_dir(const char *path);
-int file_mkdirs(const char *path, struct err *e);               /* like mkdir -p */
-int file_remove_tree(const char *path, struct err *e);          /* rm -r; absent is fine */
-int file_rename_synced(const char *from, const char *to, struct err *e); /* rename, then fsync the parent directory */
-int file_sync_tree(const char *path, struct err *e);            /* fsync every file and directory below */
-char *file_join(const char *dir, const char *name);             /* free(); an absolute name wins */
-const char *file_base(const char *path);                        /* after the last '/' */
-char *file_dir(const char *path);                               /* before the last '/', or "."; free() */
+int file_mkdirs(const char *path, struct err *e);      /* like mkdir -p */
+int file_remove_tree(const char *path, struct err *e); /* rm -r; absent is fine */
+int file_rename_synced(const char *from, const char *to,
+		       struct err *e);               /* rename, then fsync the parent directory */
+int file_sync_tree(const char *path, struct err *e); /* fsync every file and directory below */
+char *file_join(const char *dir, const char *name);  /* free(); an absolute name wins */
+const char *file_base(const char *path);             /* after the last '/' */
+char *file_dir(const char *path);                    /* before the last '/', or "."; free() */
 
 /* zstd frames of whole buffers. */
 int file_write_zstd(const char *path, const void *data, size_t size, int level, struct err *e); /* atomic */

@@ -14,14 +14,14 @@
 void image_free(struct image *im)
 {
 	free(im->rgb);
-	*im = (struct image){ 0 };
+	*im = (struct image) { 0 };
 }
 
 static int check_size(uint64_t w, uint64_t h, const char *path, struct err *e)
 {
 	if (!w || !h || w > MAX_PIXELS || h > MAX_PIXELS || w * h > MAX_PIXELS)
-		return err_set(e, "%s: a picture of %llu x %llu pixels is not accepted (at most 64 Mpixel)", path,
-			       (unsigned long long)w, (unsigned long long)h);
+		return err_set(e, "%s: a picture of %llu x %llu pixels is not accepted (at most 64 Mpixel)",
+			       path, (unsigned long long)w, (unsigned long long)h);
 	return 0;
 }
 
@@ -111,7 +111,7 @@ int image_read(struct image *im, const char *path, struct err *e)
 	struct file_map m;
 	int ret;
 
-	*im = (struct image){ 0 };
+	*im = (struct image) { 0 };
 	if (file_map(&m, path, e))
 		return -1;
 	if (m.size >= 8 && !memcmp(m.data, "\x89PNG\r\n\x1a\n", 8))
@@ -190,7 +190,8 @@ int image_jpeg_size(size_t *bytes, int w, int h, const uint8_t *rgb, int quality
 
 struct image image_grid(const uint8_t *const *rgb, int n, int w, int h, int cols, int gap, int zoom)
 {
-	int across = n < cols ? n : cols, down = (n + cols - 1) / cols, cw = w * zoom + gap, ch = h * zoom + gap;
+	int across = n < cols ? n : cols, down = (n + cols - 1) / cols, cw = w * zoom + gap,
+	    ch = h * zoom + gap;
 	struct image g = { .w = across * cw + gap, .h = down * ch + gap };
 
 	g.rgb = mem_alloc((size_t)g.w * (size_t)g.h * 3);

@@ -53,7 +53,8 @@ static int wrong(const char *key, const char *what, const char *type, struct err
 	return err_set(e, "%s: '%s' is not %s", what, key, type);
 }
 
-int json_get_int(int64_t *out, const json_t *o, const char *key, int64_t absent, const char *what, struct err *e)
+int json_get_int(int64_t *out, const json_t *o, const char *key, int64_t absent, const char *what,
+		 struct err *e)
 {
 	const json_t *v = json_object_get(o, key);
 
@@ -63,7 +64,8 @@ int json_get_int(int64_t *out, const json_t *o, const char *key, int64_t absent,
 	return 0;
 }
 
-int json_get_real(double *out, const json_t *o, const char *key, double absent, const char *what, struct err *e)
+int json_get_real(double *out, const json_t *o, const char *key, double absent, const char *what,
+		  struct err *e)
 {
 	const json_t *v = json_object_get(o, key);
 
@@ -83,7 +85,8 @@ int json_get_bool(bool *out, const json_t *o, const char *key, bool absent, cons
 	return 0;
 }
 
-int json_get_str(const char **out, const json_t *o, const char *key, const char *absent, const char *what, struct err *e)
+int json_get_str(const char **out, const json_t *o, const char *key, const char *absent, const char *what,
+		 struct err *e)
 {
 	const json_t *v = json_object_get(o, key);
 

@@ -9,13 +9,18 @@
 /* The root object or array of a file, or NULL with "PATH:LINE: what". json_decref() it. */
 json_t *json_read(const char *path, struct err *e);
 json_t *json_parse(const char *text, size_t n, const char *what, struct err *e);
-int json_write(const char *path, const json_t *j, struct err *e);       /* atomic, indented, sorted keys, newline at the end */
-char *json_line(const json_t *j);                                       /* compact, sorted keys, reals with 17 digits at most; free() */
+int json_write(const char *path, const json_t *j,
+	       struct err *e);    /* atomic, indented, sorted keys, newline at the end */
+char *json_line(const json_t *j); /* compact, sorted keys, reals with 17 digits at most; free() */
 
-/* Members of an object with a type: absent gives the default, another type is an error naming key and `what`. */
-int json_get_int(int64_t *out, const json_t *o, const char *key, int64_t absent, const char *what, struct err *e);
-int json_get_real(double *out, const json_t *o, const char *key, double absent, const char *what, struct err *e);
+/* Members of an object with a type: absent gives the default, another type is an error naming key and `what`.
+ */
+int json_get_int(int64_t *out, const json_t *o, const char *key, int64_t absent, const char *what,
+		 struct err *e);
+int json_get_real(double *out, const json_t *o, const char *key, double absent, const char *what,
+		  struct err *e);
 int json_get_bool(bool *out, const json_t *o, const char *key, bool absent, const char *what, struct err *e);
-int json_get_str(const char **out, const json_t *o, const char *key, const char *absent, const char *what, struct err *e); /* borrowed */
+int json_get_str(const char **out, const json_t *o, const char *key, const char *absent, const char *what,
+		 struct err *e); /* borrowed */
 
 #endif

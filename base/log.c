@@ -7,8 +7,8 @@
 #include <time.h>
 #include <unistd.h>
 
-#define TICK_TERMINAL 0.2       /* seconds between redraws */
-#define TICK_PLAIN    10.0      /* seconds between lines of a log */
+#define TICK_TERMINAL 0.2  /* seconds between redraws */
+#define TICK_PLAIN    10.0 /* seconds between lines of a log */
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static int my_rank, all_ranks = 1;
@@ -95,7 +95,8 @@ void log_warn(const char *fmt, ...)
 	write_line(prefix, msg, true);
 }
 
-/* ---- Progress ------------------------------------------------------------------------------------------------------ */
+/* ---- Progress
+ * ------------------------------------------------------------------------------------------------------ */
 
 static void duration(char *out, size_t n, double s)
 {
@@ -112,7 +113,9 @@ static void duration(char *out, size_t n, double s)
 void progress_begin(struct progress *p, const char *what, int64_t done, int64_t total)
 {
 	double now = clock_now();
-	*p = (struct progress){ .what = what, .total = total, .done = done, .base = done, .start = now, .last = now };
+	*p = (struct progress) {
+		.what = what, .total = total, .done = done, .base = done, .start = now, .last = now
+	};
 }
 
 static void draw(const struct progress *p, const char *note, bool terminal)
@@ -124,8 +127,8 @@ static void draw(const struct progress *p, const char *note, bool terminal)
 	duration(took, sizeof took, spent);
 	if (made > 0 && p->done < p->total)
 		duration(eta, sizeof eta, spent / (double)made * (double)(p->total - p->done));
-	snprintf(line, sizeof line, "%s %lld/%lld  %s%s%s%s%s", p->what, (long long)p->done, (long long)p->total, took,
-		 *eta ? ", " : "", *eta ? eta : "", *eta ? " left" : "", note);
+	snprintf(line, sizeof line, "%s %lld/%lld  %s%s%s%s%s", p->what, (long long)p->done,
+		 (long long)p->total, took, *eta ? ", " : "", *eta ? eta : "", *eta ? " left" : "", note);
 	pthread_mutex_lock(&lock);
 	if (terminal) {
 		erase_line();

@@ -1,9 +1,9 @@
 /*
  * log.h -- what a user sees while the program works.
  *
- * Rank 0 speaks: log_info() prints on stderr and, once log_file() has named one, into the run's log.txt with a time
- * stamp.  log_warn() speaks from every rank, with the rank.  A progress line is redrawn on a terminal and is a plain
- * line every `log_every` seconds elsewhere.
+ * Rank 0 speaks: log_info() prints on stderr and, once log_file() has named one, into the run's log.txt with
+ * a time stamp.  log_warn() speaks from every rank, with the rank.  A progress line is redrawn on a terminal
+ * and is a plain line every `log_every` seconds elsewhere.
  */
 #ifndef LOG_H
 #define LOG_H
@@ -11,25 +11,26 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-void log_rank(int rank, int ranks);             /* once, after the ranks are known */
-int log_file(const char *path, struct err *e);  /* append; rank 0 only opens it */
+void log_rank(int rank, int ranks);            /* once, after the ranks are known */
+int log_file(const char *path, struct err *e); /* append; rank 0 only opens it */
 void log_close(void);
-void log_quiet(bool quiet);                     /* no info, no progress on stderr (errors stay) */
+void log_quiet(bool quiet); /* no info, no progress on stderr (errors stay) */
 
 void log_info(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 void log_warn(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 
 /* A long phase: begin, tick with what is done so far and a short note, end.  ETA from the mean pace. */
 struct progress {
-	const char *what;       /* "train", "rollout", "evaluate": borrowed */
+	const char *what; /* "train", "rollout", "evaluate": borrowed */
 	int64_t total, done, base;
 	double start, last;
 };
 void progress_begin(struct progress *p, const char *what, int64_t done, int64_t total);
-void progress_tick(struct progress *p, int64_t done, const char *note_fmt, ...) __attribute__((format(printf, 3, 4)));
+void progress_tick(struct progress *p, int64_t done, const char *note_fmt, ...)
+    __attribute__((format(printf, 3, 4)));
 void progress_end(struct progress *p);
 
-double clock_now(void);                         /* seconds, monotonic */
-double clock_cpu(void);                         /* CPU seconds of this process, all threads */
+double clock_now(void); /* seconds, monotonic */
+double clock_cpu(void); /* CPU seconds of this process, all threads */
 
 #endif

@@ -9,11 +9,11 @@ void *mem_grow(void *p, size_t n, size_t size); /* realloc to n elements; overfl
 char *mem_str(const char *s);                   /* strdup; NULL gives NULL */
 char *mem_printf(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 
-/* Makes room for one more element: `MEM_PUSH(list, count, cap) = x;` */
+/* Makes room for one more element and names it: `MEM_PUSH(list, count, cap) = x;` */
 #define MEM_PUSH(list, count, cap)                                                                           \
-	((count) == (cap) ? ((cap) = (cap) ? 2 * (cap) : 8,                                                  \
-			     (list) = mem_grow((list), (size_t)(cap), sizeof *(list)))                       \
-			  : (list),                                                                          \
-	 (list))[(count)++]
+	(*((count) == (cap) ? (void)((cap) = (cap) ? 2 * (cap) : 8,                                          \
+				     (list) = mem_grow((list), (size_t)(cap), sizeof *(list)))               \
+			    : (void)0,                                                                       \
+	   (list) + (count)++))
 
 #endif

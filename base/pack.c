@@ -17,8 +17,8 @@ int file_write_zstd(const char *path, const void *data, size_t size, int level, 
 	ZSTD_CCtx_setParameter(c, ZSTD_c_checksumFlag, 1);
 	n = ZSTD_compress2(c, out, cap, data, size);
 	ZSTD_freeCCtx(c);
-	ret = ZSTD_isError(n) ? err_set(e, "cannot compress %s: %s", path, ZSTD_getErrorName(n)) :
-				file_write(path, out, n, e);
+	ret = ZSTD_isError(n) ? err_set(e, "cannot compress %s: %s", path, ZSTD_getErrorName(n))
+			      : file_write(path, out, n, e);
 	free(out);
 	return ret;
 }
@@ -65,7 +65,8 @@ int file_read_zstd(char **data, size_t *size, const char *path, struct err *e)
 	return 0;
 }
 
-/* ---- XXH64 (https://github.com/Cyan4973/xxHash, doc/xxhash_spec.md) -------------------------------------------------- */
+/* ---- XXH64 (https://github.com/Cyan4973/xxHash, doc/xxhash_spec.md)
+ * -------------------------------------------------- */
 
 static const uint64_t P1 = 0x9E3779B185EBCA87u, P2 = 0xC2B2AE3D27D4EB4Fu, P3 = 0x165667B19E3779F9u,
 		      P4 = 0x85EBCA77C2B2AE63u, P5 = 0x27D4EB2F165667C5u;

@@ -25,9 +25,10 @@ void philox4x32(const uint32_t counter[4], const uint32_t key[2], uint32_t out[4
 struct rng rng_make(uint64_t seed, enum rng_purpose purpose, uint64_t epoch, uint64_t sample)
 {
 	assert((uint32_t)purpose < 1u << 16 && epoch < (uint64_t)1 << 48 && sample < (uint64_t)1 << 32);
-	return (struct rng){
+	return (struct rng) {
 		.key = { (uint32_t)seed, (uint32_t)(seed >> 32) },
-		.hi = { (uint32_t)purpose | (uint32_t)(epoch >> 32) << 16, (uint32_t)epoch, (uint32_t)sample },
+		.hi = { (uint32_t)purpose | (uint32_t)(epoch >> 32) << 16, (uint32_t)epoch,
+			(uint32_t)sample },
 	};
 }
 
@@ -91,7 +92,8 @@ static double radius(uint32_t w)
 	double x = (double)w + 1.0, m;
 	uint64_t bits, one_bits;
 
-	/* x = m 2^e with m in [1/sqrt 2, sqrt 2): 0x95f62 are the top mantissa bits that sqrt 2 lacks to 2. */
+	/* x = m 2^e with m in [1/sqrt 2, sqrt 2): 0x95f62 are the top mantissa bits that sqrt 2 lacks to 2.
+	 */
 	memcpy(&bits, &x, sizeof bits);
 	memcpy(&one_bits, &one, sizeof one_bits);
 	uint64_t up = bits + ((uint64_t)0x95f62 << 32);
@@ -112,11 +114,21 @@ static void circle(uint32_t w, double *c, double *s)
 {
 	uint32_t quarter = (w + (1u << 29)) >> 30; /* the nearest; 4 is 0 again after the shift's wrap */
 	double x = (double)(int32_t)(w - (quarter << 30)) * (6.283185307179586476925 * 0x1p-32), z = x * x;
-	double sine = x * (1.0 + z * (-1.0 / 6 + z * (1.0 / 120 + z * (-1.0 / 5040 + z * (1.0 / 362880 +
-		z * (-1.0 / 39916800 + z * (1.0 / 6227020800 + z * (-1.0 / 1307674368000))))))));
-	double cosine = 1.0 + z * (-1.0 / 2 + z * (1.0 / 24 + z * (-1.0 / 720 + z * (1.0 / 40320 +
-		z * (-1.0 / 3628800 + z * (1.0 / 479001600 + z * (-1.0 / 87178291200 +
-		z * (1.0 / 20922789888000))))))));
+	double sine =
+	    x * (1.0 +
+		 z * (-1.0 / 6 +
+		      z * (1.0 / 120 +
+			   z * (-1.0 / 5040 + z * (1.0 / 362880 + z * (-1.0 / 39916800 +
+								       z * (1.0 / 6227020800 +
+									    z * (-1.0 / 1307674368000))))))));
+	double cosine =
+	    1.0 +
+	    z * (-1.0 / 2 +
+		 z * (1.0 / 24 + z * (-1.0 / 720 +
+				      z * (1.0 / 40320 +
+					   z * (-1.0 / 3628800 +
+						z * (1.0 / 479001600 + z * (-1.0 / 87178291200 +
+									    z * (1.0 / 20922789888000))))))));
 	double a = quarter & 1 ? sine : cosine, b = quarter & 1 ? cosine : sine;
 
 	*c = (quarter + 1) & 2 ? -a : a;

@@ -9,43 +9,45 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum rng_purpose {              /* values are part of the file format: append, never renumber */
-	RNG_PROMPTS = 1,        /* order of the prompts of an epoch */
-	RNG_LATENT = 2,         /* initial latents of a rollout */
-	RNG_SOLVER = 3,         /* noise inside a stochastic solver */
-	RNG_SHUFFLE = 4,        /* order of the samples in an update */
-	RNG_TIMESTEP = 5,       /* which timesteps a sample is trained at, and their order */
-	RNG_DIFFUSE = 6,        /* the noise of x_t in an update */
-	RNG_KL = 7,             /* which samples get a reference velocity */
-	RNG_LORA_INIT = 8,
-	RNG_MODEL_INIT = 9,
-	RNG_EVAL = 10,          /* initial latents of an evaluation */
-	RNG_SCENE = 11,         /* the shapes world's scenes */
-	RNG_CAPTION = 12,       /* caption noise in pretraining */
-	RNG_USER = 13,          /* `sample --seed` */
+enum rng_purpose {                   /* values are part of the file format: append, never renumber */
+		   RNG_PROMPTS = 1,  /* order of the prompts of an epoch */
+		   RNG_LATENT = 2,   /* initial latents of a rollout */
+		   RNG_SOLVER = 3,   /* noise inside a stochastic solver */
+		   RNG_SHUFFLE = 4,  /* order of the samples in an update */
+		   RNG_TIMESTEP = 5, /* which timesteps a sample is trained at, and their order */
+		   RNG_DIFFUSE = 6,  /* the noise of x_t in an update */
+		   RNG_KL = 7,       /* which samples get a reference velocity */
+		   RNG_LORA_INIT = 8,
+		   RNG_MODEL_INIT = 9,
+		   RNG_EVAL = 10,    /* initial latents of an evaluation */
+		   RNG_SCENE = 11,   /* the shapes world's scenes */
+		   RNG_CAPTION = 12, /* caption noise in pretraining */
+		   RNG_USER = 13,    /* `sample --seed` */
 };
 
-struct rng {                    /* a stream: (seed, purpose, epoch, sample) name it, index runs */
+struct rng { /* a stream: (seed, purpose, epoch, sample) name it, index runs */
 	uint32_t key[2];
-	uint32_t hi[3];         /* purpose | epoch's high bits, epoch's low 32 bits, sample */
-	uint32_t index;         /* blocks of four 32-bit words used so far */
+	uint32_t hi[3]; /* purpose | epoch's high bits, epoch's low 32 bits, sample */
+	uint32_t index; /* blocks of four 32-bit words used so far */
 	uint32_t word[4];
-	int left;               /* words of `word` not yet given out */
+	int left; /* words of `word` not yet given out */
 };
 
-void philox4x32(const uint32_t counter[4], const uint32_t key[2], uint32_t out[4]);     /* 10 rounds */
+void philox4x32(const uint32_t counter[4], const uint32_t key[2], uint32_t out[4]); /* 10 rounds */
 
 /* purpose < 2^16, epoch < 2^48, sample < 2^32. */
 struct rng rng_make(uint64_t seed, enum rng_purpose purpose, uint64_t epoch, uint64_t sample);
 uint32_t rng_u32(struct rng *r);
-double rng_uniform(struct rng *r);                      /* [0, 1), 53 bits */
-uint32_t rng_below(struct rng *r, uint32_t n);          /* [0, n), unbiased; n > 0 */
-double rng_normal(struct rng *r);                       /* Box-Muller in double from two 32-bit words; its second value is not kept */
+double rng_uniform(struct rng *r);             /* [0, 1), 53 bits */
+uint32_t rng_below(struct rng *r, uint32_t n); /* [0, n), unbiased; n > 0 */
+double
+rng_normal(struct rng *r); /* Box-Muller in double from two 32-bit words; its second value is not kept */
 void rng_shuffle(struct rng *r, int64_t *v, int64_t n); /* Fisher-Yates */
 
-/* n standard normals, from a fresh block of four words on (words left of the last one are dropped): words w0 w1 give
- * r cos a, r sin a with r = sqrt(-2 log((w0 + 1) / 2^32)) and a = 2 pi w1 / 2^32; w2 w3 give the next two.  Computed in
- * double from arithmetic alone, so the bits are the same with every libm, compiler and processor. */
+/* n standard normals, from a fresh block of four words on (words left of the last one are dropped): words w0
+ * w1 give r cos a, r sin a with r = sqrt(-2 log((w0 + 1) / 2^32)) and a = 2 pi w1 / 2^32; w2 w3 give the next
+ * two.  Computed in double from arithmetic alone, so the bits are the same with every libm, compiler and
+ * processor. */
 void rng_normals(struct rng *r, float *out, size_t n);
 
 #endif

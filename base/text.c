@@ -61,7 +61,7 @@ void text_real(struct text *t, double x)
 void text_free(struct text *t)
 {
 	free(t->s);
-	*t = (struct text){ 0 };
+	*t = (struct text) { 0 };
 }
 
 bool text_starts(const char *s, const char *prefix)

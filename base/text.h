@@ -5,22 +5,22 @@
 #include <stddef.h>
 
 struct text {
-	char *s;        /* NUL-terminated, never NULL after the first append */
+	char *s; /* NUL-terminated, never NULL after the first append */
 	size_t n, cap;
 };
 
 void text_add(struct text *t, const char *s);
 void text_add_bytes(struct text *t, const void *p, size_t n);
 void text_printf(struct text *t, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
-void text_real(struct text *t, double x);       /* the shortest of %.15g, %.16g, %.17g that reads back as x */
-void text_free(struct text *t);                 /* back to empty */
+void text_real(struct text *t, double x); /* the shortest of %.15g, %.16g, %.17g that reads back as x */
+void text_free(struct text *t);           /* back to empty */
 
 bool text_starts(const char *s, const char *prefix);
 bool text_ends(const char *s, const char *suffix);
 
-/* The member of names (NULL-terminated) nearest to key by edit distance (a swap of neighbours counts one), or NULL
- * when none is near enough to be a likely typo (distance at most 2, or a third of the key's length, and less than
- * its whole length).  Of equals the first. */
+/* The member of names (NULL-terminated) nearest to key by edit distance (a swap of neighbours counts one), or
+ * NULL when none is near enough to be a likely typo (distance at most 2, or a third of the key's length, and
+ * less than its whole length).  Of equals the first. */
 const char *text_nearest(const char *key, const char *const *names);
 
 #endif

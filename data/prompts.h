@@ -1,9 +1,9 @@
 /*
  * prompts.h -- prompt files and which prompts an epoch uses.
  *
- * .txt: one prompt a line (blank lines skipped).  .jsonl: one object a line with `prompt` and anything else as
- * metadata (GenEval's metadata.jsonl unchanged).  A prompt is named by its index in the file, so two equal texts stay
- * two prompts.
+ * .txt: one prompt a line (blank lines skipped).  .jsonl: one object a line with `prompt` and anything else
+ * as metadata (GenEval's metadata.jsonl unchanged).  A prompt is named by its index in the file, so two equal
+ * texts stay two prompts.
  */
 #ifndef PROMPTS_H
 #define PROMPTS_H
@@ -13,26 +13,29 @@
 
 struct prompt {
 	char *text;
-	char *meta;             /* the line's JSON object as compact text; "{}" for .txt */
-	char *tag;              /* meta's "tag", or "" */
+	char *meta; /* the line's JSON object as compact text; "{}" for .txt */
+	char *tag;  /* meta's "tag", or "" */
 };
 struct prompts {
 	int64_t n;
 	struct prompt *v;
 	char *path;
 };
-int prompts_read(struct prompts *p, const char *path, struct err *e);   /* an empty file is an error, as is a line without `prompt` */
+int prompts_read(struct prompts *p, const char *path,
+		 struct err *e); /* an empty file is an error, as is a line without `prompt` */
 void prompts_free(struct prompts *p);
 
 /*
- * The prompts of one epoch: `groups` indices into p, drawn without replacement from a fresh permutation keyed by
- * (seed, epoch); more groups than prompts go on with a second permutation, and so on.  With `by_tag`, the tags take
- * turns (in order of first appearance, rotated by epoch) and each tag draws from its own permutation, so that rare
- * tags are trained as often as common ones.
+ * The prompts of one epoch: `groups` indices into p, drawn without replacement from a fresh permutation keyed
+ * by (seed, epoch); more groups than prompts go on with a second permutation, and so on.  With `by_tag`, the
+ * tags take turns (in order of first appearance, rotated by epoch) and each tag draws from its own
+ * permutation, so that rare tags are trained as often as common ones.
  */
-void prompts_draw(const struct prompts *p, uint64_t seed, int64_t epoch, int64_t groups, bool by_tag, int64_t *out);
+void prompts_draw(const struct prompts *p, uint64_t seed, int64_t epoch, int64_t groups, bool by_tag,
+		  int64_t *out);
 
-/* The contiguous share [*begin, *end) of n global samples that rank `rank` of `ranks` works on; sizes differ by at most one. */
+/* The contiguous share [*begin, *end) of n global samples that rank `rank` of `ranks` works on; sizes differ
+ * by at most one. */
 void prompts_share(int64_t n, int rank, int ranks, int64_t *begin, int64_t *end);
 
 #endif

@@ -11,8 +11,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define WEIGHTS "diffusion_pytorch_model.safetensors"
-
 static int lay_out(struct linear_ae *a, const char *what, struct err *e)
 {
 	int64_t F = 3 * a->scale * a->scale;
@@ -160,7 +158,7 @@ int linear_ae_fit(struct linear_ae *a, at_t patches_NF, int64_t scale, int64_t c
 
 int linear_ae_open(struct linear_ae *a, const char *dir, enum at_dtype dt, enum at_device dev, struct err *e)
 {
-	char *config = file_join(dir, "config.json"), *weights = file_join(dir, WEIGHTS);
+	char *config = file_join(dir, "config.json"), *weights = file_join(dir, NN_WEIGHTS);
 	json_t *o = json_read(config, e);
 	struct st_file f;
 	int ret = -1;
@@ -182,7 +180,7 @@ int linear_ae_open(struct linear_ae *a, const char *dir, enum at_dtype dt, enum 
 
 int linear_ae_save(const struct linear_ae *a, const char *dir, struct err *e)
 {
-	char *config = file_join(dir, "config.json"), *weights = file_join(dir, WEIGHTS);
+	char *config = file_join(dir, "config.json"), *weights = file_join(dir, NN_WEIGHTS);
 	json_t *o = json_object();
 	int ret;
 

@@ -8,8 +8,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define WEIGHTS "diffusion_pytorch_model.safetensors"
-
 /* ---- config.json
  * ------------------------------------------------------------------------------------------------ */
 
@@ -257,7 +255,7 @@ static void lay_out(struct mmdit *m)
 /* Every tensor of the folder.  One file. */
 static int load_weights(struct mmdit *m, const char *dir, enum at_dtype dt, enum at_device dev, struct err *e)
 {
-	char *path = file_join(dir, WEIGHTS);
+	char *path = file_join(dir, NN_WEIGHTS);
 	struct st_file f;
 	int ret = st_open(&f, path, e);
 
@@ -345,7 +343,7 @@ int mmdit_new(struct mmdit *m, const struct mmdit_conf *c, uint64_t seed, struct
 
 int mmdit_save(const struct mmdit *m, const char *dir, struct err *e)
 {
-	char *config = file_join(dir, "config.json"), *weights = file_join(dir, WEIGHTS);
+	char *config = file_join(dir, "config.json"), *weights = file_join(dir, NN_WEIGHTS);
 	int ret =
 	    file_mkdirs(dir, e) || write_config(&m->conf, config, e) || nn_save(&m->net, weights, AT_F32, e)
 		? -1

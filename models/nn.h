@@ -12,7 +12,8 @@
 #include "base/err.h"
 #include "base/rng.h"
 
-#define NN_PARTS 3
+#define NN_PARTS   3
+#define NN_WEIGHTS "diffusion_pytorch_model.safetensors" /* in a folder of diffusers */
 
 struct nn_linear {
 	at_t w_OI, b_O; /* kept; b_O NULL: no bias.  O: the parts' rows, stacked */

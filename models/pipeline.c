@@ -154,7 +154,7 @@ static int open_parts(struct pipeline *p, struct err *e)
 {
 	char *transformer = file_join(p->dir, "transformer"), *text = file_join(p->dir, "text_encoder");
 	char *vae = file_join(p->dir, "vae");
-	char *weights = file_join(transformer, "diffusion_pytorch_model.safetensors");
+	char *weights = file_join(transformer, NN_WEIGHTS);
 	int ret = mmdit_open(&p->transformer, transformer, p->dtype, p->device, e) ||
 			  file_hash_path(&p->hash, weights, e) ||
 			  p->text_type->open(&p->text, text, p->dtype, p->device, e) ||

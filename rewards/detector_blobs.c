@@ -2,10 +2,10 @@
  * detector_blobs.c -- finds the shapes world's objects by looking at pixels alone.
  *
  * Bright connected regions are blobs.  A blob's colour is the majority vote of its pixels; projected on that
- * colour and scaled between background and interior it becomes a soft coverage, which is compared with
- * rendered templates of every shape near the size and the place that its area and centroid suggest.  The best
- * soft intersection over union names the shape, or none.  A region that fits nothing well is cut at higher
- * thresholds: noise builds bridges.
+ * colour and scaled between background and interior, the blob and its rim become a soft coverage, which is
+ * compared with rendered templates of every shape near the size and the place that its area and centroid
+ * suggest.  The best soft intersection over union names the shape.  What fits nothing well, such as two
+ * objects grown together, is no object.
  */
 #include "rewards/geneval.h"
 #include "base/mem.h"
@@ -26,18 +26,19 @@ enum {
 #define HALF_STEP 1.04
 #define ACCEPT    0.65 /* soft intersection over union */
 
-static const int bright = 140, strong = 153;
+/* Level of the brightest channel.  Half-covered pixels of two neighbours (0.525 for white on the lightest
+ * ground) must stay below it. */
+static const int bright = 140;
 
 /* Coverage of a shape centred at (reach + shift / 4) in a square of side 2 reach + 1. */
-struct template
-{
+struct stencil {
 	float *cover, norm2;
 };
 struct templates {
 	int reach[SIZES];
 	double area[SHAPES]; /* of half-size 1 */
 	float direction[COLORS][3];
-	struct template of[SHAPES][SIZES][SHIFTS * SHIFTS];
+	struct stencil of[SHAPES][SIZES][SHIFTS * SHIFTS];
 };
 
 static double half_of(int size)
@@ -45,7 +46,7 @@ static double half_of(int size)
 	return HALF_MIN * pow(HALF_STEP, size);
 }
 
-static void make_template(struct template *t, enum shape shape, double half, int reach, int shift)
+static void make_stencil(struct stencil *t, enum shape shape, double half, int reach, int shift)
 {
 	int side = 2 * reach + 1;
 
@@ -73,8 +74,8 @@ static int blobs_open(void **state, struct err *e)
 		t->reach[size] = (int)ceil(half_of(size)) + 1;
 		for (int s = 0; s < SHAPES; s++)
 			for (int k = 0; k < SHIFTS * SHIFTS; k++)
-				make_template(&t->of[s][size][k], (enum shape)s, half_of(size),
-					      t->reach[size], k);
+				make_stencil(&t->of[s][size][k], (enum shape)s, half_of(size), t->reach[size],
+					     k);
 	}
 	*state = t;
 	return 0;
@@ -197,10 +198,10 @@ static float project(const uint8_t *rgb, const float *direction)
 	return (rgb[0] * direction[0] + rgb[1] * direction[1] + rgb[2] * direction[2]) / 255;
 }
 
-/* Majority of the strongly covered pixels, or of all when none is strong. */
+/* Majority of the blob's own pixels, which are all more than half covered. */
 static enum color vote(const struct scan *s, const struct blob *b)
 {
-	int votes[2][COLORS] = { { 0 } }, strongs = 0;
+	int votes[COLORS] = { 0 }, winner = 0;
 
 	for (int y = b->y0; y <= b->y1; y++) {
 		for (int x = b->x0; x <= b->x1; x++) {
@@ -213,15 +214,11 @@ static enum color vote(const struct scan *s, const struct blob *b)
 				if (along > top)
 					top = along, best = c;
 			}
-			votes[0][best]++;
-			votes[1][best] += s->level[p] >= strong;
-			strongs += s->level[p] >= strong;
+			votes[best]++;
 		}
 	}
-	const int *v = votes[strongs > 0];
-	int winner = 0;
 	for (int c = 1; c < COLORS; c++)
-		if (v[c] > v[winner])
+		if (votes[c] > votes[winner])
 			winner = c;
 	return (enum color)winner;
 }
@@ -282,7 +279,7 @@ static bool make_patch(struct patch *out, const struct scan *s, const struct blo
 }
 
 /* Soft intersection over union of the patch and a template whose square begins at (x, y) of the patch. */
-static double overlap(const struct patch *a, double norm2, const struct template *t, int side, int x, int y)
+static double overlap(const struct patch *a, double norm2, const struct stencil *t, int side, int x, int y)
 {
 	int x0 = x > 0 ? x : 0, x1 = x + side < a->w ? x + side : a->w;
 	int y0 = y > 0 ? y : 0, y1 = y + side < a->h ? y + side : a->h;

@@ -1,12 +1,13 @@
 /*
  * geneval.h -- GenEval's rules (arXiv 2310.11513) over detected objects, one engine for every detector.
  *
- * Metadata: {"tag", "include": [{"class", "count", "color"?, "position"?: ["left of", index]}], "exclude": [...]}.
+ * Metadata: {"tag", "include": [{"class", "count", "color"?, "position"?: ["left of", index]}], "exclude":
+ * [...]}.
  *
- * Each include clause asks for `count` objects of a class, of a colour if given, and in a relation to the objects of
- * an earlier clause if given.  A is left of B when the vector from B's centre to A's, each component shortened by a
- * tenth of the two boxes' summed extent, has an x below -1/2 of the whole distance; right of, above, below likewise
- * (y grows downwards; two relations can hold at once).
+ * Each include clause asks for `count` objects of a class, of a colour if given, and in a relation to the
+ * objects of an earlier clause if given.  A is left of B when the vector from B's centre to A's, each
+ * component shortened by a tenth of the two boxes' summed extent, has an x below -1/2 of the whole distance;
+ * right of, above, below likewise (y grows downwards; two relations can hold at once).
  */
 #ifndef GENEVAL_H
 #define GENEVAL_H
@@ -16,48 +17,51 @@
 #include <jansson.h>
 
 #define GENEVAL_MAX_CLAUSES 16
-#define GENEVAL_MAX_OBJECTS 16          /* of a class: the best ones, as in the original */
+#define GENEVAL_MAX_OBJECTS 16 /* of a class: the best ones, as in the original */
 
 struct geneval_object {
 	const char *class_name;
-	const char *color;              /* NULL: unknown */
-	double box[4];                  /* x0, y0, x1, y1 in pixels */
-	double score;                   /* detector confidence; objects of a class come best first */
+	const char *color; /* NULL: unknown */
+	double box[4];     /* x0, y0, x1, y1 in pixels */
+	double score;      /* detector confidence; objects of a class come best first */
 };
 
 struct geneval_result {
-	double reward;          /* training reward: mean of the clauses' partial scores, each in [0, 1] */
-	bool strict;            /* every clause exactly right: counts equal, nothing excluded present */
-	bool correct;           /* the original benchmark's verdict: at least the wanted count */
-	char why[160];          /* the first clause that failed, for people; "" when strict */
+	double reward; /* training reward: mean of the clauses' partial scores, each in [0, 1] */
+	bool strict;   /* every clause exactly right: counts equal, nothing excluded present */
+	bool correct;  /* the original benchmark's verdict: at least the wanted count */
+	char why[160]; /* the first clause that failed, for people; "" when strict */
 };
 
 /*
- * Partial scores: 1 - |want - found| / want for a count, the same for a colour among the objects found, 0 or 1 for a
- * position.  A clause's colour scores 0 when its count is wrong, its position when count or colour is wrong or when
- * the target's clause is not exactly right: a prompt always has the same number of partial scores.  `exclude` counts
- * in strict and correct only.
+ * Partial scores: 1 - |want - found| / want for a count, the same for a colour among the objects found, 0 or
+ * 1 for a position.  A clause's colour scores 0 when its count is wrong, its position when count or colour is
+ * wrong or when the target's clause is not exactly right: a prompt always has the same number of partial
+ * scores.  `exclude` counts in strict and correct only.
  *
- * reference_scoring gives the public training reward instead (yifan123/reward-server): terms unbounded below, 1 added
- * for a position even after a wrong one, one 0 in place of colour and position after a wrong count, none for the
- * position after a wrong colour.
+ * reference_scoring gives the public training reward instead (yifan123/reward-server): terms unbounded below,
+ * 1 added for a position even after a wrong one, one 0 in place of colour and position after a wrong count,
+ * none for the position after a wrong colour.
  *
  * -1 when the metadata are not GenEval's.
  */
 int geneval_judge(struct geneval_result *r, const json_t *meta, const struct geneval_object *obj, int n,
 		  bool reference_scoring, struct err *e);
 
-/* A detector: finds objects in one picture.  The strings it returns are static or live as long as its state. */
+/* A detector: finds objects in one picture.  The strings it returns are static or live as long as its state.
+ */
 struct detector_type {
 	const char *name, *doc;
-	const char *const *classes, *const *colors;     /* what it can name, NULL-terminated */
+	const char *const *classes, *const *colors; /* what it can name, NULL-terminated */
 	int (*open)(void **state, struct err *e);
-	int (*detect)(void *state, const uint8_t *rgb, int w, int h, struct geneval_object **out, int *n, struct err *e); /* free(*out) */
+	int (*detect)(void *state, const uint8_t *rgb, int w, int h, struct geneval_object **out, int *n,
+		      struct err *e); /* free(*out) */
 	void (*close)(void *state);
 };
 extern const struct detector_type detector_blobs;
 
-/* Can metadata be judged with what the detector sees?  An error names the clause and the nearest class or colour. */
+/* Can metadata be judged with what the detector sees?  An error names the clause and the nearest class or
+ * colour. */
 int geneval_check(const json_t *meta, const struct detector_type *detector, struct err *e);
 
 #endif

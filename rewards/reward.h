@@ -1,9 +1,9 @@
 /*
  * reward.h -- what a reward is.  Adding one: a file here, a line in rewards/registry.c.
  *
- * A reward gets pictures with their prompts and metadata and gives each a score and optional named sub-scores, or says
- * why it cannot: an unavailable score is never a number.  Plain C without libtorch types, so that the same interface
- * can be the ABI of a plug-in.
+ * A reward gets pictures with their prompts and metadata and gives each a score and optional named
+ * sub-scores, or says why it cannot: an unavailable score is never a number.  Plain C without libtorch types,
+ * so that the same interface can be the ABI of a plug-in.
  */
 #ifndef REWARD_H
 #define REWARD_H
@@ -16,36 +16,39 @@
 #define REWARD_SUBS 4
 
 struct reward_item {
-	const uint8_t *rgb;     /* h x w x 3, rows from the top */
+	const uint8_t *rgb; /* h x w x 3, rows from the top */
 	int w, h;
 	const char *prompt;
-	const char *meta;       /* JSON object as text */
+	const char *meta; /* JSON object as text */
 };
 struct reward_score {
 	double value;
-	bool ok;                /* false: unavailable, `why` says why */
+	bool ok; /* false: unavailable, `why` says why */
 	char why[160];
-	double sub[REWARD_SUBS];        /* in the order of sub_names; NAN when a picture has none */
+	double sub[REWARD_SUBS]; /* in the order of sub_names; NAN when a picture has none */
 };
 
-enum reward_flags { REWARD_THREAD_SAFE = 1 };   /* score() may run in several threads at once */
+enum reward_flags { REWARD_THREAD_SAFE = 1 }; /* score() may run in several threads at once */
 
 struct reward_type {
-	int abi;                        /* REWARD_ABI */
+	int abi; /* REWARD_ABI */
 	const char *name, *doc;
 	const char *sub_names[REWARD_SUBS];
 	unsigned flags;
-	const struct field *fields;     /* its own keys, parsed into conf_size bytes; NULL: none */
+	const struct field *fields; /* its own keys, parsed into conf_size bytes; NULL: none */
 	size_t conf_size;
-	/* Each returns 0, or -1 with e set.  *state is NULL until open succeeds; conf lives as long as the state. */
+	/* Each returns 0, or -1 with e set.  *state is NULL until open succeeds; conf lives as long as the
+	 * state. */
 	int (*open)(void **state, const void *conf, struct err *e);
 	/* Can this prompt be scored at all?  Asked once for each prompt at start; NULL: always. */
 	int (*check)(void *state, const char *prompt, const char *meta, struct err *e);
-	int (*score)(void *state, const struct reward_item *item, int n, struct reward_score *out, struct err *e);
-	void (*close)(void *state);     /* NULL is fine */
+	int (*score)(void *state, const struct reward_item *item, int n, struct reward_score *out,
+		     struct err *e);
+	void (*close)(void *state); /* NULL is fine */
 };
 
-extern const struct reward_type *const reward_types[];          /* NULL-terminated */
-const struct reward_type *reward_find(const char *name, struct err *e); /* unknown: error with the nearest and the list */
+extern const struct reward_type *const reward_types[]; /* NULL-terminated */
+const struct reward_type *reward_find(const char *name,
+				      struct err *e); /* unknown: error with the nearest and the list */
 
 #endif

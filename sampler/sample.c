@@ -7,24 +7,25 @@ static const char *const timestep_names[] = { "float", "integer", NULL };
 #define SAMPLER_FIELDS(SOLVER, STEPS)                                                                        \
 	FIELD(struct sampler_conf, solver, .init = SOLVER, .choices = solver_names,                          \
 	      .doc = "how the flow is integrated"),                                                          \
-	FIELD(struct sampler_conf, steps, .init = STEPS, .min = 1, .max = 1000, .unit = "steps",             \
-	      .doc = "noise levels a picture goes through"),                                                 \
-	FIELD(struct sampler_conf, guidance, .init = "1", .min = 0, .max = 100,                              \
-	      .doc = "classifier-free guidance scale; 1 means none and costs nothing"),                      \
-	FIELD(struct sampler_conf, shift, .init = "0", .min = 0, .max = 100,                                 \
-	      .doc = "timestep shift of the schedule; 0 takes the model's"),                                 \
-	FIELD(struct sampler_conf, timesteps, .init = "float", .choices = timestep_names,                    \
-	      .doc = "what the transformer is told of the noise level: 1000 sigma, or its integer part"),    \
-	FIELD(struct sampler_conf, batch, .init = "32", .min = 1, .max = 65536, .unit = "pictures",          \
-	      .doc = "pictures sampled at a time on each rank"),                                             \
-	FIELD_END
+	    FIELD(struct sampler_conf, steps, .init = STEPS, .min = 1, .max = 1000, .unit = "steps",         \
+		  .doc = "noise levels a picture goes through"),                                             \
+	    FIELD(struct sampler_conf, guidance, .init = "1", .min = 0, .max = 100,                          \
+		  .doc = "classifier-free guidance scale; 1 means none and costs nothing"),                  \
+	    FIELD(struct sampler_conf, shift, .init = "0", .min = 0, .max = 100,                             \
+		  .doc = "timestep shift of the schedule; 0 takes the model's"),                             \
+	    FIELD(struct sampler_conf, timesteps, .init = "float", .choices = timestep_names,                \
+		  .doc =                                                                                     \
+		      "what the transformer is told of the noise level: 1000 sigma, or its integer part"),   \
+	    FIELD(struct sampler_conf, batch, .init = "32", .min = 1, .max = 65536, .unit = "pictures",      \
+		  .doc = "pictures sampled at a time on each rank"),                                         \
+	    FIELD_END
 
 const struct field rollout_fields[] = { SAMPLER_FIELDS("dpm2", "10") };
 const struct field eval_sampler_fields[] = { SAMPLER_FIELDS("euler", "40") };
 
 int sampler_init(struct sampler *s, const struct pipeline *p, const struct sampler_conf *c, struct err *e)
 {
-	*s = (struct sampler){ .pipeline = p, .guidance = c->guidance };
+	*s = (struct sampler) { .pipeline = p, .guidance = c->guidance };
 	if (!(s->solver = solver_find(c->solver, e)))
 		return -1;
 	schedule_init(&s->schedule, c->shift > 0 ? c->shift : p->shift, p->num_train_timesteps, (int)c->steps,
@@ -32,7 +33,7 @@ int sampler_init(struct sampler *s, const struct pipeline *p, const struct sampl
 	if (c->guidance != 1) {
 		struct at_scope *sc = at_begin(AT_NO_GRAD);
 		struct cond none;
-		int ret = pipeline_encode(p, (const char *const[]){ "" }, 1, &none, e);
+		int ret = pipeline_encode(p, (const char *const[]) { "" }, 1, &none, e);
 		if (!ret) {
 			s->negative.text_BLE = at_keep(none.text_BLE);
 			s->negative.pooled_BP = at_keep(none.pooled_BP);
@@ -51,7 +52,7 @@ void sampler_release(struct sampler *s)
 	schedule_free(&s->schedule);
 	at_free(s->negative.text_BLE);
 	at_free(s->negative.pooled_BP);
-	*s = (struct sampler){ 0 };
+	*s = (struct sampler) { 0 };
 }
 
 static at_t with_negative(at_t one_row, at_t rows)
@@ -60,7 +61,8 @@ static at_t with_negative(at_t one_row, at_t rows)
 	return at_cat2(at_expand(one_row, d), rows, 0);
 }
 
-at_t sampler_velocity(const struct sampler *s, const struct pass *pass, at_t x_BCHW, at_t t_B, const struct cond *c)
+at_t sampler_velocity(const struct sampler *s, const struct pass *pass, at_t x_BCHW, at_t t_B,
+		      const struct cond *c)
 {
 	struct at_scope *sc = at_begin(AT_GRAD_AS_IS);
 	at_t v[2];
@@ -69,8 +71,9 @@ at_t sampler_velocity(const struct sampler *s, const struct pass *pass, at_t x_B
 		return at_return(sc, pipeline_velocity(s->pipeline, pass, x_BCHW, t_B, c));
 	struct cond both = { with_negative(s->negative.text_BLE, c->text_BLE),
 			     with_negative(s->negative.pooled_BP, c->pooled_BP) };
-	at_chunk(2, v,
-		 pipeline_velocity(s->pipeline, pass, at_cat2(x_BCHW, x_BCHW, 0), at_cat2(t_B, t_B, 0), &both), 0);
+	at_chunk(
+	    2, v,
+	    pipeline_velocity(s->pipeline, pass, at_cat2(x_BCHW, x_BCHW, 0), at_cat2(t_B, t_B, 0), &both), 0);
 	return at_return(sc, at_add_scaled(v[0], at_sub(v[1], v[0]), s->guidance));
 }
 
@@ -85,7 +88,8 @@ static at_t velocity_at_step(void *ctx, int i, at_t x_BCHW)
 {
 	struct run *r = ctx;
 	struct at_scope *sc = at_begin(AT_NO_GRAD);
-	at_t t_B = at_full(DIMS(at_size(x_BCHW, 0)), r->sampler->schedule.t[i], AT_F32, r->sampler->pipeline->device);
+	at_t t_B = at_full(DIMS(at_size(x_BCHW, 0)), r->sampler->schedule.t[i], AT_F32,
+			   r->sampler->pipeline->device);
 	return at_return(sc, sampler_velocity(r->sampler, r->pass, x_BCHW, t_B, r->cond));
 }
 

@@ -12,20 +12,20 @@
 struct sampler_conf {
 	char *solver;
 	int64_t steps;
-	double guidance;                /* classifier-free guidance scale; 1: none */
-	double shift;                   /* 0: the model's */
-	char *timesteps;                /* "float" or "integer": what the transformer is told of sigma */
-	int64_t batch;                  /* pictures a forward */
+	double guidance; /* classifier-free guidance scale; 1: none */
+	double shift;    /* 0: the model's */
+	char *timesteps; /* "float" or "integer": what the transformer is told of sigma */
+	int64_t batch;   /* pictures a forward */
 };
 /* Tables are made for the two places that sample, because their published defaults differ. */
 extern const struct field rollout_fields[], eval_sampler_fields[];
 
 struct sampler {
-	const struct pipeline *pipeline;        /* borrowed */
+	const struct pipeline *pipeline; /* borrowed */
 	const struct solver_type *solver;
 	struct schedule schedule;
 	double guidance;
-	struct cond negative;           /* of the empty prompt, one row, kept; only with guidance */
+	struct cond negative; /* of the empty prompt, one row, kept; only with guidance */
 };
 int sampler_init(struct sampler *s, const struct pipeline *p, const struct sampler_conf *c, struct err *e);
 void sampler_release(struct sampler *s);
@@ -34,9 +34,11 @@ void sampler_release(struct sampler *s);
 at_t sampler_run(const struct sampler *s, const struct pass *pass, at_t noise_BCHW, const struct cond *c);
 
 /* v(x, t) as the sampler has it: with guidance, both branches.  Differentiable; t_B float32 in [0, 1000]. */
-at_t sampler_velocity(const struct sampler *s, const struct pass *pass, at_t x_BCHW, at_t t_B, const struct cond *c);
+at_t sampler_velocity(const struct sampler *s, const struct pass *pass, at_t x_BCHW, at_t t_B,
+		      const struct cond *c);
 
-/* Noise of samples id[0..n): each drawn from its own stream (seed, purpose, epoch, id), on the pipeline's device. */
+/* Noise of samples id[0..n): each drawn from its own stream (seed, purpose, epoch, id), on the pipeline's
+ * device. */
 at_t sampler_noise(const struct pipeline *p, uint64_t seed, enum rng_purpose purpose, uint64_t epoch,
 		   const int64_t *id, int n, struct at_dims shape_CHW);
 

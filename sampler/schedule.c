@@ -28,5 +28,5 @@ void schedule_free(struct schedule *s)
 {
 	free(s->sigma);
 	free(s->t);
-	*s = (struct schedule){ 0 };
+	*s = (struct schedule) { 0 };
 }

@@ -11,8 +11,8 @@ const struct solver_type *solver_find(const char *name, struct err *e)
 		if (!strcmp(types[i]->name, name))
 			return types[i];
 	const char *near = text_nearest(name, solver_names);
-	err_set(e, "unknown solver '%s'%s%s%s; there are euler and dpm2", name, near ? "; did you mean '" : "",
-		near ? near : "", near ? "'" : "");
+	err_set(e, "unknown solver '%s'%s%s%s; there are euler and dpm2", name,
+		near ? "; did you mean '" : "", near ? near : "", near ? "'" : "");
 	return NULL;
 }
 

@@ -2,9 +2,9 @@
  * solver_dpm2.c -- DPM-Solver++(2M) (arXiv 2211.01095) for flow matching, data prediction.
  *
  * alpha = 1 - sigma, lambda = log alpha - log sigma, D = x - sigma v (the x0 that v implies);
- * x' = (sigma' / sigma) x - alpha' (e^-h - 1) (D + (D - D_prev) / (2 r0)), h = lambda' - lambda, r0 = h_prev / h.
- * The first and the last step have no second order: DDIM, which for a flow is Euler's step.  Where the level before
- * was pure noise (lambda = -inf), r0 is infinite and the correction vanishes by itself.
+ * x' = (sigma' / sigma) x - alpha' (e^-h - 1) (D + (D - D_prev) / (2 r0)), h = lambda' - lambda, r0 = h_prev
+ * / h. The first and the last step have no second order: DDIM, which for a flow is Euler's step.  Where the
+ * level before was pure noise (lambda = -inf), r0 is infinite and the correction vanishes by itself.
  */
 #include "sampler/solver.h"
 #include <math.h>

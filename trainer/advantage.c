@@ -5,13 +5,17 @@
 #include <string.h>
 
 static const char *const std_names[] = { "global", "group", NULL };
-static const char *const mode_names[] = { "all", "positive_only", "negative_only", "one_only", "binary", NULL };
+static const char *const mode_names[] = {
+	"all", "positive_only", "negative_only", "one_only", "binary", NULL
+};
 
 const struct field advantage_fields[] = {
 	FIELD(struct advantage_conf, std, .init = "global", .choices = std_names,
-	      .doc = "what advantages are divided by: the spread of the whole epoch, or of the prompt's group"),
+	      .doc =
+		  "what advantages are divided by: the spread of the whole epoch, or of the prompt's group"),
 	FIELD(struct advantage_conf, mode, .init = "all", .choices = mode_names,
-	      .doc = "which advantages count: all, only one sign, 1 for the positive and 0 for the rest, or only the sign"),
+	      .doc = "which advantages count: all, only one sign, 1 for the positive and 0 for the rest, or "
+		     "only the sign"),
 	FIELD(struct advantage_conf, clip, .init = "5", .min = 1e-3, .max = 1000,
 	      .doc = "advantages are clipped to plus or minus this before they become probabilities"),
 	FIELD_END
@@ -89,9 +93,9 @@ void advantage_compute(const struct advantage_conf *c, int64_t n, const double *
 		r[i] = fmin(fmax(apply_mode(c->mode, clipped) / c->clip / 2 + 0.5, 0), 1);
 		r_sum += r[i];
 	}
-	*stats = (struct advantage_stats){ .reward_mean = all.mean,
-					   .reward_std = sqrt(all.var),
-					   .r_mean = all.n > 0 ? r_sum / all.n : NAN };
+	*stats = (struct advantage_stats) { .reward_mean = all.mean,
+					    .reward_std = sqrt(all.var),
+					    .r_mean = all.n > 0 ? r_sum / all.n : NAN };
 	for (int64_t g = 0; g < groups; g++)
 		stats->flat_groups += of[g].var < 1e-12;
 	free(of);

@@ -1,9 +1,11 @@
 /*
- * advantage.h -- rewards -> advantages -> optimality probabilities (DiffusionNFT, section 3; per-prompt normalisation).
+ * advantage.h -- rewards -> advantages -> optimality probabilities (DiffusionNFT, section 3; per-prompt
+ * normalisation).
  *
- * A = (R - mean of the prompt's group) / (std + 1e-4), std over all samples of the epoch ("global") or of the group
- * ("group"); then the mode; then r = clip(A / clip / 2 + 0.5, 0, 1).  Samples without a reward (NAN) are left out of
- * every mean and std and get A = r = NAN.
+ * A = (R - mean of the prompt's group) / (std + 1e-4), std over all samples of the epoch ("global") or of the
+ * group
+ * ("group"); then the mode; then r = clip(A / clip / 2 + 0.5, 0, 1).  Samples without a reward (NAN) are left
+ * out of every mean and std and get A = r = NAN.
  */
 #ifndef ADVANTAGE_H
 #define ADVANTAGE_H
@@ -11,15 +13,15 @@
 #include <stdint.h>
 
 struct advantage_conf {
-	char *std;              /* global, group */
-	char *mode;             /* all, positive_only, negative_only, one_only, binary */
+	char *std;  /* global, group */
+	char *mode; /* all, positive_only, negative_only, one_only, binary */
 	double clip;
 };
 extern const struct field advantage_fields[];
 
 struct advantage_stats {
 	double reward_mean, reward_std;
-	int64_t flat_groups;    /* groups whose rewards are all equal: they teach nothing */
+	int64_t flat_groups; /* groups whose rewards are all equal: they teach nothing */
 	double r_mean;
 };
 

@@ -1,9 +1,9 @@
 /*
  * checkpoint.c -- all the state of a run, whole or not at all.
  *
- * checkpoints/step-00000123/: lora/ (the averaged policy in PEFT layout), state.safetensors.zst (theta, old, ema, Adam's
- * moments) and state.json (counters, seed, hashes).  Written under a temporary name, synced, renamed; `latest` names
- * the newest complete one.
+ * checkpoints/step-00000123/: lora/ (the averaged policy in PEFT layout), state.safetensors.zst (theta, old,
+ * ema, Adam's moments) and state.json (counters, seed, hashes).  Written under a temporary name, synced,
+ * renamed; `latest` names the newest complete one.
  */
 #include "base/file.h"
 #include "base/json.h"
@@ -40,14 +40,16 @@ static uint64_t lora_shape_hash(const struct lora *l)
 
 static json_t *state_json(const struct trainer *t, uint64_t data_hash)
 {
-	char *base = hex(t->pipeline.hash), *shape = hex(lora_shape_hash(&t->policies.theta)), *data = hex(data_hash);
+	char *base = hex(t->pipeline.hash), *shape = hex(lora_shape_hash(&t->policies.theta)),
+	     *data = hex(data_hash);
 	json_t *before = eval_json(&t->before);
-	json_t *j = json_pack("{s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:s, s:s, s:s, s:o}", "format", FORMAT,
-			      "step", (json_int_t)t->at.step, "epoch", (json_int_t)t->at.epoch, "images",
-			      (json_int_t)t->at.images, "skipped", (json_int_t)t->at.skipped, "unavailable",
-			      (json_int_t)t->at.unavailable, "optimizer_step", (json_int_t)t->optimizer.step, "seed",
-			      (json_int_t)t->x->run.seed, "train_seconds", t->at.train_seconds, "cpu_seconds",
-			      t->at.cpu_seconds, "base_model", base, "adapter", shape, "data", data, "before", before);
+	json_t *j = json_pack(
+	    "{s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:s, s:s, s:s, s:o}", "format", FORMAT,
+	    "step", (json_int_t)t->at.step, "epoch", (json_int_t)t->at.epoch, "images",
+	    (json_int_t)t->at.images, "skipped", (json_int_t)t->at.skipped, "unavailable",
+	    (json_int_t)t->at.unavailable, "optimizer_step", (json_int_t)t->optimizer.step, "seed",
+	    (json_int_t)t->x->run.seed, "train_seconds", t->at.train_seconds, "cpu_seconds",
+	    t->at.cpu_seconds, "base_model", base, "adapter", shape, "data", data, "before", before);
 	free(base);
 	free(shape);
 	free(data);
@@ -67,7 +69,8 @@ static int write_state(const struct trainer *t, const char *dir, struct err *e)
 	size_t size = 0;
 	int ret = -1;
 
-	if (file_mkdirs(dir, e) || lora_save(&p->ema, lora, e) || st_write_bytes(&data, &size, items, 5, NULL, 0, e) ||
+	if (file_mkdirs(dir, e) || lora_save(&p->ema, lora, e) ||
+	    st_write_bytes(&data, &size, items, 5, NULL, 0, e) ||
 	    file_write_zstd(state, data, size, ZSTD_LEVEL, e))
 		goto out;
 	json_t *j = state_json(t, file_hash(data, size, 0));
@@ -115,12 +118,15 @@ static void list_free(char **names, int n)
 
 static int write_checkpoint(const struct trainer *t, struct err *e)
 {
-	char *all = file_join(t->dir, "checkpoints"), *name = mem_printf("step-%08lld", (long long)t->at.step);
-	char *final = file_join(all, name), *temp = mem_printf("%s.tmp", final), *latest = file_join(all, "latest");
+	char *all = file_join(t->dir, "checkpoints"),
+	     *name = mem_printf("step-%08lld", (long long)t->at.step);
+	char *final = file_join(all, name), *temp = mem_printf("%s.tmp", final),
+	     *latest = file_join(all, "latest");
 	int ret = -1, n;
 
-	if (file_mkdirs(all, e) || file_remove_tree(temp, e) || write_state(t, temp, e) || file_remove_tree(final, e) ||
-	    file_rename_synced(temp, final, e) || file_write(latest, name, strlen(name), e))
+	if (file_mkdirs(all, e) || file_remove_tree(temp, e) || write_state(t, temp, e) ||
+	    file_remove_tree(final, e) || file_rename_synced(temp, final, e) ||
+	    file_write(latest, name, strlen(name), e))
 		goto out;
 	ret = 0;
 	char **names = list(all, &n);
@@ -149,7 +155,8 @@ int checkpoint_save(struct trainer *t, struct err *e)
 	return dist_agree(t->dist, t->dist->rank == 0 ? write_checkpoint(t, e) : 0, e);
 }
 
-/* ---- Reading -------------------------------------------------------------------------------------------------------- */
+/* ---- Reading
+ * -------------------------------------------------------------------------------------------------------- */
 
 static int take_into(at_t dst, const struct st_file *f, const char *name, struct err *e)
 {
@@ -163,7 +170,8 @@ static int take_into(at_t dst, const struct st_file *f, const char *name, struct
 	return ret;
 }
 
-static int check_hash(const json_t *j, const char *key, uint64_t mine, const char *path, const char *what, struct err *e)
+static int check_hash(const json_t *j, const char *key, uint64_t mine, const char *path, const char *what,
+		      struct err *e)
 {
 	const char *theirs;
 	char *h = hex(mine);
@@ -182,7 +190,8 @@ static int read_counters(struct trainer *t, const json_t *j, const char *path, s
 	if (json_get_int(&format, j, "format", 0, path, e) || json_get_int(&seed, j, "seed", -1, path, e))
 		return -1;
 	if (format != FORMAT)
-		return err_set(e, "%s: format %lld; this program reads format %d", path, (long long)format, FORMAT);
+		return err_set(e, "%s: format %lld; this program reads format %d", path, (long long)format,
+			       FORMAT);
 	if (seed != t->x->run.seed)
 		return err_set(e, "%s: the run has seed %lld, the configuration %lld", path, (long long)seed,
 			       (long long)t->x->run.seed);
@@ -190,15 +199,16 @@ static int read_counters(struct trainer *t, const json_t *j, const char *path, s
 	    check_hash(j, "adapter", lora_shape_hash(&t->policies.theta), path,
 		       "made with another adapter (rank, alpha or targets)", e))
 		return -1;
-	return json_get_int(&t->at.step, j, "step", 0, path, e) || json_get_int(&t->at.epoch, j, "epoch", 0, path, e) ||
-			       json_get_int(&t->at.images, j, "images", 0, path, e) ||
-			       json_get_int(&t->at.skipped, j, "skipped", 0, path, e) ||
-			       json_get_int(&t->at.unavailable, j, "unavailable", 0, path, e) ||
-			       json_get_int(&t->optimizer.step, j, "optimizer_step", 0, path, e) ||
-			       json_get_real(&t->at.train_seconds, j, "train_seconds", 0, path, e) ||
-			       json_get_real(&t->at.cpu_seconds, j, "cpu_seconds", 0, path, e) ?
-		       -1 :
-		       eval_from_json(&t->before, json_object_get(j, "before"), path, e);
+	return json_get_int(&t->at.step, j, "step", 0, path, e) ||
+		       json_get_int(&t->at.epoch, j, "epoch", 0, path, e) ||
+		       json_get_int(&t->at.images, j, "images", 0, path, e) ||
+		       json_get_int(&t->at.skipped, j, "skipped", 0, path, e) ||
+		       json_get_int(&t->at.unavailable, j, "unavailable", 0, path, e) ||
+		       json_get_int(&t->optimizer.step, j, "optimizer_step", 0, path, e) ||
+		       json_get_real(&t->at.train_seconds, j, "train_seconds", 0, path, e) ||
+		       json_get_real(&t->at.cpu_seconds, j, "cpu_seconds", 0, path, e)
+		   ? -1
+		   : eval_from_json(&t->before, json_object_get(j, "before"), path, e);
 }
 
 static int read_tensors(struct trainer *t, const json_t *meta, const char *path, struct err *e)
@@ -211,18 +221,18 @@ static int read_tensors(struct trainer *t, const json_t *meta, const char *path,
 
 	if (file_read_zstd(&data, &size, path, e))
 		return -1;
-	if (check_hash(meta, "data", file_hash(data, size, 0), path, "damaged: its checksum is not the one in state.json",
-		       e)) {
+	if (check_hash(meta, "data", file_hash(data, size, 0), path,
+		       "damaged: its checksum is not the one in state.json", e)) {
 		free(data);
 		return -1;
 	}
 	if (st_open_bytes(&f, data, size, path, e))
 		return -1;
 	ret = take_into(p->theta.flat, &f, "theta", e) || take_into(p->old.flat, &f, "old", e) ||
-			      take_into(p->ema.flat, &f, "ema", e) || take_into(t->optimizer.m_P, &f, "adam.m", e) ||
-			      take_into(t->optimizer.v_P, &f, "adam.v", e) ?
-		      -1 :
-		      0;
+		      take_into(p->ema.flat, &f, "ema", e) || take_into(t->optimizer.m_P, &f, "adam.m", e) ||
+		      take_into(t->optimizer.v_P, &f, "adam.v", e)
+		  ? -1
+		  : 0;
 	st_close(&f);
 	return ret;
 }
@@ -252,7 +262,8 @@ static void offer_previous(const char *all, const char *newest, struct err *e)
 			offer = names[i];
 	if (offer) {
 		struct err old = *e;
-		err_set(e, "%.700s; to go on from the one before: echo -n %s > %s/latest", old.msg, offer, all);
+		err_set(e, "%.700s; to go on from the one before: echo -n %s > %s/latest", old.msg, offer,
+			all);
 	}
 	list_free(names, n);
 }

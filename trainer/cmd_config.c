@@ -49,14 +49,17 @@ static void all_tables(bool docs)
 	struct text t = { 0 };
 
 	if (docs)
-		text_add(&t, "# Configuration reference\n\nMade by `contraflow config reference`; a test checks that it is "
-			     "current. Files are YAML; `extends: other.yaml` takes another file's keys first; `--set a.b=c` "
+		text_add(&t, "# Configuration reference\n\nMade by `contraflow config reference`; a test "
+			     "checks that it is "
+			     "current. Files are YAML; `extends: other.yaml` takes another file's keys "
+			     "first; `--set a.b=c` "
 			     "overrides them.\n\n# `contraflow train`\n\n");
 	for (const struct experiment_section *s = experiment_sections; s->name; s++)
 		table(&t, docs, s->doc, s->fields, s->name);
 	for (int i = 0; reward_types[i]; i++) {
-		const struct field weight[] = { { .name = "weight", .init = "1", .doc = "share in the total reward" },
-						FIELD_END };
+		const struct field weight[] = {
+			{ .name = "weight", .init = "1", .doc = "share in the total reward" }, FIELD_END
+		};
 		char *section = mem_printf("rewards.%s", reward_types[i]->name);
 		char *title = mem_printf("Reward `%s`: %s", reward_types[i]->name, reward_types[i]->doc);
 		table(&t, docs, title, weight, section);

@@ -41,9 +41,17 @@ static int score(struct dist *d, struct session *s, const struct request *r, int
 		ret = encode_prompts(&s->pipeline, &prompts, &cond, e);
 	ret = dist_agree(d, ret, e);
 	if (!ret) {
-		struct evaluator v = { .dist = d, .pipeline = &s->pipeline, .sampler = &s->sampler, .mixture = m,
-				       .prompts = &prompts, .cond = &cond, .images_per_prompt = r->per, .batch = batch,
-				       .height = r->height, .width = r->width, .seed = (uint64_t)r->seed };
+		struct evaluator v = { .dist = d,
+				       .pipeline = &s->pipeline,
+				       .sampler = &s->sampler,
+				       .mixture = m,
+				       .prompts = &prompts,
+				       .cond = &cond,
+				       .images_per_prompt = r->per,
+				       .batch = batch,
+				       .height = r->height,
+				       .width = r->width,
+				       .seed = (uint64_t)r->seed };
 		ret = evaluate(&v, &s->pass, &result, e);
 	}
 	if (!ret && d->rank == 0) {
@@ -67,7 +75,8 @@ static int run(int argc, char **argv, struct err *e)
 	const struct option_spec spec[] = {
 		SESSION_OPTIONS(o),
 		{ "prompts", 's', &r.prompts, "FILE", "prompts, .txt or .jsonl" },
-		{ "config", 's', &r.config, "FILE", "take the section `rewards` of this file (default: geneval)" },
+		{ "config", 's', &r.config, "FILE",
+		  "take the section `rewards` of this file (default: geneval)" },
 		{ "images-per-prompt", 'i', &r.per, "N", "pictures of each prompt (default 1)" },
 		{ "seed", 'i', &r.seed, "N", "other noise (default 0)" },
 		{ "height", 'i', &r.height, "PIXELS", "default: the model's own size" },

@@ -45,10 +45,12 @@ static double adapter_norm(const struct st_file *f, double scale)
 			continue;
 		struct at_scope *s = at_begin(AT_NO_GRAD);
 		struct text other = { 0 };
-		text_printf(&other, "%.*s.lora_B.weight", (int)(strlen(name) - strlen(".lora_A.weight")), name);
+		text_printf(&other, "%.*s.lora_B.weight", (int)(strlen(name) - strlen(".lora_A.weight")),
+			    name);
 		const struct st_entry *b = st_find(f, other.s);
 		if (b) {
-			at_t a = at_cast(st_get(f, &f->entry[i]), AT_F64), ba = at_matmul(at_cast(st_get(f, b), AT_F64), a);
+			at_t a = at_cast(st_get(f, &f->entry[i]), AT_F64),
+			     ba = at_matmul(at_cast(st_get(f, b), AT_F64), a);
 			sum += scale * scale * at_sum_squares(ba);
 		}
 		text_free(&other);
@@ -78,24 +80,27 @@ static int inspect_tensors(const char *path, struct err *e)
 
 static int inspect_adapter(const char *dir, struct err *e)
 {
-	char *conf = file_join(dir, "adapter_config.json"), *path = file_join(dir, "adapter_model.safetensors");
+	char *conf = file_join(dir, "adapter_config.json"),
+	     *path = file_join(dir, "adapter_model.safetensors");
 	json_t *j = json_read(conf, e);
 	struct st_file f;
 	int64_t rank;
 	double alpha;
-	int ret = j && !json_get_int(&rank, j, "r", 0, conf, e) && !json_get_real(&alpha, j, "lora_alpha", 0, conf, e) &&
-				  !st_open(&f, path, e) ?
-			  0 :
-			  -1;
+	int ret = j && !json_get_int(&rank, j, "r", 0, conf, e) &&
+			  !json_get_real(&alpha, j, "lora_alpha", 0, conf, e) && !st_open(&f, path, e)
+		      ? 0
+		      : -1;
 
 	if (!ret) {
-		char *targets = json_dumps(json_object_get(j, "target_modules"), JSON_COMPACT | JSON_ENCODE_ANY);
+		char *targets =
+		    json_dumps(json_object_get(j, "target_modules"), JSON_COMPACT | JSON_ENCODE_ANY);
 		printf("%s: a LoRA adapter, rank %lld, alpha %g, targets %s\n", dir, (long long)rank, alpha,
 		       targets ? targets : "?");
 		free(targets);
 		print_tensors(&f);
 		if (rank > 0)
-			printf("  norm of the change of the weights %.6g\n", adapter_norm(&f, alpha / (double)rank));
+			printf("  norm of the change of the weights %.6g\n",
+			       adapter_norm(&f, alpha / (double)rank));
 		st_close(&f);
 	}
 	json_decref(j);

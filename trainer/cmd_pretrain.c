@@ -7,10 +7,9 @@ static int run(int argc, char **argv, struct err *e)
 {
 	const char *config;
 	struct option_list set = { .n = 0 };
-	const struct option_spec spec[] = {
-		{ "set", 'm', &set, "KEY=VALUE", "override a key of the configuration; many times" },
-		{ NULL, 0, NULL, NULL, NULL }
-	};
+	const struct option_spec spec[] = { { "set", 'm', &set, "KEY=VALUE",
+					      "override a key of the configuration; many times" },
+					    { NULL, 0, NULL, NULL, NULL } };
 	struct pretrain_conf c;
 	struct dist d;
 	int n, ret = options_parse(&cmd_pretrain, spec, argc, argv, &config, 1, &n, e);
@@ -18,7 +17,8 @@ static int run(int argc, char **argv, struct err *e)
 	if (ret)
 		return ret;
 	if (n != 1)
-		return err_set(e, "pretrain: name a configuration; usage: contraflow pretrain %s", cmd_pretrain.usage);
+		return err_set(e, "pretrain: name a configuration; usage: contraflow pretrain %s",
+			       cmd_pretrain.usage);
 	if (dist_open(&d, e))
 		return -1;
 	log_rank(d.rank, d.ranks);

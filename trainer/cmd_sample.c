@@ -44,7 +44,8 @@ static int write_grid(const struct request *r, at_t rgb_BHW3, struct err *e)
 
 	for (int i = 0; i < n; i++)
 		tile[i] = (const uint8_t *)at_data(rgb_BHW3) + (size_t)i * (size_t)(h * w * 3);
-	struct image g = image_grid(tile, n, w, h, r->cols > 0 ? (int)r->cols : (int)r->per, n > 1 ? 2 : 0, (int)r->zoom);
+	struct image g =
+	    image_grid(tile, n, w, h, r->cols > 0 ? (int)r->cols : (int)r->per, n > 1 ? 2 : 0, (int)r->zoom);
 	int ret = image_write_png(r->out, g.w, g.h, g.rgb, e);
 	image_free(&g);
 	free(tile);
@@ -96,7 +97,8 @@ static int run(int argc, char **argv, struct err *e)
 		{ "seed", 'i', &r.seed, "N", "other noise (default 0)" },
 		{ "height", 'i', &r.height, "PIXELS", "default: the model's own size" },
 		{ "width", 'i', &r.width, "PIXELS", "default: the model's own size" },
-		{ "latents", 's', &r.latents, "FILE", "start from the tensor `latents` of a safetensors file" },
+		{ "latents", 's', &r.latents, "FILE",
+		  "start from the tensor `latents` of a safetensors file" },
 		{ "save-latents", 's', &r.save_latents, "FILE", "write the clean latents" },
 		{ "columns", 'i', &r.cols, "N", "pictures a row of the grid (default: a row a prompt)" },
 		{ "zoom", 'i', &r.zoom, "N", "enlarge pictures so many times (default 1)" },

@@ -23,8 +23,8 @@ static json_t *report(const struct mixture *m, const struct mixture_scores *s, c
 	json_t *all = json_array();
 
 	for (int i = 0; i < s->n; i++) {
-		json_t *x = json_pack("{s:s, s:s, s:o}", "image", path[i], "prompt", p->v[p->n == 1 ? 0 : i].text, "reward",
-				      number(s->total[i]));
+		json_t *x = json_pack("{s:s, s:s, s:o}", "image", path[i], "prompt",
+				      p->v[p->n == 1 ? 0 : i].text, "reward", number(s->total[i]));
 		for (int k = 0; k < s->rewards; k++) {
 			const struct reward_type *type = mixture_at(m, k)->type;
 			json_t *r = json_pack("{s:o}", "score", number(s->value[k * s->n + i]));
@@ -51,7 +51,7 @@ static int score(struct mixture *m, const char *const *path, int n, const struct
 		ret = image_read(&im[i], path[i], e);
 		if (!ret && mixture_check(m, q->text, q->meta, e))
 			ret = err_in(e, "prompt '%s'", q->text);
-		item[i] = (struct reward_item){
+		item[i] = (struct reward_item) {
 			.rgb = im[i].rgb, .w = im[i].w, .h = im[i].h, .prompt = q->text, .meta = q->meta
 		};
 	}
@@ -69,8 +69,8 @@ static int score(struct mixture *m, const char *const *path, int n, const struct
 			free(text);
 		}
 		if (!ret && s.unavailable)
-			ret = err_set(e, "score: %lld of %d pictures could not be scored: %s", (long long)s.unavailable, n,
-				      s.why);
+			ret = err_set(e, "score: %lld of %d pictures could not be scored: %s",
+				      (long long)s.unavailable, n, s.why);
 		json_decref(j);
 		mixture_scores_free(&s);
 	}
@@ -85,8 +85,10 @@ static int run(int argc, char **argv, struct err *e)
 {
 	const char *file = NULL, *config = NULL, *out = NULL, *args[MOST];
 	const struct option_spec spec[] = {
-		{ "prompts", 's', &file, "FILE", "a prompt a picture, in order, or one for all; .txt or .jsonl" },
-		{ "config", 's', &config, "FILE", "take the section `rewards` of this file (default: geneval)" },
+		{ "prompts", 's', &file, "FILE",
+		  "a prompt a picture, in order, or one for all; .txt or .jsonl" },
+		{ "config", 's', &config, "FILE",
+		  "take the section `rewards` of this file (default: geneval)" },
 		{ "o", 's', &out, "FILE.json", "where the scores go (default: standard output)" },
 		{ NULL, 0, NULL, NULL, NULL },
 	};
@@ -106,8 +108,9 @@ static int run(int argc, char **argv, struct err *e)
 	if (!ret)
 		ret = mixture_open(&m, tree, 1, e) || prompts_read(&p, file, e) ? -1 : 0;
 	if (!ret && p.n != 1 && p.n != n)
-		ret = err_set(e, "score: %d pictures but %lld prompts in %s; give one prompt, or one a picture", n,
-			      (long long)p.n, file);
+		ret =
+		    err_set(e, "score: %d pictures but %lld prompts in %s; give one prompt, or one a picture",
+			    n, (long long)p.n, file);
 	if (!ret)
 		ret = score(m, args, n, &p, out, e);
 	prompts_free(&p);

@@ -18,7 +18,8 @@ static int write_prompts(const struct shapes_conf *c, const char *dir, struct er
 }
 
 /* The true picture of every line of a prompt file: DIR/00000.png and so on. */
-static int render_all(const struct shapes_conf *c, const char *file, const char *dir, int64_t seed, struct err *e)
+static int render_all(const struct shapes_conf *c, const char *file, const char *dir, int64_t seed,
+		      struct err *e)
 {
 	int side = (int)(c->grid * c->cell), ret = 0;
 	uint8_t *rgb = mem_alloc((size_t)(side * side * 3));

@@ -4,8 +4,8 @@
 #include "trainer/rundir.h"
 #include "trainer/trainer.h"
 
-static int train(struct dist *d, const char *config, const char *run, bool resume, const struct option_list *set,
-		 struct err *e)
+static int train(struct dist *d, const char *config, const char *run, bool resume,
+		 const struct option_list *set, struct err *e)
 {
 	struct experiment x;
 	struct trainer t;

@@ -13,7 +13,8 @@ int encode_prompts(const struct pipeline *p, const struct prompts *in, struct co
 {
 	struct at_scope *sc = at_begin(AT_NO_GRAD);
 	int64_t batches = (in->n + ENCODE_BATCH - 1) / ENCODE_BATCH;
-	at_t *text = mem_zero((size_t)batches, sizeof *text), *pooled = mem_zero((size_t)batches, sizeof *pooled);
+	at_t *text = mem_zero((size_t)batches, sizeof *text),
+	     *pooled = mem_zero((size_t)batches, sizeof *pooled);
 	const char *prompt[ENCODE_BATCH];
 	int ret = 0;
 
@@ -48,7 +49,8 @@ static at_t sample_items(const struct evaluator *v, const struct pass *pass, con
 	for (int i = 0; i < n; i++)
 		prompt[i] = id[i] / v->images_per_prompt;
 	struct cond c = cond_rows(v->cond, at_to(at_from(prompt, DIMS(n), AT_I64), AT_I64, p->device));
-	at_t noise = sampler_noise(p, v->seed, RNG_EVAL, 0, id, n, pipeline_latent_shape(p, v->height, v->width));
+	at_t noise =
+	    sampler_noise(p, v->seed, RNG_EVAL, 0, id, n, pipeline_latent_shape(p, v->height, v->width));
 	free(prompt);
 	return at_return(sc, pipeline_images(p, sampler_run(v->sampler, pass, noise, &c)));
 }
@@ -72,8 +74,12 @@ static void score_share(const struct evaluator *v, const struct pass *pass, int6
 		int h = (int)at_size(rgb, 1), w = (int)at_size(rgb, 2);
 		for (int i = 0; i < n; i++) {
 			const struct prompt *p = &v->prompts->v[id[i] / v->images_per_prompt];
-			item[i] = (struct reward_item){ .rgb = (const uint8_t *)at_data(rgb) + (size_t)i * (size_t)(h * w * 3),
-							.w = w, .h = h, .prompt = p->text, .meta = p->meta };
+			item[i] = (struct reward_item) { .rgb = (const uint8_t *)at_data(rgb) +
+								(size_t)i * (size_t)(h * w * 3),
+							 .w = w,
+							 .h = h,
+							 .prompt = p->text,
+							 .meta = p->meta };
 		}
 		mixture_submit(v->mixture, (int)at, item, n);
 		at_end(sc);
@@ -95,7 +101,7 @@ static struct eval_tag *tag_of(struct eval_result *r, const char *name)
 	if (r->n_tags == EVAL_TAGS)
 		return &r->tag[EVAL_TAGS - 1];
 	struct eval_tag *t = &r->tag[r->n_tags++];
-	*t = (struct eval_tag){ 0 };
+	*t = (struct eval_tag) { 0 };
 	snprintf(t->name, sizeof t->name, "%s", *name ? name : "all");
 	return t;
 }
@@ -147,15 +153,18 @@ int evaluate(const struct evaluator *v, const struct pass *pass, struct eval_res
 	double start = clock_now();
 	struct mixture_scores mine;
 
-	*r = (struct eval_result){ .has_strict = mixture_find_sub(v->mixture, "strict", &k_strict, &sub_strict) };
+	*r = (struct eval_result) { .has_strict =
+					mixture_find_sub(v->mixture, "strict", &k_strict, &sub_strict) };
 	prompts_share(n, d->rank, d->ranks, &begin, &end);
 	mixture_scores_init(&mine, (int)(end - begin), mixture_count(v->mixture));
 	score_share(v, pass, begin, end - begin, &mine);
 
-	double *out = mem_zero((size_t)(3 * (end - begin) + 1), sizeof *out), *all = mem_zero((size_t)(3 * n), sizeof *all);
+	double *out = mem_zero((size_t)(3 * (end - begin) + 1), sizeof *out),
+	       *all = mem_zero((size_t)(3 * n), sizeof *all);
 	for (int64_t i = 0; i < end - begin; i++) {
 		out[3 * i] = mine.total[i];
-		out[3 * i + 1] = r->has_strict ? mine.sub[(k_strict * mine.n + i) * REWARD_SUBS + sub_strict] : NAN;
+		out[3 * i + 1] =
+		    r->has_strict ? mine.sub[(k_strict * mine.n + i) * REWARD_SUBS + sub_strict] : NAN;
 		out[3 * i + 2] = r->has_strict ? mine.value[k_strict * mine.n + i] : mine.total[i];
 	}
 	count = mem_zero((size_t)d->ranks, sizeof *count);
@@ -173,7 +182,8 @@ int evaluate(const struct evaluator *v, const struct pass *pass, struct eval_res
 	}
 	summarise(v, r, n, total, strict, soft);
 	if (!r->images)
-		ret = err_set(e, "evaluation: no picture could be scored; %s", *mine.why ? mine.why : "other ranks know why");
+		ret = err_set(e, "evaluation: no picture could be scored; %s",
+			      *mine.why ? mine.why : "other ranks know why");
 	r->seconds = clock_now() - start;
 	free(out);
 	free(all);
@@ -189,11 +199,11 @@ json_t *eval_json(const struct eval_result *r)
 
 	for (int i = 0; i < r->n_tags; i++)
 		json_object_set_new(tags, r->tag[i].name,
-				    json_pack("{s:f, s:f, s:I}", "strict", r->tag[i].strict, "soft", r->tag[i].soft,
-					      "images", (json_int_t)r->tag[i].images));
+				    json_pack("{s:f, s:f, s:I}", "strict", r->tag[i].strict, "soft",
+					      r->tag[i].soft, "images", (json_int_t)r->tag[i].images));
 	j = json_pack("{s:f, s:f, s:I, s:I, s:o, s:f}", "soft", r->soft, "reward", r->total, "images",
-		      (json_int_t)r->images, "unavailable", (json_int_t)r->unavailable, "tags", tags, "seconds",
-		      r->seconds);
+		      (json_int_t)r->images, "unavailable", (json_int_t)r->unavailable, "tags", tags,
+		      "seconds", r->seconds);
 	json_object_set_new(j, "strict", r->has_strict ? json_real(r->strict) : json_null());
 	json_object_set_new(j, "strict_95", r->has_strict ? json_real(1.96 * r->strict_error) : json_null());
 	return j;
@@ -205,8 +215,9 @@ int eval_from_json(struct eval_result *r, const json_t *j, const char *what, str
 	const char *name;
 	json_t *v;
 
-	*r = (struct eval_result){ .has_strict = json_is_number(json_object_get(j, "strict")) };
-	if (json_get_real(&r->soft, j, "soft", 0, what, e) || json_get_real(&r->total, j, "reward", 0, what, e) ||
+	*r = (struct eval_result) { .has_strict = json_is_number(json_object_get(j, "strict")) };
+	if (json_get_real(&r->soft, j, "soft", 0, what, e) ||
+	    json_get_real(&r->total, j, "reward", 0, what, e) ||
 	    json_get_int(&r->images, j, "images", 0, what, e) ||
 	    json_get_int(&r->unavailable, j, "unavailable", 0, what, e) ||
 	    json_get_real(&r->seconds, j, "seconds", 0, what, e))
@@ -216,14 +227,16 @@ int eval_from_json(struct eval_result *r, const json_t *j, const char *what, str
 	json_object_foreach((json_t *)(uintptr_t)tags, name, v)
 	{
 		struct eval_tag *t = tag_of(r, name);
-		if (json_get_real(&t->strict, v, "strict", 0, what, e) || json_get_real(&t->soft, v, "soft", 0, what, e) ||
+		if (json_get_real(&t->strict, v, "strict", 0, what, e) ||
+		    json_get_real(&t->soft, v, "soft", 0, what, e) ||
 		    json_get_int(&t->images, v, "images", 0, what, e))
 			return -1;
 	}
 	return 0;
 }
 
-static void print_row(const char *name, const struct eval_tag *before, const struct eval_tag *after, bool strict)
+static void print_row(const char *name, const struct eval_tag *before, const struct eval_tag *after,
+		      bool strict)
 {
 	double b = strict ? before->strict : before->soft;
 	if (after)
@@ -243,7 +256,7 @@ void eval_print(const struct eval_result *before, const struct eval_result *afte
 	for (int i = 0; i < before->n_tags; i++)
 		print_row(before->tag[i].name, &before->tag[i], after ? &after->tag[i] : NULL, strict);
 	if (after)
-		a = (struct eval_tag){ .strict = after->strict, .soft = after->soft };
+		a = (struct eval_tag) { .strict = after->strict, .soft = after->soft };
 	print_row("overall", &b, after ? &a : NULL, strict);
 	if (strict)
 		print_row("soft", &b, after ? &a : NULL, false);

@@ -1,6 +1,6 @@
 /*
- * evaluate.h -- the held-out score: every prompt exactly once (times images_per_prompt), each with a fixed noise, the
- * same score for any number of ranks.
+ * evaluate.h -- the held-out score: every prompt exactly once (times images_per_prompt), each with a fixed
+ * noise, the same score for any number of ranks.
  */
 #ifndef EVALUATE_H
 #define EVALUATE_H
@@ -15,16 +15,17 @@
 
 struct eval_result {
 	int64_t images, unavailable;
-	double strict, strict_error;    /* GenEval's overall score: the mean of the tags' shares of pictures that are exactly right; its standard error */
-	double soft;                    /* the same of the training reward */
-	double total;                   /* mean weighted reward */
+	double strict, strict_error; /* GenEval's overall score: the mean of the tags' shares of pictures that
+					are exactly right; its standard error */
+	double soft;                 /* the same of the training reward */
+	double total;                /* mean weighted reward */
 	int n_tags;
 	struct eval_tag {
 		char name[32];
 		int64_t images;
 		double strict, soft;
 	} tag[EVAL_TAGS];
-	bool has_strict;                /* some reward has a "strict" sub-score; else strict is NAN */
+	bool has_strict; /* some reward has a "strict" sub-score; else strict is NAN */
 	double seconds;
 };
 
@@ -34,7 +35,7 @@ struct evaluator {
 	const struct sampler *sampler;
 	struct mixture *mixture;
 	const struct prompts *prompts;
-	const struct cond *cond;        /* row i: prompt i */
+	const struct cond *cond; /* row i: prompt i */
 	int64_t images_per_prompt, batch, height, width;
 	uint64_t seed;
 	bool quiet;
@@ -42,12 +43,13 @@ struct evaluator {
 /* Collective; every rank gets the result. */
 int evaluate(const struct evaluator *v, const struct pass *pass, struct eval_result *r, struct err *e);
 
-json_t *eval_json(const struct eval_result *r);         /* new reference */
+json_t *eval_json(const struct eval_result *r); /* new reference */
 int eval_from_json(struct eval_result *r, const json_t *j, const char *what, struct err *e);
 /* A table per tag on stdout and in the log: one column, or before and after. */
 void eval_print(const struct eval_result *before, const struct eval_result *after);
 
-/* The first picture of up to n prompts, tags taking turns, as one grid; every rank calls, rank 0 gets it (others an empty image). */
+/* The first picture of up to n prompts, tags taking turns, as one grid; every rank calls, rank 0 gets it
+ * (others an empty image). */
 struct image eval_grid(const struct evaluator *v, const struct pass *pass, int n, int cols, int zoom);
 
 /* Conditioning of every prompt of a file, kept tensors; encoded in batches. */

@@ -23,7 +23,8 @@ static const struct field model_fields[] = {
 };
 static const struct field prompts_fields[] = {
 	FIELD(struct prompts_conf, train, .init = NULL, .doc = "training prompts, .txt or .jsonl"),
-	FIELD(struct prompts_conf, test, .init = "", .doc = "held-out prompts for evaluation; empty evaluates nothing"),
+	FIELD(struct prompts_conf, test, .init = "",
+	      .doc = "held-out prompts for evaluation; empty evaluates nothing"),
 	FIELD(struct prompts_conf, groups, .init = "48", .min = 1, .max = 1e6, .unit = "prompts",
 	      .doc = "prompts an epoch, over all ranks"),
 	FIELD(struct prompts_conf, group_size, .init = "24", .min = 2, .max = 1e4, .unit = "pictures",
@@ -41,7 +42,8 @@ static const struct field train_fields[] = {
 	      .doc = "when the run ends"),
 	FIELD(struct train_conf, max_seconds, .init = "0", .min = 0, .max = 1e9, .unit = "s",
 	      .doc = "the run also ends after the first step past so much training time; 0: never"),
-	FIELD(struct train_conf, steps_per_epoch, .init = "1", .min = 1, .max = 1000, .unit = "optimizer steps",
+	FIELD(struct train_conf, steps_per_epoch, .init = "1", .min = 1, .max = 1000,
+	      .unit = "optimizer steps",
 	      .doc = "gradient steps that the pictures of an epoch are divided among"),
 	FIELD(struct train_conf, micro_batch, .init = "32", .min = 1, .max = 65536,
 	      .doc = "(picture, noise level) pairs a forward and backward takes at a time on each rank"),
@@ -74,6 +76,8 @@ static const struct field log_fields[] = {
 	      .doc = "a picture grid of fixed held-out prompts under samples/; 0: only before and after"),
 	FIELD(struct log_conf, grid_zoom, .init = "1", .min = 1, .max = 64,
 	      .doc = "grids are enlarged so many times, for models with tiny pictures"),
+	FIELD(struct log_conf, rollouts_every, .init = "0", .min = 0, .max = 1e9, .unit = "rounds",
+	      .doc = "keep what a round sampled under rollouts/; 0: never"),
 	FIELD(struct log_conf, tensorboard, .init = "true", .doc = "write TensorBoard event files"), FIELD_END
 };
 
@@ -125,7 +129,7 @@ static int check_sections(const struct conf_node *tree, struct err *e)
 
 int experiment_read(struct experiment *x, const char *path, const char *const *set, int n, struct err *e)
 {
-	*x = (struct experiment){ 0 };
+	*x = (struct experiment) { 0 };
 	if (!(x->tree = conf_read(path, e)))
 		return -1;
 	for (int i = 0; i < n; i++)
@@ -152,7 +156,7 @@ void experiment_release(struct experiment *x)
 	for (const struct experiment_section *s = experiment_sections; s->name; s++)
 		conf_release((char *)x + s->offset, s->fields);
 	conf_node_free(x->tree);
-	*x = (struct experiment){ 0 };
+	*x = (struct experiment) { 0 };
 }
 
 void experiment_store(const struct experiment *x, struct conf_node *out)

@@ -14,17 +14,17 @@
 #include "trainer/policies.h"
 
 struct run_conf {
-	char *name;                     /* "": the file's name */
+	char *name; /* "": the file's name */
 	int64_t seed;
 	char *device, *dtype;
-	int64_t threads;                /* 0: the cores divided among the ranks of a machine */
+	int64_t threads; /* 0: the cores divided among the ranks of a machine */
 };
 struct model_conf {
 	char *path;
 };
 struct prompts_conf {
 	char *train, *test;
-	int64_t groups, group_size;     /* prompts an epoch, pictures a prompt */
+	int64_t groups, group_size; /* prompts an epoch, pictures a prompt */
 	bool by_tag;
 	int64_t height, width;
 };
@@ -43,7 +43,7 @@ struct checkpoint_conf {
 	int64_t every, keep;
 };
 struct log_conf {
-	int64_t grid_every, grid_zoom;
+	int64_t grid_every, grid_zoom, rollouts_every;
 	bool tensorboard;
 };
 struct experiment {
@@ -60,7 +60,7 @@ struct experiment {
 	struct eval_conf eval;
 	struct checkpoint_conf checkpoint;
 	struct log_conf log;
-	struct conf_node *tree;         /* the file and --set, for the sections that others own */
+	struct conf_node *tree; /* the file and --set, for the sections that others own */
 };
 
 /* One section of the file: its table and where its struct lies. */
@@ -69,12 +69,12 @@ struct experiment_section {
 	const struct field *fields;
 	size_t offset;
 };
-extern const struct experiment_section experiment_sections[];   /* name NULL ends it */
+extern const struct experiment_section experiment_sections[]; /* name NULL ends it */
 extern const struct field checkpoint_fields[];
 
 /* `set`: n assignments "a.b=c" applied over the file. */
 int experiment_read(struct experiment *x, const char *path, const char *const *set, int n, struct err *e);
 void experiment_release(struct experiment *x);
-void experiment_store(const struct experiment *x, struct conf_node *out);       /* resolved, without the rewards */
+void experiment_store(const struct experiment *x, struct conf_node *out); /* resolved, without the rewards */
 
 #endif

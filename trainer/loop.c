@@ -3,6 +3,7 @@
 #include "base/json.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "trainer/archive.h"
 #include "trainer/trainer.h"
 #include <math.h>
 #include <stdio.h>
@@ -19,17 +20,17 @@ struct round_times {
 
 static struct evaluator make_evaluator(struct trainer *t)
 {
-	return (struct evaluator){ .dist = t->dist,
-				   .pipeline = &t->pipeline,
-				   .sampler = &t->eval_sampler,
-				   .mixture = t->mixture,
-				   .prompts = &t->test,
-				   .cond = &t->test_cond,
-				   .images_per_prompt = t->x->eval.images_per_prompt,
-				   .batch = t->x->eval.sampler.batch,
-				   .height = t->x->prompts.height,
-				   .width = t->x->prompts.width,
-				   .seed = (uint64_t)t->x->run.seed };
+	return (struct evaluator) { .dist = t->dist,
+				    .pipeline = &t->pipeline,
+				    .sampler = &t->eval_sampler,
+				    .mixture = t->mixture,
+				    .prompts = &t->test,
+				    .cond = &t->test_cond,
+				    .images_per_prompt = t->x->eval.images_per_prompt,
+				    .batch = t->x->eval.sampler.batch,
+				    .height = t->x->prompts.height,
+				    .width = t->x->prompts.width,
+				    .seed = (uint64_t)t->x->run.seed };
 }
 
 static int save_grid(struct trainer *t, struct err *e)
@@ -43,7 +44,8 @@ static int save_grid(struct trainer *t, struct err *e)
 		char *path = mem_printf("%s/samples/step-%06lld.png", t->dir, (long long)t->at.step);
 		ret = image_write_png(path, grid.w, grid.h, grid.rgb, e);
 		if (!ret && metrics_tensorboard(t->metrics))
-			tb_image(metrics_tensorboard(t->metrics), "samples", t->at.step, grid.w, grid.h, grid.rgb);
+			tb_image(metrics_tensorboard(t->metrics), "samples", t->at.step, grid.w, grid.h,
+				 grid.rgb);
 		free(path);
 		image_free(&grid);
 	}
@@ -71,7 +73,8 @@ static void add_eval(struct metrics *m, const struct eval_result *r)
 	}
 }
 
-/* ---- What a step tells ---------------------------------------------------------------------------------------------- */
+/* ---- What a step tells
+ * ---------------------------------------------------------------------------------------------- */
 
 static double mean_of(const double *v, int64_t n)
 {
@@ -124,7 +127,8 @@ static void add_metrics(struct trainer *t, const struct samples *s, const struct
 	metrics_add(m, "time/train_total", t->at.train_seconds);
 }
 
-/* ---- The run -------------------------------------------------------------------------------------------------------- */
+/* ---- The run
+ * -------------------------------------------------------------------------------------------------------- */
 
 /* A step with a non-finite number changed nothing; too many in a row go back to the last checkpoint. */
 static int after_skip(struct trainer *t, struct err *e)
@@ -134,18 +138,19 @@ static int after_skip(struct trainer *t, struct err *e)
 	t->at.skipped++;
 	t->at.skipped_in_row++;
 	if (t->dist->rank == 0)
-		log_warn("step %lld skipped: a loss or gradient is not finite (%lld in a row)", (long long)t->at.step + 1,
-			 (long long)t->at.skipped_in_row);
+		log_warn("step %lld skipped: a loss or gradient is not finite (%lld in a row)",
+			 (long long)t->at.step + 1, (long long)t->at.skipped_in_row);
 	if (t->at.skipped_in_row < t->x->train.max_skipped)
 		return 0;
 	int64_t skipped = t->at.skipped, epoch = t->at.epoch;
 	if (checkpoint_resume(t, &found, e))
 		return -1;
 	if (!found)
-		return err_set(e,
-			       "%lld steps in a row were not finite and there is no checkpoint to go back to; lower "
-			       "optimizer.lr or look at the rewards",
-			       (long long)t->at.skipped_in_row);
+		return err_set(
+		    e,
+		    "%lld steps in a row were not finite and there is no checkpoint to go back to; lower "
+		    "optimizer.lr or look at the rewards",
+		    (long long)t->at.skipped_in_row);
 	/* Other pictures than those that led here: the epoch goes on counting. */
 	t->at.epoch = epoch;
 	t->at.skipped = skipped;
@@ -156,14 +161,16 @@ static int after_skip(struct trainer *t, struct err *e)
 }
 
 /* One round of the algorithm. */
-static int run_epoch(struct trainer *t, struct samples *s, struct update_stats *u, double *eta, struct round_times *time,
-		     struct err *e)
+static int run_epoch(struct trainer *t, struct samples *s, struct update_stats *u, double *eta,
+		     struct round_times *time, struct err *e)
 {
 	int64_t parts = t->x->train.steps_per_epoch;
 	double cpu = clock_cpu(), start = clock_now();
 
 	at_panic_context("rank %d, step %lld", t->dist->rank, (long long)t->at.step + 1);
 	if (rollout_epoch(t, s, e))
+		return -1;
+	if (t->x->log.rollouts_every && t->at.epoch % t->x->log.rollouts_every == 0 && archive_write(t, s, e))
 		return -1;
 	t->at.images += s->n;
 	t->at.unavailable += s->unavailable;
@@ -195,7 +202,8 @@ static bool due(int64_t every, int64_t before, int64_t now)
 
 /* Evaluation, grid, metrics and checkpoint after a round that began at step `before`. */
 static int after_epoch(struct trainer *t, const struct samples *s, const struct update_stats *u, double eta,
-		       struct round_times *time, int64_t before, bool last, struct eval_result *eval, struct err *e)
+		       struct round_times *time, int64_t before, bool last, struct eval_result *eval,
+		       struct err *e)
 {
 	bool evaluated = false;
 	int ret = 0;
@@ -211,7 +219,8 @@ static int after_epoch(struct trainer *t, const struct samples *s, const struct 
 		add_metrics(t, s, u, eta, time);
 		if (evaluated) {
 			add_eval(t->metrics, eval);
-			log_info("step %lld  held-out %s %.3f", (long long)t->at.step, eval->has_strict ? "strict" : "reward",
+			log_info("step %lld  held-out %s %.3f", (long long)t->at.step,
+				 eval->has_strict ? "strict" : "reward",
 				 eval->has_strict ? eval->strict : eval->soft);
 		}
 		struct tensorboard *tb = metrics_tensorboard(t->metrics);
@@ -247,12 +256,12 @@ static int train_loop(struct trainer *t, struct err *e)
 		int64_t before = t->at.step;
 		ret = run_epoch(t, &s, &u, &eta, &time, e);
 		if (!ret) {
-			/* Seconds differ by a hair from rank to rank; rank 0's decide for all. */
-			last = t->at.step >= c->max_steps || (c->max_seconds > 0 && t->at.train_seconds >= c->max_seconds);
+			last = t->at.step >= c->max_steps ||
+			       (c->max_seconds > 0 && t->at.train_seconds >= c->max_seconds);
 			ret = after_epoch(t, &s, &u, eta, &time, before, last, &eval, e);
 			progress_tick(&bar, t->at.step, "reward %.3f  held-out %.3f  grad %.2f  %.1f s/step",
-				      s.stats.reward_mean, eval.has_strict ? eval.strict : eval.soft, u.grad_norm,
-				      s.rollout_seconds + s.reward_wait_seconds + u.seconds);
+				      s.stats.reward_mean, eval.has_strict ? eval.strict : eval.soft,
+				      u.grad_norm, s.rollout_seconds + s.reward_wait_seconds + u.seconds);
 		}
 		samples_release(&s);
 	}
@@ -263,10 +272,11 @@ static int train_loop(struct trainer *t, struct err *e)
 static int write_result(struct trainer *t, const struct eval_result *after, struct err *e)
 {
 	char *path = file_join(t->dir, "result.json");
-	json_t *j = json_pack("{s:s, s:I, s:I, s:I, s:f, s:f, s:i, s:I}", "name", t->x->run.name, "optimizer_steps",
-			      (json_int_t)t->at.step, "images", (json_int_t)t->at.images, "epochs",
-			      (json_int_t)t->at.epoch, "train_seconds", t->at.train_seconds, "train_cpu_seconds",
-			      t->at.cpu_seconds, "ranks", t->dist->ranks, "seed", (json_int_t)t->x->run.seed);
+	json_t *j =
+	    json_pack("{s:s, s:I, s:I, s:I, s:f, s:f, s:i, s:I}", "name", t->x->run.name, "optimizer_steps",
+		      (json_int_t)t->at.step, "images", (json_int_t)t->at.images, "epochs",
+		      (json_int_t)t->at.epoch, "train_seconds", t->at.train_seconds, "train_cpu_seconds",
+		      t->at.cpu_seconds, "ranks", t->dist->ranks, "seed", (json_int_t)t->x->run.seed);
 	if (t->test.n) {
 		json_object_set_new(j, "before", eval_json(&t->before));
 		json_object_set_new(j, "after", eval_json(after));
@@ -279,8 +289,8 @@ static int write_result(struct trainer *t, const struct eval_result *after, stru
 
 static void say_where(const struct trainer *t)
 {
-	printf("\n  %lld optimizer steps, %lld pictures, %.0f s of training (%.0f CPU s)\n", (long long)t->at.step,
-	       (long long)t->at.images, t->at.train_seconds, t->at.cpu_seconds);
+	printf("\n  %lld optimizer steps, %lld pictures, %.0f s of training (%.0f CPU s)\n",
+	       (long long)t->at.step, (long long)t->at.images, t->at.train_seconds, t->at.cpu_seconds);
 	printf("  results   %s/result.json, metrics.jsonl, tensorboard/\n", t->dir);
 	printf("  pictures  %s/samples/\n", t->dir);
 	printf("  adapter   %s/checkpoints/step-%08lld/lora\n", t->dir, (long long)t->at.step);
@@ -292,7 +302,8 @@ int trainer_run(struct trainer *t, struct err *e)
 	struct eval_result after = { 0 };
 
 	if (t->dist->rank == 0)
-		log_info("%s: %lld adapter parameters on %d modules, %lld pictures a round on %d rank%s of %d thread%s",
+		log_info("%s: %lld adapter parameters on %d modules, %lld pictures a round on %d rank%s of "
+			 "%d thread%s",
 			 t->x->run.name, (long long)t->policies.theta.numel, t->policies.theta.n,
 			 (long long)(t->x->prompts.groups * t->x->prompts.group_size), t->dist->ranks,
 			 t->dist->ranks > 1 ? "s" : "", at_threads(), at_threads() > 1 ? "s" : "");

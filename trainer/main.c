@@ -9,14 +9,16 @@
 
 #define VERSION "0.1.0"
 
-static const struct command *const commands[] = { &cmd_train,	&cmd_eval,     &cmd_sample, &cmd_score,
+static const struct command *const commands[] = { &cmd_train,   &cmd_eval,     &cmd_sample, &cmd_score,
 						  &cmd_inspect, &cmd_pretrain, &cmd_config, &cmd_shapes };
 #define N_COMMANDS (sizeof commands / sizeof *commands)
 
 static void usage(FILE *out)
 {
-	fprintf(out, "contraflow: online RL post-training of text-to-image flow models (DiffusionNFT)\n\n"
-		     "usage: contraflow COMMAND ...        (mpirun -n N contraflow train ... for several ranks)\n\n");
+	fprintf(
+	    out,
+	    "contraflow: online RL post-training of text-to-image flow models (DiffusionNFT)\n\n"
+	    "usage: contraflow COMMAND ...        (mpirun -n N contraflow train ... for several ranks)\n\n");
 	for (size_t i = 0; i < N_COMMANDS; i++)
 		fprintf(out, "  %-10s %s\n", commands[i]->name, commands[i]->doc);
 	fprintf(out, "\n  contraflow COMMAND --help tells more; contraflow --version\n");
@@ -55,7 +57,8 @@ int main(int argc, char **argv)
 		return 0;
 	}
 	if (!strcmp(argv[1], "--version")) {
-		printf("contraflow %s (libtorch %s%s)\n", VERSION, at_version(), at_cuda_built() ? ", CUDA" : "");
+		printf("contraflow %s (libtorch %s%s)\n", VERSION, at_version(),
+		       at_cuda_built() ? ", CUDA" : "");
 		return 0;
 	}
 	for (size_t i = 0; i < N_COMMANDS; i++) {

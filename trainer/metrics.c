@@ -17,10 +17,11 @@ struct metrics {
 	struct metric {
 		char *name;
 		double v;
-	} *v;
+	} * v;
 };
 
-/* Keeps the lines of steps up to `step`: what a killed run wrote after its last checkpoint is written again. */
+/* Keeps the lines of steps up to `step`: what a killed run wrote after its last checkpoint is written again.
+ */
 static int cut(const char *path, int64_t step, struct err *e)
 {
 	struct text keep = { 0 };
@@ -94,7 +95,7 @@ void metrics_close(struct metrics *m)
 
 void metrics_add(struct metrics *m, const char *name, double v)
 {
-	MEM_PUSH(m->v, m->n, m->cap) = (struct metric){ mem_str(name), v };
+	MEM_PUSH(m->v, m->n, m->cap) = (struct metric) { mem_str(name), v };
 }
 
 int metrics_write(struct metrics *m, int64_t step, struct err *e)

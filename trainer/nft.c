@@ -1,4 +1,5 @@
-/* nft.c -- DiffusionNFT (arXiv 2509.16117): the loss.  Shapes: B batch, C channels, H height, W width of the latents. */
+/* nft.c -- DiffusionNFT (arXiv 2509.16117): the loss.  Shapes: B batch, C channels, H height, W width of the
+ * latents. */
 #include "trainer/nft.h"
 
 const struct field nft_fields[] = {
@@ -7,7 +8,8 @@ const struct field nft_fields[] = {
 	FIELD(struct nft_conf, kl_beta, .init = "1e-4", .min = 0, .max = 10,
 	      .doc = "weight of the pull towards the frozen base model; 0 computes no reference velocity"),
 	FIELD(struct nft_conf, kl_every, .init = "1", .min = 1, .max = 1000,
-	      .doc = "the reference velocity is computed on a random one in this many samples, its weight multiplied by as much"),
+	      .doc = "the reference velocity is computed on a random one in this many samples, its weight "
+		     "multiplied by as much"),
 	FIELD_END
 };
 

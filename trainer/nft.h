@@ -24,7 +24,8 @@ struct nft_terms {
 	at_t v_BCHW, v_old_BCHW;
 };
 
-/* Per-sample losses, float64 (B): `policy` before adv_clip / beta is applied; `positive` and `negative` are L+ and L-. */
+/* Per-sample losses, float64 (B): `policy` before adv_clip / beta is applied; `positive` and `negative` are
+ * L+ and L-. */
 struct nft_losses {
 	at_t policy_B, positive_B, negative_B;
 };

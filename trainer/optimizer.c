@@ -10,7 +10,8 @@ const struct field optimizer_fields[] = {
 	      .doc = "decay of the first moment"),
 	FIELD(struct optimizer_conf, beta2, .init = "0.999", .min = 0, .max = 0.9999999,
 	      .doc = "decay of the second moment"),
-	FIELD(struct optimizer_conf, eps, .init = "1e-8", .min = 0, .max = 1, .doc = "added to the denominator"),
+	FIELD(struct optimizer_conf, eps, .init = "1e-8", .min = 0, .max = 1,
+	      .doc = "added to the denominator"),
 	FIELD(struct optimizer_conf, weight_decay, .init = "1e-4", .min = 0, .max = 10,
 	      .doc = "decoupled weight decay, times the learning rate"),
 	FIELD(struct optimizer_conf, warmup, .init = "0", .min = 0, .max = 1e9, .unit = "steps",
@@ -23,7 +24,7 @@ const struct field optimizer_fields[] = {
 void optimizer_init(struct optimizer *o, const struct optimizer_conf *c, int64_t numel, enum at_device dev)
 {
 	struct at_scope *s = at_begin(AT_NO_GRAD);
-	*o = (struct optimizer){ .conf = c, .numel = numel };
+	*o = (struct optimizer) { .conf = c, .numel = numel };
 	o->m_P = at_keep(at_zeros(DIMS(numel), AT_F32, dev));
 	o->v_P = at_keep(at_zeros(DIMS(numel), AT_F32, dev));
 	at_end(s);
@@ -33,7 +34,7 @@ void optimizer_release(struct optimizer *o)
 {
 	at_free(o->m_P);
 	at_free(o->v_P);
-	*o = (struct optimizer){ 0 };
+	*o = (struct optimizer) { 0 };
 }
 
 double optimizer_rate(const struct optimizer_conf *c, int64_t step, int64_t total)

@@ -8,16 +8,16 @@
 
 struct optimizer_conf {
 	double lr, beta1, beta2, eps, weight_decay;
-	int64_t warmup;         /* steps of linear warm-up */
-	char *decay;            /* constant, linear, cosine: over max_steps */
+	int64_t warmup; /* steps of linear warm-up */
+	char *decay;    /* constant, linear, cosine: over max_steps */
 };
 extern const struct field optimizer_fields[];
 
 struct optimizer {
 	const struct optimizer_conf *conf;
-	int64_t step;           /* steps taken */
+	int64_t step; /* steps taken */
 	int64_t numel;
-	at_t m_P, v_P;          /* kept */
+	at_t m_P, v_P; /* kept */
 };
 void optimizer_init(struct optimizer *o, const struct optimizer_conf *c, int64_t numel, enum at_device dev);
 void optimizer_release(struct optimizer *o);
@@ -26,7 +26,8 @@ void optimizer_release(struct optimizer *o);
 double optimizer_rate(const struct optimizer_conf *c, int64_t step, int64_t total);
 /* One step at rate lr: theta, m and v change in place. */
 void optimizer_update(struct optimizer *o, at_t theta_P, at_t grad_P, double lr);
-/* Scales grad to a Euclidean norm of at most max (0: no clipping).  Returns the norm before, NAN or INF included. */
+/* Scales grad to a Euclidean norm of at most max (0: no clipping).  Returns the norm before, NAN or INF
+ * included. */
 double optimizer_clip(at_t grad_P, double max);
 
 #endif

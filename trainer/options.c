@@ -13,8 +13,8 @@ static void help(const struct command *c, const struct option_spec *spec)
 		printf("\n");
 	for (; spec->name; spec++) {
 		char left[64];
-		snprintf(left, sizeof left, "%s%s%s%s", spec->name[1] ? "--" : "-", spec->name, spec->arg ? " " : "",
-			 spec->arg ? spec->arg : "");
+		snprintf(left, sizeof left, "%s%s%s%s", spec->name[1] ? "--" : "-", spec->name,
+			 spec->arg ? " " : "", spec->arg ? spec->arg : "");
 		printf("  %-24s %s\n", left, spec->doc);
 	}
 }
@@ -59,7 +59,8 @@ static int store(const struct command *c, const struct option_spec *s, const cha
 	case 'm': {
 		struct option_list *l = s->out;
 		if (l->n == OPTION_REPEAT)
-			return err_set(e, "%s: --%s is given more than %d times", c->name, s->name, OPTION_REPEAT);
+			return err_set(e, "%s: --%s is given more than %d times", c->name, s->name,
+				       OPTION_REPEAT);
 		l->v[l->n++] = value;
 		return 0;
 	}
@@ -69,16 +70,16 @@ static int store(const struct command *c, const struct option_spec *s, const cha
 	}
 }
 
-int options_parse(const struct command *c, const struct option_spec *spec, int argc, char **argv, const char **args,
-		  int most, int *n, struct err *e)
+int options_parse(const struct command *c, const struct option_spec *spec, int argc, char **argv,
+		  const char **args, int most, int *n, struct err *e)
 {
 	*n = 0;
 	for (int i = 0; i < argc; i++) {
 		const char *a = argv[i], *name = a + strspn(a, "-"), *eq = strchr(name, '=');
 		if (*a != '-' || !*name) {
 			if (*n == most)
-				return err_set(e, "%s: unexpected argument '%s'; usage: contraflow %s %s", c->name, a, c->name,
-					       c->usage);
+				return err_set(e, "%s: unexpected argument '%s'; usage: contraflow %s %s",
+					       c->name, a, c->name, c->usage);
 			args[(*n)++] = a;
 			continue;
 		}

@@ -1,5 +1,6 @@
 /*
- * options.h -- the command line: "--name value", "--name=value", flags and positional arguments, from a table.
+ * options.h -- the command line: "--name value", "--name=value", flags and positional arguments, from a
+ * table.
  */
 #ifndef OPTIONS_H
 #define OPTIONS_H
@@ -10,9 +11,9 @@
 #define OPTION_REPEAT 64
 
 struct option_spec {
-	const char *name;       /* without the dashes; "o" is -o */
-	char kind;              /* 's' text, 'i' integer, 'r' real, 'f' flag, 'm' text that may be given many times */
-	void *out;              /* const char **, int64_t *, double *, bool *, struct option_list * */
+	const char *name; /* without the dashes; "o" is -o */
+	char kind; /* 's' text, 'i' integer, 'r' real, 'f' flag, 'm' text that may be given many times */
+	void *out; /* const char **, int64_t *, double *, bool *, struct option_list * */
 	const char *arg, *doc;
 };
 struct option_list {
@@ -24,12 +25,13 @@ struct command {
 	int (*run)(int argc, char **argv, struct err *e);
 };
 
-/* Fills the table's variables; positional arguments go to args (at most `most`), their number to *n. 1: --help was
- * asked for and printed. */
-int options_parse(const struct command *c, const struct option_spec *spec, int argc, char **argv, const char **args,
-		  int most, int *n, struct err *e);
+/* Fills the table's variables; positional arguments go to args (at most `most`), their number to *n. 1:
+ * --help was asked for and printed. */
+int options_parse(const struct command *c, const struct option_spec *spec, int argc, char **argv,
+		  const char **args, int most, int *n, struct err *e);
 
 /* The commands: each has a file cmd_NAME.c. */
-extern const struct command cmd_config, cmd_eval, cmd_inspect, cmd_pretrain, cmd_sample, cmd_score, cmd_shapes, cmd_train;
+extern const struct command cmd_config, cmd_eval, cmd_inspect, cmd_pretrain, cmd_sample, cmd_score,
+    cmd_shapes, cmd_train;
 
 #endif

@@ -6,7 +6,8 @@ static const char *const schedule_names[] = { "on_policy", "linear", "warm", NUL
 
 const struct field policy_fields[] = {
 	FIELD(struct policy_conf, old_schedule, .init = "linear", .choices = schedule_names,
-	      .doc = "eta(step), the share of itself that the old policy keeps after an epoch: 0; min(slope step, max); "
+	      .doc = "eta(step), the share of itself that the old policy keeps after an epoch: 0; min(slope "
+		     "step, max); "
 		     "or 0 before `old_start`, then min(slope (step - start), max)"),
 	FIELD(struct policy_conf, old_slope, .init = "0", .min = 0, .max = 1,
 	      .doc = "slope of eta a step; 0 takes the published one, 0.001 for linear and 0.0075 for warm"),
@@ -22,7 +23,7 @@ const struct field policy_fields[] = {
 int policies_init(struct policies *p, const struct policy_conf *c, const struct nn_net *net,
 		  const struct lora_conf *lora, uint64_t seed, enum at_device dev, struct err *e)
 {
-	*p = (struct policies){ .conf = c, .old_is_theta = true };
+	*p = (struct policies) { .conf = c, .old_is_theta = true };
 	if (lora_init(&p->theta, net, lora, seed, dev, e))
 		return -1;
 	lora_copy_init(&p->old, &p->theta);
@@ -39,7 +40,7 @@ void policies_release(struct policies *p)
 	lora_release(&p->ema);
 	lora_merged_release(&p->old_merged);
 	lora_merged_release(&p->ema_merged);
-	*p = (struct policies){ 0 };
+	*p = (struct policies) { 0 };
 }
 
 void policies_refresh(struct policies *p)
@@ -50,14 +51,14 @@ void policies_refresh(struct policies *p)
 
 struct pass policies_old_pass(const struct policies *p)
 {
-	return (struct pass){ .merged = &p->old_merged };
+	return (struct pass) { .merged = &p->old_merged };
 }
 
 struct pass policies_ema_pass(struct policies *p)
 {
 	if (p->ema_merged.hash != lora_hash(&p->ema))
 		lora_merge(&p->ema_merged, &p->ema);
-	return (struct pass){ .merged = &p->ema_merged };
+	return (struct pass) { .merged = &p->ema_merged };
 }
 
 void policies_after_step(struct policies *p, int64_t step)

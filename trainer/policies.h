@@ -1,5 +1,6 @@
 /*
- * policies.h -- theta (trained), old (sampled with) and ema (evaluated and exported): three adapters of one shape.
+ * policies.h -- theta (trained), old (sampled with) and ema (evaluated and exported): three adapters of one
+ * shape.
  *
  * old and ema are only ever run without gradient, on merged weights that are refreshed when they change.
  */
@@ -8,7 +9,7 @@
 #include "models/lora.h"
 
 struct policy_conf {
-	char *old_schedule;             /* on_policy, linear, warm */
+	char *old_schedule; /* on_policy, linear, warm */
 	double old_slope, old_max;
 	int64_t old_start;
 	double ema_decay;
@@ -19,7 +20,7 @@ struct policies {
 	const struct policy_conf *conf;
 	struct lora theta, old, ema;
 	struct lora_merged old_merged, ema_merged;
-	bool old_is_theta;              /* the same values: v_old is v detached and costs no forward */
+	bool old_is_theta; /* the same values: v_old is v detached and costs no forward */
 };
 
 /* All three start as one fresh adapter. */
@@ -27,7 +28,8 @@ int policies_init(struct policies *p, const struct policy_conf *c, const struct 
 		  const struct lora_conf *lora, uint64_t seed, enum at_device dev, struct err *e);
 void policies_release(struct policies *p);
 
-/* After optimizer step `step` (from 1): ema += (1 - min((1 + step) / (10 + step), ema_decay)) (theta - ema). */
+/* After optimizer step `step` (from 1): ema += (1 - min((1 + step) / (10 + step), ema_decay)) (theta - ema).
+ */
 void policies_after_step(struct policies *p, int64_t step);
 /* After an epoch that ended at optimizer step `step`: old <- eta old + (1 - eta) theta.  Returns eta. */
 double policies_after_epoch(struct policies *p, int64_t step);
@@ -36,6 +38,6 @@ double policies_eta(const struct policy_conf *c, int64_t step);
 /* After values were set from outside (a checkpoint): merged weights follow. */
 void policies_refresh(struct policies *p);
 struct pass policies_old_pass(const struct policies *p);
-struct pass policies_ema_pass(struct policies *p);      /* merges when ema has changed since */
+struct pass policies_ema_pass(struct policies *p); /* merges when ema has changed since */
 
 #endif

@@ -20,20 +20,22 @@ struct pretrainer {
 	struct pretrain_conf *c;
 	struct dist *dist;
 	struct prompts train, test;
-	int64_t tags, *tag_of;          /* prompt -> tag number */
-	int64_t *ids_NL;                /* prompt -> words */
+	int64_t tags, *tag_of; /* prompt -> tag number */
+	int64_t *ids_NL;       /* prompt -> words */
 	struct word_encoder words;
 	struct linear_ae ae;
 	struct mmdit net;
 	/* Every trainable tensor is a view of flat; ema is its average; grad adds up here. */
 	at_t flat_P, ema_P, grad_P;
 	int n;
-	at_t *leaf;                     /* n views of flat, kept by the networks' slots */
+	at_t *leaf; /* n views of flat, kept by the networks' slots */
 	struct optimizer optimizer;
 	struct mixture *mixture;
 };
 
-/* ---- Scenes --------------------------------------------------------------------------------------------------------- */
+/* ---- Scenes
+ * ---------------------------------------------------------------------------------------------------------
+ */
 
 /* Tags take equal shares of the scenes; prompts equal shares of their tag. */
 static int64_t draw_prompt(const struct pretrainer *p, struct rng *r)
@@ -90,7 +92,8 @@ static int fit_autoencoder(struct pretrainer *p, struct err *e)
 	return ret;
 }
 
-/* ---- The network ---------------------------------------------------------------------------------------------------- */
+/* ---- The network
+ * ---------------------------------------------------------------------------------------------------- */
 
 /* The distinct trainable tensors of a network (stacked modules share one). */
 static int collect(struct nn_net *net, at_t **slots, int n)
@@ -105,7 +108,8 @@ static int collect(struct nn_net *net, at_t **slots, int n)
 	return n;
 }
 
-/* Moves every trainable tensor into one flat vector, so that clipping, AdamW, averaging and the all-reduce see one. */
+/* Moves every trainable tensor into one flat vector, so that clipping, AdamW, averaging and the all-reduce
+ * see one. */
 static void flatten(struct pretrainer *p)
 {
 	struct at_scope *s = at_begin(AT_NO_GRAD);
@@ -143,8 +147,9 @@ static int make_network(struct pretrainer *p, struct err *e)
 	int n_words = 0;
 
 	if (w->grid * w->cell % m->patch_pixels || side % m->patch)
-		return err_set(e, "a picture of %lld pixels does not divide into patches of %lld and tokens of %lld",
-			       (long long)(w->grid * w->cell), (long long)m->patch_pixels, (long long)m->patch);
+		return err_set(
+		    e, "a picture of %lld pixels does not divide into patches of %lld and tokens of %lld",
+		    (long long)(w->grid * w->cell), (long long)m->patch_pixels, (long long)m->patch);
 	if (m->dual_layers > m->layers)
 		return err_set(e, "model.dual_layers is larger than model.layers");
 	struct mmdit_conf c = { .sample_size = side,
@@ -197,8 +202,8 @@ static void number_tags(struct pretrainer *p)
 
 static int open_all(struct pretrainer *p, struct err *e)
 {
-	if (prompts_read(&p->train, p->c->train.prompts, e) || prompts_read(&p->test, p->c->eval.prompts, e) ||
-	    mixture_open(&p->mixture, p->c->tree, 1, e))
+	if (prompts_read(&p->train, p->c->train.prompts, e) ||
+	    prompts_read(&p->test, p->c->eval.prompts, e) || mixture_open(&p->mixture, p->c->tree, 1, e))
 		return -1;
 	number_tags(p);
 	if (make_network(p, e) || tokenize(p, e) || fit_autoencoder(p, e))
@@ -226,14 +231,17 @@ static void close_all(struct pretrainer *p)
 	free(p->tag_of);
 }
 
-/* ---- Training ------------------------------------------------------------------------------------------------------- */
+/* ---- Training
+ * ------------------------------------------------------------------------------------------------------- */
 
-/* This rank's scenes of one step: pixels, words (of another scene when the caption is noisy), flow times, noise. */
+/* This rank's scenes of one step: pixels, words (of another scene when the caption is noisy), flow times,
+ * noise. */
 struct scenes {
 	at_t pixels_B3HW, ids_BL, t_B, noise_BChw;
 };
 
-static int make_scenes(struct pretrainer *p, int64_t step, int64_t first, int64_t n, struct scenes *out, struct err *e)
+static int make_scenes(struct pretrainer *p, int64_t step, int64_t first, int64_t n, struct scenes *out,
+		       struct err *e)
 {
 	const struct pretrain_train *c = &p->c->train;
 	const struct pretrain_model *m = &p->c->model;
@@ -248,8 +256,10 @@ static int make_scenes(struct pretrainer *p, int64_t step, int64_t first, int64_
 	out->noise_BChw = at_empty(DIMS(n, m->channels, h, h), AT_F32, AT_CPU);
 	for (int64_t i = 0; i < n && !ret; i++) {
 		uint64_t id = (uint64_t)(first + i);
-		struct rng scene = rng_make(seed, RNG_SCENE, at, id), caption = rng_make(seed, RNG_CAPTION, at, id);
-		struct rng time = rng_make(seed, RNG_TIMESTEP, at, id), eps = rng_make(seed, RNG_DIFFUSE, at, id);
+		struct rng scene = rng_make(seed, RNG_SCENE, at, id),
+			   caption = rng_make(seed, RNG_CAPTION, at, id);
+		struct rng time = rng_make(seed, RNG_TIMESTEP, at, id),
+			   eps = rng_make(seed, RNG_DIFFUSE, at, id);
 		int64_t prompt = draw_prompt(p, &scene), said = prompt;
 		ret = render(p, prompt, &scene, rgb + each * (size_t)i, e);
 		if (step >= c->clean_steps && rng_uniform(&caption) < c->caption_noise)
@@ -279,7 +289,8 @@ static double flow_matching(struct pretrainer *p, const struct scenes *s)
 	int64_t at = 0;
 
 	word_encoder_forward(&p->words, s->ids_BL, &c);
-	at_t v = mmdit_forward(&p->net, &(struct pass){ 0 }, xt, at_mul(s->t_B, 1000), c.text_BLE, c.pooled_BP);
+	at_t v =
+	    mmdit_forward(&p->net, &(struct pass) { 0 }, xt, at_mul(s->t_B, 1000), c.text_BLE, c.pooled_BP);
 	at_t loss = at_mul(at_mean(at_square(at_sub(v, at_sub(s->noise_BChw, x0)))), share);
 	at_grad(loss, p->n, p->leaf, grad);
 	for (int i = 0; i < p->n; i++) {
@@ -298,18 +309,19 @@ static double flow_matching(struct pretrainer *p, const struct scenes *s)
 static int save_model(struct pretrainer *p, const char *dir, struct err *e)
 {
 	struct at_scope *s = at_begin(AT_NO_GRAD);
-	char *part[3] = { file_join(dir, "transformer"), file_join(dir, "vae"), file_join(dir, "text_encoder") };
+	char *part[3] = { file_join(dir, "transformer"), file_join(dir, "vae"),
+			  file_join(dir, "text_encoder") };
 	at_t now = at_clone(p->flat_P);
 	int ret;
 
 	at_copy_(p->flat_P, p->ema_P);
-	ret = file_remove_tree(dir, e) || file_mkdirs(part[0], e) || file_mkdirs(part[1], e) || file_mkdirs(part[2], e) ||
-			      mmdit_save(&p->net, part[0], e) || linear_ae_save(&p->ae, part[1], e) ||
-			      word_encoder_save(&p->words, part[2], e) ||
-			      pipeline_write_index(dir, word_text_encoder.class_name, linear_autoencoder.class_name,
-						   p->c->model.shift, e) ?
-		      -1 :
-		      0;
+	ret = file_remove_tree(dir, e) || file_mkdirs(part[0], e) || file_mkdirs(part[1], e) ||
+		      file_mkdirs(part[2], e) || mmdit_save(&p->net, part[0], e) ||
+		      linear_ae_save(&p->ae, part[1], e) || word_encoder_save(&p->words, part[2], e) ||
+		      pipeline_write_index(dir, word_text_encoder.class_name, linear_autoencoder.class_name,
+					   p->c->model.shift, e)
+		  ? -1
+		  : 0;
 	at_copy_(p->flat_P, now);
 	for (int i = 0; i < 3; i++)
 		free(part[i]);
@@ -326,13 +338,19 @@ static int eval_model(struct pretrainer *p, const char *dir, struct eval_result 
 	int ret = dist_agree(p->dist, p->dist->rank == 0 ? save_model(p, dir, e) : 0, e);
 
 	if (!ret && !(ret = pipeline_open(&pipe, dir, AT_F32, AT_CPU, e))) {
-		ret = sampler_init(&sampler, &pipe, &p->c->eval.sampler, e) || encode_prompts(&pipe, &p->test, &cond, e);
-		struct evaluator v = { .dist = p->dist, .pipeline = &pipe, .sampler = &sampler, .mixture = p->mixture,
-				       .prompts = &p->test, .cond = &cond,
+		ret = sampler_init(&sampler, &pipe, &p->c->eval.sampler, e) ||
+		      encode_prompts(&pipe, &p->test, &cond, e);
+		struct evaluator v = { .dist = p->dist,
+				       .pipeline = &pipe,
+				       .sampler = &sampler,
+				       .mixture = p->mixture,
+				       .prompts = &p->test,
+				       .cond = &cond,
 				       .images_per_prompt = p->c->eval.images_per_prompt,
-				       .batch = p->c->eval.sampler.batch, .quiet = true };
+				       .batch = p->c->eval.sampler.batch,
+				       .quiet = true };
 		if (!ret)
-			ret = evaluate(&v, &(struct pass){ 0 }, r, e);
+			ret = evaluate(&v, &(struct pass) { 0 }, r, e);
 		sampler_release(&sampler);
 		at_free(cond.text_BLE);
 		at_free(cond.pooled_BP);
@@ -382,10 +400,11 @@ static int train(struct pretrainer *p, const char *temp, struct err *e)
 		if (!ret && (last || (p->c->eval.every && (step + 1) % p->c->eval.every == 0))) {
 			ret = eval_model(p, temp, &r, e);
 			if (!ret) {
-				log_info("step %lld  loss %.4f  strict %.3f  soft %.3f", (long long)step + 1, mean, r.strict,
-					 r.soft);
+				log_info("step %lld  loss %.4f  strict %.3f  soft %.3f", (long long)step + 1,
+					 mean, r.strict, r.soft);
 				for (int i = 0; i < r.n_tags; i++)
-					log_info("    %-16s strict %.3f  soft %.3f", r.tag[i].name, r.tag[i].strict, r.tag[i].soft);
+					log_info("    %-16s strict %.3f  soft %.3f", r.tag[i].name,
+						 r.tag[i].strict, r.tag[i].soft);
 			}
 		}
 	}
@@ -403,7 +422,9 @@ int pretrain(struct pretrain_conf *c, struct dist *d, struct err *e)
 	struct err ignored;
 
 	at_set_threads(threads > 0 ? threads : 1);
-	ret = file_exists(c->run.out) ? err_set(e, "%s exists already; move it away or set run.out", c->run.out) : 0;
+	ret = file_exists(c->run.out)
+		  ? err_set(e, "%s exists already; move it away or set run.out", c->run.out)
+		  : 0;
 	ret = dist_agree(d, ret ? ret : open_all(&p, e), e);
 	if (!ret) {
 		log_info("%lld parameters, %lld prompts, %lld scenes a step", (long long)at_numel(p.flat_P),
@@ -416,7 +437,8 @@ int pretrain(struct pretrain_conf *c, struct dist *d, struct err *e)
 		file_remove_tree(temp, &ignored);
 	ret = dist_agree(d, ret, e);
 	if (!ret)
-		log_info("%s: %.0f s, %.0f CPU s on this rank", c->run.out, clock_now() - start, clock_cpu() - cpu);
+		log_info("%s: %.0f s, %.0f CPU s on this rank", c->run.out, clock_now() - start,
+			 clock_cpu() - cpu);
 	close_all(&p);
 	free(temp);
 	return ret;

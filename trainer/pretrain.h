@@ -1,6 +1,6 @@
 /*
- * pretrain.h -- makes the base model of the shapes world: flow matching on rendered scenes, with part of the captions
- * swapped, so that the model draws cleanly and obeys its prompt only now and then.
+ * pretrain.h -- makes the base model of the shapes world: flow matching on rendered scenes, with part of the
+ * captions swapped, so that the model draws cleanly and obeys its prompt only now and then.
  */
 #ifndef PRETRAIN_H
 #define PRETRAIN_H
@@ -12,7 +12,7 @@
 
 struct pretrain_run {
 	int64_t seed, threads;
-	char *out;                      /* the model directory */
+	char *out; /* the model directory */
 };
 struct pretrain_model {
 	int64_t heads, head_dim, layers, dual_layers, patch, channels, patch_pixels, text_dim, text_length;
@@ -43,7 +43,7 @@ struct pretrain_section {
 	const struct field *fields;
 	size_t offset;
 };
-extern const struct pretrain_section pretrain_sections[];       /* name NULL ends it */
+extern const struct pretrain_section pretrain_sections[]; /* name NULL ends it */
 
 int pretrain_read(struct pretrain_conf *c, const char *path, const char *const *set, int n, struct err *e);
 void pretrain_release(struct pretrain_conf *c);

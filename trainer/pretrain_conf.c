@@ -16,7 +16,8 @@ static const struct field model_fields[] = {
 	FIELD(struct pretrain_model, layers, .init = "5", .min = 1, .max = 256, .doc = "joint blocks"),
 	FIELD(struct pretrain_model, dual_layers, .init = "2", .min = 0, .max = 256,
 	      .doc = "how many of the first blocks have the second attention of SD3.5-Medium"),
-	FIELD(struct pretrain_model, qk_norm, .init = "true", .doc = "RMS norm of queries and keys, as SD3.5 has"),
+	FIELD(struct pretrain_model, qk_norm, .init = "true",
+	      .doc = "RMS norm of queries and keys, as SD3.5 has"),
 	FIELD(struct pretrain_model, patch, .init = "2", .min = 1, .max = 16, .unit = "latent pixels",
 	      .doc = "side of a token"),
 	FIELD(struct pretrain_model, channels, .init = "16", .min = 1, .max = 1024, .doc = "latent channels"),
@@ -31,18 +32,20 @@ static const struct field model_fields[] = {
 	FIELD_END
 };
 static const struct field train_fields[] = {
-	FIELD(struct pretrain_train, prompts, .init = NULL, .doc = "training prompts with GenEval metadata, .jsonl"),
+	FIELD(struct pretrain_train, prompts, .init = NULL,
+	      .doc = "training prompts with GenEval metadata, .jsonl"),
 	FIELD(struct pretrain_train, steps, .init = "10000", .min = 1, .max = 1e9, .unit = "optimizer steps",
 	      .doc = "length of the training"),
 	FIELD(struct pretrain_train, batch, .init = "256", .min = 1, .max = 65536, .unit = "scenes",
 	      .doc = "scenes a step, over all ranks"),
 	FIELD(struct pretrain_train, caption_noise, .init = "0.5", .min = 0, .max = 1,
 	      .doc = "share of the scenes that get another scene's caption"),
-	FIELD(struct pretrain_train, clean_steps, .init = "0", .min = 0, .max = 1e9, .unit = "optimizer steps",
-	      .doc = "steps at the start without caption noise"),
+	FIELD(struct pretrain_train, clean_steps, .init = "0", .min = 0, .max = 1e9,
+	      .unit = "optimizer steps", .doc = "steps at the start without caption noise"),
 	FIELD(struct pretrain_train, t_mean, .init = "0.4", .min = -10, .max = 10,
 	      .doc = "mean of the normal whose sigmoid is the flow time"),
-	FIELD(struct pretrain_train, t_std, .init = "1.2", .min = 0.01, .max = 10, .doc = "its standard deviation"),
+	FIELD(struct pretrain_train, t_std, .init = "1.2", .min = 0.01, .max = 10,
+	      .doc = "its standard deviation"),
 	FIELD(struct pretrain_train, max_grad_norm, .init = "1", .min = 0, .max = 1e9,
 	      .doc = "gradients are scaled down to this norm; 0: never"),
 	FIELD(struct pretrain_train, ema_decay, .init = "0.998", .min = 0, .max = 1,
@@ -53,14 +56,15 @@ static const struct field eval_fields[] = {
 	FIELD(struct pretrain_eval, prompts, .init = NULL, .doc = "held-out prompts, .jsonl"),
 	FIELD(struct pretrain_eval, every, .init = "1000", .min = 0, .max = 1e9, .unit = "optimizer steps",
 	      .doc = "evaluation; 0: only at the end"),
-	FIELD(struct pretrain_eval, images_per_prompt, .init = "4", .min = 1, .max = 10000, .unit = "pictures",
-	      .doc = "pictures of each held-out prompt"),
+	FIELD(struct pretrain_eval, images_per_prompt, .init = "4", .min = 1, .max = 10000,
+	      .unit = "pictures", .doc = "pictures of each held-out prompt"),
 	FIELD_END
 };
 
-#define SECTION(member, table, ...)                                                                           \
-	{                                                                                                     \
-		.name = #member, .fields = table, .offset = offsetof(struct pretrain_conf, member), __VA_ARGS__ \
+#define SECTION(member, table, ...)                                                                          \
+	{                                                                                                    \
+		.name = #member, .fields = table, .offset = offsetof(struct pretrain_conf, member),          \
+		__VA_ARGS__                                                                                  \
 	}
 const struct pretrain_section pretrain_sections[] = {
 	SECTION(run, run_fields, .doc = "The run as a whole"),
@@ -78,12 +82,12 @@ const struct pretrain_section pretrain_sections[] = {
 
 int pretrain_read(struct pretrain_conf *c, const char *path, const char *const *set, int n, struct err *e)
 {
-	static const char *const known[] = { "run",	  "world", "model",   "train",
+	static const char *const known[] = { "run",       "world", "model",   "train",
 					     "optimizer", "eval",  "rewards", NULL };
 	static const char *const in_eval[] = { "sampler", NULL };
 	const struct field none[] = { FIELD_END };
 
-	*c = (struct pretrain_conf){ 0 };
+	*c = (struct pretrain_conf) { 0 };
 	if (!(c->tree = conf_read(path, e)))
 		return -1;
 	for (int i = 0; i < n; i++)
@@ -108,5 +112,5 @@ void pretrain_release(struct pretrain_conf *c)
 	for (const struct pretrain_section *s = pretrain_sections; s->name; s++)
 		conf_release((char *)c + s->offset, s->fields);
 	conf_node_free(c->tree);
-	*c = (struct pretrain_conf){ 0 };
+	*c = (struct pretrain_conf) { 0 };
 }

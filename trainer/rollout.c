@@ -1,4 +1,5 @@
-/* rollout.c -- the pictures of an epoch: prompts, noise keyed by sample, the old policy, rewards beside, advantages. */
+/* rollout.c -- the pictures of an epoch: prompts, noise keyed by sample, the old policy, rewards beside,
+ * advantages. */
 #include "base/log.h"
 #include "base/mem.h"
 #include "trainer/trainer.h"
@@ -16,7 +17,7 @@ void samples_release(struct samples *s)
 	free(s->value);
 	free(s->strict);
 	at_free(s->x0_NCHW);
-	*s = (struct samples){ 0 };
+	*s = (struct samples) { 0 };
 }
 
 static void draw(const struct trainer *t, struct samples *s)
@@ -24,7 +25,7 @@ static void draw(const struct trainer *t, struct samples *s)
 	const struct prompts_conf *c = &t->x->prompts;
 	int64_t *of_group = mem_zero((size_t)c->groups, sizeof *of_group), end;
 
-	*s = (struct samples){ .groups = c->groups, .n = c->groups * c->group_size };
+	*s = (struct samples) { .groups = c->groups, .n = c->groups * c->group_size };
 	s->prompt = mem_zero((size_t)s->n, sizeof *s->prompt);
 	s->group = mem_zero((size_t)s->n, sizeof *s->group);
 	s->reward = mem_zero((size_t)s->n, sizeof *s->reward);
@@ -65,7 +66,7 @@ static void submit(struct trainer *t, struct samples *s, int64_t at, int n, at_t
 
 	for (int i = 0; i < n; i++) {
 		const struct prompt *p = &t->train.v[s->prompt[s->first + at + i]];
-		item[i] = (struct reward_item){
+		item[i] = (struct reward_item) {
 			.rgb = rgb + each * (size_t)i, .w = w, .h = h, .prompt = p->text, .meta = p->meta
 		};
 	}
@@ -91,9 +92,10 @@ static void sample_share(struct trainer *t, struct samples *s)
 		int64_t *id = mem_zero((size_t)n, sizeof *id);
 		for (int i = 0; i < n; i++)
 			id[i] = s->first + at + i;
-		at_t noise = sampler_noise(&t->pipeline, (uint64_t)t->x->run.seed, RNG_LATENT, (uint64_t)t->at.epoch,
-					   id, n, chw);
-		at_t row = at_to(at_from(s->prompt + s->first + at, DIMS(n), AT_I64), AT_I64, t->pipeline.device);
+		at_t noise = sampler_noise(&t->pipeline, (uint64_t)t->x->run.seed, RNG_LATENT,
+					   (uint64_t)t->at.epoch, id, n, chw);
+		at_t row =
+		    at_to(at_from(s->prompt + s->first + at, DIMS(n), AT_I64), AT_I64, t->pipeline.device);
 		struct cond cond = cond_rows(&t->train_cond, row);
 		at_t x0 = sampler_run(&t->rollout, &old, noise, &cond);
 		at_t rgb = pipeline_images(&t->pipeline, x0);
@@ -104,7 +106,8 @@ static void sample_share(struct trainer *t, struct samples *s)
 		at_end(batch);
 	}
 	s->x0_norm = s->count ? at_sum_squares(s->x0_NCHW) : 0;
-	double sums[5] = { s->x0_norm, (double)at_numel(s->x0_NCHW), s->pixel_mean, s->pixel_saturated, pixels };
+	double sums[5] = { s->x0_norm, (double)at_numel(s->x0_NCHW), s->pixel_mean, s->pixel_saturated,
+			   pixels };
 	dist_sum_f64(t->dist, sums, 5);
 	s->x0_norm = sqrt(sums[0] / sums[1]);
 	s->pixel_mean = sums[2] / sums[4];
@@ -159,13 +162,15 @@ int rollout_epoch(struct trainer *t, struct samples *s, struct err *e)
 	s->reward_wait_seconds = mixture_wait(t->mixture);
 	gather_scores(t, s, &mine);
 	if ((double)s->unavailable > t->x->train.max_unavailable * (double)s->n)
-		ret = err_set(e, "rewards: %lld of %lld pictures could not be scored (train.max_unavailable is %g); %s",
-			      (long long)s->unavailable, (long long)s->n, t->x->train.max_unavailable,
-			      *mine.why ? mine.why : "other ranks know why");
+		ret = err_set(
+		    e, "rewards: %lld of %lld pictures could not be scored (train.max_unavailable is %g); %s",
+		    (long long)s->unavailable, (long long)s->n, t->x->train.max_unavailable,
+		    *mine.why ? mine.why : "other ranks know why");
 	mixture_scores_free(&mine);
 	if ((ret = dist_agree(t->dist, ret, e)))
 		return ret;
-	advantage_compute(&t->x->advantage, s->n, s->reward, s->group, s->groups, s->advantage, s->r, &s->stats);
+	advantage_compute(&t->x->advantage, s->n, s->reward, s->group, s->groups, s->advantage, s->r,
+			  &s->stats);
 	s->rollout_seconds = clock_now() - start - s->reward_wait_seconds;
 	return 0;
 }

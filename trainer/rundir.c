@@ -14,7 +14,8 @@ static int make_dirs(struct trainer *t, bool resume, struct err *e)
 	int ret = 0;
 
 	if (!resume && file_exists(metrics))
-		ret = err_set(e, "%s already holds a run: --resume continues it, --run DIR starts another", t->dir);
+		ret = err_set(e, "%s already holds a run: --resume continues it, --run DIR starts another",
+			      t->dir);
 	if (!ret)
 		ret = file_mkdirs(samples, e);
 	if (!ret) {

@@ -5,8 +5,8 @@
 #define RUNDIR_H
 #include "trainer/trainer.h"
 
-/* Collective.  Sets t->dir (run, or runs/<name> when NULL), opens log and metrics, and with `resume` reads the newest
- * checkpoint.  A directory that holds a run already is an error without `resume`. */
+/* Collective.  Sets t->dir (run, or runs/<name> when NULL), opens log and metrics, and with `resume` reads
+ * the newest checkpoint.  A directory that holds a run already is an error without `resume`. */
 int rundir_open(struct trainer *t, const char *run, bool resume, struct err *e);
 
 #endif

@@ -25,7 +25,7 @@ int session_open(struct session *s, const struct session_options *o, const char 
 	enum at_dtype dt;
 	long cores = sysconf(_SC_NPROCESSORS_ONLN);
 
-	*s = (struct session){ 0 };
+	*s = (struct session) { 0 };
 	if (check(o, command, e) || at_dtype_parse(&dt, o->dtype, e))
 		return -1;
 	at_set_threads(o->threads > 0 ? (int)o->threads : (int)cores);
@@ -39,8 +39,12 @@ int session_open(struct session *s, const struct session_options *o, const char 
 		s->pass.merged = &s->merged;
 		lora_release(&l);
 	}
-	struct sampler_conf c = { .solver = (char *)(uintptr_t)o->solver, .steps = o->steps, .guidance = o->guidance,
-				  .shift = o->shift, .timesteps = (char *)(uintptr_t) "float", .batch = o->batch };
+	struct sampler_conf c = { .solver = (char *)(uintptr_t)o->solver,
+				  .steps = o->steps,
+				  .guidance = o->guidance,
+				  .shift = o->shift,
+				  .timesteps = (char *)(uintptr_t) "float",
+				  .batch = o->batch };
 	if (sampler_init(&s->sampler, &s->pipeline, &c, e))
 		goto out;
 	return 0;
@@ -54,5 +58,5 @@ void session_close(struct session *s)
 	sampler_release(&s->sampler);
 	lora_merged_release(&s->merged);
 	pipeline_close(&s->pipeline);
-	*s = (struct session){ 0 };
+	*s = (struct session) { 0 };
 }

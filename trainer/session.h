@@ -13,20 +13,23 @@ struct session_options {
 };
 #define SESSION_DEFAULTS                                                                                     \
 	{                                                                                                    \
-		.solver = "euler", .dtype = "float32", .device = "cpu", .steps = 40, .batch = 32, .guidance = 1 \
+		.solver = "euler", .dtype = "float32", .device = "cpu", .steps = 40, .batch = 32,            \
+		.guidance = 1                                                                                \
 	}
 /* The rows of an option table that fill a struct session_options o. */
 #define SESSION_OPTIONS(o)                                                                                   \
 	{ "model", 's', &(o).model, "DIR", "the model directory" },                                          \
-		{ "lora", 's', &(o).lora, "DIR", "an adapter in PEFT layout" },                              \
-		{ "solver", 's', &(o).solver, "NAME", "euler or dpm2 (default euler)" },                     \
-		{ "steps", 'i', &(o).steps, "N", "noise levels (default 40)" },                              \
-		{ "guidance", 'r', &(o).guidance, "X", "classifier-free guidance scale (default 1: none)" }, \
-		{ "shift", 'r', &(o).shift, "X", "timestep shift (default: the model's)" },                  \
-		{ "batch", 'i', &(o).batch, "N", "pictures at a time (default 32)" },                        \
-		{ "threads", 'i', &(o).threads, "N", "CPU threads (default: all cores)" },                   \
-		{ "dtype", 's', &(o).dtype, "TYPE", "type of the weights (default float32)" },               \
-		{ "device", 's', &(o).device, "NAME", "cpu or cuda (default cpu)" }
+	    { "lora", 's', &(o).lora, "DIR", "an adapter in PEFT layout" },                                  \
+	    { "solver", 's', &(o).solver, "NAME", "euler or dpm2 (default euler)" },                         \
+	    { "steps", 'i', &(o).steps, "N", "noise levels (default 40)" },                                  \
+	    { "guidance", 'r', &(o).guidance, "X", "classifier-free guidance scale (default 1: none)" },     \
+	    { "shift", 'r', &(o).shift, "X", "timestep shift (default: the model's)" },                      \
+	    { "batch", 'i', &(o).batch, "N", "pictures at a time (default 32)" },                            \
+	    { "threads", 'i', &(o).threads, "N", "CPU threads (default: all cores)" },                       \
+	    { "dtype", 's', &(o).dtype, "TYPE", "type of the weights (default float32)" },                   \
+	{                                                                                                    \
+		"device", 's', &(o).device, "NAME", "cpu or cuda (default cpu)"                              \
+	}
 
 struct session {
 	struct pipeline pipeline;

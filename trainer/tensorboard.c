@@ -30,13 +30,14 @@ uint32_t tb_crc32c(const void *data, size_t n)
 	return ~c;
 }
 
-/* ---- Protobuf: tag = field << 3 | wire type (0 varint, 1 eight bytes, 2 length-delimited, 5 four bytes) --------------- */
+/* ---- Protobuf: tag = field << 3 | wire type (0 varint, 1 eight bytes, 2 length-delimited, 5 four bytes)
+ * --------------- */
 
 static void varint(struct text *t, uint64_t v)
 {
 	for (; v > 0x7f; v >>= 7)
-		text_add_bytes(t, &(uint8_t){ (uint8_t)(v | 0x80) }, 1);
-	text_add_bytes(t, &(uint8_t){ (uint8_t)v }, 1);
+		text_add_bytes(t, &(uint8_t) { (uint8_t)(v | 0x80) }, 1);
+	text_add_bytes(t, &(uint8_t) { (uint8_t)v }, 1);
 }
 
 static void put_int(struct text *t, int field, int64_t v)
@@ -69,7 +70,8 @@ static void put_doubles(struct text *t, int field, const double *v, int n)
 	put_bytes(t, field, v, (size_t)n * sizeof *v);
 }
 
-/* ---- Records -------------------------------------------------------------------------------------------------------- */
+/* ---- Records
+ * -------------------------------------------------------------------------------------------------------- */
 
 static uint32_t masked(const void *p, size_t n)
 {
@@ -187,7 +189,8 @@ void tb_image(struct tensorboard *tb, const char *tag, int64_t step, int w, int 
 
 void tb_histogram(struct tensorboard *tb, const char *tag, int64_t step, const double *v, int64_t n)
 {
-	double lo = INFINITY, hi = -INFINITY, sum = 0, squares = 0, count = 0, limit[BUCKETS], bucket[BUCKETS] = { 0 };
+	double lo = INFINITY, hi = -INFINITY, sum = 0, squares = 0, count = 0, limit[BUCKETS],
+	       bucket[BUCKETS] = { 0 };
 	struct text t = { 0 }, h = { 0 };
 
 	for (int64_t i = 0; i < n; i++)

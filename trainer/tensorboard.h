@@ -1,7 +1,7 @@
 /*
- * tensorboard.h -- event files that TensorBoard reads: TFRecord frames (length, masked CRC-32C) around protobuf Events,
- * of which the few fields needed are encoded by hand.  Each opening begins a new file, as TensorBoard expects of a
- * resumed run.
+ * tensorboard.h -- event files that TensorBoard reads: TFRecord frames (length, masked CRC-32C) around
+ * protobuf Events, of which the few fields needed are encoded by hand.  Each opening begins a new file, as
+ * TensorBoard expects of a resumed run.
  */
 #ifndef TENSORBOARD_H
 #define TENSORBOARD_H
@@ -11,12 +11,13 @@
 
 struct tensorboard;
 int tb_open(struct tensorboard **tb, const char *dir, struct err *e);
-void tb_close(struct tensorboard *tb);  /* NULL is fine */
+void tb_close(struct tensorboard *tb); /* NULL is fine */
 void tb_scalar(struct tensorboard *tb, const char *tag, int64_t step, double v);
 void tb_image(struct tensorboard *tb, const char *tag, int64_t step, int w, int h, const uint8_t *rgb);
-void tb_histogram(struct tensorboard *tb, const char *tag, int64_t step, const double *v, int64_t n);  /* NANs are left out */
+void tb_histogram(struct tensorboard *tb, const char *tag, int64_t step, const double *v,
+		  int64_t n); /* NANs are left out */
 int tb_flush(struct tensorboard *tb, struct err *e);
 
-uint32_t tb_crc32c(const void *data, size_t n);         /* Castagnoli, for the test */
+uint32_t tb_crc32c(const void *data, size_t n); /* Castagnoli, for the test */
 
 #endif

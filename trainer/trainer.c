@@ -1,4 +1,5 @@
-/* trainer.c -- opening everything a training run needs, with each mistake of the user found before any work is done. */
+/* trainer.c -- opening everything a training run needs, with each mistake of the user found before any work
+ * is done. */
 #include "trainer/trainer.h"
 #include "base/file.h"
 #include "base/log.h"
@@ -11,7 +12,8 @@ static int check_prompts(struct trainer *t, const struct prompts *p, struct err 
 {
 	for (int64_t i = 0; i < p->n; i++)
 		if (mixture_check(t->mixture, p->v[i].text, p->v[i].meta, e))
-			return err_in(e, "%s: prompt %lld ('%.80s')", p->path, (long long)i + 1, p->v[i].text);
+			return err_in(e, "%s: prompt %lld ('%.80s')", p->path, (long long)i + 1,
+				      p->v[i].text);
 	return 0;
 }
 
@@ -25,7 +27,8 @@ static int open_prompts(struct trainer *t, struct err *e)
 		return -1;
 	if (c->groups * c->group_size < t->dist->ranks)
 		return err_set(e,
-			       "%lld pictures an epoch (prompts.groups x prompts.group_size) are fewer than the %d ranks; "
+			       "%lld pictures an epoch (prompts.groups x prompts.group_size) are fewer than "
+			       "the %d ranks; "
 			       "start fewer ranks or sample more",
 			       (long long)(c->groups * c->group_size), t->dist->ranks);
 	return 0;
@@ -36,12 +39,14 @@ static int open_all(struct trainer *t, struct err *e)
 	struct experiment *x = t->x;
 	enum at_dtype dt;
 
-	if (mixture_open(&t->mixture, x->tree, 1, e) || open_prompts(t, e) || at_dtype_parse(&dt, x->run.dtype, e))
+	if (mixture_open(&t->mixture, x->tree, 1, e) || open_prompts(t, e) ||
+	    at_dtype_parse(&dt, x->run.dtype, e))
 		return -1;
 	bool cuda = !strcmp(x->run.device, "cuda");
 	if (cuda && !at_cuda_devices())
 		return err_set(e, "run.device is cuda, but %s",
-			       at_cuda_built() ? "no GPU is visible" : "this build has no CUDA (meson -Dcuda=enabled)");
+			       at_cuda_built() ? "no GPU is visible"
+					       : "this build has no CUDA (meson -Dcuda=enabled)");
 	if (pipeline_open(&t->pipeline, x->model.path, dt, cuda ? AT_CUDA : AT_CPU, e))
 		return -1;
 	if (sampler_init(&t->rollout, &t->pipeline, &x->rollout, e) ||
@@ -50,13 +55,13 @@ static int open_all(struct trainer *t, struct err *e)
 		return -1;
 	if (t->test.n && encode_prompts(&t->pipeline, &t->test, &t->test_cond, e))
 		return -1;
-	return policies_init(&t->policies, &x->policy, &t->pipeline.transformer.net, &x->lora, (uint64_t)x->run.seed,
-			     t->pipeline.device, e);
+	return policies_init(&t->policies, &x->policy, &t->pipeline.transformer.net, &x->lora,
+			     (uint64_t)x->run.seed, t->pipeline.device, e);
 }
 
 int trainer_open(struct trainer *t, struct experiment *x, struct dist *d, struct err *e)
 {
-	*t = (struct trainer){ .x = x, .dist = d };
+	*t = (struct trainer) { .x = x, .dist = d };
 	long cores = sysconf(_SC_NPROCESSORS_ONLN);
 	int threads = x->run.threads ? (int)x->run.threads : (int)(cores / d->local_ranks);
 
@@ -90,5 +95,5 @@ void trainer_close(struct trainer *t)
 	mixture_close(t->mixture);
 	pipeline_close(&t->pipeline);
 	free(t->dir);
-	*t = (struct trainer){ 0 };
+	*t = (struct trainer) { 0 };
 }

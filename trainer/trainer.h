@@ -1,8 +1,8 @@
 /*
  * trainer.h -- the state of a training run, and the parts of an epoch.
  *
- * loop.c reads as the algorithm: prompts, rollout, rewards, advantage, update, old policy.  Each part is a file:
- * rollout.c, advantage.c, update.c, policies.c.
+ * loop.c reads as the algorithm: prompts, rollout, rewards, advantage, update, old policy.  Each part is a
+ * file: rollout.c, advantage.c, update.c, policies.c.
  */
 #ifndef TRAINER_H
 #define TRAINER_H
@@ -19,21 +19,21 @@
 
 /* Where a run stands: with the three adapters and the optimizer's moments, all that a checkpoint holds. */
 struct progress_state {
-	int64_t step;           /* optimizer steps taken */
-	int64_t epoch;          /* rounds of rollout and update finished */
-	int64_t images;         /* pictures sampled for training */
-	int64_t skipped;        /* steps skipped for non-finite numbers */
+	int64_t step;    /* optimizer steps taken */
+	int64_t epoch;   /* rounds of rollout and update finished */
+	int64_t images;  /* pictures sampled for training */
+	int64_t skipped; /* steps skipped for non-finite numbers */
 	int64_t skipped_in_row;
-	int64_t unavailable;    /* pictures without a reward */
-	double train_seconds, cpu_seconds;      /* spent in epochs, evaluation not counted; CPU over all ranks */
+	int64_t unavailable;               /* pictures without a reward */
+	double train_seconds, cpu_seconds; /* spent in epochs, evaluation not counted; CPU over all ranks */
 };
 
 struct trainer {
-	struct experiment *x;           /* borrowed */
-	struct dist *dist;              /* borrowed */
+	struct experiment *x; /* borrowed */
+	struct dist *dist;    /* borrowed */
 	struct pipeline pipeline;
 	struct prompts train, test;
-	struct cond train_cond, test_cond;      /* row i: prompt i; kept */
+	struct cond train_cond, test_cond; /* row i: prompt i; kept */
 	struct mixture *mixture;
 	struct sampler rollout, eval_sampler;
 	struct policies policies;
@@ -41,8 +41,8 @@ struct trainer {
 	at_t grad_P;
 	struct progress_state at;
 	struct eval_result before;
-	struct metrics *metrics;        /* NULL on ranks other than 0 */
-	char *dir;                      /* the run directory */
+	struct metrics *metrics; /* NULL on ranks other than 0 */
+	char *dir;               /* the run directory */
 };
 
 int trainer_open(struct trainer *t, struct experiment *x, struct dist *d, struct err *e);
@@ -58,8 +58,8 @@ struct samples {
 	struct advantage_stats stats;
 	/* For the log. */
 	int rewards;
-	double *value;                  /* rewards * n: each reward's own score */
-	double *strict;                 /* n: the "strict" sub-score, NAN where there is none */
+	double *value;  /* rewards * n: each reward's own score */
+	double *strict; /* n: the "strict" sub-score, NAN where there is none */
 	double x0_norm, pixel_mean, pixel_saturated;
 	double rollout_seconds, reward_wait_seconds;
 	int64_t unavailable;
@@ -71,18 +71,20 @@ int rollout_epoch(struct trainer *t, struct samples *s, struct err *e);
 
 struct update_stats {
 	double policy_loss, kl, old_deviation, grad_norm, lr;
-	double correlation;             /* of r with L- - L+: whether the update tells good from bad */
+	double correlation; /* of r with L- - L+: whether the update tells good from bad */
 	double seconds, reduce_seconds;
-	bool skipped;                   /* a non-finite number: nothing was changed */
+	bool skipped; /* a non-finite number: nothing was changed */
 };
 /* One optimizer step on part `part` of `parts` of the epoch's shuffled samples. */
-void update_step(struct trainer *t, const struct samples *s, int64_t part, int64_t parts, struct update_stats *u);
+void update_step(struct trainer *t, const struct samples *s, int64_t part, int64_t parts,
+		 struct update_stats *u);
 
 /* Runs to train.max_steps, evaluates before and after, writes result.json. */
 int trainer_run(struct trainer *t, struct err *e);
 
 /* ---- checkpoint.c ---- */
-int checkpoint_save(struct trainer *t, struct err *e);                  /* collective */
-int checkpoint_resume(struct trainer *t, bool *found, struct err *e);   /* collective: the newest of the run, if any */
+int checkpoint_save(struct trainer *t, struct err *e); /* collective */
+int checkpoint_resume(struct trainer *t, bool *found,
+		      struct err *e); /* collective: the newest of the run, if any */
 
 #endif

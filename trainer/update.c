@@ -1,5 +1,6 @@
 /*
- * update.c -- one optimizer step: every sample of its part of the epoch, at its noise levels, through NFT's loss.
+ * update.c -- one optimizer step: every sample of its part of the epoch, at its noise levels, through NFT's
+ * loss.
  *
  * Shapes: B pairs of a micro-batch, C channels, H height, W width of the latents, P adapter parameters.
  */
@@ -11,20 +12,22 @@
 
 /* One thing to learn from: a sample of this rank at one of the sampler's noise levels. */
 struct pair {
-	int64_t sample;         /* global index */
+	int64_t sample; /* global index */
 	int level;
 };
 
-/* Sums over the pairs of a step, for the log: of policy loss, kl, (v - v_old)^2, d = L- - L+, r, d^2, r^2, r d, n, n with kl. */
+/* Sums over the pairs of a step, for the log: of policy loss, kl, (v - v_old)^2, d = L- - L+, r, d^2, r^2, r
+ * d, n, n with kl. */
 enum { SUM_POLICY, SUM_KL, SUM_DEVIATION, SUM_D, SUM_R, SUM_DD, SUM_RR, SUM_RD, SUM_N, SUM_KL_N, SUMS };
 
 /* This rank's pairs of part `part`; *total counts the pairs of all ranks. */
-static struct pair *list_pairs(const struct trainer *t, const struct samples *s, int64_t part, int64_t parts, int *n,
-			       int64_t *total)
+static struct pair *list_pairs(const struct trainer *t, const struct samples *s, int64_t part, int64_t parts,
+			       int *n, int64_t *total)
 {
 	int steps = t->rollout.schedule.steps, levels = (int)(steps * t->x->train.timestep_fraction);
 	uint64_t seed = (uint64_t)t->x->run.seed, epoch = (uint64_t)t->at.epoch;
-	int64_t *order = mem_zero((size_t)s->n, sizeof *order), *level = mem_zero((size_t)steps, sizeof *level);
+	int64_t *order = mem_zero((size_t)s->n, sizeof *order),
+		*level = mem_zero((size_t)steps, sizeof *level);
 	struct rng shuffle = rng_make(seed, RNG_SHUFFLE, epoch, 0);
 	struct pair *list;
 	int mine = 0;
@@ -47,7 +50,7 @@ static struct pair *list_pairs(const struct trainer *t, const struct samples *s,
 			level[k] = k;
 		rng_shuffle(&r, level, steps);
 		for (int k = 0; k < levels; k++)
-			list[mine++] = (struct pair){ .sample = id, .level = (int)level[k] };
+			list[mine++] = (struct pair) { .sample = id, .level = (int)level[k] };
 	}
 	free(order);
 	free(level);
@@ -58,8 +61,8 @@ static struct pair *list_pairs(const struct trainer *t, const struct samples *s,
 struct micro {
 	struct nft_terms terms;
 	struct cond cond;
-	at_t timestep_B;        /* what the transformer is told */
-	at_t kl_row;            /* rows with a reference velocity, int64; NULL for all of them */
+	at_t timestep_B; /* what the transformer is told */
+	at_t kl_row;     /* rows with a reference velocity, int64; NULL for all of them */
 	int kl_rows;
 };
 
@@ -75,7 +78,8 @@ static void pick_kl_rows(const struct trainer *t, struct micro *m, const struct 
 
 	m->kl_rows = 0;
 	for (int i = 0; i < n; i++) {
-		struct rng r = rng_make((uint64_t)t->x->run.seed, RNG_KL, (uint64_t)t->at.epoch, pair_id(t, &pair[i]));
+		struct rng r =
+		    rng_make((uint64_t)t->x->run.seed, RNG_KL, (uint64_t)t->at.epoch, pair_id(t, &pair[i]));
 		if (rng_below(&r, (uint32_t)every) == 0)
 			row[m->kl_rows++] = i;
 	}
@@ -104,7 +108,8 @@ static struct micro gather(const struct trainer *t, const struct samples *s, con
 	for (int k = 0; k + 1 < chw.n; k++)
 		chw.d[k] = chw.d[k + 1];
 	chw.n--;
-	at_t eps = sampler_noise(&t->pipeline, (uint64_t)t->x->run.seed, RNG_DIFFUSE, (uint64_t)t->at.epoch, id, n, chw);
+	at_t eps = sampler_noise(&t->pipeline, (uint64_t)t->x->run.seed, RNG_DIFFUSE, (uint64_t)t->at.epoch,
+				 id, n, chw);
 	m.terms.x0_BCHW = at_index_select(s->x0_NCHW, 0, at_to(at_from(row, DIMS(n), AT_I64), AT_I64, dev));
 	m.cond = cond_rows(&t->train_cond, at_to(at_from(prompt, DIMS(n), AT_I64), AT_I64, dev));
 	m.terms.t_B = at_to(at_from(f, DIMS(n), AT_F32), AT_F32, dev);
@@ -134,7 +139,7 @@ static at_t reference_kl(const struct trainer *t, const struct micro *m)
 		c = cond_rows(&c, m->kl_row);
 	}
 	struct at_scope *frozen = at_begin(AT_NO_GRAD);
-	at_t ref = at_return(frozen, sampler_velocity(&t->rollout, &(struct pass){ 0 }, x, at, &c));
+	at_t ref = at_return(frozen, sampler_velocity(&t->rollout, &(struct pass) { 0 }, x, at, &c));
 	return at_return(sc, nft_kl(v, ref));
 }
 
@@ -167,8 +172,8 @@ static void add_sums(double *sum, const struct micro *m, const struct nft_losses
 }
 
 /* Adds one micro-batch's gradient, each pair weighing 1 / total of the step. */
-static void accumulate(struct trainer *t, const struct samples *s, const struct pair *pair, int n, int64_t total,
-		       double *sum)
+static void accumulate(struct trainer *t, const struct samples *s, const struct pair *pair, int n,
+		       int64_t total, double *sum)
 {
 	struct at_scope *sc = at_begin(AT_WITH_GRAD);
 	const struct nft_conf *c = &t->x->nft;
@@ -180,7 +185,7 @@ static void accumulate(struct trainer *t, const struct samples *s, const struct 
 	if (!t->policies.old_is_theta) {
 		struct at_scope *frozen = at_begin(AT_NO_GRAD);
 		m.terms.v_old_BCHW = at_return(
-			frozen, sampler_velocity(&t->rollout, &old, m.terms.xt_BCHW, m.timestep_B, &m.cond));
+		    frozen, sampler_velocity(&t->rollout, &old, m.terms.xt_BCHW, m.timestep_B, &m.cond));
 	}
 	if (lora_prefers_merge(&t->policies.theta, at_numel(m.terms.x0_BCHW) / at_size(m.terms.x0_BCHW, 1))) {
 		lora_merge_grad(&merged, &t->policies.theta);
@@ -216,7 +221,8 @@ static void fill_stats(struct update_stats *u, const struct trainer *t, const do
 	u->correlation = var_d > 0 && var_r > 0 ? cov / sqrt(var_d * var_r) : 0;
 }
 
-void update_step(struct trainer *t, const struct samples *s, int64_t part, int64_t parts, struct update_stats *u)
+void update_step(struct trainer *t, const struct samples *s, int64_t part, int64_t parts,
+		 struct update_stats *u)
 {
 	double start = clock_now(), sum[SUMS] = { 0 };
 	struct at_scope *sc = at_begin(AT_NO_GRAD);
@@ -224,7 +230,7 @@ void update_step(struct trainer *t, const struct samples *s, int64_t part, int64
 	int n;
 	struct pair *pair = list_pairs(t, s, part, parts, &n, &total);
 
-	*u = (struct update_stats){ 0 };
+	*u = (struct update_stats) { 0 };
 	at_zero_(t->grad_P);
 	for (int at = 0; at < n; at += (int)micro)
 		accumulate(t, s, pair + at, n - at < micro ? n - at : (int)micro, total, sum);

@@ -105,6 +105,19 @@ static int slow_score(void *state, const struct reward_item *item, int n, struct
 	return value_score(state, item, n, out, e);
 }
 
+/* Every sample fails; the first of three only when the third is reached, so that the second's reason is known
+ * before. */
+static int late_score(void *state, const struct reward_item *item, int n, struct reward_score *out,
+		      struct err *e)
+{
+	(void)state, (void)n, (void)out;
+	if (item[0].rgb[1] == 2)
+		sem_post(&go);
+	if (item[0].rgb[1] == 0 && !wait_for(&go))
+		return err_set(e, "the third sample never came");
+	return err_set(e, "sample %d", item[0].rgb[1]);
+}
+
 static sem_t arrived;
 
 /* Needs company: only goes on when the slow reward's caller sees two threads here. */
@@ -125,6 +138,10 @@ static const struct reward_type alone_reward = { .abi = REWARD_ABI, .name = "alo
 static const struct reward_type slow_reward = { .abi = REWARD_ABI, .name = "slow", .score = slow_score };
 static const struct reward_type meeting_reward = {
 	.abi = REWARD_ABI, .name = "meeting", .flags = REWARD_THREAD_SAFE, .score = meeting_score
+};
+
+static const struct reward_type late_reward = {
+	.abi = REWARD_ABI, .name = "late", .flags = REWARD_THREAD_SAFE, .score = late_score
 };
 
 /* Hands over pixels[i] as sample i, `batch` at a time, from a buffer that is spoilt at once. */
@@ -206,6 +223,26 @@ static void unavailable_is_no_number(void **state)
 		mixture_scores_free(&s);
 		mixture_close(m);
 	}
+}
+
+static void first_reason_in_order(void **state)
+{
+	enum { N = 3 };
+	const struct mixture_entry entry = { &late_reward, 1, NULL, NULL };
+	struct mixture *m = mixture_new(&entry, 1, 2);
+	uint8_t pixel[N][3] = { { 0, 0, 0 }, { 0, 1, 0 }, { 0, 2, 0 } };
+	struct mixture_scores s;
+
+	(void)state;
+	sem_init(&go, 0, 0);
+	mixture_scores_init(&s, N, 1);
+	mixture_begin(m, &s);
+	submit_all(m, pixel, N, 1);
+	mixture_wait(m);
+	assert_int_equal(s.unavailable, N);
+	assert_string_equal(s.why, "late: sample 0");
+	mixture_scores_free(&s);
+	mixture_close(m);
 }
 
 /* A call that fails takes its whole batch with it; a reward that is not thread-safe gets batches whole. */
@@ -493,6 +530,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(weighted_sum),
 		cmocka_unit_test(unavailable_is_no_number),
+		cmocka_unit_test(first_reason_in_order),
 		cmocka_unit_test(failing_call),
 		cmocka_unit_test(not_handed_over),
 		cmocka_unit_test(unsafe_rewards_run_alone),

@@ -60,6 +60,8 @@ static void must(int failed, const struct err *e)
 
 static struct mmdit_conf small(void)
 {
+	static char norm[] = "rms_norm";
+
 	return (struct mmdit_conf) { .sample_size = 2,
 				     .patch_size = 1,
 				     .in_channels = 3,
@@ -71,7 +73,7 @@ static struct mmdit_conf small(void)
 				     .caption_projection_dim = 8,
 				     .pooled_projection_dim = 5,
 				     .pos_embed_max_size = 4,
-				     .qk_norm = (char[]) { "rms_norm" },
+				     .qk_norm = norm,
 				     .n_dual = 1,
 				     .dual = { 1 } };
 }

@@ -335,6 +335,37 @@ static void odd_pictures(void **state)
 	free(rgb);
 }
 
+/* Fills w x h pixels from (x, y) with white. */
+static void fill(uint8_t *rgb, int x, int y, int w, int h)
+{
+	for (int j = y; j < y + h; j++)
+		memset(rgb + 3 * (j * SIDE + x), 242, 3 * (size_t)w);
+}
+
+/* Blobs that are no shape: a bar, a stair, two objects grown together. */
+static void shapeless_is_no_object(void **state)
+{
+	uint8_t rgb[BYTES];
+
+	for (int k = 0; k < 4; k++) {
+		memset(rgb, 15, sizeof rgb);
+		if (k == 0)
+			fill(rgb, 3, 8, 14, 3);
+		for (int i = 0; k == 1 && i < 8; i++)
+			fill(rgb, 4 + 2 * i, 4 + 2 * i, 3, 3);
+		if (k == 2)
+			fill(rgb, 3, 8, 13, 6);
+		for (int i = 0; k == 3 && i < 2; i++) /* a dumb-bell */
+			fill(rgb, 1 + 15 * i, 9, 6, 6);
+		if (k == 3)
+			fill(rgb, 1, 11, 20, 2);
+		assert_int_equal(objects_in(*state, rgb, SIDE, SIDE), 0);
+	}
+	memset(rgb, 15, sizeof rgb);
+	fill(rgb, 9, 9, 6, 6); /* while this is one */
+	assert_int_equal(objects_in(*state, rgb, SIDE, SIDE), 1);
+}
+
 /* The same detector sees other worlds: larger cells, more of them. */
 static void larger_world(void **state)
 {
@@ -493,15 +524,11 @@ static void coverage_is_geometry(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(truth_is_right),
-		cmocka_unit_test(noise_costs_little),
-		cmocka_unit_test(wrong_is_wrong),
-		cmocka_unit_test(neighbours_stay_apart),
-		cmocka_unit_test(odd_pictures),
-		cmocka_unit_test(larger_world),
-		cmocka_unit_test(speed),
-		cmocka_unit_test(scenes_obey),
-		cmocka_unit_test(impossible_scenes),
+		cmocka_unit_test(truth_is_right),       cmocka_unit_test(noise_costs_little),
+		cmocka_unit_test(wrong_is_wrong),       cmocka_unit_test(neighbours_stay_apart),
+		cmocka_unit_test(odd_pictures),         cmocka_unit_test(shapeless_is_no_object),
+		cmocka_unit_test(larger_world),         cmocka_unit_test(speed),
+		cmocka_unit_test(scenes_obey),          cmocka_unit_test(impossible_scenes),
 		cmocka_unit_test(coverage_is_geometry),
 	};
 	return cmocka_run_group_tests(tests, setup, teardown);

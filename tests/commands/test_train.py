@@ -1,0 +1,138 @@
+"""contraflow train: any number of ranks gives the same run, a killed one goes on, and what it leaves can be read."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+
+import numpy as np
+import pytest
+from command import BASE, ROOT, TINY, build, contraflow, read_lines, read_zst
+
+CONFIG = "configs/shapes.yaml"
+
+
+def train(folder, *args, ranks=0, **kwargs):
+    return contraflow("train", CONFIG, "--run", folder, *TINY, *args, ranks=ranks, **kwargs)
+
+
+def rollouts(folder, epoch):
+    parts = [read_zst(p) for p in sorted((folder / "rollouts").glob(f"epoch-{epoch:06d}.rank-*.zst"))]
+    return {k: np.concatenate([p[k] for p in parts]) for k in parts[0]}
+
+
+def test_ranks(tmp_path):
+    """1, 2 and 3 ranks: the same prompts, noises, rewards, advantages; the same adapter to 1e-5 after 5 steps."""
+    extra = ["--set", "train.max_steps=5", "--set", "log.rollouts_every=1", "--set", "optimizer.lr=1e-3"]
+    runs = []
+    for ranks in (1, 2, 3):
+        train(tmp_path / str(ranks), *extra, ranks=ranks)
+        runs.append(tmp_path / str(ranks))
+    for run in runs[1:]:
+        for epoch in range(5):
+            a, b = rollouts(runs[0], epoch), rollouts(run, epoch)
+            assert np.array_equal(a["sample"], np.arange(15)) and np.array_equal(b["sample"], np.arange(15))
+            assert np.array_equal(a["prompt_id"], b["prompt_id"])
+            assert np.allclose(a["x0"], b["x0"], atol=1e-4)  # the same noise through the same policy
+            for name in ("reward.geneval", "advantage", "r"):
+                assert np.allclose(a[name], b[name], atol=1e-6), name
+        one, other = (read_zst(r / "checkpoints/step-00000005/state.safetensors.zst") for r in (runs[0], run))
+        for policy in ("theta", "old", "ema"):
+            assert np.abs(one[policy] - other[policy]).max() < 1e-5, policy
+        assert np.abs(one["theta"]).max() > 1e-3  # it moved: B starts at zero
+
+
+def test_more_ranks_than_pictures(tmp_path):
+    done = contraflow("train", CONFIG, "--run", tmp_path / "r", *TINY, "--set", "prompts.groups=1",
+                      "--set", "prompts.group_size=2", ranks=3, check=False)  # fmt: skip
+    assert done.returncode != 0
+    assert done.stderr.count("contraflow: ") == 1 and "fewer than the 3 ranks" in done.stderr
+    assert not (tmp_path / "r").exists()
+
+
+def test_resume_after_kill(tmp_path):
+    """A run killed in the middle and resumed ends where one that was never interrupted ends."""
+    extra = ["--set", "train.max_steps=8", "--set", "checkpoint.every=2", "--set", "checkpoint.keep=100"]
+    train(tmp_path / "whole", *extra)
+    command = [build() / "contraflow", "train", CONFIG, "--run", tmp_path / "cut", *TINY, *extra]
+    child = subprocess.Popen([*map(str, command)], cwd=ROOT, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                             env={k: v for k, v in os.environ.items() if k != "LD_LIBRARY_PATH"})  # fmt: skip
+    latest = tmp_path / "cut/checkpoints/latest"
+    while not (latest.exists() and latest.read_text() >= "step-00000004"):
+        assert child.poll() is None, "the run ended before it could be killed"
+        time.sleep(0.005)
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    train(tmp_path / "cut", *extra, "--resume")
+    a, b = (read_zst(tmp_path / r / "checkpoints/step-00000008/state.safetensors.zst") for r in ("whole", "cut"))
+    for name in a:
+        assert np.array_equal(a[name], b[name]), name
+    steps = [line["step"] for line in read_lines(tmp_path / "cut/metrics.jsonl")]
+    assert steps == list(range(1, 9))
+
+
+def test_run_directory(tmp_path):
+    """Metrics with the time of every phase, result.json, grids, adapter, TensorBoard."""
+    run = tmp_path / "run"
+    args = [a for a in TINY if a not in ("prompts.test=", "log.tensorboard=false")]
+    args = [a for i, a in enumerate(args) if not (a == "--set" and (i + 1 == len(args) or args[i + 1] == "--set"))]
+    contraflow("train", CONFIG, "--run", run, *args, "--set", "train.max_steps=2", "--set", "eval.every=1")
+    result = json.loads((run / "result.json").read_text())
+    assert result["optimizer_steps"] == 2 and result["images"] == 30 and result["train_seconds"] > 0
+    for when in ("before", "after"):
+        r = result[when]
+        assert r["images"] == 144 and 0 <= r["strict"] <= 1 and 0 <= r["soft"] <= 1
+        assert set(r["tags"]) == {"single_object", "two_object", "counting", "colors", "position", "color_attr"}
+        assert abs(r["strict"] - np.mean([t["strict"] for t in r["tags"].values()])) < 1e-9
+    lines = read_lines(run / "metrics.jsonl")
+    assert len(lines) == 2 and "eval/strict" in lines[0]
+    for phase in ("rollout", "reward_wait", "update", "all_reduce", "eval"):
+        assert lines[0][f"time/{phase}"] >= 0
+    assert sorted(p.name for p in (run / "samples").iterdir()) == ["step-000000.png", "step-000002.png"]
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(run / "tensorboard"))
+    events.Reload()
+    assert [s.step for s in events.Scalars("reward/mean")] == [1, 2]
+    assert abs(events.Scalars("reward/mean")[1].value - lines[1]["reward/mean"]) < 1e-6
+    picture = events.Images("samples")[0]
+    from PIL import Image
+    import io
+
+    grid = Image.open(io.BytesIO(picture.encoded_image_string))
+    assert grid.size == (picture.width, picture.height) == Image.open(run / "samples/step-000000.png").size
+    # The adapter gives eval the same score as the run's own last evaluation.
+    contraflow("eval", "--model", BASE, "--lora", run / "checkpoints/step-00000002/lora", "--prompts", "data/shapes/test.jsonl",
+               "--solver", "dpm2", "--steps", 10, "--batch", 96, "-o", tmp_path / "eval.json")  # fmt: skip
+    again = json.loads((tmp_path / "eval.json").read_text())
+    assert abs(again["strict"] - result["after"]["strict"]) <= 1.5 / 144
+
+
+def test_old_run_is_not_written_over(tmp_path):
+    train(tmp_path / "r", "--set", "train.max_steps=1")
+    before = (tmp_path / "r/metrics.jsonl").read_bytes()
+    done = train(tmp_path / "r", "--set", "train.max_steps=1", check=False)
+    assert done.returncode != 0 and "--resume" in done.stderr
+    assert (tmp_path / "r/metrics.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "foreign"])
+def test_damaged_checkpoint(tmp_path, damage):
+    run = tmp_path / "r"
+    train(run, "--set", "train.max_steps=2", "--set", "checkpoint.every=1")
+    state = run / "checkpoints/step-00000002/state.safetensors.zst"
+    data = bytearray(state.read_bytes())
+    more = []
+    if damage == "truncated":
+        state.write_bytes(data[: len(data) // 2])
+    elif damage == "flipped":
+        data[len(data) // 2] ^= 1
+        state.write_bytes(data)
+    else:
+        more = ["--set", "lora.rank=3"]
+    done = train(run, "--resume", "--set", "train.max_steps=3", *more, check=False)
+    assert done.returncode != 0
+    message = done.stderr.strip().splitlines()[-1]
+    assert message.startswith("contraflow: ") and "step-00000001" in message  # the one before is offered
+    assert ("adapter" if damage == "foreign" else "damaged") in message

@@ -1,0 +1,178 @@
+/*
+ * nft_probe.c -- what tests/golden/test_nft.py runs.
+ *
+ *   golden_nft loss IN OUT BETA KL_BETA ADV_CLIP     v, v_old, v_ref, x0, xt, t, r -> loss, positive,
+ * negative, grad_v golden_nft advantage IN OUT STD MODE CLIP        reward, group -> advantage, r golden_nft
+ * train TRANSFORMER ADAPTER IN OUT BETA KL_BETA ADV_CLIP SCHEDULE STEPS STEPS rounds of update, EMA and old
+ * policy from the batches x0.K, eps.K, t.K, r.K, text.K, pooled.K
+ */
+#include "base/mem.h"
+#include "models/mmdit.h"
+#include "trainer/advantage.h"
+#include "trainer/nft.h"
+#include "trainer/optimizer.h"
+#include "trainer/policies.h"
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static void need(int failed, const struct err *e)
+{
+	if (failed)
+		die("%s", e->msg);
+}
+
+static at_t take(const struct st_file *f, const char *name, int k)
+{
+	char *full = k < 0 ? mem_str(name) : mem_printf("%s.%d", name, k);
+	struct err e;
+	at_t t;
+
+	need(st_take(&t, f, full, (struct at_dims) { 0 }, &e), &e);
+	free(full);
+	return t;
+}
+
+/* The weights of the two terms, as update.c applies them to one micro-batch of the whole step. */
+static at_t total_loss(const struct nft_losses *l, at_t v, at_t v_ref, double beta, double kl_beta,
+		       double clip)
+{
+	double n = (double)at_size(v, 0);
+	at_t loss = at_mul(at_sum(l->policy_B), clip / beta / n);
+
+	return kl_beta > 0 ? at_add(loss, at_mul(at_sum(nft_kl(v, v_ref)), kl_beta / n)) : loss;
+}
+
+static void loss(char **a)
+{
+	struct st_file f;
+	struct err e;
+	double beta = atof(a[4]), kl_beta = atof(a[5]), clip = atof(a[6]);
+	at_t grad;
+
+	need(st_open(&f, a[2], &e), &e);
+	at_t v = at_clone(take(&f, "v", -1));
+	at_set_requires_grad(v, true);
+	struct nft_terms m = { .x0_BCHW = take(&f, "x0", -1),
+			       .xt_BCHW = take(&f, "xt", -1),
+			       .t_B = take(&f, "t", -1),
+			       .r_B = take(&f, "r", -1),
+			       .v_BCHW = v,
+			       .v_old_BCHW = take(&f, "v_old", -1) };
+	struct nft_losses l = nft_policy_loss(beta, &m);
+	at_t sum = total_loss(&l, v, take(&f, "v_ref", -1), beta, kl_beta, clip);
+	at_grad(sum, 1, &v, &grad);
+	struct st_item items[] = { { "loss", sum },
+				   { "positive", l.positive_B },
+				   { "negative", l.negative_B },
+				   { "grad_v", grad } };
+	need(st_write(a[3], items, 4, NULL, 0, &e), &e);
+	st_close(&f);
+}
+
+static void advantage(char **a)
+{
+	struct advantage_conf c = { .std = a[4], .mode = a[5], .clip = atof(a[6]) };
+	struct advantage_stats stats;
+	struct st_file f;
+	struct err e;
+
+	need(st_open(&f, a[2], &e), &e);
+	at_t reward = take(&f, "reward", -1), group = take(&f, "group", -1);
+	int64_t n = at_numel(reward), groups = (int64_t)at_item(at_max(group)) + 1;
+	at_t adv = at_zeros(DIMS(n), AT_F64, AT_CPU), r = at_zeros(DIMS(n), AT_F64, AT_CPU);
+	advantage_compute(&c, n, at_data(reward), at_i64(group), groups, at_data(adv), at_data(r), &stats);
+	struct st_item items[] = { { "advantage", adv }, { "r", r } };
+	need(st_write(a[3], items, 2, NULL, 0, &e), &e);
+	st_close(&f);
+}
+
+static void save_policy(struct st_item *item, int *n, const char *prefix, const struct lora *l)
+{
+	for (int i = 0; i < l->n; i++) {
+		const struct lora_pair *p = &l->pair[i];
+		const char *name = l->net->site[p->site].name[p->part];
+		item[(*n)++] =
+		    (struct st_item) { mem_printf("%s.%s.lora_A", prefix, name), at_detach(p->a_RI) };
+		item[(*n)++] =
+		    (struct st_item) { mem_printf("%s.%s.lora_B", prefix, name), at_detach(p->b_OR) };
+	}
+}
+
+static at_t velocity(const struct mmdit *m, const struct pass *p, at_t x, at_t t, const struct st_file *f,
+		     int k, enum at_scope_flags grad)
+{
+	struct at_scope *s = at_begin(grad);
+	return at_return(s,
+			 mmdit_forward(m, p, x, at_mul(t, 1000), take(f, "text", k), take(f, "pooled", k)));
+}
+
+static void train(char **a)
+{
+	const struct optimizer_conf oc = { .lr = 1e-2,
+					   .beta1 = 0.9,
+					   .beta2 = 0.999,
+					   .eps = 1e-8,
+					   .weight_decay = 1e-2,
+					   .decay = (char[]) { "constant" } };
+	const struct policy_conf pc = {
+		.old_schedule = a[9], .old_slope = 0.1, .old_max = 0.25, .old_start = 1, .ema_decay = 0.9
+	};
+	double beta = atof(a[6]), kl_beta = atof(a[7]), clip = atof(a[8]);
+	int steps = atoi(a[10]), n = 0;
+	struct policies p = { .conf = &pc, .old_is_theta = true };
+	struct optimizer o;
+	struct mmdit m;
+	struct st_file f;
+	struct err e;
+
+	need(mmdit_open(&m, a[2], AT_F32, AT_CPU, &e) || lora_load(&p.theta, &m.net, a[3], AT_CPU, &e) ||
+		 st_open(&f, a[4], &e),
+	     &e);
+	lora_copy_init(&p.old, &p.theta);
+	lora_copy_init(&p.ema, &p.theta);
+	lora_require_grad(&p.theta);
+	policies_refresh(&p);
+	optimizer_init(&o, &oc, p.theta.numel, AT_CPU);
+	struct st_item *item = mem_zero((size_t)(6 * p.theta.n + 2 * steps), sizeof *item);
+	for (int k = 0; k < steps; k++) {
+		at_t t = take(&f, "t", k), x0 = take(&f, "x0", k), xt = nft_noised(x0, take(&f, "eps", k), t);
+		struct pass old = policies_old_pass(&p), theta = { .lora = &p.theta }, base = { 0 };
+		struct nft_terms terms = { .x0_BCHW = x0, .xt_BCHW = xt, .t_B = t, .r_B = take(&f, "r", k) };
+		terms.v_BCHW = velocity(&m, &theta, xt, t, &f, k, AT_WITH_GRAD);
+		terms.v_old_BCHW =
+		    p.old_is_theta ? at_detach(terms.v_BCHW) : velocity(&m, &old, xt, t, &f, k, AT_NO_GRAD);
+		struct nft_losses l = nft_policy_loss(beta, &terms);
+		at_t sum = total_loss(&l, terms.v_BCHW, velocity(&m, &base, xt, t, &f, k, AT_NO_GRAD), beta,
+				      kl_beta, clip);
+		at_t grad_P = at_zeros(DIMS(p.theta.numel), AT_F32, AT_CPU);
+		lora_backward(&p.theta, sum, grad_P);
+		item[n++] = (struct st_item) { mem_printf("loss.%d", k), at_detach(sum) };
+		item[n++] = (struct st_item) { mem_printf("grad_norm.%d", k),
+					       at_scalar(optimizer_clip(grad_P, 1.0), AT_F64, AT_CPU) };
+		optimizer_update(&o, p.theta.flat, grad_P, oc.lr);
+		policies_after_step(&p, k + 1);
+		policies_after_epoch(&p, k + 1);
+	}
+	save_policy(item, &n, "theta", &p.theta);
+	save_policy(item, &n, "old", &p.old);
+	save_policy(item, &n, "ema", &p.ema);
+	need(st_write(a[5], item, n, NULL, 0, &e), &e);
+}
+
+int main(int argc, char **argv)
+{
+	struct at_scope *s = at_begin(AT_WITH_GRAD);
+
+	at_set_threads(1);
+	if (argc == 7 && !strcmp(argv[1], "loss"))
+		loss(argv);
+	else if (argc == 7 && !strcmp(argv[1], "advantage"))
+		advantage(argv);
+	else if (argc == 11 && !strcmp(argv[1], "train"))
+		train(argv);
+	else
+		die("golden_nft: see the top of tests/golden/nft_probe.c");
+	at_end(s);
+	return 0;
+}

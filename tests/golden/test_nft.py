@@ -1,0 +1,192 @@
+"""trainer/nft.c, advantage.c, optimizer.c and policies.c against float64 PyTorch written from the paper's formulas."""
+
+import itertools
+import os
+import pathlib
+import subprocess
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from sd3 import ROOT, add_adapter, error, make_transformer
+
+MODES = ["all", "positive_only", "negative_only", "one_only", "binary"]
+TARGETS = ["attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0", "attn.add_k_proj", "attn.add_v_proj"]
+
+
+def run(*args):
+    build = pathlib.Path(os.environ.get("BUILD", "build"))
+    program = (build if build.is_absolute() else ROOT / build) / "tests" / "golden_nft"
+    done = subprocess.run([program, *map(str, args)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def advantage_oracle(reward, group, std, mode, clip):
+    reward, advantage = reward.numpy(), np.full(len(reward), np.nan)
+    for g in np.unique(group):
+        of = group == g
+        spread = reward.std() if std == "global" else reward[of].std()
+        advantage[of] = (reward[of] - reward[of].mean()) / (spread + 1e-4)
+    a = np.clip(advantage, -clip, clip)
+    if mode == "positive_only":
+        a = np.clip(a, 0, clip)
+    elif mode == "negative_only":
+        a = np.clip(a, -clip, 0)
+    elif mode == "one_only":
+        a = np.where(a > 0, 1.0, 0.0)
+    elif mode == "binary":
+        a = np.sign(a)
+    return torch.tensor(advantage), torch.tensor(np.clip(a / clip / 2 + 0.5, 0, 1))
+
+
+@pytest.mark.parametrize("std, mode, clip", list(itertools.product(["global", "group"], MODES, [5.0, 0.7])))
+def test_advantage(folder, std, mode, clip):
+    g = torch.Generator().manual_seed(3)
+    group = torch.tensor([i for i, size in enumerate([7, 2, 5, 1, 24]) for _ in range(size)])
+    reward = torch.randn(len(group), generator=g, dtype=torch.float64)
+    reward[group == 2] = 0.25  # a group that teaches nothing
+    save_file(dict(reward=reward, group=group), folder / "in.safetensors")
+    run("advantage", folder / "in.safetensors", folder / "out.safetensors", std, mode, clip)
+    got = load_file(folder / "out.safetensors")
+    advantage, r = advantage_oracle(reward, group.numpy(), std, mode, clip)
+    assert torch.allclose(got["advantage"], advantage, rtol=1e-12, atol=1e-12)
+    assert torch.allclose(got["r"], r, rtol=1e-12, atol=1e-12)
+
+
+def loss_oracle(v, v_old, v_ref, x0, xt, t, r, beta, kl_beta, clip):
+    """The formulas of the paper, in the dtype of the inputs."""
+    t, dims = t.view(-1, 1, 1, 1), (1, 2, 3)
+    positive, negative = beta * v + (1 - beta) * v_old, (1 + beta) * v_old - beta * v
+    losses = []
+    for u in (positive, negative):
+        e = xt - t * u - x0
+        w = e.detach().abs().mean(dims, keepdim=True).clip(min=1e-5)
+        losses.append((e**2 / w).mean(dims))
+    policy = ((r * losses[0] + (1 - r) * losses[1]) / beta).mean() * clip
+    return policy + kl_beta * ((v - v_ref) ** 2).mean(), *losses
+
+
+@pytest.mark.parametrize("beta, kl_beta, mode", list(itertools.product([0.1, 1.0], [0.0, 0.3], MODES)))
+def test_loss(folder, beta, kl_beta, mode):
+    g = torch.Generator().manual_seed(7)
+    b, shape, clip = 6, (6, 3, 5, 7), 5.0
+    names = ["v", "v_old", "v_ref", "x0", "eps"]
+    x = {n: torch.randn(shape, generator=g) for n in names}
+    x["v_old"] = x["v"] + 0.2 * x["v_old"]
+    x["t"] = torch.rand(b, generator=g) * 0.95 + 0.03
+    t = x["t"].view(-1, 1, 1, 1)
+    x["xt"] = (1 - t) * x["x0"] + t * x["eps"]
+    reward = torch.randn(b, generator=g, dtype=torch.float64)
+    x["r"] = advantage_oracle(reward, np.array([0, 0, 0, 1, 1, 1]), "global", mode, clip)[1].float()
+    del x["eps"]
+    save_file(x, folder / "in.safetensors")
+    run("loss", folder / "in.safetensors", folder / "out.safetensors", beta, kl_beta, clip)
+    got = load_file(folder / "out.safetensors")
+    d = {n: y.double() for n, y in x.items()}
+    d["v"].requires_grad_()
+    loss, positive, negative = loss_oracle(**d, beta=beta, kl_beta=kl_beta, clip=clip)
+    loss.backward()
+    assert error(got["loss"], loss) < 1e-6
+    assert error(got["positive"], positive) < 1e-6
+    assert error(got["negative"], negative) < 1e-6
+    assert error(got["grad_v"], d["v"].grad) < 1e-6
+
+
+def test_loss_at_a_perfect_prediction(folder):
+    """e = 0: the weight's floor of 1e-5 keeps the loss finite, and zero."""
+    g = torch.Generator().manual_seed(1)
+    x0, eps, t = torch.randn(2, 1, 2, 2, generator=g), torch.randn(2, 1, 2, 2, generator=g), torch.tensor([0.5, 0.25])
+    v = eps - x0
+    xt = (1 - t.view(-1, 1, 1, 1)) * x0 + t.view(-1, 1, 1, 1) * eps
+    save_file(dict(v=v, v_old=v.clone(), v_ref=v.clone(), x0=x0, xt=xt, t=t, r=torch.tensor([1.0, 0.0])),
+              folder / "in.safetensors")  # fmt: skip
+    run("loss", folder / "in.safetensors", folder / "out.safetensors", 1.0, 1e-4, 5.0)
+    got = load_file(folder / "out.safetensors")
+    assert all(torch.isfinite(y).all() for y in got.values())
+    assert got["loss"].abs() < 1e-6
+
+
+def make_batches(model, steps, b=4):
+    c, g = model.config, torch.Generator().manual_seed(11)
+    x = {}
+    for k in range(steps):
+        x[f"x0.{k}"] = torch.randn(b, c.in_channels, 6, 4, generator=g)
+        x[f"eps.{k}"] = torch.randn(b, c.in_channels, 6, 4, generator=g)
+        x[f"t.{k}"] = torch.rand(b, generator=g) * 0.9 + 0.05
+        x[f"r.{k}"] = torch.rand(b, generator=g)
+        x[f"text.{k}"] = torch.randn(b, 5, c.joint_attention_dim, generator=g)
+        x[f"pooled.{k}"] = torch.randn(b, c.pooled_projection_dim, generator=g)
+    return x
+
+
+def eta_oracle(schedule, step):
+    if schedule == "on_policy":
+        return 0.0
+    if schedule == "warm":
+        return 0.0 if step < 1 else min(0.1 * (step - 1), 0.25)
+    return min(0.1 * step, 0.25)
+
+
+def train_oracle(peft_model, x, steps, beta, kl_beta, clip, schedule):
+    """PEFT's model in float64, torch's AdamW, the paper's EMA and old policy."""
+    theta = {n: p for n, p in peft_model.named_parameters() if "lora_" in n}
+    old, ema = ({n: p.detach().clone() for n, p in theta.items()} for _ in range(2))
+    opt = torch.optim.AdamW(theta.values(), lr=1e-2, weight_decay=1e-2, eps=1e-8)
+    out = {}
+
+    def velocity(k, xt, t):
+        return peft_model(
+            hidden_states=xt, encoder_hidden_states=x[f"text.{k}"].double(), timestep=1000 * t,
+            pooled_projections=x[f"pooled.{k}"].double(), return_dict=False,
+        )[0]  # fmt: skip
+
+    for k in range(steps):
+        x0, eps, t, r = (x[f"{n}.{k}"].double() for n in ("x0", "eps", "t", "r"))
+        xt = (1 - t.view(-1, 1, 1, 1)) * x0 + t.view(-1, 1, 1, 1) * eps
+        with torch.no_grad():
+            now = {n: p.clone() for n, p in theta.items()}
+            for n, p in theta.items():
+                p.copy_(old[n])
+            v_old = velocity(k, xt, t)
+            for n, p in theta.items():
+                p.copy_(now[n])
+            with peft_model.disable_adapter():
+                v_ref = velocity(k, xt, t)
+        loss = loss_oracle(velocity(k, xt, t), v_old, v_ref, x0, xt, t, r, beta, kl_beta, clip)[0]
+        opt.zero_grad()
+        loss.backward()
+        out[f"loss.{k}"] = loss.detach()
+        out[f"grad_norm.{k}"] = torch.nn.utils.clip_grad_norm_(theta.values(), 1.0)
+        opt.step()
+        s = k + 1
+        decay, eta = min((1 + s) / (10 + s), 0.9), eta_oracle(schedule, s)
+        with torch.no_grad():
+            for n, p in theta.items():
+                ema[n] += (1 - decay) * (p - ema[n])
+                old[n] = eta * old[n] + (1 - eta) * p
+    for prefix, policy in (("theta", theta), ("old", old), ("ema", ema)):
+        for n, p in policy.items():
+            name = n.removeprefix("base_model.model.").replace(".default.weight", "")
+            out[f"{prefix}.{name}"] = p.detach()
+    return out
+
+
+@pytest.mark.parametrize(
+    "beta, kl_beta, schedule",
+    [(1.0, 1e-4, "linear"), (0.1, 0.0, "linear"), (1.0, 0.3, "on_policy"), (0.1, 0.05, "warm")],
+)
+def test_updates(folder, beta, kl_beta, schedule):
+    steps, clip = 4, 5.0
+    model = make_transformer(qk_norm="rms_norm", dual_attention_layers=(0,))
+    model.save_pretrained(folder / "transformer")
+    x = make_batches(model, steps)
+    peft_model = add_adapter(model, 4, 8, TARGETS)
+    peft_model.save_pretrained(folder / "adapter")
+    save_file(x, folder / "in.safetensors")
+    run("train", folder / "transformer", folder / "adapter", folder / "in.safetensors", folder / "out.safetensors",
+        beta, kl_beta, clip, schedule, steps)  # fmt: skip
+    got, want = load_file(folder / "out.safetensors"), train_oracle(peft_model.double(), x, steps, beta, kl_beta, clip, schedule)
+    assert got.keys() == want.keys()
+    for name in want:
+        assert error(got[name], want[name]) < 1e-5, name

@@ -1,0 +1,48 @@
+"""The order of the folders: each includes only what stands above it. Also: file sizes, names, lists. Plain Python."""
+
+import pathlib
+import re
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+ORDER = ["base", "aten", "dist", "models", "sampler", "data", "rewards", "trainer"]
+MAY = {name: set(ORDER[: i + 1]) for i, name in enumerate(ORDER)}
+MAY["dist"] = {"base", "aten", "dist"}
+MAY["models"] = {"base", "aten", "models"}
+MAY["sampler"] = {"base", "aten", "models", "sampler"}
+MAY["data"] = {"base", "data"}
+MAY["rewards"] = {"base", "data", "rewards"}
+LONGEST = 620
+
+
+def main():
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    sources = [p for p in tracked if re.search(r"\.(c|h|cpp|hpp)$", p)]
+    builds = "\n".join((ROOT / p).read_text() for p in tracked if p.endswith("meson.build"))
+    bad, names = [], {}
+    for path in sources:
+        folder, name = path.split("/")[0], path.split("/")[-1]
+        text = (ROOT / path).read_text()
+        if name in names:
+            bad.append(f"{path}: {names[name]} has the same file name")
+        names[name] = path
+        if text.count("\n") > LONGEST:
+            bad.append(f"{path}: {text.count(chr(10))} lines; split it")
+        if path.endswith(("cpp", "hpp")) and folder != "aten":
+            bad.append(f"{path}: C++ lives in aten/ alone")
+        if path.endswith((".c", ".cpp")) and name not in builds and name.removesuffix(".c").removeprefix("test_") not in builds:
+            bad.append(f"{path}: not in any meson.build")
+        if folder in MAY:
+            for included in re.findall(r'^#include "([^"/]+)/[^"]+"', text, re.M):
+                if included not in MAY[folder]:
+                    bad.append(f"{path}: {folder} must not include {included}")
+            for included in re.findall(r'^#include "([^"/]+)"', text, re.M):
+                bad.append(f"{path}: write the folder of {included}")
+    for line in bad:
+        print(line)
+    print(f"{len(sources)} files looked at, {len(bad)} complaints")
+    return bool(bad) or not sources
+
+
+sys.exit(main())

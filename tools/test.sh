@@ -1,0 +1,63 @@
+#!/usr/bin/env bash
+# Sets the machine up and passes every test: builds with gcc and clang without warnings, runs the unit, MPI, command
+# and golden tests, the sanitizers over everything but libtorch, the format and the layers. One line a step; a log only
+# when a step fails. The last line counts tests.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+tools/setup.sh --test || exit 1
+
+export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+python=.venv/bin/python
+passed=0 failed=0 skipped=0
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+
+# step NAME COMMAND...: one line; the step itself counts as a test unless its output counts tests.
+step() {
+	local name=$1 start=$SECONDS p f s
+	shift
+	if "$@" >"$log" 2>&1; then f=0; else f=1; fi
+	p=$(grep -oE '^Ok: +[0-9]+' "$log" | grep -oE '[0-9]+' | tail -n 1)
+	[[ -n $p ]] || p=$(grep -oE '[0-9]+ passed' "$log" | grep -oE '[0-9]+' | tail -n 1)
+	s=$(grep -oE '[0-9]+ skipped' "$log" | grep -oE '[0-9]+' | tail -n 1)
+	if [[ $f == 1 ]]; then
+		local n
+		n=$(grep -oE '(^Fail: +[0-9]+|[0-9]+ failed)' "$log" | grep -oE '[0-9]+' | tail -n 1)
+		[[ -n $n && $n != 0 ]] && f=$n
+		cat "$log"
+	elif [[ -z $p ]]; then
+		p=1
+	fi
+	passed=$((passed + ${p:-0})) failed=$((failed + f)) skipped=$((skipped + ${s:-0}))
+	printf '%-44s %5d passed %3d failed %5ds\n' "$name" "${p:-0}" "$f" $((SECONDS - start))
+}
+
+build() { # DIR COMPILER OPTIONS...
+	local dir=$1 cc=$2 cxx=$3
+	shift 3
+	[[ -f $dir/build.ninja ]] || CC=$cc CXX=$cxx meson setup "$dir" -Dcuda=disabled "$@" || return 1
+	ninja -C "$dir"
+}
+
+golden() {
+	local cuda=/usr/local/cuda/lib64
+	BUILD=build-test LD_LIBRARY_PATH=$([[ -d $cuda ]] && echo "$cuda")${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH} \
+		OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $python -m pytest -q -p no:cacheprovider "$@"
+}
+
+format() { git ls-files '*.c' '*.h' '*.cpp' '*.hpp' | xargs clang-format --dry-run --Werror; }
+
+step "build with gcc, -Werror" build build-test gcc g++ -Dwerror=true
+step "build with clang, -Werror" build build-clang clang clang++ -Dwerror=true
+step "unit and MPI tests" meson test -C build-test --no-rebuild --print-errorlogs
+step "build with ASan and UBSan" build build-asan gcc g++ -Db_sanitize=address,undefined
+step "unit tests with ASan and UBSan" env ASAN_OPTIONS=detect_leaks=1 UBSAN_OPTIONS=halt_on_error=1 \
+	meson test -C build-asan --no-rebuild --suite unit --print-errorlogs
+step "golden tests (diffusers, PEFT, float64)" golden tests/golden
+step "commands, bad input, resume, ranks" golden tests/commands
+step "clang-format" format
+step "layers, file sizes, file lists" $python tests/test_layers.py
+
+echo
+echo "$passed passed, $failed failed, $skipped skipped"
+[[ $failed == 0 && $passed -gt 0 ]]
