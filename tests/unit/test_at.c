@@ -1,0 +1,332 @@
+/* aten/at.h: who owns what, what a failed op says, and the fused ops against their formulas in float64. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+#include <math.h>
+#include <setjmp.h>
+#include <stdlib.h>
+#include <string.h>
+#include "aten/at.h"
+#include "base/rng.h"
+
+static int64_t live_before;
+
+static int count_handles(void **state)
+{
+	(void)state;
+	live_before = at_live();
+	return 0;
+}
+
+static int no_handle_left(void **state)
+{
+	(void)state;
+	return at_live() == live_before ? 0 : -1;
+}
+
+static at_t random_tensor(struct at_dims shape, uint64_t sample)
+{
+	struct at_scope *s = at_begin(AT_NO_GRAD);
+	at_t t = at_empty(shape, AT_F32, AT_CPU);
+	struct rng r = rng_make(1, RNG_USER, 0, sample);
+
+	rng_normals(&r, at_f32(t), (size_t)at_numel(t));
+	return at_return(s, t);
+}
+
+static double distance(at_t a, at_t b)
+{
+	struct at_scope *s = at_begin(AT_NO_GRAD);
+	at_t x = at_cast(a, AT_F64), y = at_cast(b, AT_F64);
+	double d = sqrt(at_sum_squares(at_sub(x, y))), n = sqrt(at_sum_squares(y));
+
+	at_end(s);
+	return n > 0 ? d / n : d;
+}
+
+static at_t twice(at_t x)
+{
+	struct at_scope *s = at_begin(AT_GRAD_AS_IS);
+	at_t middle = at_add(x, x);
+	return at_return(s, middle);
+}
+
+static void test_scopes(void **state)
+{
+	struct at_scope *outer = at_begin(AT_NO_GRAD);
+	at_t x = at_full(DIMS(2), 3, AT_F32, AT_CPU), y = twice(x), kept, loop = x;
+	int64_t live = at_live();
+
+	(void)state;
+	assert_true(at_item(at_sum(y)) == 12);
+	kept = at_keep(y);
+	for (int i = 0; i < 5; i++) {
+		struct at_scope *s = at_begin(AT_NO_GRAD);
+		at_t unused = at_mul(loop, 100);
+		(void)unused;
+		at_replace(s, &loop, at_add(loop, 1));
+		at_end(s);
+	}
+	assert_true(at_item(loop) == 8 || at_item(at_max(loop)) == 8);
+	assert_true(at_live() <= live + 4); /* loop-carried values do not pile up */
+	at_end(outer);
+	outer = at_begin(AT_NO_GRAD);
+	assert_true(at_item(at_max(kept)) == 6);
+	at_set(&kept, at_add(kept, 1));
+	assert_true(at_item(at_max(kept)) == 7);
+	at_set(&kept, kept); /* itself */
+	assert_true(at_item(at_max(kept)) == 7);
+	at_set(&kept, NULL);
+	assert_null(kept);
+	at_end(outer);
+}
+
+static void test_grad_modes(void **state)
+{
+	struct at_scope *a = at_begin(AT_NO_GRAD);
+
+	(void)state;
+	assert_false(at_grad_enabled());
+	struct at_scope *b = at_begin(AT_WITH_GRAD);
+	assert_true(at_grad_enabled());
+	struct at_scope *c = at_begin(AT_GRAD_AS_IS);
+	assert_true(at_grad_enabled());
+	at_end(c);
+	at_end(b);
+	assert_false(at_grad_enabled());
+	at_end(a);
+}
+
+static jmp_buf caught;
+static char said[8192];
+
+static void catch_panic(const char *message)
+{
+	strncpy(said, message, sizeof said - 1);
+	longjmp(caught, 1);
+}
+
+static void test_panic(void **state)
+{
+	at_panic_fn *before = at_set_panic(catch_panic);
+
+	(void)state;
+	at_panic_context("rank %d, step %d", 3, 17);
+	if (!setjmp(caught)) {
+		struct at_scope *s = at_begin(AT_NO_GRAD);
+		at_t a = at_zeros(DIMS(2, 3), AT_F32, AT_CPU), b = at_full(DIMS(4, 5), 1, AT_F32, AT_CPU);
+		at_matmul(a, b);
+		at_end(s);
+		fail_msg("no panic");
+	}
+	static const char *const parts[] = { "at_matmul", "float32[2, 3] from at_zeros", "float32[4, 5] from at_full",
+					     "test_panic", "test_at.c", "rank 3, step 17" };
+	for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
+		if (!strstr(said, parts[i]))
+			fail_msg("'%s' lacks '%s'", said, parts[i]);
+	assert_null(strstr(said, "c10::")); /* no C++ backtrace */
+	at_unwind();
+	if (!setjmp(caught)) {
+		at_zeros(DIMS(1), AT_F32, AT_CPU);
+		fail_msg("no panic");
+	}
+	assert_non_null(strstr(said, "no scope is open"));
+	if (!setjmp(caught)) {
+		struct at_scope *s = at_begin(AT_NO_GRAD), *inner = at_begin(AT_NO_GRAD);
+		(void)inner;
+		at_end(s);
+		fail_msg("no panic");
+	}
+	assert_non_null(strstr(said, "innermost"));
+	at_unwind();
+	if (!setjmp(caught)) {
+		struct at_scope *s = at_begin(AT_NO_GRAD);
+		at_f32(at_zeros(DIMS(2), AT_F64, AT_CPU));
+		at_end(s);
+		fail_msg("no panic");
+	}
+	assert_non_null(strstr(said, "not float32"));
+	at_unwind();
+	at_panic_context("%s", "");
+	at_set_panic(before);
+}
+
+/* d/dx of sum(x^2 * w) is 2 x w; a leaf that is not reached gets NULL. */
+static void test_grad(void **state)
+{
+	struct at_scope *s = at_begin(AT_WITH_GRAD);
+	const float xs[3] = { 1, 2, -3 }, ws[3] = { 4, 5, 6 };
+	at_t x = at_from(xs, DIMS(3), AT_F32), w = at_from(ws, DIMS(3), AT_F32), z = at_from(ws, DIMS(3), AT_F32);
+	at_t leaf[3] = { x, w, z }, grad[3];
+
+	(void)state;
+	for (int i = 0; i < 3; i++)
+		at_set_requires_grad(leaf[i], true);
+	at_grad(at_sum(at_mul(at_square(x), w)), 3, leaf, grad);
+	for (int i = 0; i < 3; i++) {
+		assert_true(at_f32(grad[0])[i] == 2 * xs[i] * ws[i]);
+		assert_true(at_f32(grad[1])[i] == xs[i] * xs[i]);
+	}
+	assert_null(grad[2]);
+	at_end(s);
+}
+
+static int runs;
+
+static void block(void *ctx, const at_t *in, at_t *out)
+{
+	struct at_scope *s = at_begin(AT_GRAD_AS_IS);
+	runs++;
+	at_t h = at_gelu(at_linear(in[0], in[1], NULL), true);
+	out[0] = at_escape(s, at_mul(at_linear(h, in[2], NULL), *(double *)ctx));
+	out[1] = at_escape(s, at_sum_dim(h, 1, false));
+	at_end(s);
+}
+
+static void test_checkpoint(void **state)
+{
+	struct at_scope *s = at_begin(AT_WITH_GRAD);
+	at_t leaf[3] = { random_tensor(DIMS(4, 3), 1), random_tensor(DIMS(5, 3), 2), random_tensor(DIMS(2, 5), 3) };
+	at_t plain[3], again[3], out[2];
+	double scale = 1.5;
+
+	(void)state;
+	at_set_requires_grad(leaf[0], true);
+	at_set_requires_grad(leaf[2], true); /* leaf[1] stays frozen */
+	at_t wanted[2] = { leaf[0], leaf[2] };
+	block(&scale, leaf, out);
+	at_grad(at_add(at_sum(at_square(out[0])), at_sum(out[1])), 2, wanted, plain);
+	runs = 0;
+	at_checkpoint(block, &scale, 3, leaf, 2, out);
+	assert_int_equal(runs, 1);
+	at_grad(at_add(at_sum(at_square(out[0])), at_sum(out[1])), 2, wanted, again);
+	assert_int_equal(runs, 2);
+	assert_true(at_equal(plain[0], again[0]));
+	assert_true(at_equal(plain[1], again[1]));
+	at_end(s);
+}
+
+/* Value and gradients of a fused op in float32 against its composition in float64. */
+static void check_modulate(int64_t B, int64_t S, int64_t D, bool strided)
+{
+	struct at_scope *s = at_begin(AT_WITH_GRAD);
+	at_t x = random_tensor(DIMS(B, S, D), 1), mod = random_tensor(DIMS(B, 1, strided ? 6 * D : 2 * D), 2), part[6];
+	at_t g = random_tensor(DIMS(B, S, D), 3), leaf[2] = { x, mod }, grad[2], want[2];
+
+	at_set_requires_grad(x, true);
+	at_set_requires_grad(mod, true);
+	at_chunk(strided ? 6 : 2, part, mod, -1);
+	at_t y = at_modulate(x, part[0], part[1], 1e-6);
+	at_grad(at_sum(at_mul(y, g)), 2, leaf, grad);
+	at_t x64 = at_detach(at_cast(x, AT_F64)), mod64 = at_detach(at_cast(mod, AT_F64)), leaf64[2] = { x64, mod64 };
+	at_set_requires_grad(x64, true);
+	at_set_requires_grad(mod64, true);
+	at_chunk(strided ? 6 : 2, part, mod64, -1);
+	at_t y64 = at_add(at_mul(at_layer_norm(x64, NULL, NULL, 1e-6), at_add(part[1], 1)), part[0]);
+	at_grad(at_sum(at_mul(y64, at_cast(g, AT_F64))), 2, leaf64, want);
+	assert_true(distance(y, y64) < 1e-6);
+	assert_true(distance(grad[0], want[0]) < 3e-6);
+	assert_true(distance(grad[1], want[1]) < 3e-6);
+	at_end(s);
+}
+
+static void test_modulate(void **state)
+{
+	(void)state;
+	check_modulate(3, 5, 33, false);
+	check_modulate(2, 1, 8, true);
+	check_modulate(7, 19, 128, true);
+	check_modulate(1, 46, 96, false);
+}
+
+static void check_rms(struct at_dims shape, bool turned)
+{
+	struct at_scope *s = at_begin(AT_WITH_GRAD);
+	at_t x = random_tensor(shape, 1), w = random_tensor(DIMS(shape.d[shape.n - 1]), 2), leaf[2] = { x, w }, grad[2];
+	at_t x64 = at_detach(at_cast(x, AT_F64)), w64 = at_detach(at_cast(w, AT_F64)), leaf64[2] = { x64, w64 }, want[2];
+
+	for (int i = 0; i < 2; i++) {
+		at_set_requires_grad(leaf[i], true);
+		at_set_requires_grad(leaf64[i], true);
+	}
+	at_t in = turned ? at_transpose(x, 1, 2) : x, in64 = turned ? at_transpose(x64, 1, 2) : x64;
+	at_t y = at_rms_norm(in, w, 1e-6), g = random_tensor(at_shape(y), 3);
+	at_grad(at_sum(at_mul(y, g)), 2, leaf, grad);
+	at_t scale = at_rsqrt(at_add(at_mean_dim(at_square(in64), -1, true), 1e-6));
+	at_t y64 = at_mul(at_mul(in64, scale), w64);
+	at_grad(at_sum(at_mul(y64, at_cast(g, AT_F64))), 2, leaf64, want);
+	assert_true(distance(y, y64) < 1e-6);
+	assert_true(distance(grad[0], want[0]) < 3e-6);
+	assert_true(distance(grad[1], want[1]) < 3e-6);
+	at_end(s);
+}
+
+static void test_rms_norm(void **state)
+{
+	(void)state;
+	check_rms(DIMS(2, 3, 4, 32), false);
+	check_rms(DIMS(3, 7, 2, 9), true);
+	check_rms(DIMS(5, 24), false);
+}
+
+/* PyTorch's AdamW, from its documentation, in double. */
+static void test_adamw(void **state)
+{
+	struct at_scope *s = at_begin(AT_NO_GRAD);
+	enum { N = 37 };
+	at_t theta = random_tensor(DIMS(N), 1), m = at_zeros(DIMS(N), AT_F32, AT_CPU), v = at_zeros(DIMS(N), AT_F32, AT_CPU);
+	double t[N], dm[N] = { 0 }, dv[N] = { 0 };
+
+	(void)state;
+	at_copy_out(theta, t, AT_F64);
+	for (int step = 1; step <= 5; step++) {
+		at_t g = random_tensor(DIMS(N), (uint64_t)(10 + step));
+		at_adamw_(theta, g, m, v, 0.01, 0.9, 0.999, 1e-8, 0.1, step);
+		for (int i = 0; i < N; i++) {
+			double gi = at_f32(g)[i];
+			dm[i] = 0.9 * dm[i] + 0.1 * gi;
+			dv[i] = 0.999 * dv[i] + 0.001 * gi * gi;
+			t[i] -= 0.01 * 0.1 * t[i];
+			t[i] -= 0.01 * dm[i] / (1 - pow(0.9, step)) / (sqrt(dv[i] / (1 - pow(0.999, step))) + 1e-8);
+		}
+	}
+	for (int i = 0; i < N; i++)
+		assert_true(fabs(at_f32(theta)[i] - t[i]) < 1e-6);
+	at_end(s);
+}
+
+static void test_ops(void **state)
+{
+	struct at_scope *s = at_begin(AT_NO_GRAD);
+	const float f[6] = { 1, 2, 3, 4, 5, 6 };
+	at_t x = at_from(f, DIMS(2, 3), AT_F32), part[3];
+
+	(void)state;
+	assert_true(at_item(at_sum(x)) == 21 && at_item(at_max(x)) == 6 && at_sum_squares(x) == 91);
+	assert_true(at_shape_is(at_mean_keep_batch(at_reshape(x, DIMS(2, 1, 3))), DIMS(2, 1, 1)));
+	assert_true(at_item(at_select(at_mean_dim(x, 1, false), 0, 1)) == 5);
+	at_chunk(3, part, x, 1);
+	assert_true(at_item(at_sum(part[2])) == 9);
+	assert_true(at_item(at_sum(at_matmul(x, at_transpose(x, 0, 1)))) == 14 + 32 + 32 + 77);
+	assert_true(at_item(at_select(at_select(at_lerp(x, at_mul(x, 3), 0.5), 0, 0), 0, 0)) == 2);
+	at_t q = random_tensor(DIMS(2, 3, 5, 8), 1), k = random_tensor(DIMS(2, 3, 7, 8), 2), v = random_tensor(DIMS(2, 3, 7, 8), 3);
+	at_t q64 = at_cast(q, AT_F64), k64 = at_cast(k, AT_F64), v64 = at_cast(v, AT_F64);
+	at_t want = at_matmul(at_softmax(at_div(at_matmul(q64, at_transpose(k64, 2, 3)), sqrt(8)), -1), v64);
+	assert_true(distance(at_sdpa(q, k, v, NULL, false, 0), want) < 1e-6);
+	assert_true(at_finite(x));
+	assert_false(at_finite(at_log(at_neg(x))));
+	assert_true(at_equal(at_log(at_neg(x)), at_log(at_neg(x)))); /* by bits */
+	at_end(s);
+}
+
+#define T(f) cmocka_unit_test_setup_teardown(f, count_handles, no_handle_left)
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = { T(test_scopes),	T(test_grad_modes), T(test_panic), T(test_grad),
+					    T(test_checkpoint), T(test_modulate),   T(test_rms_norm), T(test_adamw),
+					    T(test_ops) };
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,233 @@
+/* base/conf.h: values, places, and the one line that each mistake gets. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#include "base/conf.h"
+#include "base/file.h"
+#include "base/mem.h"
+
+struct inner {
+	double rate;
+	char *kind;
+};
+struct sample {
+	int64_t steps;
+	bool fast;
+	char *name;
+	struct conf_list items;
+	struct inner opt;
+};
+static const char *const kinds[] = { "linear", "cosine", NULL };
+static const struct field fields[] = {
+	FIELD(struct sample, steps, .init = "10", .min = 1, .max = 100, .doc = "how many"),
+	FIELD(struct sample, fast, .init = "false", .doc = "whether"),
+	FIELD(struct sample, name, .init = "x", .doc = "what"),
+	FIELD(struct sample, items, .init = "a, b", .min = 1, .max = 3, .doc = "which"),
+	FIELD(struct sample, opt.rate, .init = "1e-3", .min = 0, .max = 1, .unit = "s", .doc = "rate"),
+	FIELD(struct sample, opt.kind, .init = "linear", .choices = kinds, .doc = "kind"),
+	FIELD_END
+};
+
+static char folder[] = "/tmp/test-conf-XXXXXX";
+
+static int make_folder(void **state)
+{
+	(void)state;
+	return mkdtemp(folder) ? 0 : -1;
+}
+
+static int drop_folder(void **state)
+{
+	struct err e;
+	(void)state;
+	return file_remove_tree(folder, &e);
+}
+
+static char *put(const char *name, const char *text)
+{
+	char *path = file_join(folder, name);
+	struct err e;
+	assert_int_equal(file_write(path, text, strlen(text), &e), 0);
+	return path;
+}
+
+/* Reads text (and assignments) as section "" into s; the error, or "" */
+static const char *fill(struct sample *s, const char *text, const char *set)
+{
+	static struct err e;
+	char *path = put("t.yaml", text);
+	struct conf_node *root = conf_read(path, &e);
+	int ret = root ? 0 : -1;
+
+	*s = (struct sample){ 0 };
+	if (!ret && set)
+		ret = conf_set(root, set, &e);
+	if (!ret)
+		ret = conf_fill(s, fields, root, "", NULL, &e);
+	conf_node_free(root);
+	free(path);
+	return ret ? e.msg : "";
+}
+
+static void test_values(void **state)
+{
+	struct sample s;
+
+	(void)state;
+	assert_string_equal(fill(&s, "steps: 7\nfast: true\nname: \"007\"\nitems: [p, q, r]\nopt: {rate: 2.5e-1, kind: cosine}\n", NULL), "");
+	assert_int_equal(s.steps, 7);
+	assert_true(s.fast);
+	assert_string_equal(s.name, "007");
+	assert_int_equal(s.items.n, 3);
+	assert_string_equal(s.items.v[2], "r");
+	assert_true(s.opt.rate == 0.25);
+	assert_string_equal(s.opt.kind, "cosine");
+	conf_release(&s, fields);
+	assert_string_equal(fill(&s, "", "opt.rate=0.5"), ""); /* an empty file is all defaults */
+	assert_int_equal(s.steps, 10);
+	assert_int_equal(s.items.n, 2);
+	assert_true(s.opt.rate == 0.5);
+	conf_release(&s, fields);
+	assert_string_equal(fill(&s, "items: [p]\n", "items=[u, v]"), "");
+	assert_int_equal(s.items.n, 2);
+	assert_string_equal(s.items.v[1], "v");
+	conf_release(&s, fields);
+}
+
+static void test_mistakes(void **state)
+{
+	static const struct {
+		const char *text, *set, *part[3];
+	} bad[] = {
+		{ "steps: 7\nstesp: 3\n", NULL, { "t.yaml:2", "'stesp'", "did you mean 'steps'" } },
+		{ "opt:\n  rate: 1\n  knid: x\n", NULL, { "t.yaml:3", "'opt.knid'", "did you mean 'opt.kind'" } },
+		{ "qqqqqq: 1\n", NULL, { "t.yaml:1", "unknown key 'qqqqqq'", "" } },
+		{ "steps: many\n", NULL, { "t.yaml:1", "steps = 'many'", "not an integer" } },
+		{ "steps: 1.5\n", NULL, { "t.yaml:1", "steps", "not an integer" } },
+		{ "steps: 101\n", NULL, { "t.yaml:1", "steps", "[1, 100]" } },
+		{ "steps: 99999999999999999999\n", NULL, { "t.yaml:1", "steps", "[1, 100]" } },
+		{ "opt: {rate: nan}\n", NULL, { "opt.rate", "not a number", "" } },
+		{ "opt: {rate: -1}\n", NULL, { "opt.rate", "[0, 1]", "" } },
+		{ "fast: yes\n", NULL, { "fast", "true or false", "" } },
+		{ "opt: {kind: liner}\n", NULL, { "opt.kind", "linear, cosine", "did you mean 'linear'" } },
+		{ "opt: 3\n", NULL, { "t.yaml:1", "'opt'", "section" } },
+		{ "steps: {a: 1}\n", NULL, { "t.yaml:1", "steps", "section" } },
+		{ "steps: [1, 2]\n", NULL, { "steps", "one value", "" } },
+		{ "items: []\n", NULL, { "items", "0 entries", "1 to 3" } },
+		{ "items: [a, b, c, d]\n", NULL, { "items", "4 entries", "" } },
+		{ "steps: 1\nsteps: 2\n", NULL, { "t.yaml:2", "'steps'", "twice" } },
+		{ "steps: [1\n", NULL, { "t.yaml:2", "not valid YAML", "" } },
+		{ "- a\n- b\n", NULL, { "t.yaml:1", "mapping", "" } },
+		{ "a: 1\n---\nb: 2\n", NULL, { "t.yaml", "more than one", "" } },
+		{ "steps: &x 3\nname: *x\n", NULL, { "t.yaml:2", "aliases", "" } },
+		{ "", "steps", { "--set steps", "KEY=VALUE", "" } },
+		{ "", "stesp=3", { "--set stesp=3", "did you mean 'steps'", "" } },
+		{ "steps: 3\n", "steps.x=3", { "--set", "'steps'", "not a section" } },
+		{ "", "opt..rate=3", { "--set", "empty part", "" } },
+	};
+	struct sample s;
+
+	(void)state;
+	for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+		const char *msg = fill(&s, bad[i].text, bad[i].set);
+		for (int k = 0; k < 3; k++)
+			if (!strstr(msg, bad[i].part[k]))
+				fail_msg("case %zu: '%s' lacks '%s'", i, msg, bad[i].part[k]);
+		assert_null(strchr(msg, '\n'));
+	}
+}
+
+static void test_extends(void **state)
+{
+	char *base = put("base.yaml", "steps: 3\nopt: {rate: 0.5, kind: cosine}\nitems: [a]\n");
+	struct sample s;
+
+	(void)state;
+	assert_string_equal(fill(&s, "extends: base.yaml\nopt: {rate: 0.25}\nitems: [b]\n", NULL), "");
+	assert_int_equal(s.steps, 3);
+	assert_true(s.opt.rate == 0.25);
+	assert_string_equal(s.opt.kind, "cosine");
+	assert_int_equal(s.items.n, 1);
+	assert_string_equal(s.items.v[0], "b");
+	conf_release(&s, fields);
+	assert_non_null(strstr(fill(&s, "extends: none.yaml\n", NULL), "none.yaml"));
+	assert_non_null(strstr(fill(&s, "extends: t.yaml\n", NULL), "circle"));
+	free(put("base.yaml", "stesp: 3\n"));
+	assert_non_null(strstr(fill(&s, "extends: base.yaml\n", NULL), "base.yaml:1"));
+	free(base);
+}
+
+static void test_required(void **state)
+{
+	static const struct field need[] = { FIELD(struct inner, kind, .init = NULL, .doc = "the kind"), FIELD_END };
+	struct conf_node *root = conf_empty();
+	struct inner in = { 0 };
+	struct err e;
+
+	(void)state;
+	assert_int_equal(conf_fill(&in, need, root, "part", NULL, &e), -1);
+	assert_non_null(strstr(e.msg, "'part.kind' is required"));
+	conf_node_free(root);
+}
+
+/* What is stored and emitted reads back to the same values, whatever the texts look like. */
+static void test_round_trip(void **state)
+{
+	static const char *const names[] = { "true", "12", "1e5", "", "a b", "x: y", "#no", "\"q\"", "back\\slash", "~", "caf\xc3\xa9", "null", "-" };
+	struct err e;
+
+	(void)state;
+	for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+		char *items[] = { (char *)(uintptr_t)names[i], (char *)(uintptr_t) "z" };
+		struct sample s = { .steps = 5, .name = (char *)(uintptr_t)names[i], .items = { items, 2 },
+				    .opt = { 0.1 + (double)i / 3, (char *)(uintptr_t) "cosine" } }, back = { 0 };
+		struct conf_node *tree = conf_empty();
+		struct text t = { 0 };
+		conf_store(tree, &s, fields, "deep.down");
+		conf_emit(&t, tree);
+		char *path = put("r.yaml", t.s);
+		struct conf_node *again = conf_read(path, &e);
+		assert_non_null(again);
+		if (i && *names[i]) { /* the list's own entries cannot be empty */
+			assert_int_equal(conf_fill(&back, fields, again, "deep.down", NULL, &e), 0);
+			assert_string_equal(back.name, names[i]);
+			assert_int_equal(back.items.n, 2);
+			assert_string_equal(back.items.v[0], names[i]);
+			assert_memory_equal(&back.opt.rate, &s.opt.rate, sizeof back.opt.rate);
+			conf_release(&back, fields);
+		}
+		conf_node_free(tree);
+		conf_node_free(again);
+		text_free(&t);
+		free(path);
+	}
+}
+
+static void test_pages(void **state)
+{
+	struct text t = { 0 };
+
+	(void)state;
+	conf_docs(&t, "Title", fields, "sec");
+	assert_non_null(strstr(t.s, "| `sec.opt.rate` | `1e-3` | 0 .. 1 | rate, in s |"));
+	assert_non_null(strstr(t.s, "| `sec.opt.kind` | `linear` | linear, cosine | kind |"));
+	text_free(&t);
+	conf_help(&t, fields, "sec");
+	assert_non_null(strstr(t.s, "sec.steps"));
+	text_free(&t);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_values),	   cmocka_unit_test(test_mistakes), cmocka_unit_test(test_extends),
+		cmocka_unit_test(test_required),   cmocka_unit_test(test_round_trip), cmocka_unit_test(test_pages),
+	};
+	return cmocka_run_group_tests(tests, make_folder, drop_folder);
+}

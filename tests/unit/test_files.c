@@ -1,0 +1,234 @@
+/* base/file.h, text.h, json.h and image.h. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+#include <jansson.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include "base/file.h"
+#include "base/image.h"
+#include "base/json.h"
+#include "base/mem.h"
+#include "base/text.h"
+
+static char folder[] = "/tmp/test-files-XXXXXX";
+
+static int make_folder(void **state)
+{
+	(void)state;
+	return mkdtemp(folder) ? 0 : -1;
+}
+
+static int drop_folder(void **state)
+{
+	struct err e;
+	(void)state;
+	return file_remove_tree(folder, &e);
+}
+
+static char *at(const char *name)
+{
+	return file_join(folder, name);
+}
+
+/* XXH64's own test vectors, seed 0, and each length around its block sizes stays apart. */
+static void test_hash(void **state)
+{
+	uint64_t seen[100];
+	char buf[100];
+
+	(void)state;
+	assert_true(file_hash("", 0, 0) == 0xef46db3751d8e999u);
+	assert_true(file_hash("a", 1, 0) == 0xd24ec4f1a98c6e5bu);
+	assert_true(file_hash("abc", 3, 0) == 0x44bc2cf5ad770999u);
+	memset(buf, 'x', sizeof buf);
+	for (int i = 0; i < 100; i++) {
+		seen[i] = file_hash(buf, (size_t)i, 0);
+		for (int k = 0; k < i; k++)
+			assert_true(seen[i] != seen[k]);
+	}
+}
+
+static void test_atomic_write(void **state)
+{
+	char *path = at("a"), *data;
+	struct file_writer w;
+	struct err e;
+	size_t n;
+
+	(void)state;
+	assert_int_equal(file_write(path, "one", 3, &e), 0);
+	assert_int_equal(file_begin(&w, path, &e), 0);
+	fputs("tw", w.f);
+	assert_int_equal(file_read(&data, &n, path, &e), 0); /* not yet */
+	assert_string_equal(data, "one");
+	free(data);
+	file_drop(&w);
+	assert_int_equal(file_begin(&w, path, &e), 0);
+	fputs("two", w.f);
+	char *temp = mem_str(w.temp);
+	assert_int_equal(file_commit(&w, &e), 0);
+	assert_false(file_exists(temp));
+	assert_int_equal(file_read(&data, &n, path, &e), 0);
+	assert_string_equal(data, "two");
+	assert_int_equal(file_write("/no/such/folder/x", "x", 1, &e), -1);
+	assert_non_null(strstr(e.msg, "/no/such/folder/x"));
+	/* A full disk: nothing under the final name, and the message says so. */
+	if (file_exists("/dev/full")) {
+		assert_int_equal(file_begin(&w, path, &e), 0);
+		fclose(w.f);
+		w.f = fopen("/dev/full", "w");
+		fputs("three", w.f);
+		assert_int_equal(file_commit(&w, &e), -1);
+		assert_non_null(strstr(e.msg, "free some space"));
+		free(data);
+		assert_int_equal(file_read(&data, &n, path, &e), 0);
+		assert_string_equal(data, "two");
+	}
+	free(data);
+	free(temp);
+	free(path);
+}
+
+static void test_trees(void **state)
+{
+	char *deep = at("x/y/z"), *top = at("x"), *file = at("x/y/f");
+	struct err e;
+
+	(void)state;
+	assert_int_equal(file_mkdirs(deep, &e), 0);
+	assert_int_equal(file_mkdirs(deep, &e), 0);
+	assert_true(file_is_dir(deep));
+	assert_int_equal(file_write(file, "", 0, &e), 0);
+	assert_int_equal(file_sync_tree(top, &e), 0);
+	assert_int_equal(file_mkdirs(file, &e), -1); /* a file is in the way */
+	assert_int_equal(file_remove_tree(top, &e), 0);
+	assert_false(file_exists(top));
+	assert_int_equal(file_remove_tree(top, &e), 0);
+	free(deep);
+	free(top);
+	free(file);
+}
+
+static void test_zstd(void **state)
+{
+	char *path = at("z.zst"), *data, *raw;
+	struct text t = { 0 };
+	struct err e;
+	size_t n, size;
+
+	(void)state;
+	for (int i = 0; i < 100000; i++)
+		text_printf(&t, "%d,", i * i % 977);
+	assert_int_equal(file_write_zstd(path, t.s, t.n, 3, &e), 0);
+	assert_int_equal(file_read_zstd(&data, &n, path, &e), 0);
+	assert_int_equal(n, t.n);
+	assert_memory_equal(data, t.s, n);
+	free(data);
+	assert_int_equal(file_read(&raw, &size, path, &e), 0);
+	assert_true(size < t.n / 2);
+	for (size_t cut = 1; cut < size; cut += size / 7) {
+		assert_int_equal(file_write(path, raw, size - cut, &e), 0);
+		assert_int_equal(file_read_zstd(&data, &n, path, &e), -1);
+		assert_non_null(strstr(e.msg, "damaged"));
+	}
+	raw[size / 2] ^= 4;
+	assert_int_equal(file_write(path, raw, size, &e), 0);
+	assert_int_equal(file_read_zstd(&data, &n, path, &e), -1);
+	free(raw);
+	free(path);
+	text_free(&t);
+}
+
+static void test_text(void **state)
+{
+	static const char *const names[] = { "train.max_steps", "train.max_seconds", "optimizer.lr", NULL };
+	static const double reals[] = { 0, 1, 0.1, 1e-3, 1.0 / 3, 1e300, -2.5e-7, 123456789.123456789 };
+	struct text t = { 0 };
+
+	(void)state;
+	assert_string_equal(text_nearest("train.max_stesp", names), "train.max_steps");
+	assert_string_equal(text_nearest("optimizer.rl", names), "optimizer.lr");
+	assert_null(text_nearest("completely", names));
+	for (size_t i = 0; i < sizeof reals / sizeof *reals; i++) {
+		text_real(&t, reals[i]);
+		assert_true(strtod(t.s, NULL) == reals[i]);
+		text_free(&t);
+	}
+	text_real(&t, 0.1);
+	assert_string_equal(t.s, "0.1");
+	text_free(&t);
+}
+
+static void test_json(void **state)
+{
+	char *path = at("j.json");
+	struct err e;
+	int64_t i;
+	json_t *j;
+
+	(void)state;
+	assert_int_equal(file_write(path, "{\n\"a\": 1,\n\"b\" 2}", 17, &e), 0);
+	assert_null(json_read(path, &e));
+	assert_non_null(strstr(e.msg, "j.json:3"));
+	assert_int_equal(file_write(path, "{\"a\": 1, \"a\": 2}", 16, &e), 0);
+	assert_null(json_read(path, &e));
+	j = json_pack("{s:i, s:s}", "n", 3, "s", "text");
+	assert_int_equal(json_get_int(&i, j, "n", 0, "here", &e), 0);
+	assert_int_equal(i, 3);
+	assert_int_equal(json_get_int(&i, j, "none", 9, "here", &e), 0);
+	assert_int_equal(i, 9);
+	assert_int_equal(json_get_int(&i, j, "s", 0, "here", &e), -1);
+	assert_string_equal(e.msg, "here: 's' is not an integer");
+	json_decref(j);
+	free(path);
+}
+
+static void test_images(void **state)
+{
+	uint8_t rgb[5 * 3 * 3], *two[2] = { rgb, rgb };
+	struct image im;
+	struct err e;
+	char *path = at("p.png"), *raw;
+	size_t n;
+
+	(void)state;
+	for (size_t i = 0; i < sizeof rgb; i++)
+		rgb[i] = (uint8_t)(i * 37);
+	assert_int_equal(image_write_png(path, 5, 3, rgb, &e), 0);
+	assert_int_equal(image_read(&im, path, &e), 0);
+	assert_int_equal(im.w, 5);
+	assert_int_equal(im.h, 3);
+	assert_memory_equal(im.rgb, rgb, sizeof rgb);
+	image_free(&im);
+	assert_int_equal(file_read(&raw, &n, path, &e), 0);
+	for (size_t cut = 1; cut < n; cut += 5) { /* no prefix crashes or is taken for a picture */
+		assert_int_equal(file_write(path, raw, n - cut, &e), 0);
+		if (!image_read(&im, path, &e))
+			image_free(&im);
+		else
+			assert_non_null(strstr(e.msg, "p.png"));
+	}
+	im = image_grid((const uint8_t *const *)two, 2, 5, 3, 2, 1, 2);
+	assert_int_equal(im.w, 2 * 11 + 1);
+	assert_int_equal(im.h, 7 + 1);
+	assert_memory_equal(im.rgb + 3 * (im.w + 1), rgb, 3);
+	image_free(&im);
+	free(raw);
+	free(path);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_hash), cmocka_unit_test(test_atomic_write), cmocka_unit_test(test_trees),
+		cmocka_unit_test(test_zstd), cmocka_unit_test(test_text),	  cmocka_unit_test(test_json),
+		cmocka_unit_test(test_images),
+	};
+	return cmocka_run_group_tests(tests, make_folder, drop_folder);
+}
