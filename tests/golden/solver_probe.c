@@ -2,7 +2,8 @@
  * solver_probe.c -- what tests/golden/test_solver.py runs.
  *
  *   golden_solver SOLVER SHIFT STEPS INTEGER IN OUT
- *       x -> "x0" under the velocity a * x + sigma * c; also "sigmas" (STEPS + 1) and "timesteps" (STEPS), float64
+ *       x -> "x0" under the velocity a * x + sigma * c; also "sigmas" (STEPS + 1) and "timesteps" (STEPS),
+ * float64
  */
 #include "base/mem.h"
 #include "sampler/schedule.h"
@@ -35,8 +36,9 @@ int main(int argc, char **argv)
 		die("golden_solver: see the top of tests/golden/solver_probe.c");
 	const struct solver_type *type = solver_find(argv[1], &e);
 	int steps = atoi(argv[3]);
-	if (!type || st_open(&f, argv[5], &e) || st_take(&x, &f, "x", (struct at_dims){ 0 }, &e) ||
-	    st_take(&flow.a, &f, "a", (struct at_dims){ 0 }, &e) || st_take(&flow.c, &f, "c", (struct at_dims){ 0 }, &e))
+	if (!type || st_open(&f, argv[5], &e) || st_take(&x, &f, "x", (struct at_dims) { 0 }, &e) ||
+	    st_take(&flow.a, &f, "a", (struct at_dims) { 0 }, &e) ||
+	    st_take(&flow.c, &f, "c", (struct at_dims) { 0 }, &e))
 		die("%s", e.msg);
 	schedule_init(&schedule, atof(argv[2]), 1000, steps, atoi(argv[4]));
 	flow.sigma = schedule.sigma;

@@ -121,8 +121,12 @@ static void test_panic(void **state)
 		at_end(s);
 		fail_msg("no panic");
 	}
-	static const char *const parts[] = { "at_matmul", "float32[2, 3] from at_zeros", "float32[4, 5] from at_full",
-					     "test_panic", "test_at.c", "rank 3, step 17" };
+	static const char *const parts[] = { "at_matmul",
+					     "float32[2, 3] from at_zeros",
+					     "float32[4, 5] from at_full",
+					     "test_panic",
+					     "test_at.c",
+					     "rank 3, step 17" };
 	for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
 		if (!strstr(said, parts[i]))
 			fail_msg("'%s' lacks '%s'", said, parts[i]);
@@ -158,7 +162,8 @@ static void test_grad(void **state)
 {
 	struct at_scope *s = at_begin(AT_WITH_GRAD);
 	const float xs[3] = { 1, 2, -3 }, ws[3] = { 4, 5, 6 };
-	at_t x = at_from(xs, DIMS(3), AT_F32), w = at_from(ws, DIMS(3), AT_F32), z = at_from(ws, DIMS(3), AT_F32);
+	at_t x = at_from(xs, DIMS(3), AT_F32), w = at_from(ws, DIMS(3), AT_F32),
+	     z = at_from(ws, DIMS(3), AT_F32);
 	at_t leaf[3] = { x, w, z }, grad[3];
 
 	(void)state;
@@ -188,7 +193,8 @@ static void block(void *ctx, const at_t *in, at_t *out)
 static void test_checkpoint(void **state)
 {
 	struct at_scope *s = at_begin(AT_WITH_GRAD);
-	at_t leaf[3] = { random_tensor(DIMS(4, 3), 1), random_tensor(DIMS(5, 3), 2), random_tensor(DIMS(2, 5), 3) };
+	at_t leaf[3] = { random_tensor(DIMS(4, 3), 1), random_tensor(DIMS(5, 3), 2),
+			 random_tensor(DIMS(2, 5), 3) };
 	at_t plain[3], again[3], out[2];
 	double scale = 1.5;
 
@@ -212,7 +218,8 @@ static void test_checkpoint(void **state)
 static void check_modulate(int64_t B, int64_t S, int64_t D, bool strided)
 {
 	struct at_scope *s = at_begin(AT_WITH_GRAD);
-	at_t x = random_tensor(DIMS(B, S, D), 1), mod = random_tensor(DIMS(B, 1, strided ? 6 * D : 2 * D), 2), part[6];
+	at_t x = random_tensor(DIMS(B, S, D), 1), mod = random_tensor(DIMS(B, 1, strided ? 6 * D : 2 * D), 2),
+	     part[6];
 	at_t g = random_tensor(DIMS(B, S, D), 3), leaf[2] = { x, mod }, grad[2], want[2];
 
 	at_set_requires_grad(x, true);
@@ -220,7 +227,8 @@ static void check_modulate(int64_t B, int64_t S, int64_t D, bool strided)
 	at_chunk(strided ? 6 : 2, part, mod, -1);
 	at_t y = at_modulate(x, part[0], part[1], 1e-6);
 	at_grad(at_sum(at_mul(y, g)), 2, leaf, grad);
-	at_t x64 = at_detach(at_cast(x, AT_F64)), mod64 = at_detach(at_cast(mod, AT_F64)), leaf64[2] = { x64, mod64 };
+	at_t x64 = at_detach(at_cast(x, AT_F64)), mod64 = at_detach(at_cast(mod, AT_F64)),
+	     leaf64[2] = { x64, mod64 };
 	at_set_requires_grad(x64, true);
 	at_set_requires_grad(mod64, true);
 	at_chunk(strided ? 6 : 2, part, mod64, -1);
@@ -244,8 +252,10 @@ static void test_modulate(void **state)
 static void check_rms(struct at_dims shape, bool turned)
 {
 	struct at_scope *s = at_begin(AT_WITH_GRAD);
-	at_t x = random_tensor(shape, 1), w = random_tensor(DIMS(shape.d[shape.n - 1]), 2), leaf[2] = { x, w }, grad[2];
-	at_t x64 = at_detach(at_cast(x, AT_F64)), w64 = at_detach(at_cast(w, AT_F64)), leaf64[2] = { x64, w64 }, want[2];
+	at_t x = random_tensor(shape, 1), w = random_tensor(DIMS(shape.d[shape.n - 1]), 2),
+	     leaf[2] = { x, w }, grad[2];
+	at_t x64 = at_detach(at_cast(x, AT_F64)), w64 = at_detach(at_cast(w, AT_F64)),
+	     leaf64[2] = { x64, w64 }, want[2];
 
 	for (int i = 0; i < 2; i++) {
 		at_set_requires_grad(leaf[i], true);
@@ -276,7 +286,8 @@ static void test_adamw(void **state)
 {
 	struct at_scope *s = at_begin(AT_NO_GRAD);
 	enum { N = 37 };
-	at_t theta = random_tensor(DIMS(N), 1), m = at_zeros(DIMS(N), AT_F32, AT_CPU), v = at_zeros(DIMS(N), AT_F32, AT_CPU);
+	at_t theta = random_tensor(DIMS(N), 1), m = at_zeros(DIMS(N), AT_F32, AT_CPU),
+	     v = at_zeros(DIMS(N), AT_F32, AT_CPU);
 	double t[N], dm[N] = { 0 }, dv[N] = { 0 };
 
 	(void)state;
@@ -289,7 +300,8 @@ static void test_adamw(void **state)
 			dm[i] = 0.9 * dm[i] + 0.1 * gi;
 			dv[i] = 0.999 * dv[i] + 0.001 * gi * gi;
 			t[i] -= 0.01 * 0.1 * t[i];
-			t[i] -= 0.01 * dm[i] / (1 - pow(0.9, step)) / (sqrt(dv[i] / (1 - pow(0.999, step))) + 1e-8);
+			t[i] -= 0.01 * dm[i] / (1 - pow(0.9, step)) /
+				(sqrt(dv[i] / (1 - pow(0.999, step))) + 1e-8);
 		}
 	}
 	for (int i = 0; i < N; i++)
@@ -311,7 +323,8 @@ static void test_ops(void **state)
 	assert_true(at_item(at_sum(part[2])) == 9);
 	assert_true(at_item(at_sum(at_matmul(x, at_transpose(x, 0, 1)))) == 14 + 32 + 32 + 77);
 	assert_true(at_item(at_select(at_select(at_lerp(x, at_mul(x, 3), 0.5), 0, 0), 0, 0)) == 2);
-	at_t q = random_tensor(DIMS(2, 3, 5, 8), 1), k = random_tensor(DIMS(2, 3, 7, 8), 2), v = random_tensor(DIMS(2, 3, 7, 8), 3);
+	at_t q = random_tensor(DIMS(2, 3, 5, 8), 1), k = random_tensor(DIMS(2, 3, 7, 8), 2),
+	     v = random_tensor(DIMS(2, 3, 7, 8), 3);
 	at_t q64 = at_cast(q, AT_F64), k64 = at_cast(k, AT_F64), v64 = at_cast(v, AT_F64);
 	at_t want = at_matmul(at_softmax(at_div(at_matmul(q64, at_transpose(k64, 2, 3)), sqrt(8)), -1), v64);
 	assert_true(distance(at_sdpa(q, k, v, NULL, false, 0), want) < 1e-6);
@@ -325,8 +338,8 @@ static void test_ops(void **state)
 
 int main(void)
 {
-	const struct CMUnitTest tests[] = { T(test_scopes),	T(test_grad_modes), T(test_panic), T(test_grad),
-					    T(test_checkpoint), T(test_modulate),   T(test_rms_norm), T(test_adamw),
-					    T(test_ops) };
+	const struct CMUnitTest tests[] = { T(test_scopes),   T(test_grad_modes), T(test_panic),
+					    T(test_grad),     T(test_checkpoint), T(test_modulate),
+					    T(test_rms_norm), T(test_adamw),      T(test_ops) };
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

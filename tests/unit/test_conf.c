@@ -65,7 +65,7 @@ static const char *fill(struct sample *s, const char *text, const char *set)
 	struct conf_node *root = conf_read(path, &e);
 	int ret = root ? 0 : -1;
 
-	*s = (struct sample){ 0 };
+	*s = (struct sample) { 0 };
 	if (!ret && set)
 		ret = conf_set(root, set, &e);
 	if (!ret)
@@ -80,7 +80,11 @@ static void test_values(void **state)
 	struct sample s;
 
 	(void)state;
-	assert_string_equal(fill(&s, "steps: 7\nfast: true\nname: \"007\"\nitems: [p, q, r]\nopt: {rate: 2.5e-1, kind: cosine}\n", NULL), "");
+	assert_string_equal(
+	    fill(&s,
+		 "steps: 7\nfast: true\nname: \"007\"\nitems: [p, q, r]\nopt: {rate: 2.5e-1, kind: cosine}\n",
+		 NULL),
+	    "");
 	assert_int_equal(s.steps, 7);
 	assert_true(s.fast);
 	assert_string_equal(s.name, "007");
@@ -106,7 +110,9 @@ static void test_mistakes(void **state)
 		const char *text, *set, *part[3];
 	} bad[] = {
 		{ "steps: 7\nstesp: 3\n", NULL, { "t.yaml:2", "'stesp'", "did you mean 'steps'" } },
-		{ "opt:\n  rate: 1\n  knid: x\n", NULL, { "t.yaml:3", "'opt.knid'", "did you mean 'opt.kind'" } },
+		{ "opt:\n  rate: 1\n  knid: x\n",
+		  NULL,
+		  { "t.yaml:3", "'opt.knid'", "did you mean 'opt.kind'" } },
 		{ "qqqqqq: 1\n", NULL, { "t.yaml:1", "unknown key 'qqqqqq'", "" } },
 		{ "steps: many\n", NULL, { "t.yaml:1", "steps = 'many'", "not an integer" } },
 		{ "steps: 1.5\n", NULL, { "t.yaml:1", "steps", "not an integer" } },
@@ -165,7 +171,8 @@ static void test_extends(void **state)
 
 static void test_required(void **state)
 {
-	static const struct field need[] = { FIELD(struct inner, kind, .init = NULL, .doc = "the kind"), FIELD_END };
+	static const struct field need[] = { FIELD(struct inner, kind, .init = NULL, .doc = "the kind"),
+					     FIELD_END };
 	struct conf_node *root = conf_empty();
 	struct inner in = { 0 };
 	struct err e;
@@ -179,14 +186,19 @@ static void test_required(void **state)
 /* What is stored and emitted reads back to the same values, whatever the texts look like. */
 static void test_round_trip(void **state)
 {
-	static const char *const names[] = { "true", "12", "1e5", "", "a b", "x: y", "#no", "\"q\"", "back\\slash", "~", "caf\xc3\xa9", "null", "-" };
+	static const char *const names[] = { "true", "12",    "1e5",         "",  "a b",         "x: y",
+					     "#no",  "\"q\"", "back\\slash", "~", "caf\xc3\xa9", "null",
+					     "-" };
 	struct err e;
 
 	(void)state;
 	for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
 		char *items[] = { (char *)(uintptr_t)names[i], (char *)(uintptr_t) "z" };
-		struct sample s = { .steps = 5, .name = (char *)(uintptr_t)names[i], .items = { items, 2 },
-				    .opt = { 0.1 + (double)i / 3, (char *)(uintptr_t) "cosine" } }, back = { 0 };
+		struct sample s = { .steps = 5,
+				    .name = (char *)(uintptr_t)names[i],
+				    .items = { items, 2 },
+				    .opt = { 0.1 + (double)i / 3, (char *)(uintptr_t) "cosine" } },
+			      back = { 0 };
 		struct conf_node *tree = conf_empty();
 		struct text t = { 0 };
 		conf_store(tree, &s, fields, "deep.down");
@@ -226,8 +238,9 @@ static void test_pages(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_values),	   cmocka_unit_test(test_mistakes), cmocka_unit_test(test_extends),
-		cmocka_unit_test(test_required),   cmocka_unit_test(test_round_trip), cmocka_unit_test(test_pages),
+		cmocka_unit_test(test_values),     cmocka_unit_test(test_mistakes),
+		cmocka_unit_test(test_extends),    cmocka_unit_test(test_required),
+		cmocka_unit_test(test_round_trip), cmocka_unit_test(test_pages),
 	};
 	return cmocka_run_group_tests(tests, make_folder, drop_folder);
 }

@@ -226,8 +226,9 @@ static void test_images(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_hash), cmocka_unit_test(test_atomic_write), cmocka_unit_test(test_trees),
-		cmocka_unit_test(test_zstd), cmocka_unit_test(test_text),	  cmocka_unit_test(test_json),
+		cmocka_unit_test(test_hash),   cmocka_unit_test(test_atomic_write),
+		cmocka_unit_test(test_trees),  cmocka_unit_test(test_zstd),
+		cmocka_unit_test(test_text),   cmocka_unit_test(test_json),
 		cmocka_unit_test(test_images),
 	};
 	return cmocka_run_group_tests(tests, make_folder, drop_folder);

@@ -84,9 +84,11 @@ static void test_streams_are_named(void **state)
 	rng_normals(&r, a, 37);
 	rng_normals(&s, b, 37);
 	assert_memory_equal(a, b, sizeof a);
-	const struct rng others[] = { rng_make(6, RNG_LATENT, 9, 11), rng_make(5, RNG_DIFFUSE, 9, 11),
-				      rng_make(5, RNG_LATENT, 10, 11), rng_make(5, RNG_LATENT, 9, 12),
-				      rng_make(5ull << 32, RNG_LATENT, 9, 11), rng_make(5, RNG_LATENT, 9ull << 32, 11) };
+	const struct rng others[] = {
+		rng_make(6, RNG_LATENT, 9, 11),          rng_make(5, RNG_DIFFUSE, 9, 11),
+		rng_make(5, RNG_LATENT, 10, 11),         rng_make(5, RNG_LATENT, 9, 12),
+		rng_make(5ull << 32, RNG_LATENT, 9, 11), rng_make(5, RNG_LATENT, 9ull << 32, 11)
+	};
 	for (size_t i = 0; i < sizeof others / sizeof *others; i++) {
 		r = others[i];
 		rng_normals(&r, b, 37);

@@ -113,22 +113,35 @@ static void test_malformed(void **state)
 		{ "{", 0, "JSON" },
 		{ "[]", 0, "object" },
 		{ "{\"a\": 3}", 0, "'a'" },
-		{ "{\"a\": {\"dtype\": \"F8_E4M3\", \"shape\": [1], \"data_offsets\": [0, 1]}}", 1, "F8_E4M3" },
+		{ "{\"a\": {\"dtype\": \"F8_E4M3\", \"shape\": [1], \"data_offsets\": [0, 1]}}", 1,
+		  "F8_E4M3" },
 		{ "{\"a\": {\"shape\": [1], \"data_offsets\": [0, 4]}}", 4, "dtype" },
 		{ "{\"a\": {\"dtype\": \"F32\", \"data_offsets\": [0, 4]}}", 4, "shape" },
-		{ "{\"a\": {\"dtype\": \"F32\", \"shape\": [-1], \"data_offsets\": [0, 4]}}", 4, "impossible shape" },
-		{ "{\"a\": {\"dtype\": \"F32\", \"shape\": [1.5], \"data_offsets\": [0, 4]}}", 4, "impossible shape" },
-		{ "{\"a\": {\"dtype\": \"F32\", \"shape\": [4294967296, 4294967296, 4], \"data_offsets\": [0, 4]}}", 4, "impossible shape" },
-		{ "{\"a\": {\"dtype\": \"F32\", \"shape\": [1,1,1,1,1,1,1,1,1], \"data_offsets\": [0, 4]}}", 4, "dimensions" },
+		{ "{\"a\": {\"dtype\": \"F32\", \"shape\": [-1], \"data_offsets\": [0, 4]}}", 4,
+		  "impossible shape" },
+		{ "{\"a\": {\"dtype\": \"F32\", \"shape\": [1.5], \"data_offsets\": [0, 4]}}", 4,
+		  "impossible shape" },
+		{ "{\"a\": {\"dtype\": \"F32\", \"shape\": [4294967296, 4294967296, 4], \"data_offsets\": "
+		  "[0, 4]}}",
+		  4, "impossible shape" },
+		{ "{\"a\": {\"dtype\": \"F32\", \"shape\": [1,1,1,1,1,1,1,1,1], \"data_offsets\": [0, 4]}}",
+		  4, "dimensions" },
 		{ "{\"a\": {\"dtype\": \"F32\", \"shape\": [1], \"data_offsets\": [0]}}", 4, "data_offsets" },
-		{ "{\"a\": {\"dtype\": \"F32\", \"shape\": [1], \"data_offsets\": [4, 0]}}", 4, "data_offsets" },
-		{ "{\"a\": {\"dtype\": \"F32\", \"shape\": [1], \"data_offsets\": [-4, 0]}}", 4, "data_offsets" },
+		{ "{\"a\": {\"dtype\": \"F32\", \"shape\": [1], \"data_offsets\": [4, 0]}}", 4,
+		  "data_offsets" },
+		{ "{\"a\": {\"dtype\": \"F32\", \"shape\": [1], \"data_offsets\": [-4, 0]}}", 4,
+		  "data_offsets" },
 		{ "{\"a\": {\"dtype\": \"F32\", \"shape\": [2], \"data_offsets\": [0, 4]}}", 4, "need 8" },
 		{ "{\"a\": {\"dtype\": \"F32\", \"shape\": [1], \"data_offsets\": [0, 4]}}", 3, "truncated" },
-		{ "{\"a\": {\"dtype\": \"F32\", \"shape\": [1], \"data_offsets\": [0, 4]}}", 5, "behind the last" },
+		{ "{\"a\": {\"dtype\": \"F32\", \"shape\": [1], \"data_offsets\": [0, 4]}}", 5,
+		  "behind the last" },
 		{ "{\"a\": {\"dtype\": \"F32\", \"shape\": [1], \"data_offsets\": [4, 8]}}", 8, "hole" },
-		{ "{\"a\": {\"dtype\": \"F32\", \"shape\": [2], \"data_offsets\": [0, 8]}, \"b\": {\"dtype\": \"F32\", \"shape\": [2], \"data_offsets\": [4, 12]}}", 12, "overlap" },
-		{ "{\"a\": {\"dtype\": \"F32\", \"shape\": [1], \"data_offsets\": [0, 4]}, \"a\": {\"dtype\": \"F32\", \"shape\": [1], \"data_offsets\": [4, 8]}}", 8, "duplicate" },
+		{ "{\"a\": {\"dtype\": \"F32\", \"shape\": [2], \"data_offsets\": [0, 8]}, \"b\": "
+		  "{\"dtype\": \"F32\", \"shape\": [2], \"data_offsets\": [4, 12]}}",
+		  12, "overlap" },
+		{ "{\"a\": {\"dtype\": \"F32\", \"shape\": [1], \"data_offsets\": [0, 4]}, \"a\": "
+		  "{\"dtype\": \"F32\", \"shape\": [1], \"data_offsets\": [4, 8]}}",
+		  8, "duplicate" },
 		{ "{\"__metadata__\": {\"a\": 3}}", 0, "__metadata__" },
 	};
 
@@ -139,7 +152,8 @@ static void test_malformed(void **state)
 			fail_msg("case %zu: '%s' lacks '%s'", i, msg, bad[i].part);
 	}
 	assert_string_equal(open_header("{}", 0), "");
-	assert_string_equal(open_header("{\"a\": {\"dtype\": \"F32\", \"shape\": [], \"data_offsets\": [0, 4]}}", 4), "");
+	assert_string_equal(
+	    open_header("{\"a\": {\"dtype\": \"F32\", \"shape\": [], \"data_offsets\": [0, 4]}}", 4), "");
 }
 
 static void test_lengths(void **state)
@@ -189,8 +203,9 @@ static void test_misaligned(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_round_trip), cmocka_unit_test(test_take),	      cmocka_unit_test(test_malformed),
-		cmocka_unit_test(test_lengths),	   cmocka_unit_test(test_misaligned),
+		cmocka_unit_test(test_round_trip), cmocka_unit_test(test_take),
+		cmocka_unit_test(test_malformed),  cmocka_unit_test(test_lengths),
+		cmocka_unit_test(test_misaligned),
 	};
 	return cmocka_run_group_tests(tests, make_folder, drop_folder);
 }
