@@ -3,9 +3,6 @@
  * square", "a square and a circle"; "a cross left of a circle", "a circle right of a cross") share a family,
  * and a family is wholly in the training file or wholly in the test file.  Which one follows from a hash of
  * the family's name alone.
- *
- * "a red cross left of a circle" is for training only: without prompts that name a colour, position would
- * have only a few dozen, too few for the base model to learn what the four relations mean.
  */
 #include "data/shapes.h"
 #include "base/file.h"
@@ -49,15 +46,6 @@ struct list {
 	struct line *v;
 	int n, cap;
 };
-
-static void list_free(struct list *l)
-{
-	for (int i = 0; i < l->n; i++) {
-		free(l->v[i].json);
-		free(l->v[i].family);
-	}
-	free(l->v);
-}
 
 /* "a circle" or "a red circle" */
 static char *noun(int shape, int color)
@@ -111,21 +99,17 @@ static void add_pair(struct list *list, enum tag tag, int a, int color_a, int b,
 }
 
 /* "A left of B": B comes first in the metadata, A refers to it. */
-static void add_position(struct list *list, int a, int color_a, int relation, int b)
+static void add_position(struct list *list, int a, int relation, int b)
 {
 	const char *said = relation_names[relation], *turned = relation_names[relation ^ 1];
-	char *one = clause(b, 1, -1), *two = clause(a, 1, color_a), *first = noun(a, color_a);
-
-	two[strlen(two) - 1] = '\0'; /* the brace comes behind the position */
-	char *include = mem_printf("%s, %s, \"position\": [\"%s\", 0]}", one, two, said);
-	char *text = mem_printf("%s %s a %s", first, said, shape_names[b]);
+	char *include = mem_printf("{\"class\": \"%s\", \"count\": 1}, "
+				   "{\"class\": \"%s\", \"count\": 1, \"position\": [\"%s\", 0]}",
+				   shape_names[b], shape_names[a], said);
+	char *text = mem_printf("a %s %s a %s", shape_names[a], said, shape_names[b]);
 	char *family =
-	    color_a >= 0 || a < b ? mem_str(text) : mem_printf("a %s %s %s", shape_names[b], turned, first);
+	    a < b ? mem_str(text) : mem_printf("a %s %s a %s", shape_names[b], turned, shape_names[a]);
 
 	add(list, POSITION, include, NULL, text, family);
-	free(one);
-	free(two);
-	free(first);
 }
 
 static void add_counting(struct list *list, int count, int color, int shape)
@@ -136,21 +120,18 @@ static void add_counting(struct list *list, int count, int color, int shape)
 	add(list, COUNTING, clause(shape, count, color), clause(shape, count + 1, -1), text, mem_str(text));
 }
 
-static void add_two_shapes(struct list *list, struct list *more, int a, int b)
+static void add_two_shapes(struct list *list, int a, int b)
 {
 	add_pair(&list[TWO_OBJECT], TWO_OBJECT, a, -1, b, -1);
-	for (int r = 0; r < RELATIONS; r++) {
-		add_position(&list[POSITION], a, -1, r, b);
-		for (int c = 0; c < COLORS; c++)
-			add_position(more, a, c, r, b);
-	}
+	for (int r = 0; r < RELATIONS; r++)
+		add_position(&list[POSITION], a, r, b);
 	for (int c = 0; c < COLORS; c++)
 		for (int d = 0; d < COLORS; d++)
 			if (c != d)
 				add_pair(&list[COLOR_ATTR], COLOR_ATTR, a, c, b, d);
 }
 
-static void add_all(struct list *list, struct list *more, int count_max)
+static void add_all(struct list *list, int count_max)
 {
 	for (int s = 0; s < SHAPES; s++) {
 		add_single(&list[SINGLE_OBJECT], SINGLE_OBJECT, s, -1);
@@ -161,7 +142,7 @@ static void add_all(struct list *list, struct list *more, int count_max)
 				add_counting(&list[COUNTING], n, c, s);
 		for (int b = 0; b < SHAPES; b++)
 			if (b != s)
-				add_two_shapes(list, more, s, b);
+				add_two_shapes(list, s, b);
 	}
 }
 
@@ -196,29 +177,31 @@ static int hold_out(struct list *list, enum tag tag)
 int shapes_write_prompts(const struct shapes_conf *c, const char *train_path, const char *test_path,
 			 struct err *e)
 {
-	struct list list[TAGS] = { 0 }, more = { 0 };
+	struct list list[TAGS] = { 0 };
 	struct text train = { 0 }, test = { 0 };
 	int held[TAGS], most = 0, ret = -1;
 
 	if (shapes_check(c, e))
 		return -1;
-	add_all(list, &more, (int)c->count_max);
+	add_all(list, (int)c->count_max);
 	for (int t = 0; t < TAGS; t++) {
 		held[t] = hold_out(&list[t], (enum tag)t);
 		most = held[t] > most ? held[t] : most;
 		for (int i = t == SINGLE_OBJECT ? 0 : held[t]; i < list[t].n; i++)
 			text_printf(&train, "%s\n", list[t].v[i].json);
 	}
-	for (int i = 0; i < more.n; i++)
-		text_printf(&train, "%s\n", more.v[i].json);
 	for (int t = 0; t < TAGS; t++)
 		for (int i = 0; i < most; i++)
 			text_printf(&test, "%s\n", list[t].v[i % held[t]].json);
 	if (!file_write(train_path, train.s, train.n, e) && !file_write(test_path, test.s, test.n, e))
 		ret = 0;
-	for (int t = 0; t < TAGS; t++)
-		list_free(&list[t]);
-	list_free(&more);
+	for (int t = 0; t < TAGS; t++) {
+		for (int i = 0; i < list[t].n; i++) {
+			free(list[t].v[i].json);
+			free(list[t].v[i].family);
+		}
+		free(list[t].v);
+	}
 	text_free(&train);
 	text_free(&test);
 	return ret;

@@ -131,6 +131,7 @@ static int no_match(const struct nn_net *net, const struct conf_list *targets, s
 				text_add(&known, word + 1);
 			free(word);
 		}
+	known.s[known.n - 1] = '\0'; /* the space behind the last */
 	err_set(e, "lora.targets: no module matches %s; there are:%s", wanted.s ? wanted.s : "an empty list",
 		known.s);
 	text_free(&wanted);

@@ -17,7 +17,8 @@ while [[ -e $run && ! " $* " =~ " --run " && ! " $* " =~ " --resume " ]]; do # a
 	run=runs/$name-$n
 	n=$((n + 1))
 done
-case " $* " in
-*" --run "*) exec build/contraflow train "$config" "$@" ;;
-*) exec build/contraflow train "$config" --run "$run" "$@" ;;
-esac
+[[ " $* " =~ " --run " || " $* " =~ " --resume " ]] || set -- --run "$run" "$@"
+
+# One rank a core, one thread a rank: small products are not worth dividing among threads.
+export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+exec mpirun -n "$(nproc)" --bind-to none build/contraflow train "$config" "$@"

@@ -38,33 +38,55 @@ if ((${#missing[@]})); then
 fi
 
 # ---- libtorch --------------------------------------------------------------------------------------------------
+oldest=10
+[[ $mode == test ]] && oldest=11 # what the oracles below ask for
 python=$(command -v python3)
-"$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' || fail "python3 is older than 3.10"
+"$python" -c "import sys; sys.exit(sys.version_info < (3, $oldest))" || fail "python3 is older than 3.$oldest"
 [[ -x .venv/bin/python ]] || "$python" -m venv .venv || fail "python3 cannot make a virtual environment"
 pip() { .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-warn-conflicts "$@"; }
-has_lib() { ldconfig -p | grep -q "$1" || [[ -e /usr/local/cuda/lib64/$1 ]]; }
-# libtorch_cpu itself needs only the CUDA runtime and CUPTI; the rest of CUDA is for Python's `import torch` and GPUs.
-toolkit=yes
-for l in libcudart.so.13 libcupti.so.13; do has_lib $l || toolkit=no; done
-for l in libcublas.so.13 libcudnn.so.9 libnccl.so.2 libcusolver.so.12; do has_lib $l || full=no; done
+
+# The CUDA libraries that torch 2.11.0 links, GPU or none, and the wheels it asks for (cuda-toolkit 13.0.2's versions).
+declare -A wheel=(
+	[libcudart.so.13]=nvidia-cuda-runtime==13.0.96 [libcupti.so.13]=nvidia-cuda-cupti==13.0.85
+	[libcublas.so.13]=nvidia-cublas==13.1.0.3 [libcublasLt.so.13]=nvidia-cublas==13.1.0.3
+	[libcudnn.so.9]=nvidia-cudnn-cu13==9.19.0.56 [libcufft.so.12]=nvidia-cufft==12.0.0.61
+	[libcufile.so.0]=nvidia-cufile==1.15.1.6 [libcurand.so.10]=nvidia-curand==10.4.0.35
+	[libcusolver.so.12]=nvidia-cusolver==12.0.4.66 [libcusparse.so.12]=nvidia-cusparse==12.6.3.3
+	[libcusparseLt.so.0]=nvidia-cusparselt-cu13==0.8.0 [libnccl.so.2]=nvidia-nccl-cu13==2.28.9
+	[libnvJitLink.so.13]=nvidia-nvjitlink==13.0.88 [libnvrtc.so.13]=nvidia-cuda-nvrtc==13.0.88
+	[libnvshmem_host.so.3]=nvidia-nvshmem-cu13==3.4.5
+)
+# Installs the wheels of the libraries that LIBRARY of torch needs and the loader does not find. A wheel may need more.
+complete() { # LIBRARY
+	local missing lib tried=
+	while missing=$(ldd ".venv/lib/"python3.*"/site-packages/torch/lib/$1" | awk '/not found/ { print $1 }') &&
+		[[ -n $missing && $missing != "$tried" ]]; do
+		tried=$missing
+		for lib in $missing; do
+			[[ -n ${wheel[$lib]:-} ]] || fail "torch needs $lib and no known wheel has it: install it, then try again"
+			echo "${wheel[$lib]}"
+		done | sort -u | xargs .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps ||
+			fail "pip could not install the CUDA libraries that torch links; is the network there?"
+	done
+	[[ -z $missing ]] || fail "torch still does not find" $missing
+}
 
 echo "setup: installing torch 2.11.0 (libtorch)"
 pip --no-deps torch==2.11.0 || fail "pip could not install torch==2.11.0; is the network there?"
-[[ $toolkit == yes ]] || pip --no-deps nvidia-cuda-runtime==13.0.96 nvidia-cuda-cupti==13.0.85 ||
-	fail "pip could not install the CUDA runtime that libtorch_cpu links"
+complete libtorch_cpu.so
+[[ ! -e /dev/nvidiactl ]] || complete libtorch_cuda.so
 
 if [[ $mode == test ]]; then
 	echo "setup: installing the tests' oracles"
-	if [[ ${full:-yes} == yes ]]; then
-		pip --no-deps nvidia-cufile==1.15.1.6 nvidia-cusparselt-cu13==0.8.0 nvidia-nvshmem-cu13==3.4.5
-		pip filelock typing-extensions sympy networkx jinja2 fsspec 'setuptools<82'
-	else
-		pip torch==2.11.0
-	fi || fail "pip could not install what Python's torch needs"
-	pip numpy==2.4.6 pillow==13.0.0 zstandard==0.25.0 pytest==9.2.0 safetensors==0.8.0 tensorboard==2.21.0 \
+	complete libtorch_python.so # of `import torch`
+	pip filelock typing-extensions sympy networkx jinja2 fsspec 'setuptools<82' \
+		numpy==2.4.6 pillow==13.0.0 zstandard==0.25.0 pytest==9.2.0 safetensors==0.8.0 tensorboard==2.21.0 \
 		transformers==5.23.0 diffusers==0.42.1 ||
-		fail "pip could not install the oracles"
-	# accelerate and peft ask for a torch of their own; ours is there already.
+		fail "pip could not install the oracles; is the network there?"
+	# accelerate and peft ask for a torch with all of CUDA; ours is there already.
 	pip --no-deps accelerate==1.15.0 peft==0.21.2 && pip psutil pyyaml || fail "pip could not install peft"
+	.venv/bin/python -c 'import torch, diffusers, transformers, peft, tensorboard' ||
+		fail "the oracles do not work: remove .venv and try again"
+	echo "$want" >.venv/setup-run
 fi
 echo "$want" >"$stamp"

@@ -37,7 +37,10 @@ static int cut(const char *path, int64_t step, struct err *e)
 	for (char *line = data, *end; *line; line = end) {
 		struct err ignored;
 		end = line + strcspn(line, "\n");
-		end += *end == '\n';
+		if (*end) /* a line without its end was being written when the run was killed */
+			end++;
+		else
+			break;
 		json_t *j = json_parse(line, (size_t)(end - line), path, &ignored);
 		const json_t *at = json_object_get(j, "step");
 		if (json_is_integer(at) && json_integer_value(at) <= step)
@@ -63,7 +66,7 @@ int metrics_open(struct metrics **out, const char *dir, int64_t step, bool tenso
 	else if (!(m->f = fopen(m->path, "ae")))
 		ret = err_set(e, "cannot write %s: %s", m->path, strerror(errno));
 	else if (tensorboard)
-		ret = file_mkdirs(events, e) || tb_open(&m->tb, events, e) ? -1 : 0;
+		ret = file_mkdirs(events, e) || tb_open(&m->tb, events, step, e) ? -1 : 0;
 	free(events);
 	if (ret) {
 		metrics_close(m);
@@ -71,6 +74,17 @@ int metrics_open(struct metrics **out, const char *dir, int64_t step, bool tenso
 	}
 	*out = m;
 	return ret;
+}
+
+/* A name may hold anything a configuration file can: quotes and control characters are escaped. */
+static void add_name(struct text *line, const char *name)
+{
+	json_t *j = json_string(name);
+	char *quoted = j ? json_dumps(j, JSON_ENCODE_ANY) : NULL;
+
+	text_add(line, quoted ? quoted : "\"not UTF-8\"");
+	free(quoted);
+	json_decref(j);
 }
 
 static void forget(struct metrics *m)
@@ -105,7 +119,9 @@ int metrics_write(struct metrics *m, int64_t step, struct err *e)
 
 	text_printf(&line, "{\"step\": %lld", (long long)step);
 	for (int i = 0; i < m->n; i++) {
-		text_printf(&line, ", \"%s\": ", m->v[i].name);
+		text_add(&line, ", ");
+		add_name(&line, m->v[i].name);
+		text_add(&line, ": ");
 		if (isfinite(m->v[i].v))
 			text_real(&line, m->v[i].v);
 		else

@@ -10,12 +10,15 @@
 #include <stdint.h>
 
 struct metrics;
-/* DIR/metrics.jsonl, opened for appending after lines beyond `step` (a killed run's) are cut off; event files
- * in DIR/tensorboard when asked for. */
+/* DIR/metrics.jsonl, opened for appending after lines beyond `step` (a killed run's) are cut off, all or none
+ * of them; event files in DIR/tensorboard when asked for. */
 int metrics_open(struct metrics **m, const char *dir, int64_t step, bool tensorboard, struct err *e);
-void metrics_close(struct metrics *m);                             /* NULL is fine */
-void metrics_add(struct metrics *m, const char *name, double v);   /* into the step that is being collected */
-int metrics_write(struct metrics *m, int64_t step, struct err *e); /* the line, and a fresh start */
-struct tensorboard *metrics_tensorboard(struct metrics *m);        /* NULL when off */
+void metrics_close(struct metrics *m); /* NULL is fine */
+/* Into the step that is being collected; the line keeps the order of the calls.  A name once a step. */
+void metrics_add(struct metrics *m, const char *name, double v);
+/* The line {"step": 7, "loss/policy": 0.5, ...} in one write, what is not finite as null, and a fresh start.
+ */
+int metrics_write(struct metrics *m, int64_t step, struct err *e);
+struct tensorboard *metrics_tensorboard(struct metrics *m); /* NULL when off */
 
 #endif

@@ -15,18 +15,24 @@
 struct tensorboard {
 	FILE *f;
 	char *path;
+	struct err bad; /* the first failure; empty: none */
 };
 
 uint32_t tb_crc32c(const void *data, size_t n)
 {
+	static uint32_t table[256];
 	const uint8_t *p = data;
 	uint32_t c = 0xffffffffu;
 
-	while (n--) {
-		c ^= *p++;
-		for (int k = 0; k < 8; k++)
-			c = c >> 1 ^ (c & 1 ? 0x82f63b78u : 0);
-	}
+	if (!table[1])
+		for (uint32_t i = 0; i < 256; i++) {
+			uint32_t t = i;
+			for (int k = 0; k < 8; k++)
+				t = t >> 1 ^ (t & 1 ? 0x82f63b78u : 0);
+			table[i] = t;
+		}
+	while (n--)
+		c = c >> 8 ^ table[(c ^ *p++) & 0xff];
 	return ~c;
 }
 
@@ -84,10 +90,10 @@ static void record(struct tensorboard *tb, const struct text *event)
 	uint64_t n = event->n;
 	uint32_t head = masked(&n, sizeof n), body = masked(event->s, event->n);
 
-	fwrite(&n, sizeof n, 1, tb->f);
-	fwrite(&head, sizeof head, 1, tb->f);
-	fwrite(event->s, 1, event->n, tb->f);
-	fwrite(&body, sizeof body, 1, tb->f);
+	if ((fwrite(&n, sizeof n, 1, tb->f) != 1 || fwrite(&head, sizeof head, 1, tb->f) != 1 ||
+	     fwrite(event->s, 1, event->n, tb->f) != event->n || fwrite(&body, sizeof body, 1, tb->f) != 1) &&
+	    !*tb->bad.msg)
+		err_set(&tb->bad, "cannot write %s: %s", tb->path, strerror(errno));
 }
 
 static double wall_time(void)
@@ -111,7 +117,22 @@ static void summary(struct tensorboard *tb, int64_t step, const struct text *val
 	text_free(&ev);
 }
 
-int tb_open(struct tensorboard **out, const char *dir, struct err *e)
+/* Event { session_log = 7 { status = 1: START = 1 } }: readers drop what earlier files hold from this step
+ * on. */
+static void restart(struct tensorboard *tb, int64_t step)
+{
+	struct text log = { 0 }, ev = { 0 };
+
+	put_int(&log, 1, 1);
+	put_double(&ev, 1, wall_time());
+	put_int(&ev, 2, step);
+	put_bytes(&ev, 7, log.s, log.n);
+	record(tb, &ev);
+	text_free(&log);
+	text_free(&ev);
+}
+
+int tb_open(struct tensorboard **out, const char *dir, int64_t step, struct err *e)
 {
 	static const char version[] = "brain.Event:2";
 	struct tensorboard *tb = mem_zero(1, sizeof *tb);
@@ -135,6 +156,7 @@ int tb_open(struct tensorboard **out, const char *dir, struct err *e)
 	put_bytes(&ev, 3, version, strlen(version));
 	record(tb, &ev);
 	text_free(&ev);
+	restart(tb, step + 1);
 	*out = tb;
 	return 0;
 }
@@ -151,7 +173,9 @@ void tb_close(struct tensorboard *tb)
 
 int tb_flush(struct tensorboard *tb, struct err *e)
 {
-	if (fflush(tb->f) || ferror(tb->f))
+	if (*tb->bad.msg)
+		return err_set(e, "%s", tb->bad.msg);
+	if (fflush(tb->f))
 		return err_set(e, "cannot write %s: %s", tb->path, strerror(errno));
 	return 0;
 }
@@ -169,12 +193,15 @@ void tb_scalar(struct tensorboard *tb, const char *tag, int64_t step, double v)
 void tb_image(struct tensorboard *tb, const char *tag, int64_t step, int w, int h, const uint8_t *rgb)
 {
 	struct text t = { 0 }, im = { 0 };
-	struct err ignored;
+	struct err bad;
 	uint8_t *png;
 	size_t n;
 
-	if (image_png(&png, &n, w, h, rgb, &ignored))
+	if (image_png(&png, &n, w, h, rgb, &bad)) {
+		if (!*tb->bad.msg)
+			tb->bad = bad;
 		return;
+	}
 	put_int(&im, 1, h);
 	put_int(&im, 2, w);
 	put_int(&im, 3, 3);
@@ -189,7 +216,7 @@ void tb_image(struct tensorboard *tb, const char *tag, int64_t step, int w, int 
 
 void tb_histogram(struct tensorboard *tb, const char *tag, int64_t step, const double *v, int64_t n)
 {
-	double lo = INFINITY, hi = -INFINITY, sum = 0, squares = 0, count = 0, limit[BUCKETS],
+	double lo = INFINITY, hi = -INFINITY, sum = 0, squares = 0, count = 0, greatest, limit[BUCKETS],
 	       bucket[BUCKETS] = { 0 };
 	struct text t = { 0 }, h = { 0 };
 
@@ -203,16 +230,21 @@ void tb_histogram(struct tensorboard *tb, const char *tag, int64_t step, const d
 		}
 	if (!count)
 		return;
-	double width = hi > lo ? (hi - lo) / BUCKETS : 1e-6;
-	for (int k = 0; k < BUCKETS; k++)
-		limit[k] = lo + width * (k + 1);
+	greatest = hi;
+	/* Divided first: a difference may overflow.  Equal values get buckets too. */
+	double width = hi / BUCKETS - lo / BUCKETS;
+	if (!(width > 0)) {
+		width = 1e-6 * fmax(1, fabs(lo));
+		hi = lo + width * BUCKETS;
+	}
+	for (int k = 1; k < BUCKETS; k++)
+		limit[k - 1] = (lo / BUCKETS) * (BUCKETS - k) + (hi / BUCKETS) * k;
+	limit[BUCKETS - 1] = hi;
 	for (int64_t i = 0; i < n; i++)
-		if (isfinite(v[i])) {
-			int k = (int)((v[i] - lo) / width);
-			bucket[k < BUCKETS ? k : BUCKETS - 1]++;
-		}
+		if (isfinite(v[i]))
+			bucket[(int)fmin((v[i] / 2 - lo / 2) / (width / 2), BUCKETS - 1)]++;
 	put_double(&h, 1, lo);
-	put_double(&h, 2, hi);
+	put_double(&h, 2, greatest);
 	put_double(&h, 3, count);
 	put_double(&h, 4, sum);
 	put_double(&h, 5, squares);

@@ -10,14 +10,15 @@
 #include <stdint.h>
 
 struct tensorboard;
-int tb_open(struct tensorboard **tb, const char *dir, struct err *e);
+/* A new file in `dir` (which exists) for a run that continues after `step`. */
+int tb_open(struct tensorboard **tb, const char *dir, int64_t step, struct err *e);
 void tb_close(struct tensorboard *tb); /* NULL is fine */
 void tb_scalar(struct tensorboard *tb, const char *tag, int64_t step, double v);
 void tb_image(struct tensorboard *tb, const char *tag, int64_t step, int w, int h, const uint8_t *rgb);
-void tb_histogram(struct tensorboard *tb, const char *tag, int64_t step, const double *v,
-		  int64_t n); /* NANs are left out */
+/* 30 equal buckets from the least to the greatest value; what is not finite is left out. */
+void tb_histogram(struct tensorboard *tb, const char *tag, int64_t step, const double *v, int64_t n);
 int tb_flush(struct tensorboard *tb, struct err *e);
 
-uint32_t tb_crc32c(const void *data, size_t n); /* Castagnoli, for the test */
+uint32_t tb_crc32c(const void *data, size_t n); /* Castagnoli; here for the test */
 
 #endif
