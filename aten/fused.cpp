@@ -5,6 +5,7 @@
 #include <c10/core/GradMode.h>
 #include <ATen/Parallel.h>
 #include <ATen/Version.h>
+#include <ATen/detail/CUDAHooksInterface.h>
 #include <cmath>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/version.h>
@@ -329,7 +330,7 @@ bool at_cuda_built(void)
 int at_cuda_devices(void)
 {
 #ifdef CONTRAFLOW_CUDA
-	return at::hasCUDA() ? at::detail::getCUDAHooks().deviceCount() : 0;
+	return at::hasCUDA() ? at::detail::getCUDAHooks().getNumGPUs() : 0;
 #else
 	return 0;
 #endif

@@ -13,7 +13,7 @@ MAY["models"] = {"base", "aten", "models"}
 MAY["sampler"] = {"base", "aten", "models", "sampler"}
 MAY["data"] = {"base", "data"}
 MAY["rewards"] = {"base", "data", "rewards"}
-LONGEST = 620
+LONGEST = 600
 
 
 def listed(path, builds):

@@ -58,17 +58,18 @@ declare -A wheel=(
 )
 # Installs the wheels of the libraries that LIBRARY of torch needs and the loader does not find. A wheel may need more.
 complete() { # LIBRARY
-	local missing lib tried=
+	local missing lib wheels tried=
 	while missing=$(ldd ".venv/lib/"python3.*"/site-packages/torch/lib/$1" | awk '/not found/ { print $1 }') &&
 		[[ -n $missing && $missing != "$tried" ]]; do
-		tried=$missing
+		wheels=()
 		for lib in $missing; do
-			[[ -n ${wheel[$lib]:-} ]] || fail "torch needs $lib and no known wheel has it: install it, then try again"
-			echo "${wheel[$lib]}"
-		done | sort -u | xargs .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps ||
-			fail "pip could not install the CUDA libraries that torch links; is the network there?"
+			[[ -n ${wheel[$lib]:-} ]] || fail "torch links $lib, which no known wheel holds: install it and try again"
+			wheels+=("${wheel[$lib]}")
+		done
+		pip --no-deps "${wheels[@]}" || fail "pip could not install ${wheels[*]}; is the network there?"
+		tried=$missing
 	done
-	[[ -z $missing ]] || fail "torch still does not find" $missing
+	[[ -z $missing ]] || fail "torch's $1 still does not find ${missing//$'\n'/ }"
 }
 
 echo "setup: installing torch 2.11.0 (libtorch)"
