@@ -1,4 +1,5 @@
-// bench_ops.cpp -- what an op costs through at.h, against ATen called directly: `ninja -C build aten/bench_ops`.
+// bench_ops.cpp -- what an op costs through at.h, against ATen called directly: `ninja -C build
+// aten/bench_ops`.
 #include "aten/at.h"
 #include <ATen/ATen.h>
 #include <algorithm>
@@ -40,13 +41,17 @@ int main()
 	at_scope *outer = at_begin(AT_NO_GRAD);
 	at_t a = at_full(DIMS(4), 1, AT_F32, AT_CPU), b = at_full(DIMS(4), 2, AT_F32, AT_CPU);
 	at_t w = at_full(DIMS(4, 4), 1, AT_F32, AT_CPU), x = at_full(DIMS(2, 4), 1, AT_F32, AT_CPU);
-	at::Tensor ta = at::ones({ 4 }), tb = at::ones({ 4 }), tw = at::ones({ 4, 4 }), tx = at::ones({ 2, 4 });
+	at::Tensor ta = at::ones({ 4 }), tb = at::ones({ 4 }), tw = at::ones({ 4, 4 }),
+		   tx = at::ones({ 2, 4 });
 	c10::NoGradGuard no_grad;
 
 	printf("%-34s %8s %8s %8s   ns a call\n", "", "ATen", "at.h", "overhead");
-	row("add of 4 elements, freed at once", best([&] { at::add(ta, tb); }), best([&] { at_drop(at_add_tt(a, b)); }));
-	row("linear 2x4 by 4x4", best([&] { at::linear(tx, tw); }), best([&] { at_drop(at_linear(x, w, nullptr)); }));
-	row("narrow (a view)", best([&] { ta.narrow(0, 1, 2); }), best([&] { at_drop(at_narrow(a, 0, 1, 2)); }));
+	row("add of 4 elements, freed at once", best([&] { at::add(ta, tb); }),
+	    best([&] { at_drop(at_add_tt(a, b)); }));
+	row("linear 2x4 by 4x4", best([&] { at::linear(tx, tw); }),
+	    best([&] { at_drop(at_linear(x, w, nullptr)); }));
+	row("narrow (a view)", best([&] { ta.narrow(0, 1, 2); }),
+	    best([&] { at_drop(at_narrow(a, 0, 1, 2)); }));
 	row("add in a scope of its own", best([&] { at::add(ta, tb); }), best([&] {
 		    at_scope *s = at_begin(AT_NO_GRAD);
 		    at_add_tt(a, b);

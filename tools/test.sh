@@ -3,7 +3,7 @@
 # and golden tests, the sanitizers over everything but libtorch, the format and the layers. One line a step; a log only
 # when a step fails. The last line counts tests.
 set -uo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/.." || exit 1
 tools/setup.sh --test || exit 1
 
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
@@ -45,7 +45,9 @@ golden() {
 		OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $python -m pytest -q -p no:cacheprovider "$@"
 }
 
-format() { git ls-files '*.c' '*.h' '*.cpp' '*.hpp' | xargs clang-format --dry-run --Werror; }
+# The style is version 14's; others break lines elsewhere.
+formatter=$(command -v clang-format-14 || command -v clang-format)
+format() { git ls-files '*.c' '*.h' '*.cpp' '*.hpp' | xargs "$formatter" --dry-run --Werror; }
 
 step "build with gcc, -Werror" build build-test gcc g++ -Dwerror=true
 step "build with clang, -Werror" build build-clang clang clang++ -Dwerror=true
@@ -55,7 +57,11 @@ step "unit tests with ASan and UBSan" env ASAN_OPTIONS=detect_leaks=1 UBSAN_OPTI
 	meson test -C build-asan --no-rebuild --suite unit --print-errorlogs
 step "golden tests (diffusers, PEFT, float64)" golden tests/golden
 step "commands, bad input, resume, ranks" golden tests/commands
-step "clang-format" format
+if [[ $("$formatter" --version) == *"version 14."* ]]; then
+	step "clang-format" format
+else
+	echo "clang-format: not checked, this is not version 14" && skipped=$((skipped + 1))
+fi
 step "layers, file sizes, file lists" $python tests/test_layers.py
 
 echo
