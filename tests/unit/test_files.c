@@ -124,7 +124,7 @@ static void test_zstd(void **state)
 
 	(void)state;
 	for (int i = 0; i < 100000; i++)
-		text_printf(&t, "%d,", i * i % 977);
+		text_printf(&t, "%u,", (unsigned)i * (unsigned)i % 977);
 	assert_int_equal(file_write_zstd(path, t.s, t.n, 3, &e), 0);
 	assert_int_equal(file_read_zstd(&data, &n, path, &e), 0);
 	assert_int_equal(n, t.n);
