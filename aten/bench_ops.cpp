@@ -39,8 +39,9 @@ int main()
 {
 	at_set_threads(1);
 	at_scope *outer = at_begin(AT_NO_GRAD);
-	at_t a = at_full(DIMS(4), 1, AT_F32, AT_CPU), b = at_full(DIMS(4), 2, AT_F32, AT_CPU);
-	at_t w = at_full(DIMS(4, 4), 1, AT_F32, AT_CPU), x = at_full(DIMS(2, 4), 1, AT_F32, AT_CPU);
+	const at_dims d4 = { 1, { 4 } }, d44 = { 2, { 4, 4 } }, d24 = { 2, { 2, 4 } };
+	at_t a = at_full(d4, 1, AT_F32, AT_CPU), b = at_full(d4, 2, AT_F32, AT_CPU);
+	at_t w = at_full(d44, 1, AT_F32, AT_CPU), x = at_full(d24, 1, AT_F32, AT_CPU);
 	at::Tensor ta = at::ones({ 4 }), tb = at::ones({ 4 }), tw = at::ones({ 4, 4 }),
 		   tx = at::ones({ 2, 4 });
 	c10::NoGradGuard no_grad;
