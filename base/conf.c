@@ -23,6 +23,8 @@ static int out_of_range(const struct value *v, const struct field *f, const char
 {
 	struct text t = { 0 };
 
+	if (f->min == 0 && f->max == 0)
+		return bad(v, text, "too large a number");
 	text_add(&t, "must be in [");
 	text_real(&t, f->min);
 	text_add(&t, ", ");
@@ -138,7 +140,11 @@ static int list_from_text(struct conf_list *l, const struct field *f, const char
 static int fill_list(struct conf_list *l, const struct field *f, const struct conf_node *n,
 		     const struct value *v)
 {
-	if (n->kind == NODE_SCALAR) {
+	if (n->kind == NODE_SCALAR && n->quoted && *n->value) { /* quotes keep commas together */
+		list_free(l);
+		if (list_push(l, f, n->value, strlen(n->value), v))
+			return -1;
+	} else if (n->kind == NODE_SCALAR) {
 		if (list_from_text(l, f, n->value, v))
 			return -1;
 	} else {
@@ -187,6 +193,32 @@ static bool names_field(const struct field *f, const char *path)
 	return false;
 }
 
+static const char *last_part(const char *path)
+{
+	const char *dot = strrchr(path, '.');
+	return dot ? dot + 1 : path;
+}
+
+/* The name that path most likely means: its last part in another section, a near name, a near last part. */
+static const char *meant(const char *path, const char *const *names)
+{
+	const char *parts[NAMES_MAX], *near;
+	int k = 0;
+
+	for (; names[k]; k++) {
+		parts[k] = last_part(names[k]);
+		if (!strcmp(parts[k], last_part(path)))
+			return names[k];
+	}
+	parts[k] = NULL;
+	if ((near = text_nearest(path, names)))
+		return near;
+	near = text_nearest(last_part(path), parts);
+	for (k = 0; near && parts[k] != near; k++)
+		;
+	return near ? names[k] : NULL;
+}
+
 static int unknown_key(const struct field *f, const struct conf_node *n, const char *path,
 		       const char *section, const char *const *others, struct err *e)
 {
@@ -199,7 +231,7 @@ static int unknown_key(const struct field *f, const struct conf_node *n, const c
 	for (int i = 0; others && others[i] && k < NAMES_MAX - 1; i++)
 		names[k++] = others[i];
 	names[k] = NULL;
-	near = text_nearest(path, names);
+	near = meant(path, names);
 	if (near)
 		return err_set(e, "%s: unknown key '%s%s%s'; did you mean '%s%s%s'?", n->where, section, dot,
 			       path, section, dot, near);

@@ -92,13 +92,38 @@ static int next(struct reader *r, yaml_event_t *ev)
 {
 	if (yaml_parser_parse(&r->parser, ev))
 		return 0;
-	return err_set(r->e, "%s:%zu: not valid YAML: %s", r->name, r->parser.problem_mark.line + 1,
-		       r->parser.problem ? r->parser.problem : "unreadable");
+	const char *problem = r->parser.problem ? r->parser.problem : "unreadable";
+	if (!r->line)
+		return err_set(r->e, "%s: not valid YAML: %s", r->name, problem);
+	return err_set(r->e, "%s:%zu: not valid YAML: %s", r->name, r->parser.problem_mark.line + 1, problem);
 }
 
 static char *place(const struct reader *r, const yaml_event_t *ev)
 {
 	return r->line ? mem_printf("%s:%zu", r->name, ev->start_mark.line + 1) : mem_str(r->name);
+}
+
+/* libyaml lets "\0" through, and a C string would end there unnoticed. */
+static bool has_nul(const yaml_event_t *ev)
+{
+	return strlen((const char *)ev->data.scalar.value) != ev->data.scalar.length;
+}
+
+/* A key with a dot would pass for a dotted path and yet never be found by one. */
+static char *read_key(const struct reader *r, const yaml_event_t *ev, const char *where)
+{
+	const char *key = (const char *)ev->data.scalar.value;
+
+	if (ev->type != YAML_SCALAR_EVENT || has_nul(ev)) {
+		err_set(r->e, "%s: a key must be a plain word", where);
+		return NULL;
+	}
+	if (strchr(key, '.')) {
+		err_set(r->e, "%s: key '%s' has a dot; write '%.*s:' and the rest indented below it", where,
+			key, (int)strcspn(key, "."), key);
+		return NULL;
+	}
+	return mem_str(key);
 }
 
 static struct conf_node *read_node(struct reader *r, yaml_event_t *ev, const char *key, int depth);
@@ -114,12 +139,8 @@ static int read_map(struct reader *r, struct conf_node *map, int depth)
 			yaml_event_delete(&ev);
 			return 0;
 		}
-		char *where = place(r, &ev), *key = NULL;
-		int ret = 0;
-		if (ev.type != YAML_SCALAR_EVENT)
-			ret = err_set(r->e, "%s: a key must be a plain word", where);
-		else
-			key = mem_str((const char *)ev.data.scalar.value);
+		char *where = place(r, &ev), *key = read_key(r, &ev, where);
+		int ret = key ? 0 : -1;
 		yaml_event_delete(&ev);
 		if (!ret && node_child(map, key, strlen(key)))
 			ret = err_set(r->e, "%s: key '%s' is given twice", where, key);
@@ -165,6 +186,8 @@ static struct conf_node *read_node(struct reader *r, yaml_event_t *ev, const cha
 
 	if (depth > 16) {
 		ret = err_set(r->e, "%s: nested too deeply", where);
+	} else if (ev->type == YAML_SCALAR_EVENT && has_nul(ev)) {
+		ret = err_set(r->e, "%s: a value with a NUL character", where);
 	} else if (ev->type == YAML_SCALAR_EVENT) {
 		n = node_new(NODE_SCALAR, key, where);
 		n->value = mem_str((const char *)ev->data.scalar.value);
@@ -295,6 +318,7 @@ int conf_set(struct conf_node *root, const char *assignment, struct err *e)
 	int ret = 0;
 	if (eq[1]) {
 		value = node_parse(eq + 1, strlen(eq + 1), where, false, e);
+		ret = value ? 0 : -1;
 	} else {
 		value = node_new(NODE_SCALAR, NULL, where);
 		value->value = mem_str("");

@@ -128,8 +128,12 @@ int file_commit(struct file_writer *w, struct err *e)
 {
 	int ret = 0;
 
-	if (ferror(w->f) || fflush(w->f) || fsync(fileno(w->f)))
+	/* ferror() remembers that a write failed, but not why; flushing what is left often meets it again. */
+	errno = 0;
+	if (fflush(w->f) || ferror(w->f) || fsync(fileno(w->f))) {
+		errno = errno ? errno : EIO;
 		ret = fail(e, "write", w->path);
+	}
 	if (fclose(w->f) && !ret)
 		ret = fail(e, "write", w->path);
 	w->f = NULL;
@@ -217,14 +221,22 @@ int file_rename_synced(const char *from, const char *to, struct err *e)
 
 int file_sync_tree(const char *path, struct err *e)
 {
-	int fd = open(path, O_RDONLY | O_CLOEXEC), ret = 0;
+	struct stat st;
+	int fd, ret = 0;
 
+	if (lstat(path, &st))
+		return fail(e, "sync", path);
+	if (!S_ISREG(st.st_mode) && !S_ISDIR(st.st_mode)) /* a link may lead nowhere, a pipe would wait */
+		return 0;
+	fd = open(path, O_RDONLY | O_CLOEXEC);
 	if (fd < 0)
 		return fail(e, "sync", path);
 	if (fsync(fd) && errno != EINVAL && errno != ENOTSUP)
 		ret = fail(e, "sync", path);
 	close(fd);
-	DIR *dir = opendir(path);
+	DIR *dir = S_ISDIR(st.st_mode) ? opendir(path) : NULL;
+	if (S_ISDIR(st.st_mode) && !dir && !ret)
+		ret = fail(e, "sync", path);
 	for (struct dirent *d; !ret && dir && (d = readdir(dir));)
 		if (strcmp(d->d_name, ".") && strcmp(d->d_name, "..")) {
 			char *inner = file_join(path, d->d_name);

@@ -8,8 +8,10 @@
 #include <string.h>
 
 #include <jpeglib.h>
+#include <jerror.h>
 
 #define MAX_PIXELS (64u << 20)
+#define MAX_SCANS  500 /* a progressive JPEG can ask for a pass over the whole picture every few bytes */
 
 void image_free(struct image *im)
 {
@@ -66,16 +68,36 @@ static void jpeg_trap_message(j_common_ptr c)
 	(void)c;
 }
 
+/* libjpeg paints what is missing grey and only warns; a picture that is scored must be whole. */
+static void jpeg_trap_warning(j_common_ptr c, int level)
+{
+	if (level < 0 && (c->err->msg_code == JWRN_JPEG_EOF || c->err->msg_code == JWRN_HIT_MARKER ||
+			  c->err->msg_code == JWRN_HUFF_BAD_CODE))
+		jpeg_trap_error(c);
+}
+
+static void jpeg_trap_scans(j_common_ptr c)
+{
+	struct jpeg_trap *t = (struct jpeg_trap *)c->err;
+
+	if (((j_decompress_ptr)c)->input_scan_number <= MAX_SCANS)
+		return;
+	snprintf(t->msg, sizeof t->msg, "more than %d scans", MAX_SCANS);
+	longjmp(t->out, 1);
+}
+
 static struct jpeg_error_mgr *jpeg_trap_init(struct jpeg_trap *t)
 {
 	jpeg_std_error(&t->mgr);
 	t->mgr.error_exit = jpeg_trap_error;
+	t->mgr.emit_message = jpeg_trap_warning;
 	t->mgr.output_message = jpeg_trap_message;
 	return &t->mgr;
 }
 
 static int read_jpeg(struct image *im, const struct file_map *m, const char *path, struct err *e)
 {
+	struct jpeg_progress_mgr watch = { .progress_monitor = jpeg_trap_scans };
 	struct jpeg_decompress_struct d;
 	struct jpeg_trap trap;
 
@@ -86,6 +108,7 @@ static int read_jpeg(struct image *im, const struct file_map *m, const char *pat
 		return err_set(e, "%s: not a valid JPEG: %s", path, trap.msg);
 	}
 	jpeg_create_decompress(&d);
+	d.progress = &watch;
 	jpeg_mem_src(&d, m->data, (unsigned long)m->size);
 	jpeg_read_header(&d, TRUE);
 	if (check_size(d.image_width, d.image_height, path, e)) {

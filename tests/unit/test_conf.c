@@ -17,7 +17,7 @@ struct inner {
 	char *kind;
 };
 struct sample {
-	int64_t steps;
+	int64_t steps, free;
 	bool fast;
 	char *name;
 	struct conf_list items;
@@ -26,6 +26,7 @@ struct sample {
 static const char *const kinds[] = { "linear", "cosine", NULL };
 static const struct field fields[] = {
 	FIELD(struct sample, steps, .init = "10", .min = 1, .max = 100, .doc = "how many"),
+	FIELD(struct sample, free, .init = "0", .doc = "any number"),
 	FIELD(struct sample, fast, .init = "false", .doc = "whether"),
 	FIELD(struct sample, name, .init = "x", .doc = "what"),
 	FIELD(struct sample, items, .init = "a, b", .min = 1, .max = 3, .doc = "which"),
@@ -102,6 +103,10 @@ static void test_values(void **state)
 	assert_int_equal(s.items.n, 2);
 	assert_string_equal(s.items.v[1], "v");
 	conf_release(&s, fields);
+	assert_string_equal(fill(&s, "items: \"p, q\"\n", NULL), ""); /* quoted: one entry */
+	assert_int_equal(s.items.n, 1);
+	assert_string_equal(s.items.v[0], "p, q");
+	conf_release(&s, fields);
 }
 
 static void test_mistakes(void **state)
@@ -135,6 +140,14 @@ static void test_mistakes(void **state)
 		{ "", "steps", { "--set steps", "KEY=VALUE", "" } },
 		{ "", "stesp=3", { "--set stesp=3", "did you mean 'steps'", "" } },
 		{ "steps: 3\n", "steps.x=3", { "--set", "'steps'", "not a section" } },
+		{ "", "items=[a", { "--set items=[a: not valid YAML", "", "" } },
+		{ "", "opt={rate: 0.1, rate: 0.2}", { "--set opt=", "'rate'", "twice" } },
+		{ "opt.rate: 0.5\n", NULL, { "t.yaml:1", "'opt.rate'", "has a dot" } },
+		{ "name: \"a\\0b\"\n", NULL, { "t.yaml:1", "NUL", "" } },
+		{ "\"name\\0x\": b\n", NULL, { "t.yaml:1", "a key", "" } },
+		{ "free: 99999999999999999999\n", NULL, { "t.yaml:1", "free", "too large" } },
+		{ "rate: 1\n", NULL, { "t.yaml:1", "'rate'", "did you mean 'opt.rate'" } },
+		{ "knd: linear\n", NULL, { "t.yaml:1", "'knd'", "did you mean 'opt.kind'" } },
 		{ "", "opt..rate=3", { "--set", "empty part", "" } },
 	};
 	struct sample s;

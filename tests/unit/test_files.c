@@ -10,6 +10,7 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
+#include <jpeglib.h>
 #include "base/file.h"
 #include "base/image.h"
 #include "base/json.h"
@@ -223,13 +224,70 @@ static void test_images(void **state)
 	free(path);
 }
 
+/* libjpeg fills what is missing with grey and calls it a warning. */
+static void test_jpeg_cut_short(void **state)
+{
+	uint8_t rgb[64 * 64 * 3];
+	struct jpeg_compress_struct c;
+	struct jpeg_error_mgr mgr;
+	unsigned char *data = NULL;
+	unsigned long n = 0;
+	char *path = at("p.jpg");
+	struct image im;
+	struct err e;
+
+	(void)state;
+	for (size_t i = 0; i < sizeof rgb; i++)
+		rgb[i] = (uint8_t)(i * i >> 3);
+	c.err = jpeg_std_error(&mgr);
+	jpeg_create_compress(&c);
+	jpeg_mem_dest(&c, &data, &n);
+	c.image_width = c.image_height = 64;
+	c.input_components = 3;
+	c.in_color_space = JCS_RGB;
+	jpeg_set_defaults(&c);
+	jpeg_start_compress(&c, TRUE);
+	while (c.next_scanline < 64) {
+		JSAMPROW row = rgb + 64 * 3 * c.next_scanline;
+		jpeg_write_scanlines(&c, &row, 1);
+	}
+	jpeg_finish_compress(&c);
+	jpeg_destroy_compress(&c);
+	assert_int_equal(file_write(path, data, n, &e), 0);
+	assert_int_equal(image_read(&im, path, &e), 0);
+	assert_int_equal(im.w, 64);
+	image_free(&im);
+	for (size_t cut = 3; cut < n; cut += 97) {
+		assert_int_equal(file_write(path, data, n - cut, &e), 0);
+		assert_int_equal(image_read(&im, path, &e), -1);
+		assert_non_null(strstr(e.msg, "p.jpg"));
+	}
+	free(data);
+	free(path);
+}
+
+/* A link to nowhere is not written through, and does not stop a checkpoint. */
+static void test_sync_of_links(void **state)
+{
+	char *dir = at("links"), *link = file_join(dir, "latest");
+	struct err e;
+
+	(void)state;
+	assert_int_equal(file_mkdirs(dir, &e), 0);
+	assert_int_equal(symlink("nowhere", link), 0);
+	assert_int_equal(file_sync_tree(dir, &e), 0);
+	free(link);
+	free(dir);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_hash),   cmocka_unit_test(test_atomic_write),
-		cmocka_unit_test(test_trees),  cmocka_unit_test(test_zstd),
-		cmocka_unit_test(test_text),   cmocka_unit_test(test_json),
-		cmocka_unit_test(test_images),
+		cmocka_unit_test(test_hash),          cmocka_unit_test(test_atomic_write),
+		cmocka_unit_test(test_trees),         cmocka_unit_test(test_zstd),
+		cmocka_unit_test(test_text),          cmocka_unit_test(test_json),
+		cmocka_unit_test(test_images),        cmocka_unit_test(test_jpeg_cut_short),
+		cmocka_unit_test(test_sync_of_links),
 	};
 	return cmocka_run_group_tests(tests, make_folder, drop_folder);
 }
