@@ -38,26 +38,23 @@ struct at_dims {
 enum at_dtype { AT_F32, AT_F64, AT_F16, AT_BF16, AT_I64, AT_I32, AT_U8, AT_BOOL };
 enum at_device { AT_CPU, AT_CUDA };
 
-/* ---- Scopes
- * ------------------------------------------------------------------------------------------------ */
+/* ---- Scopes -------------------------------------------------------------------------------------- */
 enum at_scope_flags { AT_GRAD_AS_IS = 0, AT_NO_GRAD = 1, AT_WITH_GRAD = 2 };
 struct at_scope;
 #define at_begin(flags) at_scope_begin((flags), __FILE__, __LINE__, __func__)
 struct at_scope *at_scope_begin(enum at_scope_flags flags, const char *file, int line, const char *func);
 void at_end(struct at_scope *s); /* s must be the innermost: checked */
-at_t at_escape(struct at_scope *s,
-	       at_t t); /* same handle, now owned one scope out; what s does not own passes through */
+/* The same handle, now owned one scope out; what s does not own passes through. */
+at_t at_escape(struct at_scope *s, at_t t);
 at_t at_return(struct at_scope *s, at_t t); /* at_escape + at_end, for `return` */
-void at_replace(
-    struct at_scope *s, at_t *slot,
-    at_t t); /* escape t into *slot; drop the old *slot if the enclosing scope owns it: loop-carried state */
+/* Loop-carried state: t escapes into *slot, and the old *slot is dropped if the enclosing scope owns it. */
+void at_replace(struct at_scope *s, at_t *slot, at_t t);
 at_t at_keep(at_t t);            /* caller owns a new reference; release with at_free */
-void at_free(at_t t);            /* NULL is fine */
+void at_free(at_t t);            /* NULL is fine; a tensor that a scope owns is refused */
 void at_set(at_t *slot, at_t t); /* at_free(*slot); *slot = at_keep(t): a struct field takes a new value */
 void at_drop(at_t t);            /* free a big temporary before its scope ends */
 
-/* ---- Making tensors
- * ----------------------------------------------------------------------------------------- */
+/* ---- Making tensors ------------------------------------------------------------------------------ */
 at_t at_empty(struct at_dims shape, enum at_dtype dt, enum at_device dev);
 at_t at_zeros(struct at_dims shape, enum at_dtype dt, enum at_device dev);
 at_t at_full(struct at_dims shape, double value, enum at_dtype dt, enum at_device dev);
@@ -67,12 +64,11 @@ at_t at_arange(int64_t n, enum at_dtype dt, enum at_device dev);
 at_t at_scalar(double v, enum at_dtype dt, enum at_device dev);         /* shape () */
 at_t at_from(const void *data, struct at_dims shape, enum at_dtype dt); /* copies; CPU */
 /* A CPU tensor over memory that is not ours: `release(ctx)` runs when the last reference goes (NULL: never).
- */
+ * The memory may be a read-only map: ops that work in place refuse it and every view of it. */
 at_t at_borrow(const void *data, struct at_dims shape, enum at_dtype dt, void (*release)(void *ctx),
 	       void *ctx);
 
-/* ---- Asking
- * ------------------------------------------------------------------------------------------------- */
+/* ---- Asking -------------------------------------------------------------------------------------- */
 int at_ndim(at_t x);
 int64_t at_size(at_t x, int dim); /* dim < 0 counts from the end */
 int64_t at_numel(at_t x);
@@ -88,15 +84,14 @@ double at_item(at_t x); /* one element, any dtype and device */
 void *at_data(at_t x);
 float *at_f32(at_t x); /* at_data of a float32 tensor: checked */
 int64_t *at_i64(at_t x);
-void at_copy_out(at_t x, void *out,
-		 enum at_dtype dt); /* contiguous values of x, converted, into caller's memory */
-bool at_finite(at_t x);             /* every element */
-bool at_equal(at_t a, at_t b);      /* same shape, dtype and bits of value */
+/* The values of x in row-major order, converted, into the caller's memory. */
+void at_copy_out(at_t x, void *out, enum at_dtype dt);
+bool at_finite(at_t x);        /* every element */
+bool at_equal(at_t a, at_t b); /* same shape, dtype and bits of value */
 bool at_requires_grad(at_t x);
 const char *at_describe(at_t x); /* "float32[2, 3] from at_linear"; a per-thread buffer */
 
-/* ---- Moving and shaping
- * ------------------------------------------------------------------------------------- */
+/* ---- Moving and shaping -------------------------------------------------------------------------- */
 at_t at_to(at_t x, enum at_dtype dt, enum at_device dev); /* x itself (a new handle) when nothing changes */
 at_t at_cast(at_t x, enum at_dtype dt);
 at_t at_contiguous(at_t x);
@@ -120,13 +115,12 @@ void at_split(int n, at_t *out, const int64_t *sizes, at_t x, int dim);
 at_t at_cat(int n, const at_t *x, int dim);
 at_t at_cat2(at_t a, at_t b, int dim);
 at_t at_stack(int n, const at_t *x, int dim);
-at_t at_pad(at_t x, struct at_dims before_after,
-	    double value); /* last dim first, as torch.nn.functional.pad */
+/* Last dim first, as torch.nn.functional.pad. */
+at_t at_pad(at_t x, struct at_dims before_after, double value);
 at_t at_flip(at_t x, int dim);
 void at_copy_(at_t dst, at_t src); /* in place, converting; broadcasts; no autograd through dst */
 
-/* ---- Arithmetic
- * --------------------------------------------------------------------------------------------- */
+/* ---- Arithmetic ---------------------------------------------------------------------------------- */
 at_t at_add_tt(at_t a, at_t b);
 at_t at_add_ts(at_t a, double b);
 at_t at_sub_tt(at_t a, at_t b);
@@ -170,8 +164,7 @@ void at_lerp_(at_t a, at_t b, double w);
 #define at_lerp(a, b, w) _Generic((w), at_t : at_lerp_tt, default : at_lerp_ts)(a, b, w)
 #endif
 
-/* ---- Reductions
- * --------------------------------------------------------------------------------------------- */
+/* ---- Reductions ---------------------------------------------------------------------------------- */
 at_t at_sum(at_t x); /* all elements -> () */
 at_t at_mean(at_t x);
 at_t at_sum_dim(at_t x, int dim, bool keep);
@@ -180,11 +173,11 @@ at_t at_mean_keep_batch(at_t x); /* (B, ...) -> (B, 1, ..., 1) of the same rank 
 at_t at_max(at_t x);
 at_t at_min(at_t x);
 at_t at_argmax(at_t x, int dim);
-at_t at_norm(at_t x);          /* Euclidean, all elements, accumulated in float64 -> () of x's dtype */
-double at_sum_squares(at_t x); /* accumulated in float64, fixed order */
+at_t at_norm(at_t x); /* Euclidean, all elements, accumulated in float64 -> () of x's dtype */
+/* In float64; on the CPU in a fixed order, so with the same bits for any number of threads. */
+double at_sum_squares(at_t x);
 
-/* ---- Linear algebra and layers
- * -------------------------------------------------------------------------------- */
+/* ---- Linear algebra and layers ------------------------------------------------------------------- */
 at_t at_matmul(at_t a, at_t b);
 at_t at_addmm(at_t c, at_t a, at_t b, double beta, double alpha); /* beta c + alpha a b */
 at_t at_linear(at_t x, at_t w, at_t b_or_null);                   /* x (..., in), w (out, in) */
@@ -200,46 +193,42 @@ at_t at_relu(at_t x);
 at_t at_softmax(at_t x, int dim);
 at_t at_embedding(at_t table, at_t index_i64);
 at_t at_upsample_nearest2(at_t x); /* (B, C, H, W) -> twice the height and width */
-/* Scaled dot-product attention of (B, H, S, K) tensors; scale 0 means 1/sqrt(K); bias may be NULL. */
+/* Scaled dot-product attention of (B, H, S, K) tensors; scale 0 means 1/sqrt(K); bias may be NULL.
+ * The result may be a view of (B, S, H, K): transposed and flattened without a copy. */
 at_t at_sdpa(at_t q, at_t k, at_t v, at_t bias_or_null, bool causal, double scale);
 
-/* Fused forms: the same formulas as the compositions named, fewer passes over memory. Differentiable. */
-at_t at_modulate(at_t x_BSD, at_t shift_B1D, at_t scale_B1D,
-		 double eps); /* layer_norm(x) * (1 + scale) + shift */
+/* Fused: layer_norm(x) * (1 + scale) + shift in fewer passes over memory. Differentiable. */
+at_t at_modulate(at_t x_BSD, at_t shift_B1D, at_t scale_B1D, double eps);
 
 /* One AdamW step (PyTorch's formula) in place on flat float32 vectors; step counts from 1. */
 void at_adamw_(at_t theta, at_t grad, at_t m, at_t v, double lr, double beta1, double beta2, double eps,
 	       double weight_decay, int64_t step);
 
-/* ---- Autograd
- * --------------------------------------------------------------------------------------------------- */
+/* ---- Autograd ------------------------------------------------------------------------------------ */
 void at_set_requires_grad(at_t leaf, bool on);
 bool at_grad_enabled(void);
-/* grads[i] = d loss / d leaves[i], owned by the innermost scope; a leaf that loss does not reach gets NULL.
- */
+/* grads[i] = d loss / d leaves[i], owned by the innermost scope; NULL where loss does not reach. */
 void at_grad(at_t loss, int n, const at_t *leaves, at_t *grads);
 /* Activation checkpointing: out[0..m) = f(ctx, in) without keeping what lies between; the backward runs f
- * again. f must be a function of its inputs and of `ctx` (which must live until the backward), and use no
+ * again.  f must be a function of its inputs and of `ctx` (which must live until the backward), and use no
  * other tensor that needs a gradient except those listed in `in`. */
 void at_checkpoint(void (*f)(void *ctx, const at_t *in, at_t *out), void *ctx, int n, const at_t *in, int m,
 		   at_t *out);
 
-/* ---- Machine
- * ---------------------------------------------------------------------------------------------------- */
+/* ---- Machine ------------------------------------------------------------------------------------- */
 void at_set_threads(int n); /* intra-op threads of every later op of the process */
 int at_threads(void);
 bool at_cuda_built(void);
 int at_cuda_devices(void);    /* 0 without a driver or in a CPU build */
 const char *at_version(void); /* "2.11.0, AVX512, mkl" */
 
-/* ---- Failure and introspection
- * ------------------------------------------------------------------------------- */
+/* ---- Failure and introspection ------------------------------------------------------------------- */
 typedef void at_panic_fn(const char *message);
 at_panic_fn *at_set_panic(at_panic_fn *fn); /* must not return; default prints and aborts */
-void at_panic_context(const char *fmt, ...)
-    __attribute__((format(printf, 1, 2))); /* "rank 3, step 17": in every later panic message */
-void at_unwind(void);                      /* close every scope of this thread (tests) */
-int64_t at_live(void);                     /* handles alive in the process */
+/* "rank 3, step 17": in every later panic message. */
+void at_panic_context(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+void at_unwind(void);  /* close every scope of this thread (tests) */
+int64_t at_live(void); /* handles alive in the process */
 
 #ifdef __cplusplus
 }

@@ -1,60 +1,70 @@
 // autograd.cpp -- gradients to a list of leaves, and activation checkpointing through a C callback.
 #include "aten/shim.hpp"
-#include <ATen/ATen.h>
 #include <torch/csrc/autograd/autograd.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 namespace
 {
+using torch::autograd::AutogradContext;
+using torch::autograd::variable_list;
+
+// A scope that closes however its block is left.
+struct scope_guard {
+	at_scope *s;
+	scope_guard() : s(at_scope_begin(AT_GRAD_AS_IS, __FILE__, __LINE__, "at_checkpoint")) {}
+	scope_guard(const scope_guard &) = delete;
+	~scope_guard() { at_end(s); }
+};
+
 // Runs f over handles of its own scope and collects its outputs.
-std::vector<at::Tensor> run_block(void (*f)(void *ctx, const at_t *in, at_t *out), void *ctx,
-				  const std::vector<at::Tensor> &in, size_t m)
+variable_list run_block(shim::callback f, void *ctx, at::TensorList in, size_t m)
 {
-	at_scope *s = at_begin(AT_GRAD_AS_IS);
+	scope_guard scope;
 	std::vector<at_t> handle, result(m, nullptr);
+	variable_list out;
+
 	for (const at::Tensor &x : in)
 		handle.push_back(shim::wrap("checkpoint input", x));
-	f(ctx, handle.data(), result.data());
-	std::vector<at::Tensor> out;
+	shim::call_back(f, ctx, handle.data(), result.data());
 	for (at_t t : result) {
-		shim::need(t);
+		if (!t)
+			throw std::runtime_error("the checkpointed function left an output NULL");
 		out.push_back(t->v);
 	}
-	at_end(s);
 	return out;
 }
 
 struct Checkpoint : torch::autograd::Function<Checkpoint> {
-	static torch::autograd::variable_list forward(torch::autograd::AutogradContext *ac, int64_t f,
-						      int64_t ctx, int64_t m, at::TensorList in)
+	static variable_list forward(AutogradContext *ac, int64_t f, int64_t ctx, int64_t m,
+				     at::TensorList in)
 	{
 		ac->saved_data["f"] = f;
 		ac->saved_data["ctx"] = ctx;
 		ac->save_for_backward(in.vec());
-		return run_block(reinterpret_cast<void (*)(void *, const at_t *, at_t *)>(f),
-				 reinterpret_cast<void *>(ctx), in.vec(), static_cast<size_t>(m));
+		ac->set_materialize_grads(
+		    false); // an output without a gradient takes no part in the backward
+		return run_block(reinterpret_cast<shim::callback>(f), reinterpret_cast<void *>(ctx), in,
+				 static_cast<size_t>(m));
 	}
 
-	static torch::autograd::variable_list backward(torch::autograd::AutogradContext *ac,
-						       torch::autograd::variable_list grad_out)
+	static variable_list backward(AutogradContext *ac, variable_list grad_out)
 	{
-		auto f =
-		    reinterpret_cast<void (*)(void *, const at_t *, at_t *)>(ac->saved_data["f"].toInt());
+		auto f = reinterpret_cast<shim::callback>(ac->saved_data["f"].toInt());
 		auto *ctx = reinterpret_cast<void *>(ac->saved_data["ctx"].toInt());
-		std::vector<at::Tensor> leaf, wanted, out, seed;
+		at::AutoGradMode with_grad(true);
+		variable_list leaf, wanted, out, seed, found, grads(3); // f, ctx and m have none
+
 		for (const at::Tensor &x : ac->get_saved_variables())
 			leaf.push_back(x.detach().set_requires_grad(x.requires_grad()));
 		for (const at::Tensor &x : leaf)
 			if (x.requires_grad())
 				wanted.push_back(x);
-		at::AutoGradMode with_grad(true);
-		std::vector<at::Tensor> all = run_block(f, ctx, leaf, grad_out.size());
-		for (size_t i = 0; i < all.size(); i++)
-			if (all[i].requires_grad() && grad_out[i].defined()) {
-				out.push_back(all[i]);
+		variable_list again = run_block(f, ctx, leaf, grad_out.size());
+		for (size_t i = 0; i < again.size(); i++)
+			if (again[i].requires_grad() && grad_out[i].defined()) {
+				out.push_back(again[i]);
 				seed.push_back(grad_out[i]);
 			}
-		torch::autograd::variable_list grads(3), found;
 		if (!out.empty())
 			found = torch::autograd::grad(out, wanted, seed, c10::nullopt, false, true);
 		size_t next = 0;
@@ -63,6 +73,16 @@ struct Checkpoint : torch::autograd::Function<Checkpoint> {
 		return grads;
 	}
 };
+
+variable_list list_of(int n, const at_t *x)
+{
+	variable_list v;
+	for (int i = 0; i < n; i++) {
+		shim::need(x[i]);
+		v.push_back(x[i]->v);
+	}
+	return v;
+}
 } // namespace
 
 extern "C" {
@@ -74,11 +94,7 @@ void at_set_requires_grad(at_t leaf, bool on)
 void at_grad(at_t loss, int n, const at_t *leaves, at_t *grads)
 {
 	shim::run("at_grad", { loss }, [&] {
-		std::vector<at::Tensor> in;
-		for (int i = 0; i < n; i++) {
-			shim::need(leaves[i]);
-			in.push_back(leaves[i]->v);
-		}
+		variable_list in = list_of(n, leaves);
 		auto found = torch::autograd::grad({ loss->v }, in, {}, c10::nullopt, false, true);
 		for (int i = 0; i < n; i++) {
 			const at::Tensor &g = found[static_cast<size_t>(i)];
@@ -90,12 +106,8 @@ void at_grad(at_t loss, int n, const at_t *leaves, at_t *grads)
 void at_checkpoint(void (*f)(void *ctx, const at_t *in, at_t *out), void *ctx, int n, const at_t *in, int m,
 		   at_t *out)
 {
-	shim::run("at_checkpoint", {}, [&] {
-		std::vector<at::Tensor> x;
-		for (int i = 0; i < n; i++) {
-			shim::need(in[i]);
-			x.push_back(in[i]->v);
-		}
+	shim::run("at_checkpoint", shim::operands(in, static_cast<size_t>(n)), [&] {
+		variable_list x = list_of(n, in);
 		auto y = Checkpoint::apply(reinterpret_cast<int64_t>(f), reinterpret_cast<int64_t>(ctx),
 					   static_cast<int64_t>(m), at::TensorList(x));
 		for (int i = 0; i < m; i++)

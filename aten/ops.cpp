@@ -1,7 +1,7 @@
 // ops.cpp -- one wrapper is one ATen call.
 #include "aten/shim.hpp"
 #include <ATen/ATen.h>
-#include <c10/core/GradMode.h>
+#include <algorithm>
 
 using shim::call;
 using shim::run;
@@ -12,11 +12,35 @@ c10::optional<at::Tensor> maybe(at_t t)
 {
 	return t ? c10::optional<at::Tensor>(t->v) : c10::nullopt;
 }
+
+// Sixteen running sums over a piece of a fixed size, without fused multiply-adds: the same bits with every
+// instruction set and any number of threads.
+template <class T> inline __attribute__((always_inline)) double squares(const T *p, int64_t n)
+{
+	double s[16] = { 0 };
+	int64_t i = 0;
+	for (; i + 16 <= n; i += 16)
+		for (int k = 0; k < 16; k++)
+			s[k] += static_cast<double>(p[i + k]) * static_cast<double>(p[i + k]);
+	for (; i < n; i++)
+		s[0] += static_cast<double>(p[i]) * static_cast<double>(p[i]);
+	for (int half = 8; half; half /= 2)
+		for (int k = 0; k < half; k++)
+			s[k] += s[k + half];
+	return s[0];
+}
+KERNEL double squares_f32(const float *p, int64_t n)
+{
+	return squares(p, n);
+}
+KERNEL double squares_f64(const double *p, int64_t n)
+{
+	return squares(p, n);
+}
 } // namespace
 
 extern "C" {
-// ---- Arithmetic
-// ---------------------------------------------------------------------------------------------------
+// ---- Arithmetic ------------------------------------------------------------------------------------------
 at_t at_add_tt(at_t a, at_t b)
 {
 	return call("at_add", { a, b }, [&] { return at::add(a->v, b->v); });
@@ -137,41 +161,45 @@ at_t at_ge(at_t a, double b)
 void at_add_(at_t a, at_t b)
 {
 	run("at_add_", { a, b }, [&] {
-		c10::NoGradGuard no_grad;
+		at::NoGradGuard no_grad;
+		shim::need_writable(a->v);
 		a->v.add_(b->v);
 	});
 }
 void at_add_scaled_(at_t a, at_t b, double scale)
 {
 	run("at_add_scaled_", { a, b }, [&] {
-		c10::NoGradGuard no_grad;
+		at::NoGradGuard no_grad;
+		shim::need_writable(a->v);
 		a->v.add_(b->v, scale);
 	});
 }
 void at_mul_(at_t a, double b)
 {
 	run("at_mul_", { a }, [&] {
-		c10::NoGradGuard no_grad;
+		at::NoGradGuard no_grad;
+		shim::need_writable(a->v);
 		a->v.mul_(b);
 	});
 }
 void at_zero_(at_t a)
 {
 	run("at_zero_", { a }, [&] {
-		c10::NoGradGuard no_grad;
+		at::NoGradGuard no_grad;
+		shim::need_writable(a->v);
 		a->v.zero_();
 	});
 }
 void at_lerp_(at_t a, at_t b, double w)
 {
 	run("at_lerp_", { a, b }, [&] {
-		c10::NoGradGuard no_grad;
+		at::NoGradGuard no_grad;
+		shim::need_writable(a->v);
 		a->v.lerp_(b->v, w);
 	});
 }
 
-// ---- Reductions
-// ---------------------------------------------------------------------------------------------------
+// ---- Reductions ------------------------------------------------------------------------------------------
 at_t at_sum(at_t x)
 {
 	return call("at_sum", { x }, [&] { return at::sum(x->v); });
@@ -194,7 +222,7 @@ at_t at_mean_keep_batch(at_t x)
 		std::vector<int64_t> dims;
 		for (int64_t d = 1; d < x->v.dim(); d++)
 			dims.push_back(d);
-		return at::mean(x->v, dims, true);
+		return dims.empty() ? x->v.alias() : at::mean(x->v, dims, true); // no dims would mean all
 	});
 }
 at_t at_max(at_t x)
@@ -219,28 +247,29 @@ double at_sum_squares(at_t x)
 	double out = 0;
 	run("at_sum_squares", { x }, [&] {
 		at::Tensor t = x->v.detach();
-		if (!t.device().is_cpu() || t.scalar_type() != at::kFloat) {
+		if (!t.device().is_cpu()) {
 			out = t.to(at::kDouble).square().sum().item<double>();
 			return;
 		}
-		// Eight running sums: a fixed order whatever the number of threads, and the compiler can
-		// vectorise it.
-		t = t.contiguous();
-		const float *p = t.data_ptr<float>();
-		double s[8] = { 0 };
-		int64_t n = t.numel(), i = 0;
-		for (; i + 8 <= n; i += 8)
-			for (int k = 0; k < 8; k++)
-				s[k] += static_cast<double>(p[i + k]) * p[i + k];
-		for (; i < n; i++)
-			s[0] += static_cast<double>(p[i]) * p[i];
-		out = ((s[0] + s[1]) + (s[2] + s[3])) + ((s[4] + s[5]) + (s[6] + s[7]));
+		t = t.to(t.scalar_type() == at::kFloat ? at::kFloat : at::kDouble).contiguous();
+		const int64_t n = t.numel(), piece = 1 << 15, pieces = (n + piece - 1) / piece;
+		std::vector<double> part(static_cast<size_t>(pieces));
+		shim::parallel(pieces, 4, [&](int64_t from, int64_t to) {
+			for (int64_t i = from; i < to; i++) {
+				int64_t at = i * piece, length = std::min(n - at, piece);
+				part[static_cast<size_t>(i)] =
+				    t.scalar_type() == at::kFloat
+					? squares_f32(t.const_data_ptr<float>() + at, length)
+					: squares_f64(t.const_data_ptr<double>() + at, length);
+			}
+		});
+		for (double p : part)
+			out += p;
 	});
 	return out;
 }
 
-// ---- Linear algebra and layers
-// ------------------------------------------------------------------------------------
+// ---- Linear algebra and layers ---------------------------------------------------------------------------
 at_t at_matmul(at_t a, at_t b)
 {
 	return call("at_matmul", { a, b }, [&] { return at::matmul(a->v, b->v); });
@@ -251,29 +280,26 @@ at_t at_addmm(at_t c, at_t a, at_t b, double beta, double alpha)
 }
 at_t at_linear(at_t x, at_t w, at_t b)
 {
-	return call("at_linear", { x, w }, [&] { return at::linear(x->v, w->v, maybe(b)); });
+	return call("at_linear", { x, w }, { b }, [&] { return at::linear(x->v, w->v, maybe(b)); });
 }
 at_t at_conv2d(at_t x, at_t w, at_t b, int stride, int padding)
 {
-	return call("at_conv2d", { x, w }, [&] { return at::conv2d(x->v, w->v, maybe(b), stride, padding); });
+	return call("at_conv2d", { x, w }, { b },
+		    [&] { return at::conv2d(x->v, w->v, maybe(b), stride, padding); });
 }
 at_t at_group_norm(at_t x, int groups, at_t w, at_t b, double eps)
 {
-	return call("at_group_norm", { x },
+	return call("at_group_norm", { x }, { w, b },
 		    [&] { return at::group_norm(x->v, groups, maybe(w), maybe(b), eps); });
 }
 at_t at_layer_norm(at_t x, at_t w, at_t b, double eps)
 {
-	return call("at_layer_norm", { x },
+	return call("at_layer_norm", { x }, { w, b },
 		    [&] { return at::layer_norm(x->v, { x->v.size(-1) }, maybe(w), maybe(b), eps); });
 }
 at_t at_silu(at_t x)
 {
 	return call("at_silu", { x }, [&] { return at::silu(x->v); });
-}
-at_t at_gelu(at_t x, bool tanh_approximation)
-{
-	return call("at_gelu", { x }, [&] { return at::gelu(x->v, tanh_approximation ? "tanh" : "none"); });
 }
 at_t at_sigmoid(at_t x)
 {
@@ -300,14 +326,6 @@ at_t at_upsample_nearest2(at_t x)
 	return call("at_upsample_nearest2", { x }, [&] {
 		return at::upsample_nearest2d(x->v, { 2 * x->v.size(2), 2 * x->v.size(3) }, c10::nullopt,
 					      c10::nullopt);
-	});
-}
-at_t at_sdpa(at_t q, at_t k, at_t v, at_t bias, bool causal, double scale)
-{
-	return call("at_sdpa", { q, k, v }, [&] {
-		return at::scaled_dot_product_attention(q->v, k->v, v->v, maybe(bias), 0.0, causal,
-							scale != 0 ? c10::optional<double>(scale)
-								   : c10::nullopt);
 	});
 }
 }

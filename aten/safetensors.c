@@ -1,3 +1,4 @@
+/* safetensors.c -- every byte of a header is somebody else's: nothing is believed before it is checked. */
 #include "aten/safetensors.h"
 #include "base/file.h"
 #include "base/json.h"
@@ -46,8 +47,7 @@ static const char *st_dtype_name(enum at_dtype dt)
 	return "?";
 }
 
-/* ---- Reading
- * ------------------------------------------------------------------------------------------------------ */
+/* ---- Reading ---------------------------------------------------------------------------------------- */
 
 static int parse_dtype(struct st_entry *x, const json_t *j, struct err *e)
 {
@@ -58,13 +58,17 @@ static int parse_dtype(struct st_entry *x, const json_t *j, struct err *e)
 			x->dtype = dtype_table[i].dt;
 			return 0;
 		}
-	return err_set(e, "tensor '%s' has dtype %s, which is not supported", x->name,
-		       name ? name : "(none)");
+	return name ? err_set(
+			  e,
+			  "tensor '%s' has dtype %.40s; there are F32, F64, F16, BF16, I64, I32, U8 and BOOL",
+			  x->name, name)
+		    : err_set(e, "tensor '%s' has no dtype", x->name);
 }
 
 static int parse_shape(struct st_entry *x, const json_t *j, size_t *bytes, struct err *e)
 {
 	const json_t *shape = json_object_get(j, "shape");
+	size_t room = at_dtype_size(x->dtype);
 
 	if (!json_is_array(shape))
 		return err_set(e, "tensor '%s' has no shape", x->name);
@@ -74,10 +78,13 @@ static int parse_shape(struct st_entry *x, const json_t *j, size_t *bytes, struc
 	x->shape.n = (int)json_array_size(shape);
 	for (int i = 0; i < x->shape.n; i++) {
 		const json_t *d = json_array_get(shape, (size_t)i);
+		size_t size = (size_t)json_integer_value(d);
+		/* Strides are products of the sizes even where a size of 0 leaves no bytes. */
 		if (!json_is_integer(d) || json_integer_value(d) < 0 ||
-		    __builtin_mul_overflow(*bytes, (size_t)json_integer_value(d), bytes))
+		    __builtin_mul_overflow(room, size ? size : 1, &room) || room > INT64_MAX)
 			return err_set(e, "tensor '%s' has an impossible shape", x->name);
 		x->shape.d[i] = json_integer_value(d);
+		*bytes *= size;
 	}
 	return 0;
 }
@@ -326,8 +333,7 @@ int st_take(at_t *out, const struct st_file *f, const char *name, struct at_dims
 	return 0;
 }
 
-/* ---- Writing
- * ------------------------------------------------------------------------------------------------------ */
+/* ---- Writing ---------------------------------------------------------------------------------------- */
 
 static int item_order(const void *a, const void *b)
 {
@@ -337,61 +343,99 @@ static int item_order(const void *a, const void *b)
 	return sx != sy ? (sx > sy ? -1 : 1) : strcmp(x->name, y->name);
 }
 
-static char *make_header(const struct st_item **order, int n, const struct st_meta_item *meta, int n_meta)
+/* A string that JSON cannot hold (it is not UTF-8) must not vanish from the file without a word. */
+static int set_string(json_t *o, const char *key, const char *value, struct err *e)
 {
-	json_t *root = json_object();
-	size_t at = 0;
+	json_t *v = json_string(value);
 
-	if (n_meta) {
-		json_t *m = json_object();
-		for (int i = 0; i < n_meta; i++)
-			json_object_set_new(m, meta[i].key, json_string(meta[i].value));
-		json_object_set_new(root, "__metadata__", m);
+	if (!v)
+		return err_set(e, "metadata '%s' is not text in UTF-8", key);
+	if (json_object_set_new(o, key, v))
+		return err_set(e, "a metadata key is not text in UTF-8");
+	return 0;
+}
+
+static int add_item(json_t *root, const struct st_item *item, size_t *at, struct err *e)
+{
+	enum at_dtype dt = at_dtype_of(item->t);
+	struct at_dims s = at_shape(item->t);
+	size_t end = *at + (size_t)at_numel(item->t) * at_dtype_size(dt);
+	json_t *shape = json_array(), *x;
+
+	for (int k = 0; k < s.n; k++)
+		json_array_append_new(shape, json_integer(s.d[k]));
+	x = json_pack("{s:s, s:o, s:[I, I]}", "dtype", st_dtype_name(dt), "shape", shape, "data_offsets",
+		      (json_int_t)*at, (json_int_t)end);
+	*at = end;
+	if (json_object_get(root, item->name) || !strcmp(item->name, "__metadata__")) {
+		json_decref(x);
+		return strcmp(item->name, "__metadata__")
+			   ? err_set(e, "there cannot be two tensors '%s'", item->name)
+			   : err_set(e, "a tensor cannot be named __metadata__");
 	}
-	for (int i = 0; i < n; i++) {
-		struct at_dims s = at_shape(order[i]->t);
-		size_t bytes = (size_t)at_numel(order[i]->t) * at_dtype_size(at_dtype_of(order[i]->t));
-		json_t *shape = json_array(), *x = json_object();
-		for (int k = 0; k < s.n; k++)
-			json_array_append_new(shape, json_integer(s.d[k]));
-		json_object_set_new(x, "dtype", json_string(st_dtype_name(at_dtype_of(order[i]->t))));
-		json_object_set_new(x, "shape", shape);
-		json_object_set_new(x, "data_offsets",
-				    json_pack("[I, I]", (json_int_t)at, (json_int_t)(at + bytes)));
-		json_object_set_new(root, order[i]->name, x);
-		at += bytes;
+	if (json_object_set_new(root, item->name, x))
+		return err_set(e, "the name of a tensor is not text in UTF-8");
+	return 0;
+}
+
+/* The header's JSON; free() it. NULL when the items do not make a file. */
+static char *make_header(const struct st_item **order, int n, const struct st_meta_item *meta, int n_meta,
+			 struct err *e)
+{
+	json_t *root = json_object(), *m = json_object();
+	char *text = NULL;
+	size_t at = 0;
+	int ret = 0;
+
+	for (int i = 0; i < n_meta && !ret; i++)
+		ret = set_string(m, meta[i].key, meta[i].value, e);
+	if (n_meta)
+		json_object_set(root, "__metadata__", m);
+	for (int i = 0; i < n && !ret; i++)
+		ret = add_item(root, order[i], &at, e);
+	if (!ret)
+		text = json_dumps(root, JSON_COMPACT);
+	if (text && strlen(text) > HEADER_MAX) {
+		err_set(e, "the header would have %zu bytes; at most %u are read back", strlen(text),
+			HEADER_MAX);
+		free(text);
+		text = NULL;
 	}
-	char *text = json_dumps(root, JSON_COMPACT);
+	json_decref(m);
 	json_decref(root);
 	return text;
 }
 
-/* Hands the file's bytes to put() piece by piece. */
+/* Hands the file's bytes to put() piece by piece; an error is about the items, put() keeps its own. */
 static int emit(int (*put)(void *ctx, const void *p, size_t n), void *ctx, const struct st_item *items, int n,
-		const struct st_meta_item *meta, int n_meta)
+		const struct st_meta_item *meta, int n_meta, struct err *e)
 {
 	const struct st_item **order = mem_zero((size_t)n + 1, sizeof *order);
 	uint8_t length[8];
-	int ret;
+	int stop;
 
 	for (int i = 0; i < n; i++)
 		order[i] = &items[i];
 	qsort(order, (size_t)n, sizeof *order, item_order);
-	char *header = make_header(order, n, meta, n_meta);
+	char *header = make_header(order, n, meta, n_meta, e);
+	if (!header) {
+		free(order);
+		return -1;
+	}
 	size_t size = strlen(header), padded = (size + 7) / 8 * 8;
 	for (int i = 0; i < 8; i++)
 		length[i] = (uint8_t)(padded >> (8 * i));
-	ret = put(ctx, length, 8) || put(ctx, header, size) || put(ctx, "        ", padded - size);
-	for (int i = 0; i < n && !ret; i++) {
+	stop = put(ctx, length, 8) || put(ctx, header, size) || put(ctx, "        ", padded - size);
+	for (int i = 0; i < n && !stop; i++) {
 		struct at_scope *s = at_begin(AT_NO_GRAD);
 		at_t t = at_contiguous(at_to(at_detach(order[i]->t), at_dtype_of(order[i]->t), AT_CPU));
 		if (at_numel(t))
-			ret = put(ctx, at_data(t), (size_t)at_numel(t) * at_dtype_size(at_dtype_of(t)));
+			stop = put(ctx, at_data(t), (size_t)at_numel(t) * at_dtype_size(at_dtype_of(t)));
 		at_end(s);
 	}
 	free(header);
 	free(order);
-	return ret ? -1 : 0;
+	return 0;
 }
 
 static int put_file(void *ctx, const void *p, size_t n)
@@ -412,9 +456,11 @@ int st_write(const char *path, const struct st_item *items, int n, const struct 
 
 	if (file_begin(&w, path, e))
 		return -1;
-	/* A short write shows in the stream's error flag, which file_commit reports. */
-	emit(put_file, w.f, items, n, meta, n_meta);
-	return file_commit(&w, e);
+	if (emit(put_file, w.f, items, n, meta, n_meta, e)) {
+		file_drop(&w);
+		return err_in(e, "%s", path);
+	}
+	return file_commit(&w, e); /* a short write shows in the stream's error flag */
 }
 
 int st_write_bytes(char **data, size_t *size, const struct st_item *items, int n,
@@ -422,8 +468,10 @@ int st_write_bytes(char **data, size_t *size, const struct st_item *items, int n
 {
 	struct text t = { 0 };
 
-	(void)e;
-	emit(put_text, &t, items, n, meta, n_meta);
+	if (emit(put_text, &t, items, n, meta, n_meta, e)) {
+		text_free(&t);
+		return -1;
+	}
 	*data = t.s;
 	*size = t.n;
 	return 0;

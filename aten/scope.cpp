@@ -1,13 +1,12 @@
 // scope.cpp -- handles, scopes, and what happens when an op fails.
 #include "aten/shim.hpp"
-#include <ATen/core/grad_mode.h>
-#include <ATen/ops/empty.h>
 #include <atomic>
+#include <csetjmp>
 #include <cstdarg>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <stdexcept>
+#include <string>
 
 struct at_scope {
 	at_scope *outer;
@@ -23,53 +22,43 @@ namespace
 thread_local at_scope *top;
 std::atomic<int64_t> live { 0 };
 
-[[noreturn]] void default_panic(const char *m)
-{
-	fprintf(stderr, "%s\n", m);
-	abort();
-}
-std::atomic<at_panic_fn *> panic { default_panic };
-thread_local char msg[8192];
-char context[256];
+// ---- Handles and scopes come and go by the hundred thousand: lists of free ones, per thread, spare the
+// allocator.
+thread_local at_tensor *spare;
+thread_local int n_spare;
+thread_local at_scope *spare_scope;
 
-void add(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
-void add(const char *fmt, ...)
-{
-	size_t n = strlen(msg);
-	va_list ap;
-	va_start(ap, fmt);
-	vsnprintf(msg + n, sizeof msg - n, fmt, ap);
-	va_end(ap);
-}
-
-// Handles come and go by the hundred thousand: a list of free ones, per thread, spares the allocator.
-struct freelist {
-	at_tensor *head = nullptr;
-	int n = 0;
-	~freelist()
+struct janitor {
+	~janitor()
 	{
-		while (head) {
-			at_tensor *t = head;
-			head = t->next;
+		while (at_tensor *t = spare) {
+			spare = t->next;
 			delete t;
 		}
+		n_spare = 1 << 30; // what dies later in this thread is deleted at once
+		while (at_scope *s = spare_scope) {
+			spare_scope = s->outer;
+			delete s;
+		}
 	}
+	void hire() {}
 };
-thread_local freelist spare;
+thread_local janitor cleaner; // apart from the lists: only the slow path pays for a destructor's registration
 
 at_tensor *new_handle(const char *op, at::Tensor &&v)
 {
-	at_tensor *t = spare.head;
+	at_tensor *t = spare;
 	if (t) {
-		spare.head = t->next;
-		spare.n--;
+		spare = t->next;
+		n_spare--;
 		t->v = std::move(v);
 		t->op = op;
+		t->owner = nullptr;
+		t->prev = t->next = nullptr;
 	} else {
+		cleaner.hire();
 		t = new at_tensor { std::move(v), op, nullptr, nullptr, nullptr };
 	}
-	t->owner = nullptr;
-	t->prev = t->next = nullptr;
 	live.fetch_add(1, std::memory_order_relaxed);
 	return t;
 }
@@ -78,13 +67,13 @@ void destroy(at_tensor *t)
 {
 	t->v.reset();
 	live.fetch_sub(1, std::memory_order_relaxed);
-	if (spare.n >= 4096) {
+	if (n_spare >= 4096) {
 		delete t;
 		return;
 	}
-	t->next = spare.head;
-	spare.head = t;
-	spare.n++;
+	t->next = spare;
+	spare = t;
+	n_spare++;
 }
 
 void link(at_tensor *t, at_scope *s)
@@ -107,6 +96,39 @@ void unlink(at_tensor *t)
 		t->next->prev = t->prev;
 	t->owner = nullptr;
 }
+
+// ---- Failure
+[[noreturn]] void default_panic(const char *m)
+{
+	fprintf(stderr, "%s\n", m);
+	abort();
+}
+std::atomic<at_panic_fn *> panic { default_panic };
+thread_local char msg[8192];
+thread_local jmp_buf *landing; // where a panic inside a callback comes back to C++
+char context[256];
+
+void add(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+void add(const char *fmt, ...)
+{
+	size_t n = strlen(msg);
+	va_list ap;
+	va_start(ap, fmt);
+	vsnprintf(msg + n, sizeof msg - n, fmt, ap);
+	va_end(ap);
+}
+
+// A panic of a callback on its way through libtorch. It carries the message: libtorch may run callbacks
+// elsewhere.
+struct described : std::runtime_error {
+	using std::runtime_error::runtime_error;
+};
+
+[[noreturn]] void misuse(const char *op, const char *what, at_t t)
+{
+	shim::describe(op, what, t ? shim::operands(t) : shim::operands());
+	shim::panic_now();
+}
 } // namespace
 
 namespace shim
@@ -125,58 +147,90 @@ at_t keep(const char *op, at::Tensor v)
 	return new_handle(op, std::move(v));
 }
 
-void describe(const char *op, const char *what, const at_t *in, size_t n)
+void describe(const char *op, const char *what, operands in, operands maybe)
 {
-	const char *end = strstr(what, "\nException raised from"); // libtorch appends a C++ backtrace
+	int line = static_cast<int>(strcspn(what, "\n")); // below it libtorch prints a C++ backtrace
 	msg[0] = '\0';
 	add("contraflow: a tensor operation failed%s%s\n  %s: %.*s", *context ? " at " : "", context, op,
-	    static_cast<int>(end ? end - what : static_cast<ptrdiff_t>(strlen(what))), what);
-	for (size_t i = 0; i < n; i++)
-		add("\n  operand %s", at_describe(in[i]));
+	    line, what);
+	for (at_t t : in)
+		add("\n  operand %s", at_describe(t));
+	for (at_t t : maybe)
+		add("\n  operand %s", at_describe(t));
 	for (at_scope *s = top; s; s = s->outer)
 		add("\n  in %s (%s:%d)", s->func, s->file, s->line);
 }
 
+void describe(const char *op, const std::exception &e, operands in, operands maybe)
+{
+	if (dynamic_cast<const described *>(&e))
+		snprintf(msg, sizeof msg, "%s", e.what());
+	else
+		describe(op, e.what(), in, maybe);
+}
+
 void panic_now()
 {
+	if (landing)
+		longjmp(*landing, 1);
 	panic.load()(msg);
 	abort(); // a handler that returns is itself a bug
+}
+
+void call_back(callback f, void *ctx, const at_t *in, at_t *out)
+{
+	jmp_buf here;
+	jmp_buf *const before = landing;
+	at_scope *const inside = top;
+
+	if (setjmp(here) == 0) {
+		landing = &here;
+		f(ctx, in, out);
+		landing = before;
+		return;
+	}
+	landing = before;
+	while (top != inside)
+		at_end(top);
+	throw described(msg);
 }
 } // namespace shim
 
 extern "C" {
 at_scope *at_scope_begin(enum at_scope_flags f, const char *file, int line, const char *func)
 {
-	top = new at_scope { top, nullptr, at::GradMode::is_enabled(), file, line, func };
-	if (f == AT_NO_GRAD)
-		at::GradMode::set_enabled(false);
-	else if (f == AT_WITH_GRAD)
-		at::GradMode::set_enabled(true);
-	return top;
+	at_scope *s = spare_scope;
+	if (s) {
+		spare_scope = s->outer;
+	} else {
+		cleaner.hire();
+		s = new at_scope;
+	}
+	*s = { top, nullptr, at::GradMode::is_enabled(), file, line, func };
+	if (f != AT_GRAD_AS_IS)
+		at::GradMode::set_enabled(f == AT_WITH_GRAD);
+	return top = s;
 }
 
 void at_end(at_scope *s)
 {
-	if (s != top) {
-		shim::describe("at_end", "not the innermost scope (a missing at_end above?)", nullptr, 0);
-		shim::panic_now();
-	}
+	if (s != top || !s)
+		misuse("at_end", "not the innermost scope (a missing at_end above?)", nullptr);
 	while (at_tensor *t = s->head) {
 		unlink(t);
 		destroy(t);
 	}
 	at::GradMode::set_enabled(s->grad_before);
 	top = s->outer;
-	delete s;
+	s->outer = spare_scope;
+	spare_scope = s;
 }
 
 at_t at_escape(at_scope *s, at_t t)
 {
 	if (t && t->owner == s) { // an input or a parameter passes through untouched
-		if (!s->outer) {
-			shim::describe("at_escape", "there is no scope outside this one", &t, 1);
-			shim::panic_now();
-		}
+		if (!s->outer)
+			misuse("at_escape", "there is no scope outside this one", t);
 		unlink(t);
 		link(t, s->outer);
 	}
@@ -202,15 +256,15 @@ void at_replace(at_scope *s, at_t *slot, at_t t)
 
 at_t at_keep(at_t t)
 {
-	if (!t) {
-		shim::describe("at_keep", "NULL operand", nullptr, 0);
-		shim::panic_now();
-	}
+	if (!t)
+		misuse("at_keep", "NULL operand", nullptr);
 	return shim::keep(t->op, t->v);
 }
 
 void at_free(at_t t)
 {
+	if (t && t->owner)
+		misuse("at_free", "a scope owns this tensor; only what at_keep made is freed", t);
 	if (t)
 		destroy(t);
 }
@@ -224,6 +278,8 @@ void at_set(at_t *slot, at_t t)
 
 void at_drop(at_t t)
 {
+	if (!t)
+		return;
 	if (t->owner)
 		unlink(t);
 	destroy(t);
@@ -260,19 +316,23 @@ void at_panic_context(const char *fmt, ...)
 
 const char *at_describe(at_t x)
 {
-	static thread_local char buf[4][256];
-	static thread_local int which;
-	char *out = buf[which = (which + 1) % 4];
+	static thread_local std::string buf[4]; // so that a printf can show several
+	static thread_local unsigned which;
 	if (!x)
 		return "NULL";
-	size_t n = static_cast<size_t>(
-	    snprintf(out, sizeof buf[0], "%s[",
-		     x->v.defined() ? at_dtype_name(shim::dtype_of(x->v.scalar_type())) : "undefined"));
-	if (x->v.defined())
-		for (int64_t d = 0; d < x->v.dim() && n < 200; d++)
-			n += static_cast<size_t>(snprintf(out + n, sizeof buf[0] - n, "%s%lld", d ? ", " : "",
-							  static_cast<long long>(x->v.size(d))));
-	snprintf(out + n, sizeof buf[0] - n, "] from %s", x->op);
-	return out;
+	std::string &out = buf[which++ % 4];
+	out = "undefined";
+	if (x->v.defined()) {
+		out = "a dtype that at.h does not know";
+		for (int i = AT_F32; i <= AT_BOOL; i++)
+			if (shim::scalar_type(static_cast<at_dtype>(i)) == x->v.scalar_type())
+				out = at_dtype_name(static_cast<at_dtype>(i));
+		out += "[";
+		for (int64_t d = 0; d < x->v.dim(); d++)
+			out += (d ? ", " : "") + std::to_string(x->v.size(d));
+		out += x->v.is_cuda() ? "] on cuda" : "]";
+	}
+	out += std::string(" from ") + x->op;
+	return out.c_str();
 }
 }

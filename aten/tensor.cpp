@@ -2,7 +2,7 @@
 #include "aten/shim.hpp"
 #include "base/err.h"
 #include <ATen/ATen.h>
-#include <c10/core/GradMode.h>
+#include <atomic>
 #include <cstring>
 
 namespace shim
@@ -42,17 +42,51 @@ at::TensorOptions options(at_dtype dt, at_device dev)
 {
 	return at::TensorOptions().dtype(scalar_type(dt)).device(dev == AT_CUDA ? at::kCUDA : at::kCPU);
 }
+
+// Memory of somebody else's. Its deleter is how every view of it is recognised.
+struct loan {
+	void (*release)(void *ctx);
+	void *ctx;
+};
+static void end_loan(void *p)
+{
+	loan *l = static_cast<loan *>(p);
+	if (l->release)
+		l->release(l->ctx);
+	delete l;
+}
+void need_writable(const at::Tensor &x)
+{
+	if (x.has_storage() && x.storage().data_ptr().get_deleter() == end_loan)
+		throw std::runtime_error(
+		    "the first operand is borrowed memory, which is read-only; at_clone it");
+}
 } // namespace shim
 
 using shim::call;
+using shim::end_loan;
+using shim::loan;
+using shim::operands;
 using shim::options;
 using shim::ref;
 using shim::run;
 using shim::scalar_type;
 
+namespace
+{
+// Finite numbers and nothing else give 0 when multiplied by 0: one pass, no memory, no branch.
+KERNEL bool all_finite(const float *p, int64_t n)
+{
+	float sum = 0;
+#pragma omp simd reduction(+ : sum)
+	for (int64_t i = 0; i < n; i++)
+		sum += p[i] * 0.0f;
+	return sum == 0;
+}
+} // namespace
+
 extern "C" {
-// ---- Making
-// ------------------------------------------------------------------------------------------------------
+// ---- Making ----------------------------------------------------------------------------------------------
 at_t at_empty(struct at_dims s, enum at_dtype dt, enum at_device dev)
 {
 	return call("at_empty", {}, [&] { return at::empty(ref(s), options(dt, dev)); });
@@ -93,21 +127,19 @@ at_t at_from(const void *data, struct at_dims s, enum at_dtype dt)
 at_t at_borrow(const void *data, struct at_dims s, enum at_dtype dt, void (*release)(void *ctx), void *ctx)
 {
 	return call("at_borrow", {}, [&] {
-		return at::from_blob(
-		    const_cast<void *>(data), ref(s),
-		    [release, ctx](void *) {
-			    if (release)
-				    release(ctx);
-		    },
-		    options(dt, AT_CPU));
+		return at::for_blob(const_cast<void *>(data), ref(s))
+		    .context(new loan { release, ctx }, end_loan)
+		    .options(options(dt, AT_CPU))
+		    .make_tensor();
 	});
 }
 
-// ---- Asking
-// ------------------------------------------------------------------------------------------------------
+// ---- Asking ----------------------------------------------------------------------------------------------
 int at_ndim(at_t x)
 {
-	return static_cast<int>(x->v.dim());
+	int out = 0;
+	run("at_ndim", { x }, [&] { out = static_cast<int>(x->v.dim()); });
+	return out;
 }
 int64_t at_size(at_t x, int dim)
 {
@@ -117,7 +149,9 @@ int64_t at_size(at_t x, int dim)
 }
 int64_t at_numel(at_t x)
 {
-	return x->v.numel();
+	int64_t out = 0;
+	run("at_numel", { x }, [&] { out = x->v.numel(); });
+	return out;
 }
 struct at_dims at_shape(at_t x)
 {
@@ -133,7 +167,9 @@ struct at_dims at_shape(at_t x)
 }
 bool at_shape_is(at_t x, struct at_dims s)
 {
-	return x->v.sizes() == ref(s);
+	bool out = false;
+	run("at_shape_is", { x }, [&] { out = x->v.sizes() == ref(s); });
+	return out;
 }
 enum at_dtype at_dtype_of(at_t x)
 {
@@ -143,7 +179,9 @@ enum at_dtype at_dtype_of(at_t x)
 }
 enum at_device at_device_of(at_t x)
 {
-	return x->v.is_cuda() ? AT_CUDA : AT_CPU;
+	at_device out = AT_CPU;
+	run("at_device_of", { x }, [&] { out = x->v.is_cuda() ? AT_CUDA : AT_CPU; });
+	return out;
 }
 size_t at_dtype_size(enum at_dtype dt)
 {
@@ -180,7 +218,7 @@ void *at_data(at_t x)
 	run("at_data", { x }, [&] {
 		if (!x->v.device().is_cpu() || !x->v.is_contiguous())
 			throw std::runtime_error("not a contiguous CPU tensor");
-		p = x->v.data_ptr();
+		p = const_cast<void *>(x->v.const_data_ptr());
 	});
 	return p;
 }
@@ -203,15 +241,29 @@ int64_t *at_i64(at_t x)
 void at_copy_out(at_t x, void *out, enum at_dtype dt)
 {
 	run("at_copy_out", { x }, [&] {
-		at::Tensor t = x->v.detach().to(at::kCPU, scalar_type(dt)).contiguous();
-		if (t.numel())
-			memcpy(out, t.data_ptr(), t.nbytes());
+		at::NoGradGuard no_grad;
+		if (x->v.numel()) // straight into the caller's memory, whatever the source's strides and
+				  // dtype
+			at::from_blob(out, x->v.sizes(), options(dt, AT_CPU)).copy_(x->v);
 	});
 }
 bool at_finite(at_t x)
 {
 	bool out = false;
-	run("at_finite", { x }, [&] { out = at::isfinite(x->v.detach()).all().item<bool>(); });
+	run("at_finite", { x }, [&] {
+		if (!shim::is_f32(x->v)) {
+			out = at::isfinite(x->v.detach()).all().item<bool>();
+			return;
+		}
+		at::Tensor t = x->v.detach().contiguous();
+		const float *p = t.const_data_ptr<float>();
+		std::atomic<bool> all { true };
+		shim::parallel(t.numel(), 1 << 16, [&](int64_t from, int64_t to) {
+			if (!all_finite(p + from, to - from))
+				all.store(false, std::memory_order_relaxed);
+		});
+		out = all;
+	});
 	return out;
 }
 bool at_equal(at_t a, at_t b)
@@ -221,17 +273,18 @@ bool at_equal(at_t a, at_t b)
 		if (a->v.sizes() != b->v.sizes() || a->v.scalar_type() != b->v.scalar_type())
 			return;
 		at::Tensor x = a->v.detach().cpu().contiguous(), y = b->v.detach().cpu().contiguous();
-		out = !x.numel() || !memcmp(x.data_ptr(), y.data_ptr(), x.nbytes());
+		out = !x.numel() || !memcmp(x.const_data_ptr(), y.const_data_ptr(), x.nbytes());
 	});
 	return out;
 }
 bool at_requires_grad(at_t x)
 {
-	return x->v.requires_grad();
+	bool out = false;
+	run("at_requires_grad", { x }, [&] { out = x->v.requires_grad(); });
+	return out;
 }
 
-// ---- Moving and shaping
-// ------------------------------------------------------------------------------------------
+// ---- Moving and shaping ----------------------------------------------------------------------------------
 at_t at_to(at_t x, enum at_dtype dt, enum at_device dev)
 {
 	return call("at_to", { x },
@@ -330,15 +383,14 @@ static std::vector<at::Tensor> list_of(int n, const at_t *x)
 {
 	std::vector<at::Tensor> v;
 	v.reserve(static_cast<size_t>(n));
-	for (int i = 0; i < n; i++) {
-		shim::need(x[i]);
+	for (int i = 0; i < n; i++)
 		v.push_back(x[i]->v);
-	}
 	return v;
 }
 at_t at_cat(int n, const at_t *x, int dim)
 {
-	return call("at_cat", {}, [&] { return at::cat(list_of(n, x), dim); });
+	return call("at_cat", operands(x, static_cast<size_t>(n)),
+		    [&] { return at::cat(list_of(n, x), dim); });
 }
 at_t at_cat2(at_t a, at_t b, int dim)
 {
@@ -346,7 +398,8 @@ at_t at_cat2(at_t a, at_t b, int dim)
 }
 at_t at_stack(int n, const at_t *x, int dim)
 {
-	return call("at_stack", {}, [&] { return at::stack(list_of(n, x), dim); });
+	return call("at_stack", operands(x, static_cast<size_t>(n)),
+		    [&] { return at::stack(list_of(n, x), dim); });
 }
 at_t at_pad(at_t x, struct at_dims before_after, double value)
 {
@@ -359,7 +412,8 @@ at_t at_flip(at_t x, int dim)
 void at_copy_(at_t dst, at_t src)
 {
 	run("at_copy_", { dst, src }, [&] {
-		c10::NoGradGuard no_grad;
+		at::NoGradGuard no_grad;
+		shim::need_writable(dst->v);
 		dst->v.copy_(src->v);
 	});
 }

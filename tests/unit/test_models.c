@@ -55,8 +55,7 @@ static void must(int failed, const struct err *e)
 		fail_msg("%s", e->msg);
 }
 
-/* ---- The transformer's folder
- * ----------------------------------------------------------------------------------- */
+/* ---- The transformer's folder ---------------------------------------------------------------- */
 
 static struct mmdit_conf small(void)
 {
@@ -214,8 +213,7 @@ static void weights_errors(void **state)
 	free(weights);
 }
 
-/* ---- WordTextEncoder
- * -------------------------------------------------------------------------------------------- */
+/* ---- WordTextEncoder ------------------------------------------------------------------------- */
 
 static const char *const words[] = { "a", "photo", "of", "circle", "circles" };
 
@@ -315,8 +313,7 @@ static void words_forward(void **state)
 	at_end(s);
 }
 
-/* ---- LinearAutoencoder
- * ------------------------------------------------------------------------------------------ */
+/* ---- LinearAutoencoder ----------------------------------------------------------------------- */
 
 /* n patches of 12 values that vary in `rank` directions, with standard deviations 4, 2, 1, ... */
 static at_t patches(int64_t n, int rank)
@@ -412,8 +409,7 @@ static void pca_errors(void **state)
 	at_end(s);
 }
 
-/* ---- The pipeline
- * ----------------------------------------------------------------------------------------------- */
+/* ---- The pipeline ---------------------------------------------------------------------------- */
 
 /* A whole model directory, with a proj_out that is not zero. */
 static void make_pipeline(const char *path)

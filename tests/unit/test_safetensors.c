@@ -124,6 +124,9 @@ static void test_malformed(void **state)
 		{ "{\"a\": {\"dtype\": \"F32\", \"shape\": [4294967296, 4294967296, 4], \"data_offsets\": "
 		  "[0, 4]}}",
 		  4, "impossible shape" },
+		{ "{\"a\": {\"dtype\": \"U8\", \"shape\": [0, 4611686018427387904, 2], \"data_offsets\": "
+		  "[0, 0]}}",
+		  0, "impossible shape" },
 		{ "{\"a\": {\"dtype\": \"F32\", \"shape\": [1,1,1,1,1,1,1,1,1], \"data_offsets\": [0, 4]}}",
 		  4, "dimensions" },
 		{ "{\"a\": {\"dtype\": \"F32\", \"shape\": [1], \"data_offsets\": [0]}}", 4, "data_offsets" },
@@ -200,12 +203,44 @@ static void test_misaligned(void **state)
 	at_end(s);
 }
 
+/* What would not be read back as it is must not be written; the file that was there stays. */
+static void test_write_refused(void **state)
+{
+	struct at_scope *s = at_begin(AT_NO_GRAD);
+	at_t f = at_zeros(DIMS(2), AT_F32, AT_CPU), d = at_zeros(DIMS(2), AT_F64, AT_CPU);
+	static const char broken[] = { 'a', (char)0xff, 0 };
+	struct st_item twice[] = { { "a", f }, { "b", f }, { "a", d } }, reserved = { "__metadata__", f },
+		       unnamed = { broken, f }, fine = { "a", f };
+	struct st_meta_item value = { "key", broken }, key = { broken, "value" };
+	char *path = file_join(folder, "refused.safetensors"), *data;
+	size_t n;
+	struct err e;
+	struct st_file file;
+
+	(void)state;
+	assert_int_equal(st_write(path, &fine, 1, NULL, 0, &e), 0);
+	assert_int_equal(st_write(path, twice, 3, NULL, 0, &e), -1);
+	assert_non_null(strstr(e.msg, "two tensors 'a'"));
+	assert_non_null(strstr(e.msg, path));
+	assert_int_equal(st_write_bytes(&data, &n, &reserved, 1, NULL, 0, &e), -1);
+	assert_int_equal(st_write_bytes(&data, &n, &unnamed, 1, NULL, 0, &e), -1);
+	assert_non_null(strstr(e.msg, "UTF-8"));
+	assert_int_equal(st_write_bytes(&data, &n, &fine, 1, &value, 1, &e), -1);
+	assert_non_null(strstr(e.msg, "'key' is not text in UTF-8"));
+	assert_int_equal(st_write_bytes(&data, &n, &fine, 1, &key, 1, &e), -1);
+	assert_int_equal(st_open(&file, path, &e), 0);
+	assert_int_equal(file.n, 1);
+	st_close(&file);
+	free(path);
+	at_end(s);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_round_trip), cmocka_unit_test(test_take),
 		cmocka_unit_test(test_malformed),  cmocka_unit_test(test_lengths),
-		cmocka_unit_test(test_misaligned),
+		cmocka_unit_test(test_misaligned), cmocka_unit_test(test_write_refused),
 	};
 	return cmocka_run_group_tests(tests, make_folder, drop_folder);
 }

@@ -1,0 +1,64 @@
+// machine.cpp -- threads, devices, versions.
+#include "aten/shim.hpp"
+#include <ATen/Context.h>
+#include <ATen/Parallel.h>
+#include <ATen/TensorIterator.h>
+#include <ATen/Version.h>
+#include <ATen/detail/CUDAHooksInterface.h>
+#include <ATen/ops/empty.h>
+#include <string>
+#include <torch/version.h>
+
+namespace shim
+{
+// at::parallel_for is a template that needs the OpenMP runtime of whoever instantiates it, and a second
+// runtime beside libtorch's would fight with it for the cores. A TensorIterator runs its loop inside
+// libtorch, on libtorch's own threads; the bytes that it walks over are never touched: they only count.
+void parallel(int64_t n, int64_t grain, c10::function_ref<void(int64_t from, int64_t to)> f)
+{
+	if (n <= grain || at::get_num_threads() == 1 || at::in_parallel_region()) {
+		if (n > 0)
+			f(0, n);
+		return;
+	}
+	at::Tensor count = at::empty({ n }, at::kByte);
+	const char *base = static_cast<const char *>(count.data_ptr());
+	auto loop = at::TensorIterator::borrowing_nullary_op(count);
+	loop.for_each([&](char **at, const int64_t *, int64_t length,
+			  int64_t) { f(at[0] - base, at[0] - base + length); },
+		      grain);
+}
+} // namespace shim
+
+extern "C" {
+void at_set_threads(int n)
+{
+	shim::run("at_set_threads", {}, [&] { at::set_num_threads(n); });
+}
+int at_threads(void)
+{
+	return at::get_num_threads();
+}
+bool at_cuda_built(void)
+{
+#ifdef CONTRAFLOW_CUDA
+	return true;
+#else
+	return false;
+#endif
+}
+int at_cuda_devices(void)
+{
+#ifdef CONTRAFLOW_CUDA
+	return at::hasCUDA() ? at::detail::getCUDAHooks().getNumGPUs() : 0;
+#else
+	return 0;
+#endif
+}
+const char *at_version(void)
+{
+	static const std::string text =
+	    std::string(TORCH_VERSION) + ", " + at::get_cpu_capability() + (at::hasMKL() ? ", mkl" : "");
+	return text.c_str();
+}
+}
