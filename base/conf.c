@@ -173,8 +173,7 @@ static int fill_field(void *at, const struct field *f, const struct conf_node *n
 	return parse_scalar(at, f, n->value, v);
 }
 
-/* ---- Unknown keys
- * --------------------------------------------------------------------------------------------------- */
+/* ---- Unknown keys ---------------------------------------------------------------------------- */
 
 static bool names_section(const struct field *f, const char *path)
 {
@@ -264,8 +263,7 @@ static int check_keys(const struct field *f, const struct conf_node *map, const 
 	return 0;
 }
 
-/* ---- Structs
- * -------------------------------------------------------------------------------------------------------- */
+/* ---- Structs --------------------------------------------------------------------------------- */
 
 int conf_fill(void *conf, const struct field *f, const struct conf_node *root, const char *section,
 	      const char *const *others, struct err *e)
@@ -416,8 +414,7 @@ void conf_store(struct conf_node *root, const void *conf, const struct field *f,
 	}
 }
 
-/* ---- Help and reference
- * --------------------------------------------------------------------------------------------- */
+/* ---- Help and reference ---------------------------------------------------------------------- */
 
 static void range_text(struct text *t, const struct field *f)
 {

@@ -78,8 +78,7 @@ void node_merge(struct conf_node *map, struct conf_node *child)
 	node_add(map, child);
 }
 
-/* ---- Parsing
- * ------------------------------------------------------------------------------------------------------- */
+/* ---- Parsing --------------------------------------------------------------------------------- */
 
 struct reader {
 	yaml_parser_t parser;
@@ -247,8 +246,7 @@ struct conf_node *node_parse(const char *text, size_t n, const char *where, bool
 	return root ? root : node_new(NODE_MAP, NULL, where);
 }
 
-/* ---- Files and assignments
- * ------------------------------------------------------------------------------------------ */
+/* ---- Files and assignments ------------------------------------------------------------------- */
 
 static struct conf_node *read_file(const char *path, int depth, struct err *e)
 {
@@ -354,8 +352,7 @@ int conf_set(struct conf_node *root, const char *assignment, struct err *e)
 	return ret;
 }
 
-/* ---- Writing
- * -------------------------------------------------------------------------------------------------------- */
+/* ---- Writing --------------------------------------------------------------------------------- */
 
 /* Anything that plain YAML could read as something else is quoted. */
 static void emit_scalar(struct text *out, const struct conf_node *n)

@@ -65,8 +65,7 @@ int file_read_zstd(char **data, size_t *size, const char *path, struct err *e)
 	return 0;
 }
 
-/* ---- XXH64 (https://github.com/Cyan4973/xxHash, doc/xxhash_spec.md)
- * -------------------------------------------------- */
+/* ---- XXH64 (https://github.com/Cyan4973/xxHash, doc/xxhash_spec.md) -------------------------- */
 
 static const uint64_t P1 = 0x9E3779B185EBCA87u, P2 = 0xC2B2AE3D27D4EB4Fu, P3 = 0x165667B19E3779F9u,
 		      P4 = 0x85EBCA77C2B2AE63u, P5 = 0x27D4EB2F165667C5u;

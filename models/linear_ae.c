@@ -32,8 +32,7 @@ void linear_ae_release(struct linear_ae *a)
 	*a = (struct linear_ae) { 0 };
 }
 
-/* ---- Fitting
- * ---------------------------------------------------------------------------------------------------- */
+/* ---- Fitting --------------------------------------------------------------------------------- */
 
 /* Zeroes a[p][q] of the symmetric n x n matrix by a rotation, which is applied to the columns of v as well.
  */
@@ -153,8 +152,7 @@ int linear_ae_fit(struct linear_ae *a, at_t patches_NF, int64_t scale, int64_t c
 	return 0;
 }
 
-/* ---- Files
- * ------------------------------------------------------------------------------------------------------ */
+/* ---- Files ----------------------------------------------------------------------------------- */
 
 int linear_ae_open(struct linear_ae *a, const char *dir, enum at_dtype dt, enum at_device dev, struct err *e)
 {
@@ -195,8 +193,7 @@ int linear_ae_save(const struct linear_ae *a, const char *dir, struct err *e)
 	return ret;
 }
 
-/* ---- Use
- * -------------------------------------------------------------------------------------------------------- */
+/* ---- Use ------------------------------------------------------------------------------------- */
 
 at_t linear_ae_decode(const struct linear_ae *a, at_t z_BChw)
 {
@@ -219,8 +216,7 @@ at_t linear_ae_encode(const struct linear_ae *a, at_t x_B3HW)
 	return at_return(s, at_contiguous(at_permute(z_BhwC, DIMS(0, 3, 1, 2))));
 }
 
-/* ---- As an autoencoder_type
- * ------------------------------------------------------------------------------------- */
+/* ---- As an autoencoder_type ------------------------------------------------------------------ */
 
 static int open_type(void **state, const char *dir, enum at_dtype dt, enum at_device dev, struct err *e)
 {

@@ -28,8 +28,7 @@ const struct field lora_fields[] = {
 	FIELD_END,
 };
 
-/* ---- Structure
- * ------------------------------------------------------------------------------------------------- */
+/* ---- Structure ------------------------------------------------------------------------------- */
 
 /* Which module a pair is on, while sorting. */
 struct place {
@@ -206,8 +205,7 @@ void lora_release(struct lora *l)
 	*l = (struct lora) { 0 };
 }
 
-/* ---- Values
- * ---------------------------------------------------------------------------------------------------- */
+/* ---- Values ---------------------------------------------------------------------------------- */
 
 void lora_set(struct lora *dst, const struct lora *src)
 {
@@ -260,8 +258,7 @@ uint64_t lora_hash(const struct lora *l)
 	return hash;
 }
 
-/* ---- Training
- * -------------------------------------------------------------------------------------------------- */
+/* ---- Training -------------------------------------------------------------------------------- */
 
 void lora_require_grad(struct lora *l)
 {
@@ -300,8 +297,7 @@ void lora_backward(struct lora *l, at_t loss, at_t grad_P)
 	at_end(s);
 }
 
-/* ---- Merging
- * --------------------------------------------------------------------------------------------------- */
+/* ---- Merging --------------------------------------------------------------------------------- */
 
 /* Rows of one part with its pair in them, in float32 (float64 for a float64 model). */
 static at_t merged_part(const struct lora *l, int site, int part)

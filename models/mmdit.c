@@ -106,8 +106,7 @@ static void block_forward(const struct mmdit *m, const struct mmdit_block *b, co
 	at_end(s);
 }
 
-/* ---- The two ends
- * ------------------------------------------------------------------------------------------------ */
+/* ---- The two ends ---------------------------------------------------------------------------- */
 
 /* Patches as tokens, with the middle h x w of the grid of positions added. */
 static at_t embed_image(const struct mmdit *m, at_t x_BCHW)

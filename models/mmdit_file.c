@@ -8,8 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- config.json
- * ------------------------------------------------------------------------------------------------ */
+/* ---- config.json ----------------------------------------------------------------------------- */
 
 struct size {
 	const char *key;
@@ -139,8 +138,7 @@ static int write_config(const struct mmdit_conf *conf, const char *path, struct 
 	return ret;
 }
 
-/* ---- The parameters
- * --------------------------------------------------------------------------------------------- */
+/* ---- The parameters -------------------------------------------------------------------------- */
 
 /* Up to three modules of one width under a common prefix, stacked. */
 static void linear(struct mmdit *m, struct nn_linear *l, const char *prefix, const char *const *names,
@@ -249,8 +247,7 @@ static void lay_out(struct mmdit *m)
 	linear1(m, &m->proj_out, "", "proj_out", p * p * c->out_channels, D);
 }
 
-/* ---- Open, make, save
- * ------------------------------------------------------------------------------------------- */
+/* ---- Open, make, save ------------------------------------------------------------------------ */
 
 /* Every tensor of the folder.  One file. */
 static int load_weights(struct mmdit *m, const char *dir, enum at_dtype dt, enum at_device dev, struct err *e)

@@ -6,8 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- Laying out
- * ------------------------------------------------------------------------------------------------ */
+/* ---- Laying out ------------------------------------------------------------------------------ */
 
 static struct nn_param *add_param(struct nn_net *n, at_t *slot, char *name, struct at_dims shape)
 {
@@ -79,8 +78,7 @@ int64_t nn_count(const struct nn_net *n)
 	return total;
 }
 
-/* ---- Values
- * ---------------------------------------------------------------------------------------------------- */
+/* ---- Values ---------------------------------------------------------------------------------- */
 
 /* Uninitialised tensors in all slots, stacked where several parameters share one. */
 static void allocate(struct nn_net *n, enum at_dtype dt, enum at_device dev)
@@ -191,8 +189,7 @@ void nn_init(struct nn_net *n, uint64_t seed)
 	}
 }
 
-/* ---- Forward
- * --------------------------------------------------------------------------------------------------- */
+/* ---- Forward --------------------------------------------------------------------------------- */
 
 /* The site's pairs as one: A stacked by rows and B block by block, so that two products do for all parts:
  * (n R, I) and (O, n R).  A part without a pair has zero rows in B. */

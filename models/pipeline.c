@@ -10,8 +10,7 @@ static const struct text_encoder_type *const text_types[] = { &word_text_encoder
 static const struct autoencoder_type *const vae_types[] = { &linear_autoencoder };
 #define COUNT(a) (sizeof(a) / sizeof *(a))
 
-/* ---- model_index.json
- * ------------------------------------------------------------------------------------------- */
+/* ---- model_index.json ------------------------------------------------------------------------ */
 
 /* The class in "part": ["library", "Class"], borrowed from o. */
 static int class_of(const char **name, const json_t *o, const char *part, const char *path, struct err *e)
@@ -134,8 +133,7 @@ int pipeline_write_index(const char *dir, const char *text_class, const char *va
 	return ret;
 }
 
-/* ---- Open and close
- * --------------------------------------------------------------------------------------------- */
+/* ---- Open and close -------------------------------------------------------------------------- */
 
 /* What the parts must agree on. */
 static int check_fit(const struct pipeline *p, struct err *e)
@@ -196,8 +194,7 @@ void pipeline_close(struct pipeline *p)
 	*p = (struct pipeline) { 0 };
 }
 
-/* ---- Use
- * -------------------------------------------------------------------------------------------------------- */
+/* ---- Use ------------------------------------------------------------------------------------- */
 
 struct at_dims pipeline_latent_shape(const struct pipeline *p, int64_t height, int64_t width)
 {

@@ -12,8 +12,7 @@
 
 #define PAD "<pad>"
 
-/* ---- The vocabulary
- * --------------------------------------------------------------------------------------------- */
+/* ---- The vocabulary -------------------------------------------------------------------------- */
 
 /* ASCII only: the vocabulary decides what other bytes a word may have. */
 static bool is_blank(char c)
@@ -92,8 +91,7 @@ void word_encoder_release(struct word_encoder *w)
 	*w = (struct word_encoder) { 0 };
 }
 
-/* ---- Files
- * ------------------------------------------------------------------------------------------------------ */
+/* ---- Files ----------------------------------------------------------------------------------- */
 
 static int read_vocabulary(struct word_encoder *w, const char *path, struct err *e)
 {
@@ -177,8 +175,7 @@ int word_encoder_save(const struct word_encoder *w, const char *dir, struct err 
 	return ret;
 }
 
-/* ---- Use
- * -------------------------------------------------------------------------------------------------------- */
+/* ---- Use ------------------------------------------------------------------------------------- */
 
 static int unknown(const struct word_encoder *w, const char *prompt, const char *word, struct err *e)
 {
@@ -232,8 +229,7 @@ void word_encoder_forward(const struct word_encoder *w, at_t ids_BL, struct cond
 	out->pooled_BP = at_mean_dim(out->text_BLE, 1, false);
 }
 
-/* ---- As a text_encoder_type
- * ------------------------------------------------------------------------------------- */
+/* ---- As a text_encoder_type ------------------------------------------------------------------ */
 
 static int open_type(void **state, const char *dir, enum at_dtype dt, enum at_device dev, struct err *e)
 {

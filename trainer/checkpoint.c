@@ -155,8 +155,7 @@ int checkpoint_save(struct trainer *t, struct err *e)
 	return dist_agree(t->dist, t->dist->rank == 0 ? write_checkpoint(t, e) : 0, e);
 }
 
-/* ---- Reading
- * -------------------------------------------------------------------------------------------------------- */
+/* ---- Reading --------------------------------------------------------------------------------- */
 
 static int take_into(at_t dst, const struct st_file *f, const char *name, struct err *e)
 {

@@ -73,8 +73,7 @@ static void add_eval(struct metrics *m, const struct eval_result *r)
 	}
 }
 
-/* ---- What a step tells
- * ---------------------------------------------------------------------------------------------- */
+/* ---- What a step tells ----------------------------------------------------------------------- */
 
 static double mean_of(const double *v, int64_t n)
 {
@@ -127,8 +126,7 @@ static void add_metrics(struct trainer *t, const struct samples *s, const struct
 	metrics_add(m, "time/train_total", t->at.train_seconds);
 }
 
-/* ---- The run
- * -------------------------------------------------------------------------------------------------------- */
+/* ---- The run --------------------------------------------------------------------------------- */
 
 /* A step with a non-finite number changed nothing; too many in a row go back to the last checkpoint. */
 static int after_skip(struct trainer *t, struct err *e)

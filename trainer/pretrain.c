@@ -33,9 +33,7 @@ struct pretrainer {
 	struct mixture *mixture;
 };
 
-/* ---- Scenes
- * ---------------------------------------------------------------------------------------------------------
- */
+/* ---- Scenes ---------------------------------------------------------------------------------- */
 
 /* Tags take equal shares of the scenes; prompts equal shares of their tag. */
 static int64_t draw_prompt(const struct pretrainer *p, struct rng *r)
@@ -92,8 +90,7 @@ static int fit_autoencoder(struct pretrainer *p, struct err *e)
 	return ret;
 }
 
-/* ---- The network
- * ---------------------------------------------------------------------------------------------------- */
+/* ---- The network ----------------------------------------------------------------------------- */
 
 /* The distinct trainable tensors of a network (stacked modules share one). */
 static int collect(struct nn_net *net, at_t **slots, int n)
@@ -231,8 +228,7 @@ static void close_all(struct pretrainer *p)
 	free(p->tag_of);
 }
 
-/* ---- Training
- * ------------------------------------------------------------------------------------------------------- */
+/* ---- Training -------------------------------------------------------------------------------- */
 
 /* This rank's scenes of one step: pixels, words (of another scene when the caption is noisy), flow times,
  * noise. */

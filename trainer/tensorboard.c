@@ -76,8 +76,7 @@ static void put_doubles(struct text *t, int field, const double *v, int n)
 	put_bytes(t, field, v, (size_t)n * sizeof *v);
 }
 
-/* ---- Records
- * -------------------------------------------------------------------------------------------------------- */
+/* ---- Records --------------------------------------------------------------------------------- */
 
 static uint32_t masked(const void *p, size_t n)
 {
