@@ -151,6 +151,21 @@ static int read_wants(struct want *want, int *n, const json_t *meta, struct err 
 	return objects;
 }
 
+int shapes_order(const char *meta)
+{
+	struct want want[SHAPES];
+	struct err ignored;
+	json_t *o = json_parse(meta, strlen(meta), "metadata", &ignored);
+	int n, order = 0;
+
+	if (o && read_wants(want, &n, o, &ignored) >= 0)
+		for (int i = 0; i < n; i++)
+			if (want[i].relation >= 0)
+				order = want[i].shape < want[want[i].target].shape ? 1 : -1;
+	json_decref(o);
+	return order;
+}
+
 /* ---- scenes ---- */
 
 /* GenEval's relative position (rewards/geneval.h) on exact geometry, kept clear of the limit. */

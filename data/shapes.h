@@ -46,6 +46,9 @@ struct shapes_scene {
 /* A random scene that obeys the metadata (and holds nothing else); -1 with e set when no scene can. */
 int shapes_scene(struct shapes_scene *s, const struct shapes_conf *c, const char *meta, struct rng *r,
 		 struct err *e);
+/* A relation's subject comes before its object in the table of shapes ("a circle left of a square"): 1; after
+ * it: -1; the metadata ask for no relation: 0. */
+int shapes_order(const char *meta);
 /* rgb: (grid * cell)^2 * 3 bytes; 4 x 4 samples a pixel. */
 void shapes_render(const struct shapes_scene *s, const struct shapes_conf *c, uint8_t *rgb);
 /* Half the width and height of a shape in units of its half-size. */

@@ -21,6 +21,8 @@ struct pretrainer {
 	struct dist *dist;
 	struct prompts train, test;
 	int64_t tags, *tag_of; /* prompt -> tag number */
+	double *weight;        /* of a tag */
+	int *order;            /* prompt -> shapes_order() */
 	int64_t *ids_NL;       /* prompt -> words */
 	struct word_encoder words;
 	struct linear_ae ae;
@@ -35,16 +37,23 @@ struct pretrainer {
 
 /* ---- Scenes ---------------------------------------------------------------------------------- */
 
-/* Tags take equal shares of the scenes; prompts equal shares of their tag. */
-static int64_t draw_prompt(const struct pretrainer *p, struct rng *r)
+/* A tag by its weight, then any of its prompts; in the first steps, relations in order alone. */
+static int64_t draw_prompt(const struct pretrainer *p, int64_t step, struct rng *r)
 {
-	int64_t tag = rng_below(r, (uint32_t)p->tags), n = 0, k;
+	bool ordered = step < p->c->train.relation_steps;
+	double total = 0, at;
+	int64_t tag = 0, n = 0, k;
 
+	for (int64_t i = 0; i < p->tags; i++)
+		total += p->weight[i];
+	at = rng_uniform(r) * total;
+	while (tag + 1 < p->tags && at >= p->weight[tag])
+		at -= p->weight[tag++];
 	for (int64_t i = 0; i < p->train.n; i++)
-		n += p->tag_of[i] == tag;
+		n += ordered ? p->order[i] > 0 : p->tag_of[i] == tag;
 	k = rng_below(r, (uint32_t)n);
 	for (int64_t i = 0;; i++)
-		if (p->tag_of[i] == tag && k-- == 0)
+		if ((ordered ? p->order[i] > 0 : p->tag_of[i] == tag) && k-- == 0)
 			return i;
 }
 
@@ -77,7 +86,7 @@ static int fit_autoencoder(struct pretrainer *p, struct err *e)
 
 	for (int i = 0; i < AE_SCENES && !ret; i++) {
 		struct rng r = rng_make((uint64_t)p->c->run.seed, RNG_SCENE, (1ull << 47) + 1, (uint64_t)i);
-		ret = render(p, draw_prompt(p, &r), &r, rgb + each * (size_t)i, e);
+		ret = render(p, draw_prompt(p, 0, &r), &r, rgb + each * (size_t)i, e);
 	}
 	if (!ret) {
 		at_t x = at_view(to_pixels(rgb, AE_SCENES, side), DIMS(AE_SCENES, 3, side, side));
@@ -185,16 +194,48 @@ static int tokenize(struct pretrainer *p, struct err *e)
 	return 0;
 }
 
-static void number_tags(struct pretrainer *p)
+static double weight_of(const struct pretrain_weights *w, const char *tag)
 {
-	p->tag_of = mem_zero((size_t)p->train.n, sizeof *p->tag_of);
+	const struct {
+		const char *tag;
+		double weight;
+	} all[] = { { "single_object", w->single_object }, { "two_object", w->two_object },
+		    { "counting", w->counting },           { "colors", w->colors },
+		    { "position", w->position },           { "color_attr", w->color_attr } };
+
+	for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+		if (!strcmp(all[i].tag, tag))
+			return all[i].weight;
+	return 1;
+}
+
+/* What the prompts say about drawing them. */
+static int sort_prompts(struct pretrainer *p, struct err *e)
+{
+	size_t n = (size_t)p->train.n;
+	double total = 0;
+	bool relations = false;
+
+	p->tag_of = mem_zero(n, sizeof *p->tag_of);
+	p->weight = mem_zero(n, sizeof *p->weight);
+	p->order = mem_zero(n, sizeof *p->order);
 	for (int64_t i = 0; i < p->train.n; i++) {
+		const struct prompt *v = &p->train.v[i];
 		p->tag_of[i] = p->tags;
 		for (int64_t k = 0; k < i; k++)
-			if (!strcmp(p->train.v[k].tag, p->train.v[i].tag))
+			if (!strcmp(p->train.v[k].tag, v->tag))
 				p->tag_of[i] = p->tag_of[k];
-		p->tags += p->tag_of[i] == p->tags;
+		p->order[i] = shapes_order(v->meta);
+		relations |= p->order[i] > 0;
+		if (p->tag_of[i] == p->tags)
+			total += p->weight[p->tags++] = weight_of(&p->c->weights, v->tag);
 	}
+	if (total <= 0)
+		return err_set(e, "%s: every tag has weight 0; set one of weights.*", p->train.path);
+	if (!relations && p->c->train.relation_steps)
+		return err_set(e, "%s: no prompt relates two shapes in order; set train.relation_steps to 0",
+			       p->train.path);
+	return 0;
 }
 
 static int open_all(struct pretrainer *p, struct err *e)
@@ -202,8 +243,7 @@ static int open_all(struct pretrainer *p, struct err *e)
 	if (prompts_read(&p->train, p->c->train.prompts, e) ||
 	    prompts_read(&p->test, p->c->eval.prompts, e) || mixture_open(&p->mixture, p->c->tree, 1, e))
 		return -1;
-	number_tags(p);
-	if (make_network(p, e) || tokenize(p, e) || fit_autoencoder(p, e))
+	if (sort_prompts(p, e) || make_network(p, e) || tokenize(p, e) || fit_autoencoder(p, e))
 		return -1;
 	flatten(p);
 	optimizer_init(&p->optimizer, &p->c->optimizer, at_numel(p->flat_P), AT_CPU);
@@ -226,6 +266,8 @@ static void close_all(struct pretrainer *p)
 	free(p->leaf);
 	free(p->ids_NL);
 	free(p->tag_of);
+	free(p->weight);
+	free(p->order);
 }
 
 /* ---- Training -------------------------------------------------------------------------------- */
@@ -256,10 +298,10 @@ static int make_scenes(struct pretrainer *p, int64_t step, int64_t first, int64_
 			   caption = rng_make(seed, RNG_CAPTION, at, id);
 		struct rng time = rng_make(seed, RNG_TIMESTEP, at, id),
 			   eps = rng_make(seed, RNG_DIFFUSE, at, id);
-		int64_t prompt = draw_prompt(p, &scene), said = prompt;
+		int64_t prompt = draw_prompt(p, step, &scene), said = prompt;
 		ret = render(p, prompt, &scene, rgb + each * (size_t)i, e);
 		if (step >= c->clean_steps && rng_uniform(&caption) < c->caption_noise)
-			said = draw_prompt(p, &caption);
+			said = draw_prompt(p, step, &caption);
 		memcpy(ids + i * L, p->ids_NL + said * L, (size_t)L * sizeof *ids);
 		t[i] = (float)(1 / (1 + exp(-(c->t_mean + c->t_std * rng_normal(&time)))));
 		rng_normals(&eps, at_f32(out->noise_BChw) + latent * (size_t)i, latent);
@@ -333,7 +375,7 @@ static int eval_model(struct pretrainer *p, const char *dir, struct eval_result 
 	struct cond cond = { 0 };
 	int ret = dist_agree(p->dist, p->dist->rank == 0 ? save_model(p, dir, e) : 0, e);
 
-	if (!ret && !(ret = pipeline_open(&pipe, dir, AT_F32, AT_CPU, e))) {
+	if (!ret && !(ret = pipeline_open(&pipe, &(struct pipeline_options) { .dir = dir }, e))) {
 		ret = sampler_init(&sampler, &pipe, &p->c->eval.sampler, e) ||
 		      encode_prompts(&pipe, &p->test, &cond, e);
 		struct evaluator v = { .dist = p->dist,

@@ -1,6 +1,13 @@
 /*
  * pretrain.h -- makes the base model of the shapes world: flow matching on rendered scenes, with part of the
  * captions swapped, so that the model draws cleanly and obeys its prompt only now and then.
+ *
+ * Relations are learned first and in two stages.  Which cells a shape may take depends on three things at
+ * once: the relation, the shape's role (subject or object) and the cell.  While every shape is as often
+ * subject as object, no two of the three predict anything, and training sees no slope.  In the first
+ * `relation_steps` only position prompts are drawn, and of them those whose subject comes before the object
+ * in the table of shapes: there the shape tells the role.  Once cells follow from relation and shape, letting
+ * go of the order is a small step.
  */
 #ifndef PRETRAIN_H
 #define PRETRAIN_H
@@ -21,8 +28,12 @@ struct pretrain_model {
 };
 struct pretrain_train {
 	char *prompts;
-	int64_t steps, batch, clean_steps;
+	int64_t steps, batch, relation_steps, clean_steps;
 	double caption_noise, t_mean, t_std, max_grad_norm, ema_decay;
+};
+/* How often a tag is drawn, relative to the others. */
+struct pretrain_weights {
+	double single_object, two_object, counting, colors, position, color_attr;
 };
 struct pretrain_eval {
 	char *prompts;
@@ -34,6 +45,7 @@ struct pretrain_conf {
 	struct shapes_conf world;
 	struct pretrain_model model;
 	struct pretrain_train train;
+	struct pretrain_weights weights;
 	struct optimizer_conf optimizer;
 	struct pretrain_eval eval;
 	struct conf_node *tree;

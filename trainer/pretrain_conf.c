@@ -38,6 +38,11 @@ static const struct field train_fields[] = {
 	      .doc = "length of the training"),
 	FIELD(struct pretrain_train, batch, .init = "256", .min = 1, .max = 65536, .unit = "scenes",
 	      .doc = "scenes a step, over all ranks"),
+	FIELD(struct pretrain_train, relation_steps, .init = "0", .min = 0, .max = 1e9,
+	      .unit = "optimizer steps",
+	      .doc =
+		  "steps at the start that draw position prompts alone, the subject before the object in the "
+		  "table of shapes"),
 	FIELD(struct pretrain_train, caption_noise, .init = "0.5", .min = 0, .max = 1,
 	      .doc = "share of the scenes that get another scene's caption"),
 	FIELD(struct pretrain_train, clean_steps, .init = "0", .min = 0, .max = 1e9,
@@ -51,6 +56,13 @@ static const struct field train_fields[] = {
 	FIELD(struct pretrain_train, ema_decay, .init = "0.998", .min = 0, .max = 1,
 	      .doc = "largest decay of the averaged weights, which are saved"),
 	FIELD_END
+};
+#define WEIGHT(tag)                                                                                          \
+	FIELD(struct pretrain_weights, tag, .init = "1", .min = 0, .max = 1e6,                               \
+	      .doc = "weight of the tag " #tag)
+static const struct field weight_fields[] = {
+	WEIGHT(single_object), WEIGHT(two_object), WEIGHT(counting), WEIGHT(colors),
+	WEIGHT(position),      WEIGHT(color_attr), FIELD_END
 };
 static const struct field eval_fields[] = {
 	FIELD(struct pretrain_eval, prompts, .init = NULL, .doc = "held-out prompts, .jsonl"),
@@ -71,6 +83,7 @@ const struct pretrain_section pretrain_sections[] = {
 	SECTION(world, shapes_fields, .doc = "The shapes world"),
 	SECTION(model, model_fields, .doc = "The model to make"),
 	SECTION(train, train_fields, .doc = "Flow matching on scenes"),
+	SECTION(weights, weight_fields, .doc = "How often each tag is drawn, relative to the others"),
 	SECTION(optimizer, optimizer_fields, .doc = "AdamW"),
 	SECTION(eval, eval_fields, .doc = "Evaluation on held-out prompts"),
 	{ .name = "eval.sampler",
@@ -82,7 +95,7 @@ const struct pretrain_section pretrain_sections[] = {
 
 int pretrain_read(struct pretrain_conf *c, const char *path, const char *const *set, int n, struct err *e)
 {
-	static const char *const known[] = { "run",       "world", "model",   "train",
+	static const char *const known[] = { "run",       "world", "model",   "train", "weights",
 					     "optimizer", "eval",  "rewards", NULL };
 	static const char *const in_eval[] = { "sampler", NULL };
 	const struct field none[] = { FIELD_END };

@@ -196,6 +196,30 @@ static void defaults(void **state)
 	assert_int_equal(shapes_check(&c, &e), 0);
 }
 
+/* Every position prompt is in order or turned, and half of them are either; nothing else has an order. */
+static void order_of_relations(void **state)
+{
+	const struct fixture *f = *state;
+	int in_order = 0, turned = 0;
+
+	for (int64_t i = 0; i < f->train.n; i++) {
+		const struct prompt *v = &f->train.v[i];
+		int order = shapes_order(v->meta);
+		assert_int_equal(order != 0, !strcmp(v->tag, "position"));
+		in_order += order > 0;
+		turned += order < 0;
+	}
+	assert_int_equal(in_order, 18);
+	assert_int_equal(turned, 18);
+	const char *left = "{\"include\": [{\"class\": \"square\", \"count\": 1}, {\"class\": \"circle\", "
+			   "\"count\": 1, \"position\": [\"left of\", 0]}]}";
+	const char *right = "{\"include\": [{\"class\": \"circle\", \"count\": 1}, {\"class\": \"square\", "
+			    "\"count\": 1, \"position\": [\"right of\", 0]}]}";
+	assert_int_equal(shapes_order(left), 1);
+	assert_int_equal(shapes_order(right), -1);
+	assert_int_equal(shapes_order("not JSON"), 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -204,6 +228,7 @@ int main(void)
 		cmocka_unit_test(test_prompts_differ),
 		cmocka_unit_test(only_known_words),
 		cmocka_unit_test(metadata_form),
+		cmocka_unit_test(order_of_relations),
 	};
 	return cmocka_run_group_tests(tests, setup, teardown);
 }
