@@ -7,12 +7,15 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #define HEADER_MAX (100u << 20)
 
 /* The bytes of a file, shared by the st_file and every tensor taken from it. */
 struct st_map {
 	atomic_int refs;
+	char *path;
 	struct file_map map; /* or */
 	char *owned;
 	const uint8_t *data;
@@ -29,6 +32,7 @@ static void map_release(void *ctx)
 		free(m->owned);
 	else
 		file_unmap(&m->map);
+	free(m->path);
 	free(m);
 }
 
@@ -171,8 +175,9 @@ static int parse_meta(struct st_file *f, json_t *meta, struct err *e)
 	return 0;
 }
 
-static int parse_header(struct st_file *f, json_t *root, size_t data_size, struct err *e)
+static int parse_header(struct st_file *f, json_t *root, struct st_map *m, struct err *e)
 {
+	size_t data_size = m->size - m->start;
 	const char *key;
 	json_t *v;
 
@@ -189,15 +194,14 @@ static int parse_header(struct st_file *f, json_t *root, size_t data_size, struc
 		if (parse_entry(&f->entry[f->n], key, v, data_size, e))
 			return -1;
 		f->entry[f->n].name = mem_str(key);
-		f->n++;
+		f->entry[f->n++].map = m;
 	}
 	qsort(f->entry, (size_t)f->n, sizeof *f->entry, by_name);
 	return check_cover(f, data_size, e);
 }
 
-static int open_map(struct st_file *f, struct err *e)
+static int open_map(struct st_file *f, struct st_map *m, struct err *e)
 {
-	struct st_map *m = f->map;
 	uint64_t header = 0;
 	struct err why = { "" };
 	int ret;
@@ -217,10 +221,24 @@ static int open_map(struct st_file *f, struct err *e)
 	json_t *root = json_loadb((const char *)m->data + 8, (size_t)header, JSON_REJECT_DUPLICATES, &at);
 	if (!root)
 		return err_set(e, "%s: the header is not valid JSON: %s", f->path, at.text);
-	ret = parse_header(f, root, m->size - m->start, &why);
+	ret = parse_header(f, root, m, &why);
 	json_decref(root);
 	if (ret)
 		return err_set(e, "%s: %s", f->path, why.msg);
+	return 0;
+}
+
+/* The file over m, which is its only map. */
+static int open_only(struct st_file *f, struct st_map *m, const char *path, struct err *e)
+{
+	m->refs = 1;
+	m->path = mem_str(path);
+	*f = (struct st_file) { .path = mem_str(path), .map = mem_zero(1, sizeof *f->map), .n_map = 1 };
+	f->map[0] = m;
+	if (open_map(f, m, e)) {
+		st_close(f);
+		return -1;
+	}
 	return 0;
 }
 
@@ -233,31 +251,35 @@ int st_open(struct st_file *f, const char *path, struct err *e)
 		free(m);
 		return -1;
 	}
-	m->refs = 1;
 	m->data = m->map.data;
 	m->size = m->map.size;
-	f->map = m;
-	f->path = mem_str(path);
-	if (open_map(f, e)) {
-		st_close(f);
-		return -1;
-	}
-	return 0;
+	return open_only(f, m, path, e);
 }
 
 int st_open_bytes(struct st_file *f, char *data, size_t size, const char *name, struct err *e)
 {
 	struct st_map *m = mem_zero(1, sizeof *m);
 
-	m->refs = 1;
 	m->owned = data;
 	m->data = (const uint8_t *)data;
 	m->size = size;
-	*f = (struct st_file) { .map = m, .path = mem_str(name) };
-	if (open_map(f, e)) {
-		st_close(f);
-		return -1;
-	}
+	return open_only(f, m, name, e);
+}
+
+int st_merge(struct st_file *f, struct st_file *shard, struct err *e)
+{
+	for (int i = 0; i < shard->n; i++)
+		if (st_find(f, shard->entry[i].name))
+			return err_set(e, "%s: tensor '%s' is in %s too", shard->path, shard->entry[i].name,
+				       st_find(f, shard->entry[i].name)->map->path);
+	f->entry = mem_grow(f->entry, (size_t)(f->n + shard->n) + 1, sizeof *f->entry);
+	memcpy(f->entry + f->n, shard->entry, (size_t)shard->n * sizeof *f->entry);
+	f->n += shard->n;
+	qsort(f->entry, (size_t)f->n, sizeof *f->entry, by_name);
+	f->map = mem_grow(f->map, (size_t)(f->n_map + shard->n_map), sizeof *f->map);
+	memcpy(f->map + f->n_map, shard->map, (size_t)shard->n_map * sizeof *f->map);
+	f->n_map += shard->n_map;
+	shard->n = shard->n_map = 0; /* the names and the maps are f's now */
 	return 0;
 }
 
@@ -269,12 +291,13 @@ void st_close(struct st_file *f)
 		free(f->meta_key[i]);
 		free(f->meta_value[i]);
 	}
+	for (int i = 0; i < f->n_map; i++)
+		map_release(f->map[i]);
 	free(f->entry);
 	free(f->meta_key);
 	free(f->meta_value);
+	free(f->map);
 	free(f->path);
-	if (f->map)
-		map_release(f->map);
 	*f = (struct st_file) { 0 };
 }
 
@@ -284,15 +307,46 @@ const struct st_entry *st_find(const struct st_file *f, const char *name)
 	return f->n ? bsearch(&key, f->entry, (size_t)f->n, sizeof *f->entry, by_name) : NULL;
 }
 
-at_t st_get(const struct st_file *f, const struct st_entry *x)
+at_t st_get(const struct st_entry *x)
 {
-	struct st_map *m = f->map;
+	struct st_map *m = x->map;
 	const uint8_t *p = m->data + m->start + x->begin;
 
 	if ((uintptr_t)p % at_dtype_size(x->dtype) || x->begin == x->end)
 		return at_from(p, x->shape, x->dtype);
 	atomic_fetch_add(&m->refs, 1);
 	return at_borrow(p, x->shape, x->dtype, map_release, m);
+}
+
+void st_forget(const struct st_entry *x)
+{
+	size_t page = (size_t)sysconf(_SC_PAGESIZE);
+	uintptr_t from = (uintptr_t)(x->map->data + x->map->start + x->begin),
+		  to = from + (x->end - x->begin);
+
+	if (x->map->owned)
+		return;
+	from = (from + page - 1) / page * page; /* whole pages of this tensor alone */
+	to = to / page * page;
+	if (to > from)
+		madvise((void *)from, to - from, MADV_DONTNEED); /* a hint: failing costs memory only */
+}
+
+uint64_t st_hash(const struct st_file *f)
+{
+	const size_t piece = (size_t)64 << 20; /* read, hashed and given back: never all in memory */
+	uint64_t hash = 0;
+
+	for (int i = 0; i < f->n_map; i++) {
+		const struct st_map *m = f->map[i];
+		for (size_t at = 0; at < m->size; at += piece) {
+			size_t n = m->size - at < piece ? m->size - at : piece;
+			hash = file_hash(m->data + at, n, hash);
+			if (!m->owned)
+				madvise((void *)(m->data + at), n, MADV_DONTNEED);
+		}
+	}
+	return hash;
 }
 
 const char *st_meta(const struct st_file *f, const char *key)
@@ -325,11 +379,11 @@ int st_take(at_t *out, const struct st_file *f, const char *name, struct at_dims
 		add_shape(&t, &x->shape);
 		text_add(&t, " where ");
 		add_shape(&t, &shape);
-		err_set(e, "%s: tensor '%s' has shape %s was expected", f->path, name, t.s);
+		err_set(e, "%s: tensor '%s' has shape %s was expected", x->map->path, name, t.s);
 		text_free(&t);
 		return -1;
 	}
-	*out = st_get(f, x);
+	*out = st_get(x);
 	return 0;
 }
 

@@ -16,7 +16,8 @@ struct st_entry {
 	const char *name;
 	enum at_dtype dtype;
 	struct at_dims shape;
-	size_t begin, end; /* bytes from the start of the data */
+	size_t begin, end;  /* bytes from the start of the data */
+	struct st_map *map; /* where the bytes are */
 };
 struct st_file {
 	char *path;
@@ -24,7 +25,8 @@ struct st_file {
 	struct st_entry *entry; /* sorted by name */
 	int n_meta;
 	char **meta_key, **meta_value; /* __metadata__ */
-	struct st_map *map;            /* the bytes, shared with every tensor taken from them */
+	int n_map;
+	struct st_map **map; /* the bytes, shared with every tensor taken from them */
 };
 
 int st_open(struct st_file *f, const char *path, struct err *e);
@@ -32,10 +34,22 @@ int st_open(struct st_file *f, const char *path, struct err *e);
  * failure. */
 int st_open_bytes(struct st_file *f, char *data, size_t size, const char *name, struct err *e);
 void st_close(struct st_file *f); /* tensors taken stay valid */
+/* Moves the tensors of `shard`, which is closed afterwards as usual, into f; no name may be in both. */
+int st_merge(struct st_file *f, struct st_file *shard, struct err *e);
+
+/* The weights in a model folder as diffusers and transformers save them, whatever the number of files:
+ *   STEM.safetensors, or STEM.safetensors.index.json and its shards, or a variant of either
+ *   (STEM.fp16.safetensors, STEM.safetensors.index.fp16.json, STEM.fp16.safetensors.index.json).
+ * `variant` NULL: the plain files, and where there are none, the only variant there is.  f->path is the file
+ * or the index.  The index and its shards must tell of the same tensors. */
+int st_open_model(struct st_file *f, const char *dir, const char *stem, const char *variant, struct err *e);
 
 const struct st_entry *st_find(const struct st_file *f, const char *name); /* NULL when absent */
-at_t st_get(const struct st_file *f,
-	    const struct st_entry *x); /* zero-copy CPU view, owned by the scope; misaligned data is copied */
+at_t st_get(const struct st_entry *x); /* zero-copy CPU view, owned by the scope; misaligned data is copied */
+/* Gives the pages of a tensor's bytes back: a file read from end to end then never sits in memory whole.  The
+ * bytes stay readable. */
+void st_forget(const struct st_entry *x);
+uint64_t st_hash(const struct st_file *f); /* XXH64 of the bytes of all its files, header included */
 const char *st_meta(const struct st_file *f, const char *key); /* NULL when absent */
 
 /* One tensor by name with an exact shape (n == 0 in `shape` means any): an error names file, tensor, wanted

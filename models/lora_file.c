@@ -241,8 +241,8 @@ static void fill(struct lora *l, const struct st_file *f)
 		struct at_scope *s = at_begin(AT_NO_GRAD);
 		const char *name = module(l->net, l->pair[i].site, l->pair[i].part);
 
-		at_copy_(l->pair[i].a_RI, st_get(f, find_half(f, name, 0)));
-		at_copy_(l->pair[i].b_OR, st_get(f, find_half(f, name, 1)));
+		at_copy_(l->pair[i].a_RI, st_get(find_half(f, name, 0)));
+		at_copy_(l->pair[i].b_OR, st_get(find_half(f, name, 1)));
 		at_end(s);
 	}
 }

@@ -49,13 +49,27 @@ void nn_add_linear(struct nn_net *n, struct nn_linear *l, int parts, const char 
 	}
 }
 
+void nn_alias(struct nn_net *n, const char *name)
+{
+	n->param[n->n_param - 1].alias = mem_str(name);
+}
+
+void nn_ignore(struct nn_net *n, const char *name)
+{
+	MEM_PUSH(n->ignored, n->n_ignored, n->cap_ignored) = mem_str(name);
+}
+
 void nn_release(struct nn_net *n)
 {
 	for (int i = 0; i < n->n_param; i++) {
 		at_free(*n->param[i].tensor);
 		*n->param[i].tensor = NULL;
 		free(n->param[i].name);
+		free(n->param[i].alias);
 	}
+	for (int i = 0; i < n->n_ignored; i++)
+		free(n->ignored[i]);
+	free(n->ignored);
 	for (int i = 0; i < n->n_site; i++)
 		for (int k = 0; k < n->site[i].parts; k++)
 			free(n->site[i].name[k]);
@@ -118,14 +132,20 @@ static int by_name(const void *a, const void *b)
 
 static int check_extra(const struct nn_net *n, const struct st_file *f, struct err *e)
 {
-	const char **known = mem_zero((size_t)n->n_param, sizeof *known);
+	const char **known = mem_zero((size_t)(2 * n->n_param + n->n_ignored), sizeof *known);
+	size_t n_known = 0;
 	int ret = 0;
 
-	for (int i = 0; i < n->n_param; i++)
-		known[i] = n->param[i].name;
-	qsort(known, (size_t)n->n_param, sizeof *known, by_name);
+	for (int i = 0; i < n->n_param; i++) {
+		known[n_known++] = n->param[i].name;
+		if (n->param[i].alias)
+			known[n_known++] = n->param[i].alias;
+	}
+	for (int i = 0; i < n->n_ignored; i++)
+		known[n_known++] = n->ignored[i];
+	qsort(known, n_known, sizeof *known, by_name);
 	for (int i = 0; i < f->n && !ret; i++)
-		if (!bsearch(&f->entry[i].name, known, (size_t)n->n_param, sizeof *known, by_name))
+		if (!bsearch(&f->entry[i].name, known, n_known, sizeof *known, by_name))
 			ret =
 			    err_set(e, "%s: tensor '%s' is none of this model's", f->path, f->entry[i].name);
 	free(known);
@@ -135,14 +155,17 @@ static int check_extra(const struct nn_net *n, const struct st_file *f, struct e
 static int load_one(const struct nn_param *p, const struct st_file *f, struct err *e)
 {
 	struct at_scope *s = at_begin(AT_NO_GRAD);
+	const char *name = p->alias && st_find(f, p->alias) ? p->alias : p->name;
 	at_t t = NULL;
-	int ret = st_take(&t, f, p->name, p->shape, e);
+	int ret = st_take(&t, f, name, p->shape, e);
 
 	if (!ret && !is_real(at_dtype_of(t)))
 		ret = err_set(e, "%s: tensor '%s' is %s: a weight must be a floating-point number", f->path,
-			      p->name, at_dtype_name(at_dtype_of(t)));
-	if (!ret)
+			      name, at_dtype_name(at_dtype_of(t)));
+	if (!ret) {
 		at_copy_(values(p), t);
+		st_forget(st_find(f, name));
+	}
 	at_end(s);
 	return ret;
 }
@@ -154,6 +177,21 @@ int nn_load(struct nn_net *n, const struct st_file *f, enum at_dtype dt, enum at
 		if (load_one(&n->param[i], f, e))
 			return -1;
 	return check_extra(n, f, e);
+}
+
+int nn_load_dir(struct nn_net *n, const char *dir, const char *stem, const char *variant, enum at_dtype dt,
+		enum at_device dev, uint64_t *hash, struct err *e)
+{
+	struct st_file f;
+	int ret = st_open_model(&f, dir, stem, variant, e);
+
+	if (!ret) {
+		ret = nn_load(n, &f, dt, dev, e);
+		if (!ret && hash)
+			*hash = st_hash(&f);
+		st_close(&f);
+	}
+	return ret;
 }
 
 int nn_save(const struct nn_net *n, const char *path, enum at_dtype dt, struct err *e)

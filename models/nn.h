@@ -12,8 +12,10 @@
 #include "base/err.h"
 #include "base/rng.h"
 
-#define NN_PARTS   3
-#define NN_WEIGHTS "diffusion_pytorch_model.safetensors" /* in a folder of diffusers */
+#define NN_PARTS        3
+#define NN_DIFFUSERS    "diffusion_pytorch_model"   /* the weights' stem in a folder of diffusers */
+#define NN_TRANSFORMERS "model"                     /* and of transformers */
+#define NN_WEIGHTS      NN_DIFFUSERS ".safetensors" /* as we write them */
 
 struct nn_linear {
 	at_t w_OI, b_O; /* kept; b_O NULL: no bias.  O: the parts' rows, stacked */
@@ -31,7 +33,7 @@ struct nn_site {
 
 /* One tensor of the checkpoint: `rows` rows from `row` of *tensor (rows 0: the whole tensor). */
 struct nn_param {
-	char *name;
+	char *name, *alias; /* alias: NULL, or what some files call it */
 	at_t *tensor;
 	int64_t row, rows;
 	struct at_dims shape; /* as in the file */
@@ -45,6 +47,8 @@ struct nn_net {
 	struct nn_param *param;
 	int n_site, cap_site;
 	struct nn_site *site;
+	int n_ignored, cap_ignored;
+	char **ignored; /* tensors of a file that nothing reads */
 };
 
 struct lora;
@@ -64,10 +68,19 @@ void nn_add_linear(struct nn_net *n, struct nn_linear *l, int parts, const char 
 /* One whole tensor. */
 void nn_add_tensor(struct nn_net *n, at_t *slot, const char *name, struct at_dims shape, bool trainable);
 
+/* The parameter added last has this name in some files; where a file has both, this one counts. */
+void nn_alias(struct nn_net *n, const char *name);
+/* A tensor that files may hold and nobody needs. */
+void nn_ignore(struct nn_net *n, const char *name);
+
 /* Fills every parameter from a file: missing, extra, misshapen and mistyped tensors are errors that name
- * them. Values are copied, converted, one tensor at a time: the network neither changes nor faults when the
- * file does. */
+ * them. Values are copied, converted, one tensor at a time, and the file's pages given back: the network
+ * neither changes nor faults when the file does, and loading needs the network's own size and no more. */
 int nn_load(struct nn_net *n, const struct st_file *f, enum at_dtype dt, enum at_device dev, struct err *e);
+/* The same from a folder in any layout (st_open_model); *hash, unless NULL, gets the content hash of the
+ * files. */
+int nn_load_dir(struct nn_net *n, const char *dir, const char *stem, const char *variant, enum at_dtype dt,
+		enum at_device dev, uint64_t *hash, struct err *e);
 /* Every parameter under its file name, float32 unless dt says otherwise. Atomic. */
 int nn_save(const struct nn_net *n, const char *path, enum at_dtype dt, struct err *e);
 /* Random weights as PyTorch's defaults draw them (linears uniform +-1/sqrt(in)), float32 on the CPU; for

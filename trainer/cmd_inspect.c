@@ -49,8 +49,8 @@ static double adapter_norm(const struct st_file *f, double scale)
 			    name);
 		const struct st_entry *b = st_find(f, other.s);
 		if (b) {
-			at_t a = at_cast(st_get(f, &f->entry[i]), AT_F64),
-			     ba = at_matmul(at_cast(st_get(f, b), AT_F64), a);
+			at_t a = at_cast(st_get(&f->entry[i]), AT_F64),
+			     ba = at_matmul(at_cast(st_get(b), AT_F64), a);
 			sum += scale * scale * at_sum_squares(ba);
 		}
 		text_free(&other);

@@ -21,7 +21,7 @@ int main(int argc, char **argv)
 	struct st_item *item = mem_zero((size_t)f.n + 1, sizeof *item);
 	struct st_meta_item *meta = mem_zero((size_t)f.n_meta + 1, sizeof *meta);
 	for (int i = 0; i < f.n; i++)
-		item[i] = (struct st_item) { f.entry[i].name, st_get(&f, &f.entry[i]) };
+		item[i] = (struct st_item) { f.entry[i].name, st_get(&f.entry[i]) };
 	for (int i = 0; i < f.n_meta; i++)
 		meta[i] = (struct st_meta_item) { f.meta_key[i], f.meta_value[i] };
 	if (st_write(argv[2], item, f.n, meta, f.n_meta, &e))

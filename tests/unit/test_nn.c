@@ -188,7 +188,7 @@ static void load_and_save(void **state)
 	assert_int_equal(st_open(&f, path, &e), 0);
 	assert_int_equal(f.n, TENSORS);
 	for (int i = 0; i < TENSORS; i++)
-		assert_true(at_equal(st_get(&f, st_find(&f, file.item[i].name)), file.item[i].t));
+		assert_true(at_equal(st_get(st_find(&f, file.item[i].name)), file.item[i].t));
 	lay_out(&again);
 	assert_int_equal(nn_load(&again.net, &f, AT_BF16, AT_CPU, &e), 0);
 	st_close(&f);
