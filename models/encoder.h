@@ -11,9 +11,16 @@ struct cond {
 	at_t text_BLE, pooled_BP;
 };
 
+struct text_options {
+	const char *dir;   /* the model directory: an encoder may have several folders in it */
+	int64_t t5_length; /* tokens that the T5 encoder reads; more are cut off */
+	int64_t width;     /* channels that the transformer reads; 0: not known */
+	enum at_dtype dtype;
+	enum at_device device;
+};
 struct text_encoder_type {
-	const char *class_name; /* "WordTextEncoder" */
-	int (*open)(void **state, const char *dir, enum at_dtype dt, enum at_device dev, struct err *e);
+	const char *class_name; /* of the folder text_encoder: "WordTextEncoder" */
+	int (*open)(void **state, const struct text_options *o, struct err *e);
 	/* tensors of the innermost scope */
 	int (*encode)(void *state, const char *const *prompts, int n, struct cond *out, struct err *e);
 	void (*close)(void *state);
@@ -30,8 +37,8 @@ struct autoencoder_type {
 	void (*close)(void *state);
 };
 
-extern const struct text_encoder_type word_text_encoder;
-extern const struct autoencoder_type linear_autoencoder;
+extern const struct text_encoder_type word_text_encoder, sd3_text_encoder;
+extern const struct autoencoder_type linear_autoencoder, kl_autoencoder;
 
 /* ---- WordTextEncoder: learned embeddings of words and positions; the pooled vector is their mean. ---- */
 struct word_encoder {

@@ -156,23 +156,20 @@ int linear_ae_fit(struct linear_ae *a, at_t patches_NF, int64_t scale, int64_t c
 
 int linear_ae_open(struct linear_ae *a, const char *dir, enum at_dtype dt, enum at_device dev, struct err *e)
 {
-	char *config = file_join(dir, "config.json"), *weights = file_join(dir, NN_WEIGHTS);
+	char *config = file_join(dir, "config.json");
 	json_t *o = json_read(config, e);
-	struct st_file f;
-	int ret = -1;
+	int ret;
 
 	*a = (struct linear_ae) { 0 };
-	if (o && !json_get_int(&a->scale, o, "scale", 0, config, e) &&
-	    !json_get_int(&a->channels, o, "channels", 0, config, e) && !lay_out(a, config, e) &&
-	    !st_open(&f, weights, e)) {
-		ret = nn_load(&a->net, &f, dt, dev, e);
-		st_close(&f);
-	}
+	ret = !o || json_get_int(&a->scale, o, "scale", 0, config, e) ||
+		      json_get_int(&a->channels, o, "channels", 0, config, e) || lay_out(a, config, e) ||
+		      nn_load_dir(&a->net, dir, NN_DIFFUSERS, NULL, dt, dev, NULL, e)
+		  ? -1
+		  : 0;
 	if (ret)
 		linear_ae_release(a);
 	json_decref(o);
 	free(config);
-	free(weights);
 	return ret;
 }
 

@@ -4,6 +4,7 @@
  * heads of K), C channels, E text channels, P pooled channels, M side of the grid of positions.
  */
 #include "models/mmdit.h"
+#include "models/taps.h"
 #include <math.h>
 
 #define EPS 1e-6
@@ -164,9 +165,19 @@ at_t mmdit_forward(const struct mmdit *m, const struct pass *p, at_t x_BCHW, at_
 	at_t y_B1D = condition(m, p, t_B, pooled_BP), mod[2];
 	at_t x_BND = embed_image(m, x_BCHW), c_BLD = nn_linear(&m->context, p, text_BLE);
 
-	for (int64_t i = 0; i < m->conf.num_layers; i++)
+	tap(x_BND, "pos_embed");
+	tap(c_BLD, "context_embedder");
+	tap(y_B1D, "silu(time_text_embed)");
+	for (int64_t i = 0; i < m->conf.num_layers; i++) {
 		block_forward(m, &m->block[i], p, &x_BND, &c_BLD, y_B1D);
+		tap(x_BND, "transformer_blocks.%lld", (long long)i);
+		if (!m->block[i].last)
+			tap(c_BLD, "transformer_blocks.%lld.context", (long long)i);
+	}
 	at_chunk(2, mod, nn_linear(&m->norm_out, p, y_B1D), -1); /* scale, shift */
-	x_BND = nn_linear(&m->proj_out, p, at_modulate(x_BND, mod[1], mod[0], EPS));
+	x_BND = at_modulate(x_BND, mod[1], mod[0], EPS);
+	tap(x_BND, "norm_out");
+	x_BND = nn_linear(&m->proj_out, p, x_BND);
+	tap(x_BND, "proj_out");
 	return at_return(s, unpatch(m, x_BND, h, w));
 }

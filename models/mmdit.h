@@ -40,6 +40,7 @@ struct mmdit_block {
 struct mmdit {
 	struct mmdit_conf conf;
 	struct nn_net net;
+	uint64_t hash;      /* of the files the weights came from; 0 for random ones */
 	int64_t width;      /* D = heads * head_dim */
 	at_t pos_embed_1MD; /* (1, max * max, D) buffer */
 	/* pos_embed.proj, a convolution of stride p: run as a linear over patches; takes no adapter */

@@ -249,21 +249,6 @@ static void lay_out(struct mmdit *m)
 
 /* ---- Open, make, save ------------------------------------------------------------------------ */
 
-/* Every tensor of the folder.  One file. */
-static int load_weights(struct mmdit *m, const char *dir, enum at_dtype dt, enum at_device dev, struct err *e)
-{
-	char *path = file_join(dir, NN_WEIGHTS);
-	struct st_file f;
-	int ret = st_open(&f, path, e);
-
-	if (!ret) {
-		ret = nn_load(&m->net, &f, dt, dev, e);
-		st_close(&f);
-	}
-	free(path);
-	return ret;
-}
-
 int mmdit_open(struct mmdit *m, const char *dir, enum at_dtype dt, enum at_device dev, struct err *e)
 {
 	char *path = file_join(dir, "config.json");
@@ -273,7 +258,7 @@ int mmdit_open(struct mmdit *m, const char *dir, enum at_dtype dt, enum at_devic
 	ret = read_config(&m->conf, path, e);
 	if (!ret) {
 		lay_out(m);
-		ret = load_weights(m, dir, dt, dev, e);
+		ret = nn_load_dir(&m->net, dir, NN_DIFFUSERS, NULL, dt, dev, &m->hash, e);
 	}
 	if (ret)
 		mmdit_release(m);

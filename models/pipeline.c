@@ -6,8 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const struct text_encoder_type *const text_types[] = { &word_text_encoder };
-static const struct autoencoder_type *const vae_types[] = { &linear_autoencoder };
+static const struct text_encoder_type *const text_types[] = { &word_text_encoder, &sd3_text_encoder };
+static const struct autoencoder_type *const vae_types[] = { &linear_autoencoder, &kl_autoencoder };
 #define COUNT(a) (sizeof(a) / sizeof *(a))
 
 /* ---- model_index.json ------------------------------------------------------------------------ */
@@ -90,19 +90,19 @@ static int read_index(struct pipeline *p, const char *path, struct err *e)
 	return ret;
 }
 
-static int read_scheduler(struct pipeline *p, const char *path, struct err *e)
+int pipeline_read_scheduler(double *shift, int64_t *train_steps, const char *path, struct err *e)
 {
 	json_t *o = json_read(path, e);
 	bool dynamic = false;
 	int ret = -1;
 
-	if (!o || json_get_real(&p->shift, o, "shift", 1, path, e) ||
-	    json_get_int(&p->num_train_timesteps, o, "num_train_timesteps", 1000, path, e) ||
+	if (!o || json_get_real(shift, o, "shift", 1, path, e) ||
+	    json_get_int(train_steps, o, "num_train_timesteps", 1000, path, e) ||
 	    json_get_bool(&dynamic, o, "use_dynamic_shifting", false, path, e))
 		goto out;
 	if (dynamic)
 		err_set(e, "%s: use_dynamic_shifting is set: only a fixed shift is supported", path);
-	else if (!(p->shift > 0) || p->num_train_timesteps < 1)
+	else if (!(*shift > 0) || *train_steps < 1)
 		err_set(e, "%s: shift and num_train_timesteps must be above 0", path);
 	else
 		ret = 0;
@@ -148,33 +148,39 @@ static int check_fit(const struct pipeline *p, struct err *e)
 	return 0;
 }
 
-static int open_parts(struct pipeline *p, struct err *e)
+static int open_parts(struct pipeline *p, const struct pipeline_options *o, struct err *e)
 {
-	char *transformer = file_join(p->dir, "transformer"), *text = file_join(p->dir, "text_encoder");
-	char *vae = file_join(p->dir, "vae");
-	char *weights = file_join(transformer, NN_WEIGHTS);
-	int ret = mmdit_open(&p->transformer, transformer, p->dtype, p->device, e) ||
-			  file_hash_path(&p->hash, weights, e) ||
-			  p->text_type->open(&p->text, text, p->dtype, p->device, e) ||
-			  p->vae_type->open(&p->vae, vae, AT_F32, p->device, e) || check_fit(p, e)
-		      ? -1
-		      : 0;
+	char *transformer = file_join(p->dir, "transformer"), *vae = file_join(p->dir, "vae");
+	int ret = mmdit_open(&p->transformer, transformer, o->dtype, o->device, e);
 
+	struct text_options text = { .dir = p->dir,
+				     .t5_length = o->t5_length ? o->t5_length : PIPELINE_T5_LENGTH,
+				     .width = p->transformer.conf.joint_attention_dim,
+				     .dtype = o->dtype,
+				     .device = o->device };
+	if (!ret)
+		ret = p->text_type->open(&p->text, &text, e) ||
+			      p->vae_type->open(&p->vae, vae, AT_F32, o->device, e) || check_fit(p, e)
+			  ? -1
+			  : 0;
+	p->hash = p->transformer.hash;
 	free(transformer);
-	free(text);
 	free(vae);
-	free(weights);
 	return ret;
 }
 
-int pipeline_open(struct pipeline *p, const char *dir, enum at_dtype dt, enum at_device dev, struct err *e)
+int pipeline_open(struct pipeline *p, const struct pipeline_options *o, struct err *e)
 {
-	char *index = file_join(dir, "model_index.json"), *folder = file_join(dir, "scheduler");
+	char *index = file_join(o->dir, "model_index.json"), *folder = file_join(o->dir, "scheduler");
 	char *scheduler = file_join(folder, "scheduler_config.json");
 	int ret;
 
-	*p = (struct pipeline) { .dir = mem_str(dir), .device = dev, .dtype = dt };
-	ret = read_index(p, index, e) || read_scheduler(p, scheduler, e) || open_parts(p, e) ? -1 : 0;
+	*p = (struct pipeline) { .dir = mem_str(o->dir), .device = o->device, .dtype = o->dtype };
+	ret = read_index(p, index, e) ||
+		      pipeline_read_scheduler(&p->shift, &p->num_train_timesteps, scheduler, e) ||
+		      open_parts(p, o, e)
+		  ? -1
+		  : 0;
 	if (ret)
 		pipeline_close(p);
 	free(index);
@@ -183,11 +189,17 @@ int pipeline_open(struct pipeline *p, const char *dir, enum at_dtype dt, enum at
 	return ret;
 }
 
+void pipeline_free_text(struct pipeline *p)
+{
+	if (p->text)
+		p->text_type->close(p->text);
+	p->text = NULL;
+}
+
 void pipeline_close(struct pipeline *p)
 {
 	mmdit_release(&p->transformer);
-	if (p->text)
-		p->text_type->close(p->text);
+	pipeline_free_text(p);
 	if (p->vae)
 		p->vae_type->close(p->vae);
 	free(p->dir);

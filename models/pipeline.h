@@ -1,8 +1,9 @@
 /*
  * pipeline.h -- a diffusers directory as one model: prompt -> conditioning -> velocity -> picture.
  *
- * DIR/model_index.json names the class of each part; transformer/, vae/, text_encoder/ and scheduler/ hold
- * them.  Nothing above this file knows which classes they are.  The autoencoder runs in float32 always.
+ * DIR/model_index.json names the class of each part; transformer/, vae/, text_encoder/ (for SD3 also
+ * text_encoder_2/, text_encoder_3/ and tokenizers) and scheduler/ hold them.  Nothing above this file knows
+ * which classes they are.  The autoencoder runs in float32 always.
  */
 #ifndef PIPELINE_H
 #define PIPELINE_H
@@ -24,8 +25,17 @@ struct pipeline {
 	uint64_t hash; /* of the transformer's weight bytes: names the base model in checkpoints */
 };
 
-int pipeline_open(struct pipeline *p, const char *dir, enum at_dtype dt, enum at_device dev, struct err *e);
+#define PIPELINE_T5_LENGTH 256 /* as the stock pipeline */
+struct pipeline_options {
+	const char *dir;
+	enum at_dtype dtype;
+	enum at_device device;
+	int64_t t5_length; /* tokens that T5 reads; 0: PIPELINE_T5_LENGTH */
+};
+int pipeline_open(struct pipeline *p, const struct pipeline_options *o, struct err *e);
 void pipeline_close(struct pipeline *p);
+/* The text encoders are the larger part of a model, and done once every prompt is encoded. */
+void pipeline_free_text(struct pipeline *p);
 
 /* The latents of a picture of height x width pixels (0: the transformer's sample_size): without the batch. */
 struct at_dims pipeline_latent_shape(const struct pipeline *p, int64_t height, int64_t width);
@@ -41,6 +51,8 @@ at_t pipeline_images(const struct pipeline *p, at_t latents_BChw);
 /* Conditioning rows index_i64 of a table of distinct prompts. */
 struct cond cond_rows(const struct cond *c, at_t index_i64);
 
+/* scheduler_config.json: a FlowMatchEulerDiscreteScheduler with a fixed shift. */
+int pipeline_read_scheduler(double *shift, int64_t *train_steps, const char *path, struct err *e);
 /* model_index.json and scheduler/scheduler_config.json of a new model directory; the parts save themselves.
  */
 int pipeline_write_index(const char *dir, const char *text_class, const char *vae_class, double shift,

@@ -134,20 +134,17 @@ int word_encoder_open(struct word_encoder *w, const char *dir, enum at_dtype dt,
 		      struct err *e)
 {
 	char *config = file_join(dir, "config.json"), *vocab = file_join(dir, "vocab.json");
-	char *weights = file_join(dir, "model.safetensors");
-	struct st_file f;
-	int ret = -1;
+	int ret;
 
 	*w = (struct word_encoder) { 0 };
-	if (!read_vocabulary(w, vocab, e) && !read_config(w, config, e) && !st_open(&f, weights, e)) {
-		ret = nn_load(&w->net, &f, dt, dev, e);
-		st_close(&f);
-	}
+	ret = read_vocabulary(w, vocab, e) || read_config(w, config, e) ||
+		      nn_load_dir(&w->net, dir, NN_TRANSFORMERS, NULL, dt, dev, NULL, e)
+		  ? -1
+		  : 0;
 	if (ret)
 		word_encoder_release(w);
 	free(config);
 	free(vocab);
-	free(weights);
 	return ret;
 }
 
@@ -231,16 +228,18 @@ void word_encoder_forward(const struct word_encoder *w, at_t ids_BL, struct cond
 
 /* ---- As a text_encoder_type ------------------------------------------------------------------ */
 
-static int open_type(void **state, const char *dir, enum at_dtype dt, enum at_device dev, struct err *e)
+static int open_type(void **state, const struct text_options *o, struct err *e)
 {
 	struct word_encoder *w = mem_zero(1, sizeof *w);
+	char *dir = file_join(o->dir, "text_encoder");
+	int ret = word_encoder_open(w, dir, o->dtype, o->device, e);
 
-	if (word_encoder_open(w, dir, dt, dev, e)) {
+	free(dir);
+	if (ret)
 		free(w);
-		return -1;
-	}
-	*state = w;
-	return 0;
+	else
+		*state = w;
+	return ret;
 }
 
 static int encode_type(void *state, const char *const *prompts, int n, struct cond *out, struct err *e)

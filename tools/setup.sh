@@ -22,7 +22,7 @@ command -v apt-get >/dev/null || fail "this is not Debian or Ubuntu: install by 
 
 # ---- Packages --------------------------------------------------------------------------------------------------
 packages=(build-essential meson ninja-build pkg-config libopenmpi-dev openmpi-bin libyaml-dev libjansson-dev
-	libzstd-dev libjpeg-dev libpng-dev python3 python3-venv ca-certificates)
+	libzstd-dev libjpeg-dev libpng-dev libpcre2-dev libutf8proc-dev libsentencepiece-dev python3 python3-venv ca-certificates)
 [[ $mode == test ]] && packages+=(libcmocka-dev clang clang-format libclang-rt-dev)
 missing=()
 for p in "${packages[@]}"; do

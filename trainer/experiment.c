@@ -19,7 +19,10 @@ static const struct field run_fields[] = {
 	FIELD_END
 };
 static const struct field model_fields[] = {
-	FIELD(struct model_conf, path, .init = NULL, .doc = "model directory in diffusers layout"), FIELD_END
+	FIELD(struct model_conf, path, .init = NULL, .doc = "model directory in diffusers layout"),
+	FIELD(struct model_conf, t5_length, .init = "128", .min = 1, .max = 4096, .unit = "tokens",
+	      .doc = "what the T5 encoder of Stable Diffusion 3 reads of a prompt"),
+	FIELD_END
 };
 static const struct field prompts_fields[] = {
 	FIELD(struct prompts_conf, train, .init = NULL, .doc = "training prompts, .txt or .jsonl"),

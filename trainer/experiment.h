@@ -21,6 +21,7 @@ struct run_conf {
 };
 struct model_conf {
 	char *path;
+	int64_t t5_length;
 };
 struct prompts_conf {
 	char *train, *test;

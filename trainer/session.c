@@ -29,7 +29,8 @@ int session_open(struct session *s, const struct session_options *o, const char 
 	if (check(o, command, e) || at_dtype_parse(&dt, o->dtype, e))
 		return -1;
 	at_set_threads(o->threads > 0 ? (int)o->threads : (int)cores);
-	if (pipeline_open(&s->pipeline, o->model, dt, dev, e))
+	struct pipeline_options m = { o->model, dt, dev, o->t5_length };
+	if (pipeline_open(&s->pipeline, &m, e))
 		return -1;
 	if (o->lora) {
 		struct lora l;

@@ -8,7 +8,7 @@
 
 struct session_options {
 	const char *model, *lora, *solver, *dtype, *device;
-	int64_t steps, batch, threads;
+	int64_t steps, batch, threads, t5_length;
 	double guidance, shift;
 };
 #define SESSION_DEFAULTS                                                                                     \
@@ -25,6 +25,7 @@ struct session_options {
 	    { "guidance", 'r', &(o).guidance, "X", "classifier-free guidance scale (default 1: none)" },     \
 	    { "shift", 'r', &(o).shift, "X", "timestep shift (default: the model's)" },                      \
 	    { "batch", 'i', &(o).batch, "N", "pictures at a time (default 32)" },                            \
+	    { "t5-length", 'i', &(o).t5_length, "N", "tokens that T5 reads (default 256)" },                 \
 	    { "threads", 'i', &(o).threads, "N", "CPU threads (default: all cores)" },                       \
 	    { "dtype", 's', &(o).dtype, "TYPE", "type of the weights (default float32)" },                   \
 	{                                                                                                    \

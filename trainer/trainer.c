@@ -47,7 +47,8 @@ static int open_all(struct trainer *t, struct err *e)
 		return err_set(e, "run.device is cuda, but %s",
 			       at_cuda_built() ? "no GPU is visible"
 					       : "this build has no CUDA (meson -Dcuda=enabled)");
-	if (pipeline_open(&t->pipeline, x->model.path, dt, cuda ? AT_CUDA : AT_CPU, e))
+	struct pipeline_options m = { x->model.path, dt, cuda ? AT_CUDA : AT_CPU, x->model.t5_length };
+	if (pipeline_open(&t->pipeline, &m, e))
 		return -1;
 	if (sampler_init(&t->rollout, &t->pipeline, &x->rollout, e) ||
 	    sampler_init(&t->eval_sampler, &t->pipeline, &x->eval.sampler, e) ||

@@ -26,11 +26,23 @@ def probe(*args):
         raise RuntimeError(done.stderr)
 
 
+def contraflow(*args):
+    """Runs the contraflow of the build directory; an error is a RuntimeError with its line."""
+    build = pathlib.Path(os.environ.get("BUILD", "build"))
+    program = (build if build.is_absolute() else ROOT / build) / "contraflow"
+    done = subprocess.run([program, *map(str, args)], capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(done.stderr)
+    return done.stdout
+
+
 def randomise(module, seed):
     """Every parameter and buffer away from its initial value: zeros would hide what they multiply."""
     g = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, p in list(module.named_parameters()) + list(module.named_buffers()):
+            if not p.is_floating_point():
+                continue
             noise = torch.randn(p.shape, generator=g)
             if name.endswith("norm_q.weight") or name.endswith("norm_k.weight") or ".norm_added_" in name:
                 p.copy_(1 + 0.3 * noise)

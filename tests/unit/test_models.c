@@ -439,6 +439,11 @@ static void make_pipeline(const char *path)
 	at_end(s);
 }
 
+static int open_as(struct pipeline *p, const char *path, enum at_dtype dt, struct err *e)
+{
+	return pipeline_open(p, &(struct pipeline_options) { .dir = path, .dtype = dt }, e);
+}
+
 static void pipeline(void **state)
 {
 	struct at_scope *s = at_begin(AT_NO_GRAD);
@@ -450,8 +455,7 @@ static void pipeline(void **state)
 
 	(void)state;
 	make_pipeline(path);
-	must(pipeline_open(&p, path, AT_F32, AT_CPU, &e) || pipeline_open(&half, path, AT_BF16, AT_CPU, &e),
-	     &e);
+	must(open_as(&p, path, AT_F32, &e) || open_as(&half, path, AT_BF16, &e), &e);
 	assert_float_equal(p.shift, 3, 0);
 	assert_int_equal(p.num_train_timesteps, 1000);
 	assert_true(p.hash != 0 && p.hash == half.hash);
@@ -519,7 +523,8 @@ static void pipeline_errors(void **state)
 	} cases[] = {
 		{ "model_index.json", "WordTextEncoder", "T5EncoderModel",
 		  "text_encoder is of class 'T5EncoderModel', which is unknown: there is WordTextEncoder" },
-		{ "model_index.json", "LinearAutoencoder", "AutoencoderKL", "there is LinearAutoencoder" },
+		{ "model_index.json", "LinearAutoencoder", "AutoencoderTiny",
+		  "there is LinearAutoencoder, AutoencoderKL" },
 		{ "model_index.json", "SD3Transformer2DModel", "UNet", "there is SD3Transformer2DModel" },
 		{ "model_index.json", "FlowMatchEulerDiscreteScheduler", "DDIM", "there is FlowMatchEuler" },
 		{ "model_index.json", "\"vae\"", "\"vee\"", "vae is missing" },
@@ -538,14 +543,14 @@ static void pipeline_errors(void **state)
 
 		make_pipeline(path);
 		replace(file, cases[i].from, cases[i].to);
-		assert_int_equal(pipeline_open(&p, path, AT_F32, AT_CPU, &e), -1);
+		assert_int_equal(open_as(&p, path, AT_F32, &e), -1);
 		says(&e, cases[i].message);
 		says(&e, file);
 		assert_null(p.dir);
 		free(path);
 		free(file);
 	}
-	assert_int_equal(pipeline_open(&p, "/nonexistent", AT_F32, AT_CPU, &e), -1);
+	assert_int_equal(open_as(&p, "/nonexistent", AT_F32, &e), -1);
 	says(&e, "/nonexistent/model_index.json");
 }
 

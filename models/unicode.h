@@ -1,0 +1,18 @@
+/* unicode.h -- what tokenizers need to know of Unicode beyond utf8proc. */
+#ifndef UNICODE_H
+#define UNICODE_H
+#include "base/err.h"
+#include "base/text.h"
+#include <stdint.h>
+
+/* An error that says where when s is not UTF-8. */
+int unicode_check(const char *s, size_t n, struct err *e);
+/* The property White_Space. */
+bool unicode_is_space(int32_t c);
+/* One code point from valid UTF-8; returns its bytes. */
+size_t unicode_next(const char *s, size_t n, int32_t *c);
+void unicode_put(struct text *t, int32_t c);
+/* NFC, runs of white space as one blank, lower case: CLIP's normaliser.  s is valid UTF-8. */
+void unicode_clip(struct text *out, const char *s, size_t n);
+
+#endif

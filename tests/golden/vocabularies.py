@@ -1,0 +1,91 @@
+"""Tokenizer folders for the tests, and a corpus that tries to break them."""
+
+import gzip
+import importlib.util
+import json
+import pathlib
+import random
+
+import sentencepiece
+
+SPECIAL = ["<|startoftext|>", "<|endoftext|>"]
+
+
+def byte_names():
+    """CLIP's printable name of every byte."""
+    own = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    names, other = {b: chr(b) for b in own}, 0
+    for b in range(256):
+        if b not in names:
+            names[b] = chr(256 + other)
+            other += 1
+    return names, own + [b for b in range(256) if b not in own]
+
+
+def clip_folder(folder, pad="<|endoftext|>", merges=None):
+    """vocab.json, merges.txt and tokenizer_config.json from the vocabulary that open_clip ships: the real one, or its
+    first `merges` merges."""
+    spec = importlib.util.find_spec("open_clip")
+    path = pathlib.Path(spec.submodule_search_locations[0]) / "bpe_simple_vocab_16e6.txt.gz"
+    lines = gzip.open(path, "rt", encoding="utf-8").read().split("\n")[1 : 49152 - 256 - 2 + 1]
+    lines = lines if merges is None else lines[:merges]
+    names, order = byte_names()
+    tokens = [names[b] for b in order]
+    tokens += [t + "</w>" for t in tokens] + ["".join(line.split()) for line in lines] + SPECIAL
+    folder.mkdir(parents=True)
+    vocab = {t: i for i, t in enumerate(tokens)}
+    (folder / "vocab.json").write_text(json.dumps(vocab, ensure_ascii=False), encoding="utf-8")
+    (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(lines) + "\n", encoding="utf-8")
+    config = dict(tokenizer_class="CLIPTokenizer", model_max_length=77, pad_token=pad, unk_token="<|endoftext|>",
+                  bos_token="<|startoftext|>", eos_token="<|endoftext|>")  # fmt: skip
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    return len(tokens)
+
+
+def t5_folder(folder, size=1500):
+    """spiece.model: a unigram model with T5's ids and normalisation, trained on this machine's Python sources."""
+    folder.mkdir(parents=True)
+    text = folder / "corpus.txt"
+    files = sorted(pathlib.Path(json.__file__).parents[1].glob("*.py"))[:60]
+    rows = [r.strip() for f in files for r in f.read_text(encoding="utf-8", errors="ignore").split("\n")]
+    rows = [r[:400] for r in rows if len(r) > 10][:8000]
+    rows += ["größer naïve café Ωμέγα мир 東京 日本語 한국어 مرحبا שלום हिन्दी ไทย ½ ① ﬁ"] * 40
+    text.write_text("\n".join(rows), encoding="utf-8")
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(text), model_prefix=str(folder / "spiece"), vocab_size=size, model_type="unigram", pad_id=0, eos_id=1,
+        unk_id=2, bos_id=-1, character_coverage=0.9995, normalization_rule_name="nmt_nfkc", minloglevel=2, num_threads=1,
+    )  # fmt: skip
+    text.unlink()
+    (folder / "spiece.vocab").unlink()
+    config = dict(tokenizer_class="T5Tokenizer", model_max_length=512, extra_ids=100)
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    return size + 100
+
+
+RANGES = [
+    (0x20, 0x7E), (0x20, 0x7E), (0xA0, 0x24F), (0x300, 0x36F), (0x370, 0x3FF), (0x400, 0x4FF), (0x5D0, 0x5EA),
+    (0x621, 0x64A), (0x904, 0x94D), (0xE01, 0xE3A), (0x1E00, 0x1EFF), (0x2000, 0x206F), (0x20A0, 0x20BF),
+    (0x2150, 0x218B), (0x2460, 0x24FF), (0x2581, 0x2581), (0x3040, 0x30FF), (0x4E00, 0x9FA5), (0xAC00, 0xD7A3),
+    (0xFB00, 0xFB06), (0xFF01, 0xFF5E), (0x1F300, 0x1F64F), (0x1F680, 0x1F6C5), (0x1D400, 0x1D44F), (0x1, 0x1F),
+    (0x80, 0x9F), (0xE000, 0xE010),
+]  # fmt: skip
+WORDS = """a photo of the red crosses left above don't it's we'll I'VE they're 'S ''s 2024 3.14 1,000 <|endoftext|> <pad>
+</s> <unk> <extra_id_0> <extra_id_99> <extra_id_07> <|startoftext|> <|STARTOFTEXT|> ⅷ İstanbul ΣΑΣ straße ﬁne ①② e\u0301
+a\u0308\u0301 é \u1100\u1161 👩‍👩‍👧‍👦 🇩🇪 👍🏽 ❤️ \u200b \ufeff \u00ad \u2028 \u0085 \t \r\n \u3000 ▁ ▁▁x # $%^ -- ...""".split(" ")
+
+
+def corpus(n, seed=0):
+    """n strings without zero bytes: words, any script, marks, emoji, controls; some empty, some 10 kB long."""
+    r = random.Random(seed)
+    out = ["", " ", "\n", "▁", "a", "'", "a" * 10000, "ab " * 3400, "é" * 5000, "\u0301" * 300, " \t x"]
+
+    def piece():
+        if r.random() < 0.5:
+            return r.choice(WORDS)
+        low, high = r.choice(RANGES)
+        return "".join(chr(r.randint(low, high)) for _ in range(r.randint(1, 8)))
+
+    while len(out) < n:
+        text = r.choice(["", " ", "  "]).join(piece() for _ in range(r.randint(1, 12)))
+        out.append(text if r.random() < 0.5 else text.replace(" ", r.choice([" ", "\n", "\u00a0"])))
+    return out[:n]
