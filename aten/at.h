@@ -210,10 +210,10 @@ bool at_grad_enabled(void);
 /* grads[i] = d loss / d leaves[i], owned by the innermost scope; NULL where loss does not reach. */
 void at_grad(at_t loss, int n, const at_t *leaves, at_t *grads);
 /* Activation checkpointing: out[0..m) = f(ctx, in) without keeping what lies between; the backward runs f
- * again.  f must be a function of its inputs and of `ctx` (which must live until the backward), and use no
+ * again.  f must be a function of its inputs and of the `size` bytes of `ctx`, which are copied, and use no
  * other tensor that needs a gradient except those listed in `in`. */
-void at_checkpoint(void (*f)(void *ctx, const at_t *in, at_t *out), void *ctx, int n, const at_t *in, int m,
-		   at_t *out);
+void at_checkpoint(void (*f)(void *ctx, const at_t *in, at_t *out), const void *ctx, size_t size, int n,
+		   const at_t *in, int m, at_t *out);
 
 /* ---- Machine ------------------------------------------------------------------------------------- */
 void at_set_threads(int n); /* intra-op threads of every later op of the process */

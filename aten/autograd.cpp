@@ -1,5 +1,7 @@
 // autograd.cpp -- gradients to a list of leaves, and activation checkpointing through a C callback.
 #include "aten/shim.hpp"
+#include <ATen/ops/empty.h>
+#include <cstring>
 #include <torch/csrc/autograd/autograd.h>
 #include <torch/csrc/autograd/custom_function.h>
 
@@ -35,7 +37,7 @@ variable_list run_block(shim::callback f, void *ctx, at::TensorList in, size_t m
 }
 
 struct Checkpoint : torch::autograd::Function<Checkpoint> {
-	static variable_list forward(AutogradContext *ac, int64_t f, int64_t ctx, int64_t m,
+	static variable_list forward(AutogradContext *ac, int64_t f, const at::Tensor &ctx, int64_t m,
 				     at::TensorList in)
 	{
 		ac->saved_data["f"] = f;
@@ -43,14 +45,15 @@ struct Checkpoint : torch::autograd::Function<Checkpoint> {
 		ac->save_for_backward(in.vec());
 		ac->set_materialize_grads(
 		    false); // an output without a gradient takes no part in the backward
-		return run_block(reinterpret_cast<shim::callback>(f), reinterpret_cast<void *>(ctx), in,
+		return run_block(reinterpret_cast<shim::callback>(f), ctx.data_ptr(), in,
 				 static_cast<size_t>(m));
 	}
 
 	static variable_list backward(AutogradContext *ac, variable_list grad_out)
 	{
 		auto f = reinterpret_cast<shim::callback>(ac->saved_data["f"].toInt());
-		auto *ctx = reinterpret_cast<void *>(ac->saved_data["ctx"].toInt());
+		at::Tensor bytes = ac->saved_data["ctx"].toTensor();
+		void *ctx = bytes.data_ptr();
 		at::AutoGradMode with_grad(true);
 		variable_list leaf, wanted, out, seed, found, grads(3); // f, ctx and m have none
 
@@ -103,13 +106,16 @@ void at_grad(at_t loss, int n, const at_t *leaves, at_t *grads)
 	});
 }
 
-void at_checkpoint(void (*f)(void *ctx, const at_t *in, at_t *out), void *ctx, int n, const at_t *in, int m,
-		   at_t *out)
+void at_checkpoint(void (*f)(void *ctx, const at_t *in, at_t *out), const void *ctx, size_t size, int n,
+		   const at_t *in, int m, at_t *out)
 {
 	shim::run("at_checkpoint", shim::operands(in, static_cast<size_t>(n)), [&] {
 		variable_list x = list_of(n, in);
-		auto y = Checkpoint::apply(reinterpret_cast<int64_t>(f), reinterpret_cast<int64_t>(ctx),
-					   static_cast<int64_t>(m), at::TensorList(x));
+		at::Tensor bytes = at::empty({ static_cast<int64_t>(size) }, at::kByte);
+		if (size)
+			memcpy(bytes.data_ptr(), ctx, size);
+		auto y = Checkpoint::apply(reinterpret_cast<int64_t>(f), bytes, static_cast<int64_t>(m),
+					   at::TensorList(x));
 		for (int i = 0; i < m; i++)
 			out[i] = shim::wrap("at_checkpoint", y[static_cast<size_t>(i)]);
 	});

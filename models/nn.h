@@ -58,6 +58,8 @@ struct lora_merged;
 struct pass {
 	const struct lora *lora;          /* pairs added as products run: y += scale * (x A^T) B^T */
 	const struct lora_merged *merged; /* or weights that have the pairs in them already */
+	/* With gradients: every n-th block keeps its inputs alone and is run again in the backward; 0: none. */
+	int64_t checkpoint_every;
 };
 
 at_t nn_linear(const struct nn_linear *l, const struct pass *p, at_t x);

@@ -43,6 +43,8 @@ static const struct field prompts_fields[] = {
 static const struct field train_fields[] = {
 	FIELD(struct train_conf, max_steps, .init = "1000", .min = 1, .max = 1e9, .unit = "optimizer steps",
 	      .doc = "when the run ends"),
+	FIELD(struct train_conf, checkpoint_every, .init = "0", .min = 0, .max = 1000, .unit = "blocks",
+	      .doc = "activation checkpointing: every n-th block is computed again in the backward; 0: none"),
 	FIELD(struct train_conf, max_seconds, .init = "0", .min = 0, .max = 1e9, .unit = "s",
 	      .doc = "the run also ends after the first step past so much training time; 0: never"),
 	FIELD(struct train_conf, steps_per_epoch, .init = "1", .min = 1, .max = 1000,

@@ -31,6 +31,7 @@ struct prompts_conf {
 };
 struct train_conf {
 	int64_t max_steps, steps_per_epoch, micro_batch;
+	int64_t checkpoint_every;
 	double max_seconds;
 	double timestep_fraction, max_grad_norm;
 	int64_t max_skipped;

@@ -56,6 +56,7 @@ static int open_all(struct trainer *t, struct err *e)
 		return -1;
 	if (t->test.n && encode_prompts(&t->pipeline, &t->test, &t->test_cond, e))
 		return -1;
+	pipeline_free_text(&t->pipeline);
 	return policies_init(&t->policies, &x->policy, &t->pipeline.transformer.net, &x->lora,
 			     (uint64_t)x->run.seed, t->pipeline.device, e);
 }

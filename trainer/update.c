@@ -178,7 +178,8 @@ static void accumulate(struct trainer *t, const struct samples *s, const struct 
 	struct at_scope *sc = at_begin(AT_WITH_GRAD);
 	const struct nft_conf *c = &t->x->nft;
 	struct micro m = gather(t, s, pair, n);
-	struct pass old = policies_old_pass(&t->policies), theta = { 0 };
+	struct pass old = policies_old_pass(&t->policies),
+		    theta = { .checkpoint_every = t->x->train.checkpoint_every };
 	struct lora_merged merged = { 0 };
 	at_t kl_K = NULL;
 

@@ -205,7 +205,8 @@ static void test_checkpoint(void **state)
 	block(&scale, leaf, out);
 	at_grad(at_add(at_sum(at_square(out[0])), at_sum(out[1])), 2, wanted, plain);
 	runs = 0;
-	at_checkpoint(block, &scale, 3, leaf, 2, out);
+	at_checkpoint(block, &scale, sizeof scale, 3, leaf, 2, out);
+	scale = 0; /* it was copied */
 	assert_int_equal(runs, 1);
 	at_grad(at_add(at_sum(at_square(out[0])), at_sum(out[1])), 2, wanted, again);
 	assert_int_equal(runs, 2);

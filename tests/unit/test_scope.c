@@ -230,7 +230,7 @@ struct fault {
 
 static void faulty(void *ctx, const at_t *in, at_t *out)
 {
-	struct fault *f = ctx;
+	struct fault *f = *(struct fault **)ctx; /* the pointer is what is copied */
 	struct at_scope *s = at_begin(AT_GRAD_AS_IS);
 	at_t h = at_mul(in[0], in[0]);
 
@@ -242,7 +242,7 @@ static void faulty(void *ctx, const at_t *in, at_t *out)
 
 static void nested(void *ctx, const at_t *in, at_t *out)
 {
-	at_checkpoint(faulty, ctx, 1, in, 1, out);
+	at_checkpoint(faulty, ctx, sizeof(void *), 1, in, 1, out);
 }
 
 static void forgetful(void *ctx, const at_t *in, at_t *out)
@@ -260,7 +260,7 @@ static void run_faulty(void *ctx)
 	at_begin(AT_WITH_GRAD);
 	at_t x = at_borrow(values, DIMS(3, 3), AT_F32, release, &one), y, g;
 	at_set_requires_grad(x, true);
-	at_checkpoint(faulty, ctx, 1, &x, 1, &y);
+	at_checkpoint(faulty, &ctx, sizeof ctx, 1, &x, 1, &y);
 	at_grad(at_sum(y), 1, &x, &g);
 }
 
@@ -269,7 +269,7 @@ static void run_nested(void *ctx)
 	at_begin(AT_WITH_GRAD);
 	at_t x = random_tensor(DIMS(3, 3), 1), y, g;
 	at_set_requires_grad(x, true);
-	at_checkpoint(nested, ctx, 1, &x, 1, &y);
+	at_checkpoint(nested, &ctx, sizeof ctx, 1, &x, 1, &y);
 	at_grad(at_sum(y), 1, &x, &g);
 }
 
@@ -277,7 +277,7 @@ static void run_forgetful(void *ctx)
 {
 	at_begin(AT_WITH_GRAD);
 	at_t x = random_tensor(DIMS(3, 3), 1), y;
-	at_checkpoint(forgetful, ctx, 1, &x, 1, &y);
+	at_checkpoint(forgetful, ctx, 0, 1, &x, 1, &y);
 }
 
 static void test_panic_in_callback(void **state)
@@ -301,10 +301,10 @@ static void test_panic_in_callback(void **state)
 
 	/* Autograd works as before, and nested checkpoints are right. */
 	struct at_scope *s = at_begin(AT_WITH_GRAD);
-	struct fault none = { 0, -1 };
+	struct fault none = { 0, -1 }, *ctx = &none;
 	at_t x = random_tensor(DIMS(3, 3), 1), y, g;
 	at_set_requires_grad(x, true);
-	at_checkpoint(nested, &none, 1, &x, 1, &y);
+	at_checkpoint(nested, &ctx, sizeof ctx, 1, &x, 1, &y);
 	at_grad(at_sum(y), 1, &x, &g);
 	assert_true(at_equal(g, at_mul(at_detach(x), 2)));
 	at_end(s);
