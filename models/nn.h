@@ -58,7 +58,7 @@ struct lora_merged;
 struct pass {
 	const struct lora *lora;          /* pairs added as products run: y += scale * (x A^T) B^T */
 	const struct lora_merged *merged; /* or weights that have the pairs in them already */
-	/* With gradients: every n-th block keeps its inputs alone and is run again in the backward; 0: none. */
+	/* With gradients: every n-th block keeps its inputs alone and runs again in the backward; 0: none */
 	int64_t checkpoint_every;
 };
 
