@@ -74,7 +74,7 @@ at_t t5_forward(const struct t5 *m, at_t ids_BL)
 	double eps = m->conf.layer_norm_epsilon;
 	at_t x_BLD = at_embedding(m->token_VD, ids_BL), bias_1HLL = position_bias(m, at_size(ids_BL, 1));
 
-	tap(x_BLD, "shared");
+	tap(x_BLD, "encoder.embed_tokens");
 	for (int64_t i = 0; i < m->conf.num_layers; i++) {
 		struct at_scope *layer = at_begin(AT_GRAD_AS_IS);
 		const struct t5_layer *l = &m->layer[i];
