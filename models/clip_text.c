@@ -118,21 +118,6 @@ out:
 	return ret;
 }
 
-static void linear(struct clip_text *m, struct nn_linear *l, const char *at, int parts,
-		   const char *const *names, int64_t out, int64_t in)
-{
-	char *full[NN_PARTS];
-	int64_t rows[NN_PARTS];
-
-	for (int i = 0; i < parts; i++) {
-		full[i] = mem_printf("%s%s", at, names[i]);
-		rows[i] = out;
-	}
-	nn_add_linear(&m->net, l, parts, (const char *const *)full, rows, in, true);
-	for (int i = 0; i < parts; i++)
-		free(full[i]);
-}
-
 static void norm(struct clip_text *m, at_t *w, at_t *b, const char *at, const char *name)
 {
 	char *weight = mem_printf("%s%s.weight", at, name), *bias = mem_printf("%s%s.bias", at, name);
@@ -161,11 +146,11 @@ static void lay_out(struct clip_text *m)
 		struct clip_text_layer *l = &m->layer[i];
 		char *at = mem_printf("text_model.encoder.layers.%lld.", (long long)i);
 		norm(m, &l->norm1_w, &l->norm1_b, at, "layer_norm1");
-		linear(m, &l->qkv, at, 3, qkv, D, D);
-		linear(m, &l->out, at, 1, out, D, D);
+		nn_add_stack(&m->net, &l->qkv, 3, at, qkv, D, D, true);
+		nn_add_stack(&m->net, &l->out, 1, at, out, D, D, true);
 		norm(m, &l->norm2_w, &l->norm2_b, at, "layer_norm2");
-		linear(m, &l->up, at, 1, up, F, D);
-		linear(m, &l->down, at, 1, down, D, F);
+		nn_add_stack(&m->net, &l->up, 1, at, up, F, D, true);
+		nn_add_stack(&m->net, &l->down, 1, at, down, D, F, true);
 		free(at);
 	}
 	norm(m, &m->norm_w, &m->norm_b, "text_model.", "final_layer_norm");

@@ -140,26 +140,10 @@ static int write_config(const struct mmdit_conf *conf, const char *path, struct 
 
 /* ---- The parameters -------------------------------------------------------------------------- */
 
-/* Up to three modules of one width under a common prefix, stacked. */
-static void linear(struct mmdit *m, struct nn_linear *l, const char *prefix, const char *const *names,
-		   int parts, int64_t out, int64_t in)
-{
-	char *full[NN_PARTS];
-	int64_t rows[NN_PARTS];
-
-	for (int i = 0; i < parts; i++) {
-		full[i] = mem_printf("%s%s", prefix, names[i]);
-		rows[i] = out;
-	}
-	nn_add_linear(&m->net, l, parts, (const char *const *)full, rows, in, true);
-	for (int i = 0; i < parts; i++)
-		free(full[i]);
-}
-
 static void linear1(struct mmdit *m, struct nn_linear *l, const char *prefix, const char *name, int64_t out,
 		    int64_t in)
 {
-	linear(m, l, prefix, &name, 1, out, in);
+	nn_add_stack(&m->net, l, 1, prefix, &name, out, in, true);
 }
 
 static void norm(struct mmdit *m, at_t *slot, const char *prefix, const char *name)
@@ -176,7 +160,7 @@ static void image_attention(struct mmdit *m, struct mmdit_attention *a, const ch
 {
 	static const char *const qkv[] = { "to_q", "to_k", "to_v" };
 
-	linear(m, &a->qkv, prefix, qkv, 3, m->width, m->width);
+	nn_add_stack(&m->net, &a->qkv, 3, prefix, qkv, m->width, m->width, true);
 	linear1(m, &a->out, prefix, "to_out.0", m->width, m->width);
 	norm(m, &a->norm_q_K, prefix, "norm_q");
 	norm(m, &a->norm_k_K, prefix, "norm_k");
@@ -186,7 +170,7 @@ static void text_attention(struct mmdit *m, struct mmdit_attention *a, const cha
 {
 	static const char *const qkv[] = { "add_q_proj", "add_k_proj", "add_v_proj" };
 
-	linear(m, &a->qkv, prefix, qkv, 3, m->width, m->width);
+	nn_add_stack(&m->net, &a->qkv, 3, prefix, qkv, m->width, m->width, true);
 	if (!last)
 		linear1(m, &a->out, prefix, "to_add_out", m->width, m->width);
 	norm(m, &a->norm_q_K, prefix, "norm_added_q");

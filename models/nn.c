@@ -49,6 +49,21 @@ void nn_add_linear(struct nn_net *n, struct nn_linear *l, int parts, const char 
 	}
 }
 
+void nn_add_stack(struct nn_net *n, struct nn_linear *l, int parts, const char *prefix,
+		  const char *const *name, int64_t out, int64_t in, bool bias)
+{
+	char *full[NN_PARTS] = { 0 };
+	int64_t rows[NN_PARTS] = { 0 };
+
+	for (int i = 0; i < parts; i++) {
+		full[i] = mem_printf("%s%s", prefix, name[i]);
+		rows[i] = out;
+	}
+	nn_add_linear(n, l, parts, (const char *const *)full, rows, in, bias);
+	for (int i = 0; i < parts; i++)
+		free(full[i]);
+}
+
 void nn_alias(struct nn_net *n, const char *name)
 {
 	n->param[n->n_param - 1].alias = mem_str(name);

@@ -67,6 +67,9 @@ at_t nn_linear(const struct nn_linear *l, const struct pass *p, at_t x);
 /* Laying out: registers a linear of `parts` modules name[i] of out[i] rows, weights still absent (NULL). */
 void nn_add_linear(struct nn_net *n, struct nn_linear *l, int parts, const char *const *name,
 		   const int64_t *out, int64_t in, bool bias);
+/* The same for modules of one width, `out` rows each, named PREFIX + name[i]. */
+void nn_add_stack(struct nn_net *n, struct nn_linear *l, int parts, const char *prefix,
+		  const char *const *name, int64_t out, int64_t in, bool bias);
 /* One whole tensor. */
 void nn_add_tensor(struct nn_net *n, at_t *slot, const char *name, struct at_dims shape, bool trainable);
 

@@ -142,21 +142,6 @@ out:
 	return ret;
 }
 
-static void linear(struct t5 *m, struct nn_linear *l, const char *at, int parts, const char *const *names,
-		   int64_t out, int64_t in)
-{
-	char *full[NN_PARTS];
-	int64_t rows[NN_PARTS];
-
-	for (int i = 0; i < parts; i++) {
-		full[i] = mem_printf("%s%s", at, names[i]);
-		rows[i] = out;
-	}
-	nn_add_linear(&m->net, l, parts, (const char *const *)full, rows, in, false);
-	for (int i = 0; i < parts; i++)
-		free(full[i]);
-}
-
 static void norm(struct t5 *m, at_t *slot, const char *at)
 {
 	char *name = mem_printf("%s.weight", at);
@@ -178,14 +163,15 @@ static void lay_out_layer(struct t5 *m, struct t5_layer *l, int64_t i)
 	char *norm1 = mem_printf("%slayer.0.layer_norm", at), *norm2 = mem_printf("%slayer.1.layer_norm", at);
 	char *bias = mem_printf("%slayer.0.SelfAttention.relative_attention_bias.weight", at);
 
-	linear(m, &l->qkv, at, 3, qkv, c->num_heads * c->d_kv, c->d_model);
-	linear(m, &l->out, at, 1, out, c->d_model, c->num_heads * c->d_kv);
+	nn_add_stack(&m->net, &l->qkv, 3, at, qkv, c->num_heads * c->d_kv, c->d_model, false);
+	nn_add_stack(&m->net, &l->out, 1, at, out, c->d_model, c->num_heads * c->d_kv, false);
 	if (i == 0)
 		nn_add_tensor(&m->net, &m->bias_NH, bias,
 			      DIMS(c->relative_attention_num_buckets, c->num_heads), true);
 	norm(m, &l->norm1_D, norm1);
-	linear(m, &l->up, at, c->gated ? 2 : 1, c->gated ? gated : plain, c->d_ff, c->d_model);
-	linear(m, &l->down, at, 1, down, c->d_model, c->d_ff);
+	nn_add_stack(&m->net, &l->up, c->gated ? 2 : 1, at, c->gated ? gated : plain, c->d_ff, c->d_model,
+		     false);
+	nn_add_stack(&m->net, &l->down, 1, at, down, c->d_model, c->d_ff, false);
 	norm(m, &l->norm2_D, norm2);
 	free(at);
 	free(norm1);
