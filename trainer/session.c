@@ -11,6 +11,9 @@ static int check(const struct session_options *o, const char *command, struct er
 		return err_set(e, "%s: --steps %lld: must be in [1, 1000]", command, (long long)o->steps);
 	if (o->batch < 1)
 		return err_set(e, "%s: --batch %lld: must be at least 1", command, (long long)o->batch);
+	if (o->t5_length < 0 || o->t5_length > 4096) /* 0: not given */
+		return err_set(e, "%s: --t5-length %lld: must be in [1, 4096]", command,
+			       (long long)o->t5_length);
 	if (strcmp(o->device, "cpu") && strcmp(o->device, "cuda"))
 		return err_set(e, "%s: --device '%s': cpu or cuda", command, o->device);
 	if (!strcmp(o->device, "cuda") && !at_cuda_devices())
