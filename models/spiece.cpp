@@ -35,7 +35,9 @@ int spiece_find(const struct spiece *s, const char *piece, size_t n)
 {
 	const int id = s->p.PieceToId({ piece, n });
 
-	return id == s->p.unk_id() && s->p.IdToPiece(id) != std::string(piece, n) ? -1 : id;
+	/* misses are the rule: nothing is allocated for them */
+	return id == s->p.unk_id() && s->p.IdToPiece(id).compare(0, std::string::npos, piece, n) != 0 ? -1
+												      : id;
 }
 
 float spiece_score(const struct spiece *s, int id)

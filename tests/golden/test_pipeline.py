@@ -50,8 +50,7 @@ def make(words, transformer=SD35, vae={}, clip={}, t5={}, scheduler={}, seed=0, 
     """A StableDiffusion3Pipeline with random weights, no smaller than its parts allow."""
     folder, clip_size, t5_size = words
     layer = dict(vocab_size=clip_size, num_hidden_layers=3, num_attention_heads=2, max_position_embeddings=77)
-    layer.update(eos_token_id=clip_size - 1, **{k: v for k, v in clip.items() if k != "eos_token_id"})
-    layer.update({k: v for k, v in clip.items() if k == "eos_token_id"})
+    layer.update({"eos_token_id": clip_size - 1, **clip})
     clips = [
         CLIPTextModelWithProjection(CLIPTextConfig(hidden_size=w, intermediate_size=37, hidden_act=a, projection_dim=p, **layer))
         for w, a, p in [(16, "quick_gelu", 12), (24, "gelu", 20)]
