@@ -165,6 +165,9 @@ int t5_tokenizer_open(struct t5_tokenizer **out, const char *dir, struct err *e)
 
 	if (!ret)
 		ret = find_table(t, path, e) || spiece_open(&t->pieces, t->model, t->size, path, e) ? -1 : 0;
+	if (!ret && (spiece_find(t->pieces, "<pad>", 5) != PAD || spiece_find(t->pieces, "</s>", 4) != EOS ||
+		     spiece_find(t->pieces, "<unk>", 5) != UNK))
+		ret = err_set(e, "%s: the first pieces are not T5's <pad>, </s>, <unk>", path);
 	for (int i = 0; !ret && i < spiece_size(t->pieces); i++) {
 		double score = spiece_score(t->pieces, i);
 		t->lowest = score < t->lowest ? score : t->lowest;
