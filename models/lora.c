@@ -20,6 +20,9 @@ const struct field lora_fields[] = {
 	    struct lora_conf, init, .init = "gaussian", .choices = inits,
 	    .doc =
 		"how A starts (B is zero): gaussian is normal with std 1 / rank, kaiming is PEFT's default"),
+	FIELD(struct lora_conf, start, .init = "",
+	      .doc = "start from this adapter (PEFT, diffusers or kohya, a checkpoint or a run), whose rank, "
+		     "alpha and modules then hold; empty starts a new one"),
 	FIELD(struct lora_conf, targets,
 	      .init = "attn.to_q, attn.to_k, attn.to_v, attn.to_out.0, attn.add_q_proj, attn.add_k_proj, "
 		      "attn.add_v_proj, attn.to_add_out",
@@ -43,14 +46,14 @@ static int by_name(const void *a, const void *b)
 
 /* Sorts the chosen modules by name, so that the layout of the flat vector does not depend on this program's
  * order. */
-static struct place *places(const struct nn_net *net, const bool *chosen, int *n)
+static struct place *places(const struct nn_net *net, const struct lora_size *size, int *n)
 {
 	struct place *v = mem_zero((size_t)(net->n_site * NN_PARTS), sizeof *v);
 
 	*n = 0;
 	for (int i = 0; i < net->n_site; i++)
 		for (int k = 0; k < net->site[i].parts; k++)
-			if (chosen[i * NN_PARTS + k])
+			if (size[i * NN_PARTS + k].rank)
 				v[(*n)++] = (struct place) { net->site[i].name[k], i, k };
 	qsort(v, (size_t)*n, sizeof *v, by_name);
 	return v;
@@ -64,31 +67,31 @@ static at_t view_of(at_t flat_P, int64_t *at, int64_t rows, int64_t columns)
 	return at_keep(at_view(part, DIMS(rows, columns)));
 }
 
-void lora_lay_out(struct lora *l, const struct nn_net *net, const bool *chosen, int64_t rank, double alpha,
-		  enum at_device dev)
+void lora_lay_out(struct lora *l, const struct nn_net *net, const struct lora_size *size, enum at_device dev)
 {
 	struct at_scope *s = at_begin(AT_NO_GRAD);
 	int64_t at = 0;
 	int n;
-	struct place *place = places(net, chosen, &n);
+	struct place *place = places(net, size, &n);
 
-	*l = (struct lora) { .net = net, .rank = rank, .alpha = alpha, .n = n };
+	*l = (struct lora) { .net = net, .n = n };
 	l->pair = mem_zero((size_t)n, sizeof *l->pair);
 	l->at = mem_alloc((size_t)(net->n_site * NN_PARTS) * sizeof *l->at);
 	for (int i = 0; i < net->n_site * NN_PARTS; i++)
 		l->at[i] = -1;
 	for (int i = 0; i < n; i++) {
 		const struct nn_site *site = &net->site[place[i].site];
-		int part = place[i].part;
+		int part = place[i].part, slot = place[i].site * NN_PARTS + part;
 
-		l->pair[i] = (struct lora_pair) { .site = place[i].site, .part = part };
-		l->at[place[i].site * NN_PARTS + part] = i;
-		l->numel += rank * (site->in + site->row[part + 1] - site->row[part]);
+		l->pair[i] = (struct lora_pair) { .site = place[i].site, .part = part, .size = size[slot] };
+		l->at[slot] = i;
+		l->numel += size[slot].rank * (site->in + site->row[part + 1] - site->row[part]);
 	}
 	l->flat = at_keep(at_zeros(DIMS(l->numel), AT_F32, dev));
 	for (int i = 0; i < n; i++) {
 		const struct nn_site *site = &net->site[place[i].site];
 		int part = place[i].part;
+		int64_t rank = l->pair[i].size.rank;
 
 		l->pair[i].a_RI = view_of(l->flat, &at, rank, site->in);
 		l->pair[i].b_OR = view_of(l->flat, &at, site->row[part + 1] - site->row[part], rank);
@@ -153,19 +156,19 @@ static void draw(float *out, size_t n, const struct lora_conf *c, double bound, 
 int lora_init(struct lora *l, const struct nn_net *net, const struct lora_conf *c, uint64_t seed,
 	      enum at_device dev, struct err *e)
 {
-	bool *chosen = mem_zero((size_t)(net->n_site * NN_PARTS), sizeof *chosen);
-	int n = 0;
+	struct lora_size *size = mem_zero((size_t)(net->n_site * NN_PARTS), sizeof *size);
 
 	*l = (struct lora) { 0 };
 	for (int i = 0; i < net->n_site; i++)
 		for (int k = 0; k < net->site[i].parts; k++)
-			n += chosen[i * NN_PARTS + k] = matches(net->site[i].name[k], &c->targets);
-	if (!n) {
-		free(chosen);
+			if (matches(net->site[i].name[k], &c->targets))
+				size[i * NN_PARTS + k] = (struct lora_size) { c->rank, c->alpha };
+	lora_lay_out(l, net, size, dev);
+	free(size);
+	if (!l->n) {
+		lora_release(l);
 		return no_match(net, &c->targets, e);
 	}
-	lora_lay_out(l, net, chosen, c->rank, c->alpha, dev);
-	free(chosen);
 
 	struct at_scope *s = at_begin(AT_NO_GRAD);
 	at_t host_P = at_zeros(DIMS(l->numel), AT_F32, AT_CPU);
@@ -184,12 +187,12 @@ int lora_init(struct lora *l, const struct nn_net *net, const struct lora_conf *
 
 void lora_copy_init(struct lora *l, const struct lora *from)
 {
-	bool *chosen = mem_zero((size_t)(from->net->n_site * NN_PARTS), sizeof *chosen);
+	struct lora_size *size = mem_zero((size_t)(from->net->n_site * NN_PARTS), sizeof *size);
 
-	for (int i = 0; i < from->net->n_site * NN_PARTS; i++)
-		chosen[i] = from->at[i] >= 0;
-	lora_lay_out(l, from->net, chosen, from->rank, from->alpha, at_device_of(from->flat));
-	free(chosen);
+	for (int i = 0; i < from->n; i++)
+		size[from->pair[i].site * NN_PARTS + from->pair[i].part] = from->pair[i].size;
+	lora_lay_out(l, from->net, size, at_device_of(from->flat));
+	free(size);
 	lora_set(l, from);
 }
 
@@ -215,9 +218,14 @@ void lora_set(struct lora *dst, const struct lora *src)
 	at_end(s);
 }
 
-double lora_scale(const struct lora *l)
+double lora_scale(const struct lora_pair *p)
 {
-	return l->alpha / (double)l->rank;
+	return p->size.alpha / (double)p->size.rank;
+}
+
+const char *lora_module(const struct lora *l, int pair)
+{
+	return l->net->site[l->pair[pair].site].name[l->pair[pair].part];
 }
 
 bool lora_touches(const struct lora *l, int site)
@@ -239,21 +247,26 @@ double lora_norm(const struct lora *l)
 		at_t aa_RR = at_matmul(a_RI, at_transpose(a_RI, 0, 1));
 		at_t bb_RR = at_matmul(at_transpose(b_OR, 0, 1), b_OR);
 
-		sum += at_item(at_sum(at_mul(aa_RR, bb_RR)));
+		sum +=
+		    lora_scale(&l->pair[i]) * lora_scale(&l->pair[i]) * at_item(at_sum(at_mul(aa_RR, bb_RR)));
 		at_end(s);
 	}
-	return fabs(lora_scale(l)) * sqrt(fmax(sum, 0));
+	return sqrt(fmax(sum, 0));
 }
 
 uint64_t lora_hash(const struct lora *l)
 {
 	size_t n = (size_t)l->numel * sizeof(float);
 	float *v = mem_alloc(n);
-	double scale = lora_scale(l);
-	uint64_t hash;
+	uint64_t hash = 0;
 
+	for (int i = 0; i < l->n; i++) {
+		double scale = lora_scale(&l->pair[i]);
+
+		hash = file_hash(&scale, sizeof scale, hash + (uint64_t)l->pair[i].size.rank);
+	}
 	at_copy_out(l->flat, v, AT_F32);
-	hash = file_hash(v, n, file_hash(&scale, sizeof scale, (uint64_t)l->rank));
+	hash = file_hash(v, n, hash);
 	free(v);
 	return hash;
 }
@@ -310,7 +323,8 @@ static at_t merged_part(const struct lora *l, int site, int part)
 	w_OI = at_cast(w_OI, dt);
 	if (i < 0)
 		return w_OI;
-	return at_addmm(w_OI, at_cast(l->pair[i].b_OR, dt), at_cast(l->pair[i].a_RI, dt), 1, lora_scale(l));
+	return at_addmm(w_OI, at_cast(l->pair[i].b_OR, dt), at_cast(l->pair[i].a_RI, dt), 1,
+			lora_scale(&l->pair[i]));
 }
 
 static void resize(struct lora_merged *m, int n)
@@ -372,23 +386,29 @@ void lora_merged_release(struct lora_merged *m)
 }
 
 /*
- * Multiplications of a forward and backward, beyond those of the base model, with T tokens; n pairs in a
- * site: on the fly: x A^T, h B^T, and four products of the same sizes backward, A and B stacked: 3 T n R (I +
- * O) merged:     d loss / d W, which the frozen base does not need, and B A with its two gradients: T I O + 3
- * R I O (a stacked site with a part that has no pair counts whole in both).
+ * Multiplications of a forward and backward, beyond those of the base model, with T tokens; R all ranks of a
+ * site, r the largest of them:
+ * on the fly: x A^T, h B^T, and four products of the same sizes backward, A and B stacked: 3 T R (I + O);
+ * merged: d loss / d W, which the frozen base does not need, and B A with its two gradients: T I O + 3 r I O
+ * (a stacked site with a part that has no pair counts whole in both).
  */
 bool lora_prefers_merge(const struct lora *l, int64_t tokens)
 {
-	double added = 0, merged = 0, T = (double)tokens, R = (double)l->rank;
+	double added = 0, merged = 0, T = (double)tokens;
 
 	for (int i = 0; i < l->net->n_site; i++) {
 		const struct nn_site *t = &l->net->site[i];
-		double in = (double)t->in, out = (double)t->row[t->parts], n = 0;
+		double in = (double)t->in, out = (double)t->row[t->parts], all = 0, most = 0;
 
-		for (int k = 0; k < t->parts; k++)
-			n += l->at[i * NN_PARTS + k] >= 0;
-		added += n > 0 ? 3 * T * n * R * (in + out) : 0;
-		merged += n > 0 ? (T + 3 * R) * in * out : 0;
+		for (int k = 0; k < t->parts; k++) {
+			int at = l->at[i * NN_PARTS + k];
+			double rank = at < 0 ? 0 : (double)l->pair[at].size.rank;
+
+			all += rank;
+			most = fmax(most, rank);
+		}
+		added += 3 * T * all * (in + out);
+		merged += all > 0 ? (T + 3 * most) * in * out : 0;
 	}
 	return merged < added;
 }

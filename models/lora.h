@@ -15,19 +15,24 @@ struct lora_conf {
 	double alpha;
 	/* "gaussian" (A normal with std 1/rank) or "kaiming" (PEFT's default for A); B is zero in both */
 	char *init;
+	char *start; /* "" or an adapter, whose modules, ranks and alphas then hold */
 	/* module-name suffixes, as PEFT matches them: equal, or ends with "." + target */
 	struct conf_list targets;
 };
-extern const struct field lora_fields[]; /* rank, alpha, init, targets */
+extern const struct field lora_fields[]; /* rank, alpha, init, start, targets */
 
+/* Its rank and alpha may be the pair's own: adapters made elsewhere have patterns of them. */
+struct lora_size {
+	int64_t rank; /* 0: no pair */
+	double alpha;
+};
 struct lora_pair {
 	int site, part;
+	struct lora_size size;
 	at_t a_RI, b_OR; /* views of flat, float32 */
 };
 struct lora {
 	const struct nn_net *net; /* borrowed */
-	int64_t rank;
-	double alpha;
 	int n;
 	struct lora_pair *pair; /* ordered by module name */
 	int *at;                /* at[site * NN_PARTS + part] = pair or -1 */
@@ -39,16 +44,16 @@ struct lora {
  * a function of the seed and the pair's place, on every device. */
 int lora_init(struct lora *l, const struct nn_net *net, const struct lora_conf *c, uint64_t seed,
 	      enum at_device dev, struct err *e);
-/* The structure alone, all values zero: chosen[site * NN_PARTS + part] says which modules have a pair. */
-void lora_lay_out(struct lora *l, const struct nn_net *net, const bool *chosen, int64_t rank, double alpha,
-		  enum at_device dev);
+/* The structure alone, all values zero: size[site * NN_PARTS + part] is that of the module's pair. */
+void lora_lay_out(struct lora *l, const struct nn_net *net, const struct lora_size *size, enum at_device dev);
 /* The same shape and values, storage of its own. */
 void lora_copy_init(struct lora *l, const struct lora *from);
 void lora_release(struct lora *l);
 void lora_set(struct lora *dst, const struct lora *src); /* values */
 bool lora_touches(const struct lora *l, int site);       /* has a pair in any part of it */
-double lora_scale(const struct lora *l);
-double lora_norm(const struct lora *l);   /* Euclidean norm of scale * B A over all modules */
+double lora_scale(const struct lora_pair *p);            /* alpha / rank */
+const char *lora_module(const struct lora *l, int pair); /* "transformer_blocks.0.attn.to_q" */
+double lora_norm(const struct lora *l);                  /* Euclidean norm of scale * B A over all modules */
 uint64_t lora_hash(const struct lora *l); /* of the values: names the weights merged from them */
 
 /* Training: the pairs become leaves.  lora_backward adds d loss / d pairs into grad (P,) float32. */
@@ -74,13 +79,5 @@ void lora_merge(struct lora_merged *m, const struct lora *l);
 void lora_merge_grad(struct lora_merged *m, const struct lora *l);
 void lora_merged_release(struct lora_merged *m);
 bool lora_prefers_merge(const struct lora *l, int64_t tokens);
-
-/* PEFT layout: DIR/adapter_config.json + adapter_model.safetensors, whose keys are
- * base_model.model.MODULE.lora_A.weight.
- * Save: DIR must not exist, and appears whole or not at all.
- * Load: one rank and alpha for all modules, float values of any type; an adapter of another shape, on modules
- * that `net` lacks, or with features beyond that is an error. */
-int lora_save(const struct lora *l, const char *dir, struct err *e);
-int lora_load(struct lora *l, const struct nn_net *net, const char *dir, enum at_device dev, struct err *e);
 
 #endif

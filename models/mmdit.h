@@ -53,7 +53,11 @@ struct mmdit {
 int mmdit_open(struct mmdit *m, const char *dir, enum at_dtype dt, enum at_device dev, struct err *e);
 /* Random weights, float32, CPU; adaLN and proj_out zero as SD3 starts, positions as diffusers has them. */
 int mmdit_new(struct mmdit *m, const struct mmdit_conf *c, uint64_t seed, struct err *e);
-int mmdit_save(const struct mmdit *m, const char *dir, struct err *e); /* makes DIR */
+/* DIR/config.json alone: names and shapes, no weights. */
+int mmdit_describe(struct mmdit *m, const char *dir, struct err *e);
+/* Makes DIR; `merged`, unless NULL, has the weights that an adapter changed. */
+int mmdit_save(const struct mmdit *m, const struct lora_merged *merged, const char *dir, enum at_dtype dt,
+	       struct err *e);
 void mmdit_release(struct mmdit *m);
 /* H and W are multiples of patch_size, at most patch_size * pos_embed_max_size. */
 at_t mmdit_forward(const struct mmdit *m, const struct pass *p, at_t x_BCHW, at_t t_B, at_t text_BLE,

@@ -233,21 +233,30 @@ static void lay_out(struct mmdit *m)
 
 /* ---- Open, make, save ------------------------------------------------------------------------ */
 
-int mmdit_open(struct mmdit *m, const char *dir, enum at_dtype dt, enum at_device dev, struct err *e)
+int mmdit_describe(struct mmdit *m, const char *dir, struct err *e)
 {
 	char *path = file_join(dir, "config.json");
 	int ret;
 
 	*m = (struct mmdit) { 0 };
 	ret = read_config(&m->conf, path, e);
-	if (!ret) {
+	if (!ret)
 		lay_out(m);
-		ret = nn_load_dir(&m->net, dir, NN_DIFFUSERS, NULL, dt, dev, &m->hash, e);
-	}
-	if (ret)
+	else
 		mmdit_release(m);
 	free(path);
 	return ret;
+}
+
+int mmdit_open(struct mmdit *m, const char *dir, enum at_dtype dt, enum at_device dev, struct err *e)
+{
+	if (mmdit_describe(m, dir, e))
+		return -1;
+	if (nn_load_dir(&m->net, dir, NN_DIFFUSERS, NULL, dt, dev, &m->hash, e)) {
+		mmdit_release(m);
+		return -1;
+	}
+	return 0;
 }
 
 static void zero(struct nn_linear *l)
@@ -307,13 +316,14 @@ int mmdit_new(struct mmdit *m, const struct mmdit_conf *c, uint64_t seed, struct
 	return 0;
 }
 
-int mmdit_save(const struct mmdit *m, const char *dir, struct err *e)
+int mmdit_save(const struct mmdit *m, const struct lora_merged *merged, const char *dir, enum at_dtype dt,
+	       struct err *e)
 {
 	char *config = file_join(dir, "config.json"), *weights = file_join(dir, NN_WEIGHTS);
-	int ret =
-	    file_mkdirs(dir, e) || write_config(&m->conf, config, e) || nn_save(&m->net, weights, AT_F32, e)
-		? -1
-		: 0;
+	int ret = file_mkdirs(dir, e) || write_config(&m->conf, config, e) ||
+			  nn_save(&m->net, merged, weights, dt, e)
+		      ? -1
+		      : 0;
 
 	free(config);
 	free(weights);

@@ -130,9 +130,14 @@ static void allocate(struct nn_net *n, enum at_dtype dt, enum at_device dev)
 }
 
 /* The parameter's own rows, in the shape that the file has: a view. */
+static at_t rows_of(const struct nn_param *p, at_t whole)
+{
+	return p->rows ? at_narrow(whole, 0, p->row, p->rows) : whole;
+}
+
 static at_t values(const struct nn_param *p)
 {
-	return p->rows ? at_narrow(*p->tensor, 0, p->row, p->rows) : *p->tensor;
+	return rows_of(p, *p->tensor);
 }
 
 static bool is_real(enum at_dtype dt)
@@ -209,7 +214,17 @@ int nn_load_dir(struct nn_net *n, const char *dir, const char *stem, const char 
 	return ret;
 }
 
-int nn_save(const struct nn_net *n, const char *path, enum at_dtype dt, struct err *e)
+/* The weight that stands for *slot in `merged`, or *slot. */
+static at_t merged_or_own(const struct nn_net *n, const struct lora_merged *merged, const at_t *slot)
+{
+	for (int i = 0; merged && i < n->n_site; i++)
+		if (&n->site[i].linear->w_OI == slot && merged->w[i])
+			return merged->w[i];
+	return *slot;
+}
+
+int nn_save(const struct nn_net *n, const struct lora_merged *merged, const char *path, enum at_dtype dt,
+	    struct err *e)
 {
 	struct at_scope *s = at_begin(AT_NO_GRAD);
 	struct st_item *item = mem_zero((size_t)n->n_param, sizeof *item);
@@ -217,7 +232,10 @@ int nn_save(const struct nn_net *n, const char *path, enum at_dtype dt, struct e
 	int ret;
 
 	for (int i = 0; i < n->n_param; i++)
-		item[i] = (struct st_item) { n->param[i].name, at_cast(values(&n->param[i]), dt) };
+		item[i] = (struct st_item) {
+			n->param[i].name,
+			at_cast(rows_of(&n->param[i], merged_or_own(n, merged, n->param[i].tensor)), dt)
+		};
 	ret = st_write(path, item, n->n_param, &meta, 1, e);
 	free(item);
 	at_end(s);
@@ -245,29 +263,43 @@ void nn_init(struct nn_net *n, uint64_t seed)
 /* ---- Forward --------------------------------------------------------------------------------- */
 
 /* The site's pairs as one: A stacked by rows and B block by block, so that two products do for all parts:
- * (n R, I) and (O, n R).  A part without a pair has zero rows in B. */
-static void stack_pairs(const struct lora *l, const struct nn_site *site, const int *at, at_t *a_RI,
-			at_t *b_OR)
+ * (R, I) and (O, R), R the sum of the ranks.  A part without a pair has zero rows in B.  Returns the scale of
+ * B A: the pairs' own where they agree, else it is in B. */
+static double stack_pairs(const struct lora *l, const struct nn_site *site, const int *at, at_t *a_RI,
+			  at_t *b_OR)
 {
 	at_t a[NN_PARTS], b[NN_PARTS];
-	int n = 0, before = 0;
+	int64_t all = 0, before = 0;
+	double scale = 0;
+	bool agree = true;
+	int n = 0;
 
 	for (int i = 0; i < site->parts; i++)
-		n += at[i] >= 0;
-	for (int i = 0; i < site->parts; i++) {
-		if (at[i] < 0) {
-			b[i] = at_zeros(DIMS(site->row[i + 1] - site->row[i], n * l->rank), AT_F32,
+		if (at[i] >= 0) {
+			double own = lora_scale(&l->pair[at[i]]);
+
+			agree = agree && (!n || own == scale);
+			scale = own;
+			all += l->pair[at[i]].size.rank;
+			n++;
+		}
+	for (int i = 0, k = 0; i < site->parts; i++) {
+		const struct lora_pair *p = at[i] < 0 ? NULL : &l->pair[at[i]];
+
+		if (!p) {
+			b[i] = at_zeros(DIMS(site->row[i + 1] - site->row[i], all), AT_F32,
 					at_device_of(l->flat));
 			continue;
 		}
-		a[before] = l->pair[at[i]].a_RI;
-		b[i] = n == 1 ? l->pair[at[i]].b_OR
-			      : at_pad(l->pair[at[i]].b_OR,
-				       DIMS(before * l->rank, (n - 1 - before) * l->rank), 0);
-		before++;
+		a[k++] = p->a_RI;
+		b[i] = agree ? p->b_OR : at_mul(p->b_OR, lora_scale(p));
+		if (n > 1)
+			b[i] = at_pad(b[i], DIMS(before, all - before - p->size.rank), 0);
+		before += p->size.rank;
 	}
 	*a_RI = n == 1 ? a[0] : at_cat(n, a, 0);
 	*b_OR = site->parts == 1 ? b[0] : at_cat(site->parts, b, 0);
+	return agree ? scale : 1;
 }
 
 static at_t with_pairs(const struct nn_linear *l, const struct lora *lora, at_t x)
@@ -276,10 +308,11 @@ static at_t with_pairs(const struct nn_linear *l, const struct lora *lora, at_t 
 	enum at_dtype dt = at_dtype_of(x);
 	struct at_dims shape = at_shape(x);
 	at_t x_TI = at_reshape(x, DIMS(-1, shape.d[shape.n - 1])), a_RI, b_OR, y_TO;
+	double scale;
 
-	stack_pairs(lora, &lora->net->site[l->site], &lora->at[l->site * NN_PARTS], &a_RI, &b_OR);
+	scale = stack_pairs(lora, &lora->net->site[l->site], &lora->at[l->site * NN_PARTS], &a_RI, &b_OR);
 	y_TO = at_addmm(at_linear(x_TI, l->w_OI, l->b_O), at_linear(x_TI, at_cast(a_RI, dt), NULL),
-			at_transpose(at_cast(b_OR, dt), 0, 1), 1, lora_scale(lora));
+			at_transpose(at_cast(b_OR, dt), 0, 1), 1, scale);
 	shape.d[shape.n - 1] = at_size(y_TO, 1);
 	return at_return(s, at_view(y_TO, shape));
 }

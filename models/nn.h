@@ -86,8 +86,9 @@ int nn_load(struct nn_net *n, const struct st_file *f, enum at_dtype dt, enum at
  * files. */
 int nn_load_dir(struct nn_net *n, const char *dir, const char *stem, const char *variant, enum at_dtype dt,
 		enum at_device dev, uint64_t *hash, struct err *e);
-/* Every parameter under its file name, float32 unless dt says otherwise. Atomic. */
-int nn_save(const struct nn_net *n, const char *path, enum at_dtype dt, struct err *e);
+/* Every parameter under its file name, with the merged weights (or NULL) for those they stand for. Atomic. */
+int nn_save(const struct nn_net *n, const struct lora_merged *merged, const char *path, enum at_dtype dt,
+	    struct err *e);
 /* Random weights as PyTorch's defaults draw them (linears uniform +-1/sqrt(in)), float32 on the CPU; for
  * pretraining and for tests.  Buffers are made but left at zero: the caller fills them. */
 void nn_init(struct nn_net *n, uint64_t seed);

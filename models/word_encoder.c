@@ -161,7 +161,7 @@ int word_encoder_save(const struct word_encoder *w, const char *dir, struct err 
 	json_object_set_new(o, "dim", json_integer(w->dim));
 	json_object_set_new(o, "length", json_integer(w->length));
 	ret = file_mkdirs(dir, e) || json_write(config, o, e) || json_write(vocab, list, e) ||
-		      nn_save(&w->net, weights, AT_F32, e)
+		      nn_save(&w->net, NULL, weights, AT_F32, e)
 		  ? -1
 		  : 0;
 	json_decref(list);

@@ -9,6 +9,7 @@
 #include "base/json.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "models/lora_file.h"
 #include "trainer/trainer.h"
 #include <dirent.h>
 #include <inttypes.h>
@@ -30,9 +31,9 @@ static uint64_t lora_shape_hash(const struct lora *l)
 	struct text t = { 0 };
 	uint64_t h;
 
-	text_printf(&t, "%lld %.17g", (long long)l->rank, l->alpha);
 	for (int i = 0; i < l->n; i++)
-		text_printf(&t, " %s", l->net->site[l->pair[i].site].name[l->pair[i].part]);
+		text_printf(&t, "%s %lld %.17g ", lora_module(l, i), (long long)l->pair[i].size.rank,
+			    l->pair[i].size.alpha);
 	h = file_hash(t.s, t.n, 0);
 	text_free(&t);
 	return h;

@@ -2,7 +2,10 @@
 #include "aten/safetensors.h"
 #include "base/file.h"
 #include "base/json.h"
+#include "base/mem.h"
 #include "base/text.h"
+#include "models/lora_file.h"
+#include "models/lora_raw.h"
 #include "trainer/options.h"
 #include <math.h>
 #include <stdio.h>
@@ -34,29 +37,90 @@ static void print_tensors(const struct st_file *f)
 	printf("  %d tensors, %zu elements, %zu bytes\n", f->n, elements, bytes);
 }
 
-/* Norm of (alpha / r) B A over all modules of an adapter. */
-static double adapter_norm(const struct st_file *f, double scale)
+/* Sum of squares of (alpha / rank) B A; 0 for a pair that is not whole or does not fit. */
+static double squares(const struct lora_raw_pair *p)
 {
+	struct at_scope *s = at_begin(AT_NO_GRAD);
+	double sum = 0, scale = p->size.alpha / (double)p->size.rank;
+
+	if (p->a && p->b && p->a->shape.n == 2 && p->b->shape.n == 2 &&
+	    p->a->shape.d[0] == p->b->shape.d[1]) {
+		/* |B A|^2 = sum of (A A^T) * (B^T B), which are R x R */
+		at_t a_RI = at_cast(st_get(p->a), AT_F64), b_OR = at_cast(st_get(p->b), AT_F64);
+		at_t aa_RR = at_matmul(a_RI, at_transpose(a_RI, 0, 1));
+		at_t bb_RR = at_matmul(at_transpose(b_OR, 0, 1), b_OR);
+
+		sum = scale * scale * at_item(at_sum(at_mul(aa_RR, bb_RR)));
+	}
+	at_end(s);
+	return sum;
+}
+
+/* "transformer_blocks.3.attn.to_q" and "..._3_attn_to_q" -> with * for numbers between blocks: each once. */
+static void print_targets(const struct lora_raw *r)
+{
+	struct text seen = { 0 };
+
+	text_add(&seen, " ");
+	for (int i = 0; i < r->n; i++) {
+		const char *m = r->pair[i].module, *block = strstr(m, "blocks");
+		const char *digit = block ? block + strlen("blocks") + 1 : NULL;
+		size_t digits = digit ? strspn(digit, "0123456789") : 0;
+		char *word = digits ? mem_printf(" %.*s*%s ", (int)(digit - m), m, digit + digits)
+				    : mem_printf(" %s ", m);
+
+		if (!strstr(seen.s, word))
+			text_add(&seen, word + 1);
+		free(word);
+	}
+	seen.s[seen.n - 1] = '\0';
+	printf("  targets%s\n", seen.s);
+	text_free(&seen);
+}
+
+static void print_sizes(const struct lora_raw *r)
+{
+	struct lora_size low = r->pair[0].size, high = low;
 	double sum = 0;
 
-	for (int i = 0; i < f->n; i++) {
-		const char *name = f->entry[i].name;
-		if (!text_ends(name, ".lora_A.weight"))
-			continue;
-		struct at_scope *s = at_begin(AT_NO_GRAD);
-		struct text other = { 0 };
-		text_printf(&other, "%.*s.lora_B.weight", (int)(strlen(name) - strlen(".lora_A.weight")),
-			    name);
-		const struct st_entry *b = st_find(f, other.s);
-		if (b) {
-			at_t a = at_cast(st_get(&f->entry[i]), AT_F64),
-			     ba = at_matmul(at_cast(st_get(b), AT_F64), a);
-			sum += scale * scale * at_sum_squares(ba);
-		}
-		text_free(&other);
-		at_end(s);
+	for (int i = 0; i < r->n; i++) {
+		struct lora_size s = r->pair[i].size;
+
+		low.rank = s.rank < low.rank ? s.rank : low.rank;
+		high.rank = s.rank > high.rank ? s.rank : high.rank;
+		low.alpha = fmin(low.alpha, s.alpha);
+		high.alpha = fmax(high.alpha, s.alpha);
+		sum += squares(&r->pair[i]);
 	}
-	return sqrt(sum);
+	if (low.rank == high.rank && low.alpha == high.alpha)
+		printf("  rank %lld, alpha %g, %d modules\n", (long long)low.rank, low.alpha, r->n);
+	else
+		printf("  ranks %lld to %lld, alphas %g to %g, %d modules\n", (long long)low.rank,
+		       (long long)high.rank, low.alpha, high.alpha, r->n);
+	print_targets(r);
+	printf("  norm of the change of the weights %.6g\n", sqrt(sum));
+}
+
+static int inspect_adapter(const char *path, struct err *e)
+{
+	struct lora_raw r;
+
+	if (lora_raw_open(&r, path, e))
+		return -1;
+	printf("%s: a LoRA adapter in %s's layout\n", r.file.path, r.layout);
+	print_tensors(&r.file);
+	print_sizes(&r);
+	lora_raw_close(&r);
+	return 0;
+}
+
+/* Is there a tensor of a LoRA pair in it? */
+static bool has_pairs(const struct st_file *f)
+{
+	for (int i = 0; i < f->n; i++)
+		if (strstr(f->entry[i].name, ".lora_") || strstr(f->entry[i].name, ".lora."))
+			return true;
+	return false;
 }
 
 static int inspect_tensors(const char *path, struct err *e)
@@ -72,41 +136,13 @@ static int inspect_tensors(const char *path, struct err *e)
 		ret = st_open(&f, path, e);
 	if (ret)
 		return -1;
-	printf("%s\n", path);
-	print_tensors(&f);
-	st_close(&f);
-	return 0;
-}
-
-static int inspect_adapter(const char *dir, struct err *e)
-{
-	char *conf = file_join(dir, "adapter_config.json"),
-	     *path = file_join(dir, "adapter_model.safetensors");
-	json_t *j = json_read(conf, e);
-	struct st_file f;
-	int64_t rank;
-	double alpha;
-	int ret = j && !json_get_int(&rank, j, "r", 0, conf, e) &&
-			  !json_get_real(&alpha, j, "lora_alpha", 0, conf, e) && !st_open(&f, path, e)
-		      ? 0
-		      : -1;
-
-	if (!ret) {
-		char *targets =
-		    json_dumps(json_object_get(j, "target_modules"), JSON_COMPACT | JSON_ENCODE_ANY);
-		printf("%s: a LoRA adapter, rank %lld, alpha %g, targets %s\n", dir, (long long)rank, alpha,
-		       targets ? targets : "?");
-		free(targets);
+	bool adapter = has_pairs(&f);
+	if (!adapter) {
+		printf("%s\n", path);
 		print_tensors(&f);
-		if (rank > 0)
-			printf("  norm of the change of the weights %.6g\n",
-			       adapter_norm(&f, alpha / (double)rank));
-		st_close(&f);
 	}
-	json_decref(j);
-	free(conf);
-	free(path);
-	return ret;
+	st_close(&f);
+	return adapter ? inspect_adapter(path, e) : 0;
 }
 
 static int inspect_checkpoint(const char *dir, struct err *e)
@@ -153,9 +189,12 @@ static int run(int argc, char **argv, struct err *e)
 		return inspect_tensors(path, e);
 	if (has(path, "state.json"))
 		return inspect_checkpoint(path, e);
-	if (has(path, "adapter_config.json"))
+	if (lora_raw_is(path))
 		return inspect_adapter(path, e);
-	return err_set(e, "%s: neither a checkpoint (state.json) nor an adapter (adapter_config.json)", path);
+	return err_set(e,
+		       "%s: neither a checkpoint (state.json) nor an adapter (" LORA_PEFT_CONFIG
+		       ", " LORA_DIFFUSERS_WEIGHTS ")",
+		       path);
 }
 
 const struct command cmd_inspect = { "inspect", "FILE.safetensors | ADAPTER_DIR | CHECKPOINT_DIR",

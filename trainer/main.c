@@ -9,9 +9,9 @@
 
 #define VERSION "0.1.0"
 
-static const struct command *const commands[] = { &cmd_train,  &cmd_eval,    &cmd_sample,
-						  &cmd_score,  &cmd_inspect, &cmd_pretrain,
-						  &cmd_config, &cmd_shapes,  &cmd_probe };
+static const struct command *const commands[] = { &cmd_train,  &cmd_eval,    &cmd_sample,   &cmd_export,
+						  &cmd_score,  &cmd_inspect, &cmd_pretrain, &cmd_config,
+						  &cmd_shapes, &cmd_probe };
 #define N_COMMANDS (sizeof commands / sizeof *commands)
 
 static void usage(FILE *out)

@@ -1,5 +1,8 @@
 #include "trainer/policies.h"
+#include "models/lora_file.h"
+#include "trainer/adapters.h"
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 static const char *const schedule_names[] = { "on_policy", "linear", "warm", NULL };
@@ -20,11 +23,28 @@ const struct field policy_fields[] = {
 	FIELD_END
 };
 
+/* The adapter that all three start as: a new one, or one made elsewhere. */
+static int start(struct lora *l, const struct nn_net *net, const struct lora_conf *c, uint64_t seed,
+		 enum at_device dev, struct err *e)
+{
+	char *path;
+	int ret;
+
+	if (!*c->start)
+		return lora_init(l, net, c, seed, dev, e);
+	*l = (struct lora) { 0 };
+	if (!(path = adapters_find(c->start, e)))
+		return err_in(e, "lora.start");
+	ret = lora_load(l, net, path, dev, e);
+	free(path);
+	return ret ? err_in(e, "lora.start") : 0;
+}
+
 int policies_init(struct policies *p, const struct policy_conf *c, const struct nn_net *net,
 		  const struct lora_conf *lora, uint64_t seed, enum at_device dev, struct err *e)
 {
 	*p = (struct policies) { .conf = c, .old_is_theta = true };
-	if (lora_init(&p->theta, net, lora, seed, dev, e))
+	if (start(&p->theta, net, lora, seed, dev, e))
 		return -1;
 	lora_copy_init(&p->old, &p->theta);
 	lora_copy_init(&p->ema, &p->theta);

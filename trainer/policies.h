@@ -23,7 +23,7 @@ struct policies {
 	bool old_is_theta; /* the same values: v_old is v detached and costs no forward */
 };
 
-/* All three start as one fresh adapter. */
+/* All three start as one adapter: a fresh one, or lora.start. */
 int policies_init(struct policies *p, const struct policy_conf *c, const struct nn_net *net,
 		  const struct lora_conf *lora, uint64_t seed, enum at_device dev, struct err *e);
 void policies_release(struct policies *p);

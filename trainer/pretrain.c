@@ -354,7 +354,7 @@ static int save_model(struct pretrainer *p, const char *dir, struct err *e)
 
 	at_copy_(p->flat_P, p->ema_P);
 	ret = file_remove_tree(dir, e) || file_mkdirs(part[0], e) || file_mkdirs(part[1], e) ||
-		      file_mkdirs(part[2], e) || mmdit_save(&p->net, part[0], e) ||
+		      file_mkdirs(part[2], e) || mmdit_save(&p->net, NULL, part[0], AT_F32, e) ||
 		      linear_ae_save(&p->ae, part[1], e) || word_encoder_save(&p->words, part[2], e) ||
 		      pipeline_write_index(dir, word_text_encoder.class_name, linear_autoencoder.class_name,
 					   p->c->model.shift, e)

@@ -1,12 +1,13 @@
 #include "trainer/session.h"
 #include "base/mem.h"
+#include "models/lora_file.h"
+#include "trainer/adapters.h"
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 static int check(const struct session_options *o, const char *command, struct err *e)
 {
-	if (!o->model)
-		return err_set(e, "%s: --model DIR is needed", command);
 	if (o->steps < 1 || o->steps > 1000)
 		return err_set(e, "%s: --steps %lld: must be in [1, 1000]", command, (long long)o->steps);
 	if (o->batch < 1)
@@ -22,6 +23,22 @@ static int check(const struct session_options *o, const char *command, struct er
 	return 0;
 }
 
+/* The adapter merged into the weights. */
+static int merge(struct session *s, const char *lora, struct err *e)
+{
+	char *path = adapters_find(lora, e);
+	struct lora l = { 0 };
+	int ret = path ? lora_load(&l, &s->pipeline.transformer.net, path, s->pipeline.device, e) : -1;
+
+	if (!ret) {
+		lora_merge(&s->merged, &l);
+		s->pass.merged = &s->merged;
+	}
+	lora_release(&l);
+	free(path);
+	return ret;
+}
+
 int session_open(struct session *s, const struct session_options *o, const char *command, struct err *e)
 {
 	enum at_device dev = strcmp(o->device, "cuda") ? AT_CPU : AT_CUDA;
@@ -32,17 +49,16 @@ int session_open(struct session *s, const struct session_options *o, const char 
 	if (check(o, command, e) || at_dtype_parse(&dt, o->dtype, e))
 		return -1;
 	at_set_threads(o->threads > 0 ? (int)o->threads : (int)cores);
-	struct pipeline_options m = { o->model, dt, dev, o->t5_length };
-	if (pipeline_open(&s->pipeline, &m, e))
+	char *model = o->model ? mem_str(o->model) : o->lora ? adapters_model(o->lora) : NULL;
+	if (!model)
+		return err_set(e, "%s: --model DIR is needed", command);
+	struct pipeline_options m = { model, dt, dev, o->t5_length };
+	int ret = pipeline_open(&s->pipeline, &m, e);
+	free(model);
+	if (ret)
 		return -1;
-	if (o->lora) {
-		struct lora l;
-		if (lora_load(&l, &s->pipeline.transformer.net, o->lora, dev, e))
-			goto out;
-		lora_merge(&s->merged, &l);
-		s->pass.merged = &s->merged;
-		lora_release(&l);
-	}
+	if (o->lora && merge(s, o->lora, e))
+		goto out;
 	struct sampler_conf c = { .solver = (char *)(uintptr_t)o->solver,
 				  .steps = o->steps,
 				  .guidance = o->guidance,

@@ -18,8 +18,8 @@ struct session_options {
 	}
 /* The rows of an option table that fill a struct session_options o. */
 #define SESSION_OPTIONS(o)                                                                                   \
-	{ "model", 's', &(o).model, "DIR", "the model directory" },                                          \
-	    { "lora", 's', &(o).lora, "DIR", "an adapter in PEFT layout" },                                  \
+	{ "model", 's', &(o).model, "DIR", "the model directory (default: that of --lora's run)" },          \
+	    { "lora", 's', &(o).lora, "PATH", "an adapter of any layout, a checkpoint or a run" },           \
 	    { "solver", 's', &(o).solver, "NAME", "euler or dpm2 (default euler)" },                         \
 	    { "steps", 'i', &(o).steps, "N", "noise levels (default 40)" },                                  \
 	    { "guidance", 'r', &(o).guidance, "X", "classifier-free guidance scale (default 1: none)" },     \

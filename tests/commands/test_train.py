@@ -137,3 +137,32 @@ def test_damaged_checkpoint(tmp_path, damage):
     message = done.stderr.strip().splitlines()[-1]
     assert message.startswith("contraflow: ") and "step-00000001" in message  # the one before is offered
     assert ("adapter" if damage == "foreign" else "damaged") in message
+
+
+def test_start_from_an_adapter(tmp_path):
+    """A run that starts from another's exported adapter begins where that ended, with its modules, rank and alpha."""
+    extra = ["--set", "train.max_steps=2", "--set", "optimizer.lr=3e-3"]
+    train(tmp_path / "first", *extra, "--set", "lora.rank=3", "--set", "lora.alpha=5")
+    adapter = tmp_path / "adapter.safetensors"
+    said = contraflow("export", tmp_path / "first", "--format", "kohya", "-o", adapter)
+    assert "kohya, float32" in said.stdout
+    train(tmp_path / "second", *extra, "--set", f"lora.start={adapter}", "--set", "train.max_steps=1")
+    config = json.loads((tmp_path / "second/checkpoints/step-00000001/lora/adapter_config.json").read_text())
+    assert (config["r"], config["lora_alpha"]) == (3, 5)
+    first, second = (read_zst(tmp_path / r / "checkpoints" / s / "state.safetensors.zst")
+                     for r, s in (("first", "step-00000002"), ("second", "step-00000001")))  # fmt: skip
+    moved = np.abs(second["theta"] - first["ema"])
+    assert 0 < moved.max() <= 3e-3 * 1.01 and np.abs(first["ema"]).max() > 10 * moved.max()  # one step of Adam
+    done = train(tmp_path / "third", "--set", "lora.start=runs/none", check=False)
+    assert done.returncode != 0 and "lora.start: runs/none: there is no such adapter" in done.stderr
+
+
+def test_sample_with_a_run(tmp_path):
+    """--lora takes a run, whose model need not be named, as it takes the adapter inside."""
+    run = tmp_path / "run"
+    train(run, "--set", "train.max_steps=1", "--set", "optimizer.lr=1e-2")
+    pictures = []
+    for i, lora in enumerate([run, run / "checkpoints/step-00000001", run / "checkpoints/step-00000001/lora"]):
+        contraflow("sample", "--lora", lora, "--prompt", "a photo of a red cross", "--steps", 4, "-o", tmp_path / f"{i}.png")
+        pictures.append((tmp_path / f"{i}.png").read_bytes())
+    assert pictures[0] == pictures[1] == pictures[2]

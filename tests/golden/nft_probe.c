@@ -7,6 +7,7 @@
  * policy from the batches x0.K, eps.K, t.K, r.K, text.K, pooled.K
  */
 #include "base/mem.h"
+#include "models/lora_file.h"
 #include "models/mmdit.h"
 #include "trainer/advantage.h"
 #include "trainer/nft.h"

@@ -9,7 +9,7 @@
  * again golden_probe new DIR                                      saves a transformer as mmdit_new makes it
  */
 #include "base/mem.h"
-#include "models/lora.h"
+#include "models/lora_file.h"
 #include "models/mmdit.h"
 #include <stdio.h>
 #include <stdlib.h>
@@ -168,7 +168,7 @@ static void new_model(char **argv)
 	c.qk_norm = (char[]) { "rms_norm" };
 	c.n_dual = 1;
 	c.dual[0] = 1;
-	need(mmdit_new(&m, &c, 11, &e) || mmdit_save(&m, argv[2], &e), &e);
+	need(mmdit_new(&m, &c, 11, &e) || mmdit_save(&m, NULL, argv[2], AT_F32, &e), &e);
 	mmdit_release(&m);
 }
 

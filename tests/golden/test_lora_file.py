@@ -74,8 +74,7 @@ def test_fresh_adapter(folder, transformer):
 
 REFUSED = {
     "use_dora": (dict(use_dora=True), "use_dora"),
-    "use_rslora": (dict(use_rslora=True), "use_rslora"),
-    "rank_pattern": (dict(rank_pattern={"to_q": 8}), "rank_pattern"),
+    "rank_pattern": (dict(rank_pattern={"add_k_proj": 8}), "has rank 4 for"),
     "bias": (dict(bias="all"), "bias"),
     "kind": (dict(peft_type="LOHA"), "only LORA"),
     "rank": (dict(r=8), "has rank 4 for transformer_blocks.0.attn.add_k_proj of shape [16, 16]"),

@@ -11,7 +11,7 @@
 #include "base/conf.h"
 #include "base/file.h"
 #include "base/mem.h"
-#include "models/lora.h"
+#include "models/lora_file.h"
 
 #define R     2
 #define SCALE 1.5
@@ -37,7 +37,10 @@ static void lay_out(struct net *n)
 
 static int try_init(struct lora *l, const struct net *n, const char *const *targets, struct err *e)
 {
-	struct lora_conf c = { R, R * SCALE, (char[]) { "gaussian" }, { (char **)(uintptr_t)targets, 0 } };
+	struct lora_conf c = { .rank = R,
+			       .alpha = R * SCALE,
+			       .init = (char[]) { "gaussian" },
+			       .targets = { (char **)(uintptr_t)targets, 0 } };
 
 	while (targets[c.targets.n])
 		c.targets.n++;
@@ -365,11 +368,11 @@ static void cheaper(void **state)
 		struct nn_linear l;
 		struct lora lora;
 		int64_t D = cases[i].width;
-		bool all[NN_PARTS] = { true, true, true };
+		struct lora_size size = { cases[i].rank, 1 }, all[NN_PARTS] = { size, size, size };
 
 		nn_add_linear(&net, &l, 3, (const char *const[]) { "q", "k", "v" }, (int64_t[]) { D, D, D },
 			      D, true);
-		lora_lay_out(&lora, &net, all, cases[i].rank, 1, AT_CPU);
+		lora_lay_out(&lora, &net, all, AT_CPU);
 		assert_int_equal(lora_prefers_merge(&lora, cases[i].tokens), cases[i].merge);
 		lora_release(&lora);
 		nn_release(&net);
@@ -394,8 +397,8 @@ static void files(void **state)
 	assert_non_null(strstr(e.msg, path));
 	assert_int_equal(lora_load(&back, &n.net, path, AT_CPU, &e), 0);
 	assert_true(at_equal(back.flat, l.flat));
-	assert_int_equal(back.rank, R);
-	assert_float_equal(back.alpha, R * SCALE, 0);
+	assert_int_equal(back.pair[1].size.rank, R);
+	assert_float_equal(back.pair[1].size.alpha, R * SCALE, 0);
 	lora_release(&back);
 
 	/* the same module with other sizes */

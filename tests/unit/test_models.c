@@ -85,7 +85,8 @@ static void new_saves_and_opens(void **state)
 	struct err e = { "" };
 
 	(void)state;
-	must(mmdit_new(&a, &c, 4, &e) || mmdit_save(&a, path, &e) || mmdit_open(&b, path, AT_F32, AT_CPU, &e),
+	must(mmdit_new(&a, &c, 4, &e) || mmdit_save(&a, NULL, path, AT_F32, &e) ||
+		 mmdit_open(&b, path, AT_F32, AT_CPU, &e),
 	     &e);
 	assert_int_equal(a.net.n_param, b.net.n_param);
 	for (int i = 0; i < a.net.n_param; i++)
@@ -127,7 +128,7 @@ static void config_says(const char *key, json_t *value, const char *message)
 	struct mmdit m;
 	struct err e = { "" };
 
-	must(mmdit_new(&m, &c, 4, &e) || mmdit_save(&m, path, &e), &e);
+	must(mmdit_new(&m, &c, 4, &e) || mmdit_save(&m, NULL, path, AT_F32, &e), &e);
 	mmdit_release(&m);
 	json_t *o = json_read(config, &e);
 	assert_non_null(o);
@@ -190,7 +191,7 @@ static void weights_errors(void **state)
 	struct err e = { "" };
 
 	(void)state;
-	must(mmdit_new(&m, &c, 4, &e) || mmdit_save(&m, path, &e), &e);
+	must(mmdit_new(&m, &c, 4, &e) || mmdit_save(&m, NULL, path, AT_F32, &e), &e);
 	mmdit_release(&m);
 	json_t *o = json_read(config, &e);
 	json_object_set_new(o, "num_layers", json_integer(3)); /* block 1 is no longer the last */
@@ -427,7 +428,7 @@ static void make_pipeline(const char *path)
 	must(mmdit_new(&m, &c, 4, &e), &e);
 	at_copy_(m.proj_out.w_OI, at_full(DIMS(3, 8), 0.25, AT_F32, AT_CPU));
 	at_copy_(m.norm_out.b_O, at_arange(16, AT_F32, AT_CPU));
-	must(mmdit_save(&m, transformer, &e), &e);
+	must(mmdit_save(&m, NULL, transformer, AT_F32, &e), &e);
 	mmdit_release(&m);
 	must(word_encoder_new(&w, words, 5, 5, 4, 1, &e) || word_encoder_save(&w, text, &e), &e);
 	word_encoder_release(&w);

@@ -184,7 +184,7 @@ static void load_and_save(void **state)
 		assert_true(at_f32(n.two.w_OI)[12 + i] == (float)(15 + i));
 	assert_true(at_f32(n.two.b_O)[2] == 14 && at_f32(n.two.b_O)[3] == 23);
 
-	assert_int_equal(nn_save(&n.net, path, AT_F32, &e), 0);
+	assert_int_equal(nn_save(&n.net, NULL, path, AT_F32, &e), 0);
 	assert_int_equal(st_open(&f, path, &e), 0);
 	assert_int_equal(f.n, TENSORS);
 	for (int i = 0; i < TENSORS; i++)
@@ -295,7 +295,10 @@ static void linear(void **state)
 	fill(x, 0.7);
 	for (int which = 0; which < 4; which++) {
 		struct lora_conf c = {
-			2, 3, (char[]) { "gaussian" }, { (char **)&targets[which == 1], which == 2 ? 2 : 1 }
+			.rank = 2,
+			.alpha = 3,
+			.init = (char[]) { "gaussian" },
+			.targets = { (char **)&targets[which == 1], which == 2 ? 2 : 1 },
 		};
 		struct lora_merged merged = { 0 };
 		struct pass pass[2] = { { 0 }, { 0 } };

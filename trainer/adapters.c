@@ -1,0 +1,71 @@
+#include "trainer/adapters.h"
+#include "base/file.h"
+#include "base/mem.h"
+#include "models/lora_raw.h"
+#include "trainer/experiment.h"
+#include <stdlib.h>
+#include <string.h>
+
+/* RUN/checkpoints/latest holds a folder's name. */
+static char *newest(const char *run)
+{
+	char *all = file_join(run, "checkpoints"), *latest = file_join(all, "latest"), *name = NULL,
+	     *found = NULL;
+	struct err ignored;
+	size_t n;
+
+	if (file_exists(latest) && !file_read(&name, &n, latest, &ignored)) {
+		name[strcspn(name, "\n")] = '\0';
+		char *checkpoint = file_join(all, name);
+		found = file_join(checkpoint, "lora");
+		free(checkpoint);
+	}
+	free(all);
+	free(latest);
+	free(name);
+	return found;
+}
+
+char *adapters_find(const char *path, struct err *e)
+{
+	char *inside = file_join(path, "lora"), *of_run = newest(path);
+	const char *found = lora_raw_is(path)               ? path
+			    : lora_raw_is(inside)           ? inside
+			    : of_run && lora_raw_is(of_run) ? of_run
+							    : NULL;
+	char *ret = mem_str(found);
+
+	if (!found)
+		err_set(
+		    e,
+		    file_exists(path)
+			? "%s: no adapter: neither PEFT's folder, a .safetensors file, a checkpoint nor a "
+			  "run with one"
+			: "%s: there is no such adapter",
+		    path);
+	free(inside);
+	free(of_run);
+	return ret;
+}
+
+/* RUN/config.yaml, for RUN/checkpoints/step-1/lora and every folder on the way. */
+char *adapters_model(const char *path)
+{
+	char *dir = mem_str(path), *model = NULL;
+
+	for (int up = 0; up < 4 && !model; up++) {
+		char *config = file_join(dir, "config.yaml"), *above = file_join(dir, "..");
+		struct experiment x;
+		struct err ignored;
+
+		if (file_exists(config) && !experiment_read(&x, config, NULL, 0, &ignored)) {
+			model = mem_str(x.model.path);
+			experiment_release(&x);
+		}
+		free(config);
+		free(dir);
+		dir = above;
+	}
+	free(dir);
+	return model;
+}

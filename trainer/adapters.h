@@ -1,0 +1,14 @@
+/*
+ * adapters.h -- what a user means by an adapter: a folder or file of one, a checkpoint, or a run.
+ */
+#ifndef ADAPTERS_H
+#define ADAPTERS_H
+#include "base/err.h"
+
+/* The adapter itself: `path`, CHECKPOINT/lora, or that of a run's newest checkpoint.  NULL on error; free().
+ */
+char *adapters_find(const char *path, struct err *e);
+/* The model directory of the run that `path` is, or is in; NULL when it is in none; free(). */
+char *adapters_model(const char *path);
+
+#endif
