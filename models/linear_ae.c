@@ -182,8 +182,9 @@ int linear_ae_save(const struct linear_ae *a, const char *dir, struct err *e)
 	json_object_set_new(o, "_class_name", json_string("LinearAutoencoder"));
 	json_object_set_new(o, "scale", json_integer(a->scale));
 	json_object_set_new(o, "channels", json_integer(a->channels));
-	ret =
-	    file_mkdirs(dir, e) || json_write(config, o, e) || nn_save(&a->net, NULL, weights, AT_F32, e) ? -1 : 0;
+	ret = file_mkdirs(dir, e) || json_write(config, o, e) || nn_save(&a->net, NULL, weights, AT_F32, e)
+		  ? -1
+		  : 0;
 	json_decref(o);
 	free(config);
 	free(weights);
