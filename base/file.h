@@ -43,7 +43,8 @@ char *file_join(const char *dir, const char *name);  /* free(); an absolute name
 const char *file_base(const char *path);             /* after the last '/' */
 char *file_dir(const char *path);                    /* before the last '/', or "."; free() */
 
-/* zstd frames of whole buffers. */
+/* zstd frames of whole buffers, with checksums. */
+char *file_pack_zstd(const void *data, size_t size, int level, size_t *n);                      /* free() */
 int file_write_zstd(const char *path, const void *data, size_t size, int level, struct err *e); /* atomic */
 int file_read_zstd(char **data, size_t *size, const char *path, struct err *e);                 /* free() */
 

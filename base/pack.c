@@ -6,19 +6,27 @@
 #include <string.h>
 #include <zstd.h>
 
-int file_write_zstd(const char *path, const void *data, size_t size, int level, struct err *e)
+char *file_pack_zstd(const void *data, size_t size, int level, size_t *n)
 {
-	size_t cap = ZSTD_compressBound(size), n;
+	size_t cap = ZSTD_compressBound(size);
 	char *out = mem_alloc(cap);
 	ZSTD_CCtx *c = ZSTD_createCCtx();
-	int ret;
 
 	ZSTD_CCtx_setParameter(c, ZSTD_c_compressionLevel, level);
 	ZSTD_CCtx_setParameter(c, ZSTD_c_checksumFlag, 1);
-	n = ZSTD_compress2(c, out, cap, data, size);
+	*n = ZSTD_compress2(c, out, cap, data, size);
+	if (ZSTD_isError(*n)) /* with room for the bound, only for want of memory */
+		die("cannot compress %zu bytes: %s", size, ZSTD_getErrorName(*n));
 	ZSTD_freeCCtx(c);
-	ret = ZSTD_isError(n) ? err_set(e, "cannot compress %s: %s", path, ZSTD_getErrorName(n))
-			      : file_write(path, out, n, e);
+	return out;
+}
+
+int file_write_zstd(const char *path, const void *data, size_t size, int level, struct err *e)
+{
+	size_t n;
+	char *out = file_pack_zstd(data, size, level, &n);
+	int ret = file_write(path, out, n, e);
+
 	free(out);
 	return ret;
 }

@@ -21,6 +21,8 @@ struct text_options {
 struct text_encoder_type {
 	const char *class_name; /* of the folder text_encoder: "WordTextEncoder" */
 	int (*open)(void **state, const struct text_options *o, struct err *e);
+	/* Of all that an embedding depends on but its prompt; NULL: too cheap to be kept */
+	int (*hash)(uint64_t *hash, const struct text_options *o, struct err *e);
 	/* tensors of the innermost scope */
 	int (*encode)(void *state, const char *const *prompts, int n, struct cond *out, struct err *e);
 	void (*close)(void *state);

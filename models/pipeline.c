@@ -41,7 +41,7 @@ static int require_class(const json_t *o, const char *part, const char *wanted, 
 	return strcmp(name, wanted) ? unknown_class(path, part, name, wanted, e) : 0;
 }
 
-static int find_text(struct pipeline *p, const json_t *o, const char *path, struct err *e)
+static int find_text(const struct text_encoder_type **type, const json_t *o, const char *path, struct err *e)
 {
 	struct text known = { 0 };
 	const char *name;
@@ -52,9 +52,9 @@ static int find_text(struct pipeline *p, const json_t *o, const char *path, stru
 	for (size_t i = 0; i < COUNT(text_types); i++) {
 		text_printf(&known, "%s%s", i ? ", " : "", text_types[i]->class_name);
 		if (!strcmp(name, text_types[i]->class_name))
-			p->text_type = text_types[i];
+			*type = text_types[i];
 	}
-	ret = p->text_type ? 0 : unknown_class(path, "text_encoder", name, known.s, e);
+	ret = *type ? 0 : unknown_class(path, "text_encoder", name, known.s, e);
 	text_free(&known);
 	return ret;
 }
@@ -77,12 +77,13 @@ static int find_vae(struct pipeline *p, const json_t *o, const char *path, struc
 	return ret;
 }
 
-static int read_index(struct pipeline *p, const char *path, struct err *e)
+static int read_index(struct pipeline *p, const struct text_encoder_type **text, const char *path,
+		      struct err *e)
 {
 	json_t *o = json_read(path, e);
 	int ret = !o || require_class(o, "transformer", "SD3Transformer2DModel", path, e) ||
 			  require_class(o, "scheduler", "FlowMatchEulerDiscreteScheduler", path, e) ||
-			  find_text(p, o, path, e) || find_vae(p, o, path, e)
+			  find_text(text, o, path, e) || find_vae(p, o, path, e)
 		      ? -1
 		      : 0;
 
@@ -148,7 +149,8 @@ static int check_fit(const struct pipeline *p, struct err *e)
 	return 0;
 }
 
-static int open_parts(struct pipeline *p, const struct pipeline_options *o, struct err *e)
+static int open_parts(struct pipeline *p, const struct text_encoder_type *type,
+		      const struct pipeline_options *o, struct err *e)
 {
 	char *transformer = file_join(p->dir, "transformer"), *vae = file_join(p->dir, "vae");
 	int ret = mmdit_open(&p->transformer, transformer, o->dtype, o->device, e);
@@ -159,7 +161,7 @@ static int open_parts(struct pipeline *p, const struct pipeline_options *o, stru
 				     .dtype = o->dtype,
 				     .device = o->device };
 	if (!ret)
-		ret = p->text_type->open(&p->text, &text, e) ||
+		ret = conditioner_open(&p->text, type, &text, o->text_cache, e) ||
 			      p->vae_type->open(&p->vae, vae, AT_F32, o->device, e) || check_fit(p, e)
 			  ? -1
 			  : 0;
@@ -173,12 +175,13 @@ int pipeline_open(struct pipeline *p, const struct pipeline_options *o, struct e
 {
 	char *index = file_join(o->dir, "model_index.json"), *folder = file_join(o->dir, "scheduler");
 	char *scheduler = file_join(folder, "scheduler_config.json");
+	const struct text_encoder_type *text = NULL;
 	int ret;
 
 	*p = (struct pipeline) { .dir = mem_str(o->dir), .device = o->device, .dtype = o->dtype };
-	ret = read_index(p, index, e) ||
+	ret = read_index(p, &text, index, e) ||
 		      pipeline_read_scheduler(&p->shift, &p->num_train_timesteps, scheduler, e) ||
-		      open_parts(p, o, e)
+		      open_parts(p, text, o, e)
 		  ? -1
 		  : 0;
 	if (ret)
@@ -189,17 +192,10 @@ int pipeline_open(struct pipeline *p, const struct pipeline_options *o, struct e
 	return ret;
 }
 
-void pipeline_free_text(struct pipeline *p)
-{
-	if (p->text)
-		p->text_type->close(p->text);
-	p->text = NULL;
-}
-
 void pipeline_close(struct pipeline *p)
 {
 	mmdit_release(&p->transformer);
-	pipeline_free_text(p);
+	conditioner_close(p->text);
 	if (p->vae)
 		p->vae_type->close(p->vae);
 	free(p->dir);
@@ -219,7 +215,7 @@ struct at_dims pipeline_latent_shape(const struct pipeline *p, int64_t height, i
 int pipeline_encode(const struct pipeline *p, const char *const *prompts, int n, struct cond *out,
 		    struct err *e)
 {
-	return p->text_type->encode(p->text, prompts, n, out, e);
+	return conditioner_encode(p->text, prompts, n, out, e);
 }
 
 at_t pipeline_velocity(const struct pipeline *p, const struct pass *pass, at_t x_BCHW, at_t t_B,

@@ -7,15 +7,14 @@
  */
 #ifndef PIPELINE_H
 #define PIPELINE_H
-#include "models/encoder.h"
+#include "models/conditioner.h"
 #include "models/lora.h"
 #include "models/mmdit.h"
 
 struct pipeline {
 	char *dir;
 	struct mmdit transformer;
-	const struct text_encoder_type *text_type;
-	void *text;
+	struct conditioner *text;
 	const struct autoencoder_type *vae_type;
 	void *vae;
 	double shift; /* scheduler/scheduler_config.json */
@@ -30,16 +29,17 @@ struct pipeline_options {
 	const char *dir;
 	enum at_dtype dtype;
 	enum at_device device;
-	int64_t t5_length; /* tokens that T5 reads; 0: PIPELINE_T5_LENGTH */
+	int64_t t5_length;      /* tokens that T5 reads; 0: PIPELINE_T5_LENGTH */
+	const char *text_cache; /* a folder for embeddings of prompts (conditioner.h), or NULL */
 };
 int pipeline_open(struct pipeline *p, const struct pipeline_options *o, struct err *e);
 void pipeline_close(struct pipeline *p);
-/* The text encoders are the larger part of a model, and done once every prompt is encoded. */
-void pipeline_free_text(struct pipeline *p);
 
 /* The latents of a picture of height x width pixels (0: the transformer's sample_size): without the batch. */
 struct at_dims pipeline_latent_shape(const struct pipeline *p, int64_t height, int64_t width);
 
+/* The text encoders are the larger part of a model: with a cache, conditioner_rest(p->text) frees them once
+ * every prompt is known. */
 int pipeline_encode(const struct pipeline *p, const char *const *prompts, int n, struct cond *out,
 		    struct err *e);
 /* v(x, t): t_B is float32 in [0, 1000]; x and the result are float32 whatever the weights are. */

@@ -19,7 +19,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define AT_ONCE 16 /* prompts */
+#define ENCODING 1 /* to be raised when the same files and prompts give other embeddings */
 
 struct sd3_text {
 	struct clip_tokenizer *tokenizer[2];
@@ -114,6 +114,66 @@ static void close_text(void *state)
 	free(t);
 }
 
+/* The weights of a folder, whatever files they are in. */
+static int hash_weights(uint64_t *hash, const char *dir, const char *folder, struct err *e)
+{
+	char *path = file_join(dir, folder), *config = file_join(path, "config.json");
+	struct st_file f;
+	uint64_t h[2];
+	int ret =
+	    file_hash_path(&h[0], config, e) || st_open_model(&f, path, NN_TRANSFORMERS, NULL, e) ? -1 : 0;
+
+	if (!ret) {
+		h[1] = st_hash(&f);
+		st_close(&f);
+		*hash = file_hash(h, sizeof h, *hash);
+	}
+	free(path);
+	free(config);
+	return ret;
+}
+
+static int hash_tokenizer(uint64_t *hash, const char *dir, const char *folder, struct err *e)
+{
+	static const char *const names[] = { "vocab.json",
+					     "merges.txt",
+					     "spiece.model",
+					     "tokenizer_config.json",
+					     "special_tokens_map.json",
+					     "added_tokens.json" };
+	char *path = file_join(dir, folder);
+	int ret = 0;
+
+	for (size_t i = 0; i < sizeof names / sizeof *names && !ret; i++) {
+		char *file = file_join(path, names[i]);
+		uint64_t h = 0;
+
+		if (file_exists(file))
+			ret = file_hash_path(&h, file, e);
+		*hash = file_hash(&h, sizeof h, *hash);
+		free(file);
+	}
+	free(path);
+	return ret;
+}
+
+static int hash_text(uint64_t *hash, const struct text_options *o, struct err *e)
+{
+	static const char *const encoder[] = { "text_encoder", "text_encoder_2", "text_encoder_3" };
+	static const char *const tokenizer[] = { "tokenizer", "tokenizer_2", "tokenizer_3" };
+	struct sd3_text t = { 0 };
+	int64_t how[] = { ENCODING, o->t5_length, o->width, (int64_t)o->dtype };
+	int ret = find_t5(&t, o->dir, e);
+
+	*hash = file_hash(how, sizeof how, 0);
+	for (int i = 0; i < (t.has_t5 ? 3 : 2) && !ret; i++)
+		ret =
+		    hash_weights(hash, o->dir, encoder[i], e) || hash_tokenizer(hash, o->dir, tokenizer[i], e)
+			? -1
+			: 0;
+	return ret;
+}
+
 static int open_text(void **state, const struct text_options *o, struct err *e)
 {
 	struct sd3_text *t = mem_zero(1, sizeof *t);
@@ -177,13 +237,13 @@ static int check_ids(const at_t ids_BL[3], const struct sd3_text *t, struct err 
 	return 0;
 }
 
-static int encode_some(const struct sd3_text *t, const char *const *prompts, int n, struct cond *out,
-		       struct err *e)
+static int encode_text(void *state, const char *const *prompts, int n, struct cond *out, struct err *e)
 {
+	const struct sd3_text *t = state;
 	struct at_scope *s = at_begin(AT_NO_GRAD);
 	at_t ids[3], states[2], pooled[2], clip_BLE, t5_BME;
 
-	if (sd3_text_tokenize((void *)(uintptr_t)t, prompts, n, ids, e) || check_ids(ids, t, e)) {
+	if (sd3_text_tokenize(state, prompts, n, ids, e) || check_ids(ids, t, e)) {
 		at_end(s);
 		return -1;
 	}
@@ -199,29 +259,10 @@ static int encode_some(const struct sd3_text *t, const char *const *prompts, int
 	return 0;
 }
 
-static int encode_text(void *state, const char *const *prompts, int n, struct cond *out, struct err *e)
-{
-	struct at_scope *s = at_begin(AT_NO_GRAD);
-	struct cond all = { 0 };
-
-	for (int at = 0; at < n; at += AT_ONCE) {
-		struct cond c;
-		if (encode_some(state, prompts + at, n - at < AT_ONCE ? n - at : AT_ONCE, &c, e)) {
-			at_end(s);
-			return -1;
-		}
-		all.text_BLE = all.text_BLE ? at_cat2(all.text_BLE, c.text_BLE, 0) : c.text_BLE;
-		all.pooled_BP = all.pooled_BP ? at_cat2(all.pooled_BP, c.pooled_BP, 0) : c.pooled_BP;
-	}
-	out->text_BLE = at_escape(s, all.text_BLE);
-	out->pooled_BP = at_escape(s, all.pooled_BP);
-	at_end(s);
-	return 0;
-}
-
 const struct text_encoder_type sd3_text_encoder = {
 	.class_name = "CLIPTextModelWithProjection",
 	.open = open_text,
+	.hash = hash_text,
 	.encode = encode_text,
 	.close = close_text,
 };

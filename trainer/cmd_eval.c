@@ -29,7 +29,6 @@ static int open_rewards(struct mixture **m, const struct request *r, struct err 
 static int score(struct dist *d, struct session *s, const struct request *r, int64_t batch, struct err *e)
 {
 	struct prompts prompts = { 0 };
-	struct cond cond = { 0 };
 	struct eval_result result;
 	struct mixture *m = NULL;
 	int ret = open_rewards(&m, r, e) || prompts_read(&prompts, r->prompts, e) ? -1 : 0;
@@ -37,16 +36,16 @@ static int score(struct dist *d, struct session *s, const struct request *r, int
 	for (int64_t i = 0; i < prompts.n && !ret; i++)
 		if (mixture_check(m, prompts.v[i].text, prompts.v[i].meta, e))
 			ret = err_in(e, "%s: prompt %lld", r->prompts, (long long)i + 1);
-	if (!ret)
-		ret = encode_prompts(&s->pipeline, &prompts, &cond, e);
 	ret = dist_agree(d, ret, e);
+	if (!ret)
+		ret = prepare_prompts(d, &s->pipeline, &prompts, e);
+	conditioner_rest(s->pipeline.text);
 	if (!ret) {
 		struct evaluator v = { .dist = d,
 				       .pipeline = &s->pipeline,
 				       .sampler = &s->sampler,
 				       .mixture = m,
 				       .prompts = &prompts,
-				       .cond = &cond,
 				       .images_per_prompt = r->per,
 				       .batch = batch,
 				       .height = r->height,
@@ -60,8 +59,6 @@ static int score(struct dist *d, struct session *s, const struct request *r, int
 		ret = r->out ? json_write(r->out, j, e) : 0;
 		json_decref(j);
 	}
-	at_free(cond.text_BLE);
-	at_free(cond.pooled_BP);
 	prompts_free(&prompts);
 	mixture_close(m);
 	return dist_agree(d, ret, e);

@@ -7,57 +7,97 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define ENCODE_BATCH 256
+/* Shown from the first prompt that has to be encoded on: most of the time all are there. */
+struct encoding {
+	struct progress bar;
+	bool begun;
+	int64_t n;
+};
 
-int encode_prompts(const struct pipeline *p, const struct prompts *in, struct cond *out, struct err *e)
+static void encoded(void *ctx, int64_t i)
 {
-	struct at_scope *sc = at_begin(AT_NO_GRAD);
-	int64_t batches = (in->n + ENCODE_BATCH - 1) / ENCODE_BATCH;
-	at_t *text = mem_zero((size_t)batches, sizeof *text),
-	     *pooled = mem_zero((size_t)batches, sizeof *pooled);
-	const char *prompt[ENCODE_BATCH];
-	int ret = 0;
+	struct encoding *x = ctx;
 
-	for (int64_t b = 0; b < batches && !ret; b++) {
-		struct cond c;
-		int n = 0;
-		for (int64_t i = b * ENCODE_BATCH; i < in->n && n < ENCODE_BATCH; i++)
-			prompt[n++] = in->v[i].text;
-		ret = pipeline_encode(p, prompt, n, &c, e);
-		text[b] = c.text_BLE;
-		pooled[b] = c.pooled_BP;
+	if (!x->begun)
+		progress_begin(&x->bar, "encode prompts", i, x->n);
+	x->begun = true;
+	progress_tick(&x->bar, i + 1, "%s", "");
+}
+
+int prepare_prompts(struct dist *d, const struct pipeline *p, const struct prompts *in, struct err *e)
+{
+	const char **text = mem_zero((size_t)in->n, sizeof *text);
+	struct encoding x = { .n = in->n };
+	int ret;
+
+	for (int64_t i = 0; i < in->n; i++)
+		text[i] = in->v[i].text;
+	/* shared among all ranks, and then, where machines have a cache each, among those of a machine */
+	ret = dist_agree(d, conditioner_fill(p->text, text, in->n, d->rank, d->ranks, encoded, &x, e), e);
+	if (!ret)
+		ret = dist_agree(
+		    d, conditioner_fill(p->text, text, in->n, d->local_rank, d->local_ranks, encoded, &x, e),
+		    e);
+	if (x.begun)
+		progress_end(&x.bar);
+	free(text);
+	return ret ? err_in(e, "%s", in->path) : 0;
+}
+
+int encode_prompts(const struct pipeline *p, const struct prompts *in, const int64_t *index, int n,
+		   struct cond *out, struct err *e)
+{
+	struct at_scope *s = at_begin(AT_NO_GRAD);
+	const char **text = mem_zero((size_t)n, sizeof *text);
+	int64_t *row = mem_zero((size_t)n, sizeof *row);
+	struct cond once;
+	int distinct = 0, ret;
+
+	for (int i = 0; i < n; i++) {
+		if (!i || index[i] != index[i - 1])
+			text[distinct++] = in->v[index[i]].text;
+		row[i] = distinct - 1;
 	}
+	ret = pipeline_encode(p, text, distinct, &once, e);
 	if (!ret) {
-		out->text_BLE = at_keep(at_cat((int)batches, text, 0));
-		out->pooled_BP = at_keep(at_cat((int)batches, pooled, 0));
-	} else {
-		err_in(e, "%s", in->path);
+		*out = cond_rows(&once, at_to(at_from(row, DIMS(n), AT_I64), AT_I64, p->device));
+		at_escape(s, out->text_BLE);
+		at_escape(s, out->pooled_BP);
 	}
 	free(text);
-	free(pooled);
-	at_end(sc);
+	free(row);
+	at_end(s);
 	return ret;
 }
 
 /* Pictures of items id[0..n): uint8 (n, H, W, 3), of the innermost scope. */
-static at_t sample_items(const struct evaluator *v, const struct pass *pass, const int64_t *id, int n)
+static int sample_items(at_t *rgb_BHW3, const struct evaluator *v, const struct pass *pass, const int64_t *id,
+			int n, struct err *e)
 {
 	struct at_scope *sc = at_begin(AT_NO_GRAD);
 	const struct pipeline *p = v->pipeline;
 	int64_t *prompt = mem_zero((size_t)n, sizeof *prompt);
+	struct cond c;
+	int ret;
 
 	for (int i = 0; i < n; i++)
 		prompt[i] = id[i] / v->images_per_prompt;
-	struct cond c = cond_rows(v->cond, at_to(at_from(prompt, DIMS(n), AT_I64), AT_I64, p->device));
-	at_t noise =
-	    sampler_noise(p, v->seed, RNG_EVAL, 0, id, n, pipeline_latent_shape(p, v->height, v->width));
+	ret = encode_prompts(p, v->prompts, prompt, n, &c, e);
+	if (!ret) {
+		at_t noise = sampler_noise(p, v->seed, RNG_EVAL, 0, id, n,
+					   pipeline_latent_shape(p, v->height, v->width));
+
+		*rgb_BHW3 = at_escape(sc, pipeline_images(p, sampler_run(v->sampler, pass, noise, &c)));
+	}
 	free(prompt);
-	return at_return(sc, pipeline_images(p, sampler_run(v->sampler, pass, noise, &c)));
+	at_end(sc);
+	return ret;
 }
 
-static void score_share(const struct evaluator *v, const struct pass *pass, int64_t first, int64_t count,
-			struct mixture_scores *out)
+static int score_share(const struct evaluator *v, const struct pass *pass, int64_t first, int64_t count,
+		       struct mixture_scores *out, struct err *e)
 {
+	int ret = 0;
 	struct progress bar;
 	int64_t *id = mem_zero((size_t)v->batch, sizeof *id);
 	struct reward_item *item = mem_zero((size_t)v->batch, sizeof *item);
@@ -65,12 +105,18 @@ static void score_share(const struct evaluator *v, const struct pass *pass, int6
 	mixture_begin(v->mixture, out);
 	if (!v->quiet)
 		progress_begin(&bar, "evaluate", 0, count);
-	for (int64_t at = 0; at < count; at += v->batch) {
+	for (int64_t at = 0; at < count && !ret; at += v->batch) {
 		struct at_scope *sc = at_begin(AT_NO_GRAD);
 		int n = (int)(count - at < v->batch ? count - at : v->batch);
+		at_t rgb;
+
 		for (int i = 0; i < n; i++)
 			id[i] = first + at + i;
-		at_t rgb = sample_items(v, pass, id, n);
+		ret = sample_items(&rgb, v, pass, id, n, e);
+		if (ret) {
+			at_end(sc);
+			break;
+		}
 		int h = (int)at_size(rgb, 1), w = (int)at_size(rgb, 2);
 		for (int i = 0; i < n; i++) {
 			const struct prompt *p = &v->prompts->v[id[i] / v->images_per_prompt];
@@ -91,6 +137,7 @@ static void score_share(const struct evaluator *v, const struct pass *pass, int6
 		progress_end(&bar);
 	free(id);
 	free(item);
+	return ret;
 }
 
 static struct eval_tag *tag_of(struct eval_result *r, const char *name)
@@ -157,7 +204,11 @@ int evaluate(const struct evaluator *v, const struct pass *pass, struct eval_res
 					mixture_find_sub(v->mixture, "strict", &k_strict, &sub_strict) };
 	prompts_share(n, d->rank, d->ranks, &begin, &end);
 	mixture_scores_init(&mine, (int)(end - begin), mixture_count(v->mixture));
-	score_share(v, pass, begin, end - begin, &mine);
+	ret = dist_agree(d, score_share(v, pass, begin, end - begin, &mine, e), e);
+	if (ret) {
+		mixture_scores_free(&mine);
+		return ret;
+	}
 
 	double *out = mem_zero((size_t)(3 * (end - begin) + 1), sizeof *out),
 	       *all = mem_zero((size_t)(3 * n), sizeof *all);
@@ -268,12 +319,13 @@ void eval_print(const struct eval_result *before, const struct eval_result *afte
 	fflush(stdout);
 }
 
-struct image eval_grid(const struct evaluator *v, const struct pass *pass, int n, int cols, int zoom)
+int eval_grid(struct image *grid, const struct evaluator *v, const struct pass *pass, int n, int cols,
+	      int zoom, struct err *e)
 {
-	struct image grid = { 0 };
 	int64_t *id = mem_zero((size_t)n, sizeof *id), *seen = mem_zero((size_t)v->prompts->n, sizeof *seen);
-	int got = 0;
+	int got = 0, ret = 0;
 
+	*grid = (struct image) { 0 };
 	/* The j-th prompt of each tag before the (j + 1)-th of any. */
 	for (int64_t i = 0; i < v->prompts->n; i++)
 		for (int64_t k = 0; k < i; k++)
@@ -284,16 +336,21 @@ struct image eval_grid(const struct evaluator *v, const struct pass *pass, int n
 				id[got++] = i * v->images_per_prompt;
 	if (v->dist->rank == 0) {
 		struct at_scope *sc = at_begin(AT_NO_GRAD);
-		at_t rgb = sample_items(v, pass, id, got);
-		int h = (int)at_size(rgb, 1), w = (int)at_size(rgb, 2);
-		const uint8_t **tile = mem_zero((size_t)got, sizeof *tile);
-		for (int i = 0; i < got; i++)
-			tile[i] = (const uint8_t *)at_data(rgb) + (size_t)i * (size_t)(h * w * 3);
-		grid = image_grid(tile, got, w, h, cols, 2, zoom);
-		free(tile);
+		at_t rgb;
+
+		ret = sample_items(&rgb, v, pass, id, got, e);
+		if (!ret) {
+			int h = (int)at_size(rgb, 1), w = (int)at_size(rgb, 2);
+			const uint8_t **tile = mem_zero((size_t)got, sizeof *tile);
+
+			for (int i = 0; i < got; i++)
+				tile[i] = (const uint8_t *)at_data(rgb) + (size_t)i * (size_t)(h * w * 3);
+			*grid = image_grid(tile, got, w, h, cols, 2, zoom);
+			free(tile);
+		}
 		at_end(sc);
 	}
 	free(id);
 	free(seen);
-	return grid;
+	return ret;
 }

@@ -35,7 +35,6 @@ struct evaluator {
 	const struct sampler *sampler;
 	struct mixture *mixture;
 	const struct prompts *prompts;
-	const struct cond *cond; /* row i: prompt i */
 	int64_t images_per_prompt, batch, height, width;
 	uint64_t seed;
 	bool quiet;
@@ -50,9 +49,13 @@ void eval_print(const struct eval_result *before, const struct eval_result *afte
 
 /* The first picture of up to n prompts, tags taking turns, as one grid; every rank calls, rank 0 gets it
  * (others an empty image). */
-struct image eval_grid(const struct evaluator *v, const struct pass *pass, int n, int cols, int zoom);
+int eval_grid(struct image *grid, const struct evaluator *v, const struct pass *pass, int n, int cols,
+	      int zoom, struct err *e);
 
-/* Conditioning of every prompt of a file, kept tensors; encoded in batches. */
-int encode_prompts(const struct pipeline *p, const struct prompts *in, struct cond *out, struct err *e);
+/* Collective: every prompt of a file can be encoded, and is in the cache where the model has one. */
+int prepare_prompts(struct dist *d, const struct pipeline *p, const struct prompts *in, struct err *e);
+/* Conditioning of prompts index[0..n) of a file, row by row; of the innermost scope. */
+int encode_prompts(const struct pipeline *p, const struct prompts *in, const int64_t *index, int n,
+		   struct cond *out, struct err *e);
 
 #endif

@@ -22,6 +22,9 @@ static const struct field model_fields[] = {
 	FIELD(struct model_conf, path, .init = NULL, .doc = "model directory in diffusers layout"),
 	FIELD(struct model_conf, t5_length, .init = "128", .min = 1, .max = 4096, .unit = "tokens",
 	      .doc = "what the T5 encoder of Stable Diffusion 3 reads of a prompt"),
+	FIELD(struct model_conf, text_cache, .init = "",
+	      .doc = "folder for embeddings of prompts, which later runs find again; empty: "
+		     "$XDG_CACHE_HOME/contraflow/text or ~/.cache/contraflow/text"),
 	FIELD_END
 };
 static const struct field prompts_fields[] = {

@@ -20,7 +20,7 @@ struct run_conf {
 	int64_t threads; /* 0: the cores divided among the ranks of a machine */
 };
 struct model_conf {
-	char *path;
+	char *path, *text_cache;
 	int64_t t5_length;
 };
 struct prompts_conf {

@@ -25,7 +25,6 @@ static struct evaluator make_evaluator(struct trainer *t)
 				    .sampler = &t->eval_sampler,
 				    .mixture = t->mixture,
 				    .prompts = &t->test,
-				    .cond = &t->test_cond,
 				    .images_per_prompt = t->x->eval.images_per_prompt,
 				    .batch = t->x->eval.sampler.batch,
 				    .height = t->x->prompts.height,
@@ -37,8 +36,8 @@ static int save_grid(struct trainer *t, struct err *e)
 {
 	struct evaluator v = make_evaluator(t);
 	struct pass ema = policies_ema_pass(&t->policies);
-	struct image grid = eval_grid(&v, &ema, GRID_PICTURES, GRID_COLUMNS, (int)t->x->log.grid_zoom);
-	int ret = 0;
+	struct image grid;
+	int ret = eval_grid(&grid, &v, &ema, GRID_PICTURES, GRID_COLUMNS, (int)t->x->log.grid_zoom, e);
 
 	if (grid.rgb) {
 		char *path = mem_printf("%s/samples/step-%06lld.png", t->dir, (long long)t->at.step);

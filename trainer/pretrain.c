@@ -372,26 +372,21 @@ static int eval_model(struct pretrainer *p, const char *dir, struct eval_result 
 	struct at_scope *s = at_begin(AT_NO_GRAD);
 	struct pipeline pipe;
 	struct sampler sampler = { 0 };
-	struct cond cond = { 0 };
 	int ret = dist_agree(p->dist, p->dist->rank == 0 ? save_model(p, dir, e) : 0, e);
 
 	if (!ret && !(ret = pipeline_open(&pipe, &(struct pipeline_options) { .dir = dir }, e))) {
-		ret = sampler_init(&sampler, &pipe, &p->c->eval.sampler, e) ||
-		      encode_prompts(&pipe, &p->test, &cond, e);
+		ret = sampler_init(&sampler, &pipe, &p->c->eval.sampler, e);
 		struct evaluator v = { .dist = p->dist,
 				       .pipeline = &pipe,
 				       .sampler = &sampler,
 				       .mixture = p->mixture,
 				       .prompts = &p->test,
-				       .cond = &cond,
 				       .images_per_prompt = p->c->eval.images_per_prompt,
 				       .batch = p->c->eval.sampler.batch,
 				       .quiet = true };
 		if (!ret)
 			ret = evaluate(&v, &(struct pass) { 0 }, r, e);
 		sampler_release(&sampler);
-		at_free(cond.text_BLE);
-		at_free(cond.pooled_BP);
 		pipeline_close(&pipe);
 	}
 	at_end(s);

@@ -17,6 +17,8 @@ void samples_release(struct samples *s)
 	free(s->value);
 	free(s->strict);
 	at_free(s->x0_NCHW);
+	at_free(s->cond.text_BLE);
+	at_free(s->cond.pooled_BP);
 	*s = (struct samples) { 0 };
 }
 
@@ -75,6 +77,39 @@ static void submit(struct trainer *t, struct samples *s, int64_t at, int n, at_t
 	free(item);
 }
 
+/* Conditioning of this rank's groups, for the rollout and the update of the epoch. */
+static int encode_groups(struct trainer *t, struct samples *s, struct err *e)
+{
+	struct at_scope *sc = at_begin(AT_NO_GRAD);
+	int64_t last = s->group[s->first + s->count - 1], n, *prompt;
+	struct cond c;
+	int ret;
+
+	s->first_group = s->group[s->first];
+	n = last - s->first_group + 1;
+	prompt = mem_zero((size_t)n, sizeof *prompt);
+	for (int64_t i = 0; i < s->count; i++)
+		prompt[s->group[s->first + i] - s->first_group] = s->prompt[s->first + i];
+	ret = encode_prompts(&t->pipeline, &t->train, prompt, (int)n, &c, e);
+	if (!ret)
+		s->cond = (struct cond) { at_keep(c.text_BLE), at_keep(c.pooled_BP) };
+	free(prompt);
+	at_end(sc);
+	return dist_agree(t->dist, ret, e);
+}
+
+/* Rows of the conditioning for samples id[0..n) of this rank's share. */
+struct cond samples_cond(const struct trainer *t, const struct samples *s, const int64_t *id, int n)
+{
+	int64_t *row = mem_zero((size_t)n, sizeof *row);
+
+	for (int i = 0; i < n; i++)
+		row[i] = s->group[id[i]] - s->first_group;
+	at_t index = at_to(at_from(row, DIMS(n), AT_I64), AT_I64, t->pipeline.device);
+	free(row);
+	return cond_rows(&s->cond, index);
+}
+
 /* Samples this rank's share batch by batch; scoring goes on beside. */
 static void sample_share(struct trainer *t, struct samples *s)
 {
@@ -94,9 +129,7 @@ static void sample_share(struct trainer *t, struct samples *s)
 			id[i] = s->first + at + i;
 		at_t noise = sampler_noise(&t->pipeline, (uint64_t)t->x->run.seed, RNG_LATENT,
 					   (uint64_t)t->at.epoch, id, n, chw);
-		at_t row =
-		    at_to(at_from(s->prompt + s->first + at, DIMS(n), AT_I64), AT_I64, t->pipeline.device);
-		struct cond cond = cond_rows(&t->train_cond, row);
+		struct cond cond = samples_cond(t, s, id, n);
 		at_t x0 = sampler_run(&t->rollout, &old, noise, &cond);
 		at_t rgb = pipeline_images(&t->pipeline, x0);
 		at_copy_(at_narrow(s->x0_NCHW, 0, at, n), x0);
@@ -156,6 +189,8 @@ int rollout_epoch(struct trainer *t, struct samples *s, struct err *e)
 	int ret = 0;
 
 	draw(t, s);
+	if ((ret = encode_groups(t, s, e)))
+		return ret;
 	mixture_scores_init(&mine, (int)s->count, mixture_count(t->mixture));
 	mixture_begin(t->mixture, &mine);
 	sample_share(t, s);

@@ -52,7 +52,7 @@ int session_open(struct session *s, const struct session_options *o, const char 
 	char *model = o->model ? mem_str(o->model) : o->lora ? adapters_model(o->lora) : NULL;
 	if (!model)
 		return err_set(e, "%s: --model DIR is needed", command);
-	struct pipeline_options m = { model, dt, dev, o->t5_length };
+	struct pipeline_options m = { model, dt, dev, o->t5_length, o->text_cache };
 	int ret = pipeline_open(&s->pipeline, &m, e);
 	free(model);
 	if (ret)

@@ -7,7 +7,7 @@
 #include "sampler/sample.h"
 
 struct session_options {
-	const char *model, *lora, *solver, *dtype, *device;
+	const char *model, *lora, *solver, *dtype, *device, *text_cache;
 	int64_t steps, batch, threads, t5_length;
 	double guidance, shift;
 };
@@ -26,6 +26,8 @@ struct session_options {
 	    { "shift", 'r', &(o).shift, "X", "timestep shift (default: the model's)" },                      \
 	    { "batch", 'i', &(o).batch, "N", "pictures at a time (default 32)" },                            \
 	    { "t5-length", 'i', &(o).t5_length, "N", "tokens that T5 reads (default 256)" },                 \
+	    { "text-cache", 's', &(o).text_cache, "DIR",                                                     \
+	      "keep embeddings of prompts here (default: nowhere)" },                                        \
 	    { "threads", 'i', &(o).threads, "N", "CPU threads (default: all cores)" },                       \
 	    { "dtype", 's', &(o).dtype, "TYPE", "type of the weights (default float32)" },                   \
 	{                                                                                                    \

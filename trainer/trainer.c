@@ -34,7 +34,19 @@ static int open_prompts(struct trainer *t, struct err *e)
 	return 0;
 }
 
-static int open_all(struct trainer *t, struct err *e)
+/* Embeddings outlive runs, and runs with the same model share them. */
+static char *cache_dir(const struct experiment *x)
+{
+	const char *xdg = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
+
+	if (*x->model.text_cache)
+		return mem_str(x->model.text_cache);
+	if (xdg && *xdg)
+		return file_join(xdg, "contraflow/text");
+	return home && *home ? file_join(home, ".cache/contraflow/text") : mem_str(".cache/contraflow/text");
+}
+
+static int open_pipeline(struct trainer *t, struct err *e)
 {
 	struct experiment *x = t->x;
 	enum at_dtype dt;
@@ -47,16 +59,26 @@ static int open_all(struct trainer *t, struct err *e)
 		return err_set(e, "run.device is cuda, but %s",
 			       at_cuda_built() ? "no GPU is visible"
 					       : "this build has no CUDA (meson -Dcuda=enabled)");
-	struct pipeline_options m = { x->model.path, dt, cuda ? AT_CUDA : AT_CPU, x->model.t5_length };
-	if (pipeline_open(&t->pipeline, &m, e))
-		return -1;
+	char *cache = cache_dir(x);
+	struct pipeline_options m = { .dir = x->model.path,
+				      .dtype = dt,
+				      .device = cuda ? AT_CUDA : AT_CPU,
+				      .t5_length = x->model.t5_length,
+				      .text_cache = cache };
+	int ret = pipeline_open(&t->pipeline, &m, e);
+	free(cache);
+	return ret;
+}
+
+/* What needs the pipeline. */
+static int open_policies(struct trainer *t, struct err *e)
+{
+	struct experiment *x = t->x;
+
 	if (sampler_init(&t->rollout, &t->pipeline, &x->rollout, e) ||
-	    sampler_init(&t->eval_sampler, &t->pipeline, &x->eval.sampler, e) ||
-	    encode_prompts(&t->pipeline, &t->train, &t->train_cond, e))
+	    sampler_init(&t->eval_sampler, &t->pipeline, &x->eval.sampler, e))
 		return -1;
-	if (t->test.n && encode_prompts(&t->pipeline, &t->test, &t->test_cond, e))
-		return -1;
-	pipeline_free_text(&t->pipeline);
+	conditioner_rest(t->pipeline.text);
 	return policies_init(&t->policies, &x->policy, &t->pipeline.transformer.net, &x->lora,
 			     (uint64_t)x->run.seed, t->pipeline.device, e);
 }
@@ -68,7 +90,9 @@ int trainer_open(struct trainer *t, struct experiment *x, struct dist *d, struct
 	int threads = x->run.threads ? (int)x->run.threads : (int)(cores / d->local_ranks);
 
 	at_set_threads(threads > 0 ? threads : 1);
-	if (dist_agree(d, open_all(t, e), e)) {
+	if (dist_agree(d, open_pipeline(t, e), e) || prepare_prompts(d, &t->pipeline, &t->train, e) ||
+	    (t->test.n && prepare_prompts(d, &t->pipeline, &t->test, e)) ||
+	    dist_agree(d, open_policies(t, e), e)) {
 		trainer_close(t);
 		return -1;
 	}
@@ -88,10 +112,6 @@ void trainer_close(struct trainer *t)
 	policies_release(&t->policies);
 	sampler_release(&t->rollout);
 	sampler_release(&t->eval_sampler);
-	at_free(t->train_cond.text_BLE);
-	at_free(t->train_cond.pooled_BP);
-	at_free(t->test_cond.text_BLE);
-	at_free(t->test_cond.pooled_BP);
 	prompts_free(&t->train);
 	prompts_free(&t->test);
 	mixture_close(t->mixture);

@@ -33,7 +33,6 @@ struct trainer {
 	struct dist *dist;    /* borrowed */
 	struct pipeline pipeline;
 	struct prompts train, test;
-	struct cond train_cond, test_cond; /* row i: prompt i; kept */
 	struct mixture *mixture;
 	struct sampler rollout, eval_sampler;
 	struct policies policies;
@@ -55,6 +54,8 @@ struct samples {
 	int64_t *prompt, *group;        /* n */
 	double *reward, *advantage, *r; /* n; NAN without a reward */
 	at_t x0_NCHW;                   /* count rows, kept, on the pipeline's device */
+	struct cond cond;               /* of the groups that this rank's share is in; kept */
+	int64_t first_group;            /* row 0 of cond */
 	struct advantage_stats stats;
 	/* For the log. */
 	int rewards;
@@ -65,6 +66,8 @@ struct samples {
 	int64_t unavailable;
 };
 void samples_release(struct samples *s);
+/* Rows of s->cond for samples id[0..n), which are this rank's; of the innermost scope. */
+struct cond samples_cond(const struct trainer *t, const struct samples *s, const int64_t *id, int n);
 
 /* Prompts, rollout, rewards, advantages of epoch t->at.epoch. */
 int rollout_epoch(struct trainer *t, struct samples *s, struct err *e);

@@ -93,13 +93,13 @@ static struct micro gather(const struct trainer *t, const struct samples *s, con
 	struct micro m = { 0 };
 	enum at_device dev = t->pipeline.device;
 	struct at_dims chw = at_shape(s->x0_NCHW);
-	int64_t *row = mem_zero((size_t)n, sizeof *row), *prompt = mem_zero((size_t)n, sizeof *prompt);
+	int64_t *row = mem_zero((size_t)n, sizeof *row), *sample = mem_zero((size_t)n, sizeof *sample);
 	int64_t *id = mem_zero((size_t)n, sizeof *id);
 	float *f = mem_zero((size_t)(3 * n), sizeof *f);
 
 	for (int i = 0; i < n; i++) {
 		row[i] = pair[i].sample - s->first;
-		prompt[i] = s->prompt[pair[i].sample];
+		sample[i] = pair[i].sample;
 		id[i] = (int64_t)pair_id(t, &pair[i]);
 		f[i] = (float)t->rollout.schedule.sigma[pair[i].level];
 		f[n + i] = (float)t->rollout.schedule.t[pair[i].level];
@@ -111,7 +111,7 @@ static struct micro gather(const struct trainer *t, const struct samples *s, con
 	at_t eps = sampler_noise(&t->pipeline, (uint64_t)t->x->run.seed, RNG_DIFFUSE, (uint64_t)t->at.epoch,
 				 id, n, chw);
 	m.terms.x0_BCHW = at_index_select(s->x0_NCHW, 0, at_to(at_from(row, DIMS(n), AT_I64), AT_I64, dev));
-	m.cond = cond_rows(&t->train_cond, at_to(at_from(prompt, DIMS(n), AT_I64), AT_I64, dev));
+	m.cond = samples_cond(t, s, sample, n);
 	m.terms.t_B = at_to(at_from(f, DIMS(n), AT_F32), AT_F32, dev);
 	m.timestep_B = at_to(at_from(f + n, DIMS(n), AT_F32), AT_F32, dev);
 	m.terms.r_B = at_to(at_from(f + 2 * n, DIMS(n), AT_F32), AT_F32, dev);
@@ -119,7 +119,7 @@ static struct micro gather(const struct trainer *t, const struct samples *s, con
 	if (t->x->nft.kl_beta > 0)
 		pick_kl_rows(t, &m, pair, n);
 	free(row);
-	free(prompt);
+	free(sample);
 	free(id);
 	free(f);
 	return m;

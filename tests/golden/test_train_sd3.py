@@ -11,7 +11,7 @@ from test_pipeline import SD35, make, save, words  # noqa: F401 (words is a fixt
 
 CONFIG = """
 run: {{seed: 3}}
-model: {{path: {model}, t5_length: 16}}
+model: {{path: {model}, t5_length: 16, text_cache: {cache}}}
 lora: {{rank: 8, alpha: 16}}
 prompts: {{train: {prompts}, groups: 4, group_size: 12, height: 32, width: 32}}
 rollout: {{solver: dpm2, steps: 6, batch: 12}}
@@ -28,7 +28,7 @@ def test_loop(words, tmp_path):  # noqa: F811
     pipe = make(words, transformer=SD35, seed=11)
     save(pipe, words, tmp_path / "model")
     (tmp_path / "prompts.txt").write_text("a red circle\ntwo dogs\nx\na café left of a house\n")
-    (tmp_path / "tiny.yaml").write_text(CONFIG.format(model=tmp_path / "model", prompts=tmp_path / "prompts.txt"))
+    (tmp_path / "tiny.yaml").write_text(CONFIG.format(cache=tmp_path / "cache", model=tmp_path / "model", prompts=tmp_path / "prompts.txt"))
     build = pathlib.Path(os.environ.get("BUILD", "build"))
     program = (build if build.is_absolute() else ROOT / build) / "contraflow"
     env = dict(os.environ, OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1")
