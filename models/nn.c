@@ -175,7 +175,7 @@ static int check_extra(const struct nn_net *n, const struct st_file *f, struct e
 static int load_one(const struct nn_param *p, const struct st_file *f, struct err *e)
 {
 	struct at_scope *s = at_begin(AT_NO_GRAD);
-	const char *name = p->alias && st_find(f, p->alias) ? p->alias : p->name;
+	const char *name = p->alias && !st_find(f, p->name) && st_find(f, p->alias) ? p->alias : p->name;
 	at_t t = NULL;
 	int ret = st_take(&t, f, name, p->shape, e);
 

@@ -73,7 +73,7 @@ void nn_add_stack(struct nn_net *n, struct nn_linear *l, int parts, const char *
 /* One whole tensor. */
 void nn_add_tensor(struct nn_net *n, at_t *slot, const char *name, struct at_dims shape, bool trainable);
 
-/* The parameter added last has this name in some files; where a file has both, this one counts. */
+/* The parameter added last has this name in some files; where a file has both, its own name counts. */
 void nn_alias(struct nn_net *n, const char *name);
 /* A tensor that files may hold and nobody needs. */
 void nn_ignore(struct nn_net *n, const char *name);

@@ -11,6 +11,8 @@ static const char *const timestep_names[] = { "float", "integer", NULL };
 		  .doc = "noise levels a picture goes through"),                                             \
 	    FIELD(struct sampler_conf, guidance, .init = "1", .min = 0, .max = 100,                          \
 		  .doc = "classifier-free guidance scale; 1 means none and costs nothing"),                  \
+	    FIELD(struct sampler_conf, negative, .init = "",                                                 \
+		  .doc = "the prompt that guidance leads away from"),                                        \
 	    FIELD(struct sampler_conf, shift, .init = "0", .min = 0, .max = 100,                             \
 		  .doc = "timestep shift of the schedule; 0 takes the model's"),                             \
 	    FIELD(struct sampler_conf, timesteps, .init = "float", .choices = timestep_names,                \
@@ -33,7 +35,8 @@ int sampler_init(struct sampler *s, const struct pipeline *p, const struct sampl
 	if (c->guidance != 1) {
 		struct at_scope *sc = at_begin(AT_NO_GRAD);
 		struct cond none;
-		int ret = pipeline_encode(p, (const char *const[]) { "" }, 1, &none, e);
+		const char *prompt = c->negative ? c->negative : "";
+		int ret = pipeline_encode(p, &prompt, 1, &none, e);
 		if (!ret) {
 			s->negative.text_BLE = at_keep(none.text_BLE);
 			s->negative.pooled_BP = at_keep(none.pooled_BP);
@@ -41,7 +44,8 @@ int sampler_init(struct sampler *s, const struct pipeline *p, const struct sampl
 		at_end(sc);
 		if (ret) {
 			sampler_release(s);
-			return err_in(e, "guidance %g needs the empty prompt", c->guidance);
+			return err_in(e, "guidance %g needs the negative prompt '%.60s'", c->guidance,
+				      prompt);
 		}
 	}
 	return 0;

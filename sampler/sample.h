@@ -13,6 +13,7 @@ struct sampler_conf {
 	char *solver;
 	int64_t steps;
 	double guidance; /* classifier-free guidance scale; 1: none */
+	char *negative;  /* the prompt that guidance leads away from; NULL: the empty one */
 	double shift;    /* 0: the model's */
 	char *timesteps; /* "float" or "integer": what the transformer is told of sigma */
 	int64_t batch;   /* pictures a forward */
@@ -25,7 +26,7 @@ struct sampler {
 	const struct solver_type *solver;
 	struct schedule schedule;
 	double guidance;
-	struct cond negative; /* of the empty prompt, one row, kept; only with guidance */
+	struct cond negative; /* of the negative prompt, one row, kept; only with guidance */
 };
 int sampler_init(struct sampler *s, const struct pipeline *p, const struct sampler_conf *c, struct err *e);
 void sampler_release(struct sampler *s);

@@ -62,6 +62,7 @@ int session_open(struct session *s, const struct session_options *o, const char 
 	struct sampler_conf c = { .solver = (char *)(uintptr_t)o->solver,
 				  .steps = o->steps,
 				  .guidance = o->guidance,
+				  .negative = (char *)(uintptr_t)o->negative,
 				  .shift = o->shift,
 				  .timesteps = (char *)(uintptr_t) "float",
 				  .batch = o->batch };

@@ -7,7 +7,7 @@
 #include "sampler/sample.h"
 
 struct session_options {
-	const char *model, *lora, *solver, *dtype, *device, *text_cache;
+	const char *model, *lora, *solver, *negative, *dtype, *device, *text_cache;
 	int64_t steps, batch, threads, t5_length;
 	double guidance, shift;
 };
@@ -23,6 +23,7 @@ struct session_options {
 	    { "solver", 's', &(o).solver, "NAME", "euler or dpm2 (default euler)" },                         \
 	    { "steps", 'i', &(o).steps, "N", "noise levels (default 40)" },                                  \
 	    { "guidance", 'r', &(o).guidance, "X", "classifier-free guidance scale (default 1: none)" },     \
+	    { "negative", 's', &(o).negative, "TEXT", "what guidance leads away from (default: nothing)" },  \
 	    { "shift", 'r', &(o).shift, "X", "timestep shift (default: the model's)" },                      \
 	    { "batch", 'i', &(o).batch, "N", "pictures at a time (default 32)" },                            \
 	    { "t5-length", 'i', &(o).t5_length, "N", "tokens that T5 reads (default 256)" },                 \

@@ -159,20 +159,21 @@ def test_schedule(case, steps):
     assert torch.allclose(ours["timesteps"], pipe.scheduler.timesteps, rtol=1e-5, atol=1e-3)
 
 
-@pytest.mark.parametrize("guidance", [1.0, 4.5])
-def test_image(case, guidance):
+@pytest.mark.parametrize("guidance, negative", [(1.0, ""), (4.5, ""), (3.0, "a blurry house")])
+def test_image(case, guidance, negative):
     """Ten steps from the same latents, then the decoder: latents to 1e-4, pictures within one level."""
     pipe, folder, conf = case
     h, w = conf.get("size", (32, 32))
     length = conf.get("t5_length", 77)
     start = latents(pipe, conf)
     save_file({"latents": start}, folder / "start.safetensors")
-    args = dict(height=h, width=w, num_inference_steps=10, guidance_scale=guidance, latents=start.clone(), max_sequence_length=length)
+    args = dict(height=h, width=w, num_inference_steps=10, guidance_scale=guidance, latents=start.clone(), max_sequence_length=length,
+                negative_prompt=[negative] * 2)  # fmt: skip
     with torch.no_grad():
         want = pipe(PROMPTS[:3:2], output_type="latent", **args).images
         decoded = pipe.vae.decode(want / pipe.vae.config.scaling_factor + (pipe.vae.config.shift_factor or 0), return_dict=False)[0]
     contraflow("sample", "--model", folder, "--prompt", PROMPTS[0], "--prompt", PROMPTS[2], "--steps", 10, "--guidance", guidance,
-               "--latents", folder / "start.safetensors", "--save-latents", folder / "x0.safetensors", "--height", h, "--width", w,
+               "--negative", negative, "--latents", folder / "start.safetensors", "--save-latents", folder / "x0.safetensors", "--height", h, "--width", w,
                "--t5-length", length, "--columns", 2, "-o", folder / "grid.png")  # fmt: skip
     assert error(load_file(folder / "x0.safetensors")["latents"], want) < 1e-4
     grid = torch.from_numpy(np.array(Image.open(folder / "grid.png").convert("RGB"))).float()
@@ -181,3 +182,63 @@ def test_image(case, guidance):
     for i, picture in enumerate(pictures):
         at = 2 + i * (w + 2)
         assert (grid[2 : 2 + h, at : at + w] - picture).abs().max() <= 1
+
+
+def test_tied_and_untied_t5(words, tmp_path):
+    """T5's embedding has two names in files: one, the other, or both; where they differ, transformers decides."""
+    pipe = make(words, seed=3)
+    save(pipe, words, tmp_path)
+    file = tmp_path / "text_encoder_3/model.safetensors"
+    tensors = load_file(file)
+    table = tensors.pop("shared.weight") if "shared.weight" in tensors else tensors["encoder.embed_tokens.weight"]
+    tensors.pop("encoder.embed_tokens.weight", None)
+    other = torch.randn(table.shape, generator=torch.Generator().manual_seed(1))
+    for names in [dict(shared=table), {"encoder.embed_tokens": table}, {"shared": table, "encoder.embed_tokens": table},
+                  {"shared": table, "encoder.embed_tokens": other}]:  # fmt: skip
+        save_file({**tensors, **{k + ".weight": v.clone() for k, v in names.items()}}, file, {"format": "pt"})
+        pipe.text_encoder_3 = T5EncoderModel.from_pretrained(tmp_path / "text_encoder_3").eval()
+        with torch.no_grad():
+            embeds = pipe.encode_prompt(PROMPTS, None, None, do_classifier_free_guidance=False, max_sequence_length=20)[0]
+        out = probe(tmp_path, "text", {"unused": torch.zeros(1)}, "--t5-length", 20, prompts=PROMPTS)
+        assert error(out["prompt_embeds"], embeds) < 1e-5, list(names)
+
+
+@pytest.mark.parametrize("name", ["sd3", "sd35", "wide", "no T5", "deep text"])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_low_precision(words, tmp_path, name, dtype):
+    """16-bit weights and activations: no further from float32 than diffusers' own 16 bits are.  T5 stays in bfloat16 where
+    the rest is float16, whose range its states leave at full size; small ones lose by that."""
+    most = 2.2 if dtype == "float16" and name != "no T5" else 1.2
+    conf, low = CONFIGS[name], getattr(torch, dtype)
+    pipe = make(words, **conf)
+    pipe.set_progress_bar_config(disable=True)
+    save(pipe, words, tmp_path)
+    h, w = conf.get("size", (32, 32))
+    start, g = latents(pipe, conf), torch.Generator().manual_seed(3)
+    inputs = dict(
+        hidden_states=start, timestep=1000 * torch.rand(2, generator=g),
+        encoder_hidden_states=torch.randn(2, 21, 48, generator=g), pooled_projections=torch.randn(2, 32, generator=g),
+    )  # fmt: skip
+
+    def run(pipe, dtype):
+        with torch.no_grad():
+            text = pipe.encode_prompt(PROMPTS, None, None, do_classifier_free_guidance=False, max_sequence_length=16)
+            v = pipe.transformer(**{k: x.to(dtype) if k != "timestep" else x for k, x in inputs.items()}, return_dict=False)[0]
+            x0 = pipe(PROMPTS[:3:2], output_type="latent", height=h, width=w, num_inference_steps=10, guidance_scale=3.0,
+                      latents=start.to(dtype), max_sequence_length=16).images  # fmt: skip
+        return dict(embeds=text[0], pooled=text[2], v=v, x0=x0)
+
+    exact = run(pipe, torch.float32)
+    theirs = run(pipe.to(low), low)
+    more = ["--dtype", dtype]
+    text = probe(tmp_path, "text", {"unused": torch.zeros(1)}, "--t5-length", 16, *more, prompts=PROMPTS)
+    save_file({"latents": start}, tmp_path / "start.safetensors")
+    contraflow("sample", "--model", tmp_path, "--prompt", PROMPTS[0], "--prompt", PROMPTS[2], "--steps", 10, "--guidance", 3,
+               "--latents", tmp_path / "start.safetensors", "--save-latents", tmp_path / "x0.safetensors", "--height", h,
+               "--width", w, "--t5-length", 16, *more)  # fmt: skip
+    ours = dict(embeds=text["prompt_embeds"], pooled=text["pooled_prompt_embeds"], v=probe(tmp_path, "transformer", inputs, *more)["sample"],
+                x0=load_file(tmp_path / "x0.safetensors")["latents"])  # fmt: skip
+    for key in exact:
+        mine, other = error(ours[key], exact[key]), error(theirs[key], exact[key])
+        print(f"{name}, {dtype}: {key}: {mine:.2e}, diffusers {other:.2e}, ratio {mine / other:.2f}")
+        assert mine <= most * other, key
