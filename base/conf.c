@@ -325,6 +325,13 @@ const char **conf_keys(const struct conf_node *root, const char *section, int *n
 	return keys;
 }
 
+bool conf_is_section(const struct conf_node *root, const char *key)
+{
+	const struct conf_node *n = node_at(root, key);
+
+	return n && n->kind == NODE_MAP;
+}
+
 const char *conf_where(const struct conf_node *root, const char *key)
 {
 	const struct conf_node *n = node_at(root, key);
@@ -347,6 +354,37 @@ static struct conf_node *make_section(struct conf_node *root, const char *path)
 		path += len + (path[len] == '.');
 	}
 	return root;
+}
+
+void conf_remove(struct conf_node *root, const char *key)
+{
+	int kept = 0;
+
+	for (int i = 0; i < root->n; i++)
+		if (!strcmp(root->child[i]->key, key))
+			conf_node_free(root->child[i]);
+		else
+			root->child[kept++] = root->child[i];
+	root->n = kept;
+}
+
+void conf_overlay(struct conf_node *root, struct conf_node *over)
+{
+	for (int i = 0; i < over->n; i++)
+		node_merge(root, over->child[i]);
+	over->n = 0;
+	conf_node_free(over);
+}
+
+void conf_put(struct conf_node *root, const char *section, struct conf_node *node)
+{
+	const char *dot = strrchr(section, '.');
+	char *parent = mem_printf("%.*s", dot ? (int)(dot - section) : 0, section);
+
+	free(node->key);
+	node->key = mem_str(last_part(section));
+	node_merge(make_section(root, parent), node);
+	free(parent);
 }
 
 static struct conf_node *scalar(const char *key, const char *text, bool quoted)

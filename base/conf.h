@@ -59,6 +59,14 @@ struct conf_node *conf_empty(void);
 int conf_set(struct conf_node *root, const char *assignment,
 	     struct err *e); /* "a.b=c"; makes missing mappings */
 void conf_node_free(struct conf_node *root);
+/* A copy of what is at `section` ("": of all), or NULL when nothing is. */
+struct conf_node *conf_copy(const struct conf_node *root, const char *section);
+void conf_remove(struct conf_node *root, const char *key); /* a key of the first level; absent is fine */
+/* The keys of the mapping `over` over those of root, as a file's over those of the one it extends; frees
+ * over. */
+void conf_overlay(struct conf_node *root, struct conf_node *over);
+/* Puts `node` at `section`, whose last part is its key; root owns it. */
+void conf_put(struct conf_node *root, const char *section, struct conf_node *node);
 
 /* Fills *conf (zeroed by the caller) from the mapping at `section` ("" for the root; an absent section is all
  * defaults). Keys of the mapping that no field names are errors, except the first-level names in `others`
@@ -71,6 +79,7 @@ void conf_release(void *conf, const struct field *f);
 /* Names of the keys directly under `section`, in file order (count in *n; the strings are the tree's; free
  * the array). */
 const char **conf_keys(const struct conf_node *root, const char *section, int *n);
+bool conf_is_section(const struct conf_node *root, const char *key); /* a mapping, not a value or a list */
 /* "FILE:LINE" of a key or section for messages made elsewhere; "" when it is not in a file. The tree's. */
 const char *conf_where(const struct conf_node *root, const char *key);
 

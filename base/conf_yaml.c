@@ -30,6 +30,24 @@ void conf_node_free(struct conf_node *n)
 	free(n);
 }
 
+static struct conf_node *copy(const struct conf_node *n)
+{
+	struct conf_node *out = node_new(n->kind, n->key, n->where);
+
+	out->value = mem_str(n->value);
+	out->quoted = n->quoted;
+	for (int i = 0; i < n->n; i++)
+		node_add(out, copy(n->child[i]));
+	return out;
+}
+
+struct conf_node *conf_copy(const struct conf_node *root, const char *section)
+{
+	const struct conf_node *n = node_at(root, section);
+
+	return n ? copy(n) : NULL;
+}
+
 struct conf_node *node_child(const struct conf_node *map, const char *key, size_t len)
 {
 	for (int i = 0; i < map->n; i++)

@@ -45,11 +45,12 @@ static json_t *state_json(const struct trainer *t, uint64_t data_hash)
 	     *data = hex(data_hash);
 	json_t *before = eval_json(&t->before);
 	json_t *j = json_pack(
-	    "{s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:s, s:s, s:s, s:o}", "format", FORMAT,
-	    "step", (json_int_t)t->at.step, "epoch", (json_int_t)t->at.epoch, "images",
-	    (json_int_t)t->at.images, "skipped", (json_int_t)t->at.skipped, "unavailable",
-	    (json_int_t)t->at.unavailable, "optimizer_step", (json_int_t)t->optimizer.step, "seed",
-	    (json_int_t)t->x->run.seed, "train_seconds", t->at.train_seconds, "cpu_seconds",
+	    "{s:i, s:I, s:I, s:I, s:f, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:s, s:s, s:s, s:o}", "format",
+	    FORMAT, "step", (json_int_t)t->at.step, "stage", (json_int_t)t->at.stage, "stage_step",
+	    (json_int_t)t->at.stage_step, "stage_seconds", t->at.stage_seconds, "epoch",
+	    (json_int_t)t->at.epoch, "images", (json_int_t)t->at.images, "skipped", (json_int_t)t->at.skipped,
+	    "unavailable", (json_int_t)t->at.unavailable, "optimizer_step", (json_int_t)t->optimizer.step,
+	    "seed", (json_int_t)t->x->run.seed, "train_seconds", t->at.train_seconds, "cpu_seconds",
 	    t->at.cpu_seconds, "base_model", base, "adapter", shape, "data", data, "before", before);
 	free(base);
 	free(shape);
@@ -185,13 +186,19 @@ static int check_hash(const json_t *j, const char *key, uint64_t mine, const cha
 
 static int read_counters(struct trainer *t, const json_t *j, const char *path, struct err *e)
 {
-	int64_t format, seed;
+	int64_t format, seed, stage;
 
 	if (json_get_int(&format, j, "format", 0, path, e) || json_get_int(&seed, j, "seed", -1, path, e))
 		return -1;
 	if (format != FORMAT)
 		return err_set(e, "%s: format %lld; this program reads format %d", path, (long long)format,
 			       FORMAT);
+	if (json_get_int(&stage, j, "stage", 0, path, e))
+		return -1;
+	if (stage < 0 || stage >= experiment_stages(t->file))
+		return err_set(e, "%s: it is of stage %lld, and the configuration has %d", path,
+			       (long long)stage + 1, experiment_stages(t->file));
+	t->at.stage = stage;
 	if (seed != t->x->run.seed)
 		return err_set(e, "%s: the run has seed %lld, the configuration %lld", path, (long long)seed,
 			       (long long)t->x->run.seed);
@@ -200,6 +207,8 @@ static int read_counters(struct trainer *t, const json_t *j, const char *path, s
 		       "made with another adapter (rank, alpha or targets)", e))
 		return -1;
 	return json_get_int(&t->at.step, j, "step", 0, path, e) ||
+		       json_get_int(&t->at.stage_step, j, "stage_step", t->at.step, path, e) ||
+		       json_get_real(&t->at.stage_seconds, j, "stage_seconds", 0, path, e) ||
 		       json_get_int(&t->at.epoch, j, "epoch", 0, path, e) ||
 		       json_get_int(&t->at.images, j, "images", 0, path, e) ||
 		       json_get_int(&t->at.skipped, j, "skipped", 0, path, e) ||

@@ -10,26 +10,34 @@
 
 static int resolved(const char *path, const struct option_list *set, struct err *e)
 {
-	struct experiment x;
-	struct mixture *m;
-	struct text t = { 0 };
-
-	if (experiment_read(&x, path, set->v, set->n, e))
-		return -1;
-	if (mixture_open(&m, x.tree, 1, e)) {
-		experiment_release(&x);
-		return -1;
-	}
 	struct conf_node *tree = conf_empty();
+	struct mixture *m = NULL;
+	struct experiment x, stage;
+	struct text t = { 0 };
+	int ret = experiment_read(&x, path, set->v, set->n, e);
+
+	if (ret)
+		goto out;
 	experiment_store(&x, tree);
-	mixture_store(m, tree);
-	conf_emit(&t, tree);
-	fputs(t.s, stdout);
+	for (int i = 0; i < experiment_stages(&x) && !ret; i++) {
+		if ((ret = experiment_stage(&stage, &x, i, e)))
+			break;
+		ret = mixture_open(&m, stage.tree, 1, e);
+		if (!ret && !x.n_stages) /* with the rewards' own defaults */
+			mixture_store(m, tree);
+		mixture_close(m);
+		m = NULL;
+		experiment_release(&stage);
+	}
+	if (!ret) {
+		conf_emit(&t, tree);
+		fputs(t.s, stdout);
+	}
+	experiment_release(&x);
+out:
 	text_free(&t);
 	conf_node_free(tree);
-	mixture_close(m);
-	experiment_release(&x);
-	return 0;
+	return ret;
 }
 
 /* Every table through one printer: `docs` makes Markdown, otherwise text for a terminal. */
@@ -49,11 +57,19 @@ static void all_tables(bool docs)
 	struct text t = { 0 };
 
 	if (docs)
-		text_add(&t, "# Configuration reference\n\nMade by `contraflow config reference`; a test "
-			     "checks that it is "
-			     "current. Files are YAML; `extends: other.yaml` takes another file's keys "
-			     "first; `--set a.b=c` "
-			     "overrides them.\n\n# `contraflow train`\n\n");
+		text_add(&t,
+			 "# Configuration reference\n\nMade by `contraflow config reference`; a test "
+			 "checks that it is "
+			 "current. Files are YAML; `extends: other.yaml` takes another file's keys "
+			 "first; `--set a.b=c` "
+			 "overrides them.\n\n# `contraflow train`\n\n"
+			 "An experiment may have stages, `stages: {NAME: {...}, ...}`, run in the file's "
+			 "order: below a name, any "
+			 "section but run, model and lora, over the file's own; `rewards` takes the place "
+			 "of the file's. Adapters, "
+			 "moments and counters go on from stage to stage; `max_steps`, `max_seconds`, the "
+			 "learning rate's and the old "
+			 "policy's schedules count the stage's own steps.\n\n");
 	for (const struct experiment_section *s = experiment_sections; s->name; s++)
 		table(&t, docs, s->doc, s->fields, s->name);
 	for (int i = 0; reward_types[i]; i++) {

@@ -286,6 +286,18 @@ int eval_from_json(struct eval_result *r, const json_t *j, const char *what, str
 	return 0;
 }
 
+/* By name: an evaluation that was read from a file has its tags in another order.  The prompts are the same,
+ * so every tag is in both; one with no score has all zeros. */
+static const struct eval_tag *find_tag(const struct eval_result *r, const char *name)
+{
+	static const struct eval_tag none;
+
+	for (int i = 0; i < r->n_tags; i++)
+		if (!strcmp(r->tag[i].name, name))
+			return &r->tag[i];
+	return &none;
+}
+
 static void print_row(const char *name, const struct eval_tag *before, const struct eval_tag *after,
 		      bool strict)
 {
@@ -305,7 +317,8 @@ void eval_print(const struct eval_result *before, const struct eval_result *afte
 	printf("\n  %-16s %8s%s\n", strict ? "strict score" : "reward", after ? "before" : "score",
 	       after ? "    after   change" : "");
 	for (int i = 0; i < before->n_tags; i++)
-		print_row(before->tag[i].name, &before->tag[i], after ? &after->tag[i] : NULL, strict);
+		print_row(before->tag[i].name, &before->tag[i],
+			  after ? find_tag(after, before->tag[i].name) : NULL, strict);
 	if (after)
 		a = (struct eval_tag) { .strict = after->strict, .soft = after->soft };
 	print_row("overall", &b, after ? &a : NULL, strict);

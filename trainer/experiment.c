@@ -55,6 +55,9 @@ static const struct field train_fields[] = {
 	      .doc = "gradient steps that the pictures of an epoch are divided among"),
 	FIELD(struct train_conf, micro_batch, .init = "32", .min = 1, .max = 65536,
 	      .doc = "(picture, noise level) pairs a forward and backward takes at a time on each rank"),
+	FIELD(struct train_conf, stop_at, .init = "0", .min = 0, .max = 1e9,
+	      .doc = "the run or stage also ends after an evaluation with at least this held-out score; 0: "
+		     "never"),
 	FIELD(struct train_conf, timestep_fraction, .init = "0.99", .min = 1e-3, .max = 1,
 	      .doc = "share of the rollout's noise levels, rounded down, that each picture is trained at"),
 	FIELD(struct train_conf, max_grad_norm, .init = "1", .min = 0, .max = 1e9,
@@ -131,8 +134,76 @@ static int check_sections(const struct conf_node *tree, struct err *e)
 		if (!strchr(s->name, '.'))
 			known[n++] = s->name;
 	known[n++] = "rewards";
+	known[n++] = "stages";
 	known[n] = NULL;
 	return conf_fill(NULL, none, tree, "", known, e);
+}
+
+/* The tables' sections from x->tree. */
+static int fill(struct experiment *x, struct err *e)
+{
+	if (check_sections(x->tree, e))
+		return -1;
+	for (const struct experiment_section *s = experiment_sections; s->name; s++)
+		if (conf_fill((char *)x + s->offset, s->fields, x->tree, s->name, others_of(s->name), e))
+			return -1;
+	return 0;
+}
+
+/* A stage is a section, and may not change what all have in common. */
+static int check_stages(const struct experiment *x, struct err *e)
+{
+	static const char *const common[] = { "run", "model", "lora", "stages" };
+
+	for (int i = 0; i < x->n_stages; i++) {
+		char *section = mem_printf("stages.%s", x->stage[i]);
+		const char *where = conf_where(x->tree, section);
+		int n, ret = 0;
+
+		if (!*x->stage[i] || !conf_is_section(x->tree, section))
+			ret = err_set(e, "%s: stages: '%s' is no stage: a name with keys below it", where,
+				      x->stage[i]);
+		const char **keys = conf_keys(x->tree, section, &n);
+		for (int k = 0; k < n && !ret; k++)
+			for (size_t c = 0; c < sizeof common / sizeof *common && !ret; c++)
+				if (!strcmp(keys[k], common[c]))
+					ret = err_set(e, "%s: %s.%s: it is the same for all stages", where,
+						      section, keys[k]);
+		free(keys);
+		free(section);
+		if (ret)
+			return -1;
+	}
+	return 0;
+}
+
+int experiment_stages(const struct experiment *x)
+{
+	return x->n_stages ? x->n_stages : 1;
+}
+
+int experiment_stage(struct experiment *out, const struct experiment *x, int i, struct err *e)
+{
+	*out = (struct experiment) { .tree = conf_copy(x->tree, "") };
+	conf_remove(out->tree, "stages");
+	if (x->n_stages) {
+		char *section = mem_printf("stages.%s", x->stage[i]),
+		     *rewards = mem_printf("%s.rewards", section);
+		struct conf_node *over = conf_copy(x->tree, section);
+
+		if (*conf_where(x->tree, rewards))
+			conf_remove(out->tree, "rewards");
+		conf_overlay(out->tree, over);
+		free(section);
+		free(rewards);
+	}
+	if (fill(out, e)) {
+		experiment_release(out);
+		return x->n_stages ? err_in(e, "stage %s", x->stage[i]) : -1;
+	}
+	free(out->run.name);
+	out->run.name = mem_str(x->run.name);
+	return 0;
 }
 
 int experiment_read(struct experiment *x, const char *path, const char *const *set, int n, struct err *e)
@@ -143,11 +214,18 @@ int experiment_read(struct experiment *x, const char *path, const char *const *s
 	for (int i = 0; i < n; i++)
 		if (conf_set(x->tree, set[i], e))
 			goto out;
-	if (check_sections(x->tree, e))
+	if (fill(x, e))
 		goto out;
-	for (const struct experiment_section *s = experiment_sections; s->name; s++)
-		if (conf_fill((char *)x + s->offset, s->fields, x->tree, s->name, others_of(s->name), e))
+	x->stage = conf_keys(x->tree, "stages", &x->n_stages);
+	if (check_stages(x, e))
+		goto out;
+	for (int i = 0; i < x->n_stages; i++) {
+		struct experiment stage;
+
+		if (experiment_stage(&stage, x, i, e))
 			goto out;
+		experiment_release(&stage);
+	}
 	if (!*x->run.name) {
 		const char *base = file_base(path), *dot = strrchr(base, '.');
 		free(x->run.name);
@@ -163,12 +241,41 @@ void experiment_release(struct experiment *x)
 {
 	for (const struct experiment_section *s = experiment_sections; s->name; s++)
 		conf_release((char *)x + s->offset, s->fields);
+	free(x->stage);
 	conf_node_free(x->tree);
 	*x = (struct experiment) { 0 };
+}
+
+static void put_rewards(struct conf_node *out, const struct conf_node *tree, const char *section)
+{
+	struct conf_node *rewards = conf_copy(tree, "rewards");
+
+	if (rewards)
+		conf_put(out, section, rewards);
 }
 
 void experiment_store(const struct experiment *x, struct conf_node *out)
 {
 	for (const struct experiment_section *s = experiment_sections; s->name; s++)
 		conf_store(out, (const char *)x + s->offset, s->fields, s->name);
+	put_rewards(out, x->tree, "rewards");
+	for (int i = 0; i < x->n_stages; i++) {
+		struct experiment stage;
+		struct err ignored; /* experiment_read has made every stage once */
+		char *rewards = mem_printf("stages.%s.rewards", x->stage[i]);
+
+		if (!experiment_stage(&stage, x, i, &ignored)) {
+			for (const struct experiment_section *s = experiment_sections; s->name; s++) {
+				char *section = mem_printf("stages.%s.%s", x->stage[i], s->name);
+
+				if (strcmp(s->name, "run") && strcmp(s->name, "model") &&
+				    strcmp(s->name, "lora"))
+					conf_store(out, (const char *)&stage + s->offset, s->fields, section);
+				free(section);
+			}
+			put_rewards(out, stage.tree, rewards);
+			experiment_release(&stage);
+		}
+		free(rewards);
+	}
 }

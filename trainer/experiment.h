@@ -32,7 +32,7 @@ struct prompts_conf {
 struct train_conf {
 	int64_t max_steps, steps_per_epoch, micro_batch;
 	int64_t checkpoint_every;
-	double max_seconds;
+	double max_seconds, stop_at;
 	double timestep_fraction, max_grad_norm;
 	int64_t max_skipped;
 	double max_unavailable;
@@ -63,6 +63,9 @@ struct experiment {
 	struct checkpoint_conf checkpoint;
 	struct log_conf log;
 	struct conf_node *tree; /* the file and --set, for the sections that others own */
+	/* Names under `stages`, the tree's; an experiment without them is one stage. */
+	const char **stage;
+	int n_stages;
 };
 
 /* One section of the file: its table and where its struct lies. */
@@ -77,6 +80,11 @@ extern const struct field checkpoint_fields[];
 /* `set`: n assignments "a.b=c" applied over the file. */
 int experiment_read(struct experiment *x, const char *path, const char *const *set, int n, struct err *e);
 void experiment_release(struct experiment *x);
-void experiment_store(const struct experiment *x, struct conf_node *out); /* resolved, without the rewards */
+/* Stage i as an experiment of its own: the file's keys, and over them the stage's.  A stage's `rewards` take
+ * the place of the file's; run, model and lora are the same for all. */
+int experiment_stage(struct experiment *out, const struct experiment *x, int i, struct err *e);
+int experiment_stages(const struct experiment *x); /* at least 1 */
+/* Resolved, every stage with all its sections; rewards as the file has them. */
+void experiment_store(const struct experiment *x, struct conf_node *out);
 
 #endif

@@ -58,6 +58,12 @@ static int evaluate_ema(struct trainer *t, struct eval_result *r, struct err *e)
 	return evaluate(&v, &ema, r, e);
 }
 
+/* The one number of an evaluation. */
+static double held_out(const struct eval_result *r)
+{
+	return r->has_strict ? r->strict : r->soft;
+}
+
 static void add_eval(struct metrics *m, const struct eval_result *r)
 {
 	char name[64];
@@ -93,6 +99,8 @@ static void add_metrics(struct trainer *t, const struct samples *s, const struct
 
 	metrics_add(m, "epoch", (double)t->at.epoch);
 	metrics_add(m, "images", (double)t->at.images);
+	if (t->file->n_stages)
+		metrics_add(m, "stage", (double)t->at.stage + 1);
 	metrics_add(m, "reward/mean", s->stats.reward_mean);
 	metrics_add(m, "reward/std", s->stats.reward_std);
 	for (int k = 0; k < s->rewards; k++) {
@@ -171,7 +179,7 @@ static int run_epoch(struct trainer *t, struct samples *s, struct update_stats *
 		return -1;
 	t->at.images += s->n;
 	t->at.unavailable += s->unavailable;
-	for (int64_t part = 0; part < parts && t->at.step < t->x->train.max_steps; part++) {
+	for (int64_t part = 0; part < parts && t->at.stage_step < t->x->train.max_steps; part++) {
 		update_step(t, s, part, parts, u);
 		time->update += u->seconds - u->reduce_seconds;
 		time->reduce += u->reduce_seconds;
@@ -180,7 +188,7 @@ static int run_epoch(struct trainer *t, struct samples *s, struct update_stats *
 		if (!u->skipped)
 			t->at.skipped_in_row = 0;
 	}
-	*eta = policies_after_epoch(&t->policies, t->at.step);
+	*eta = policies_after_epoch(&t->policies, t->at.stage_step);
 	t->at.epoch++;
 	time->rollout = s->rollout_seconds;
 	time->reward_wait = s->reward_wait_seconds;
@@ -188,6 +196,7 @@ static int run_epoch(struct trainer *t, struct samples *s, struct update_stats *
 	dist_max_f64(t->dist, &most, 1);
 	dist_sum_f64(t->dist, spent, 2);
 	t->at.train_seconds += most;
+	t->at.stage_seconds += most;
 	t->at.cpu_seconds += spent[1];
 	return 0;
 }
@@ -199,26 +208,26 @@ static bool due(int64_t every, int64_t before, int64_t now)
 
 /* Evaluation, grid, metrics and checkpoint after a round that began at step `before`. */
 static int after_epoch(struct trainer *t, const struct samples *s, const struct update_stats *u, double eta,
-		       struct round_times *time, int64_t before, bool last, struct eval_result *eval,
+		       struct round_times *time, int64_t before, bool *last, struct eval_result *eval,
 		       struct err *e)
 {
 	bool evaluated = false;
 	int ret = 0;
 
-	if (t->test.n && !last && due(t->x->eval.every, before, t->at.step)) {
+	if (t->test.n && !*last && due(t->x->eval.every, before, t->at.step)) {
 		double start = clock_now();
 		if (evaluate_ema(t, eval, e))
 			return -1;
 		time->eval = clock_now() - start;
 		evaluated = true;
+		*last = t->x->train.stop_at > 0 && held_out(eval) >= t->x->train.stop_at;
 	}
 	if (t->metrics) {
 		add_metrics(t, s, u, eta, time);
 		if (evaluated) {
 			add_eval(t->metrics, eval);
 			log_info("step %lld  held-out %s %.3f", (long long)t->at.step,
-				 eval->has_strict ? "strict" : "reward",
-				 eval->has_strict ? eval->strict : eval->soft);
+				 eval->has_strict ? "strict" : "reward", held_out(eval));
 		}
 		struct tensorboard *tb = metrics_tensorboard(t->metrics);
 		if (tb && due(10, before, t->at.step)) {
@@ -229,9 +238,9 @@ static int after_epoch(struct trainer *t, const struct samples *s, const struct 
 	}
 	if (dist_agree(t->dist, ret, e))
 		return -1;
-	if (t->test.n && !last && due(t->x->log.grid_every, before, t->at.step) && save_grid(t, e))
+	if (t->test.n && !*last && due(t->x->log.grid_every, before, t->at.step) && save_grid(t, e))
 		return -1;
-	if (last || due(t->x->checkpoint.every, before, t->at.step))
+	if (*last || due(t->x->checkpoint.every, before, t->at.step))
 		return checkpoint_save(t, e);
 	return 0;
 }
@@ -241,10 +250,11 @@ static int train_loop(struct trainer *t, struct err *e)
 	const struct train_conf *c = &t->x->train;
 	struct eval_result eval = t->before;
 	struct progress bar;
-	bool last = t->at.step >= c->max_steps;
+	bool last = t->at.stage_step >= c->max_steps;
 	int ret = 0;
 
-	progress_begin(&bar, "train", t->at.step, c->max_steps);
+	progress_begin(&bar, t->file->n_stages ? t->file->stage[t->at.stage] : "train", t->at.stage_step,
+		       c->max_steps);
 	while (!last && !ret) {
 		struct samples s;
 		struct update_stats u = { 0 };
@@ -253,12 +263,13 @@ static int train_loop(struct trainer *t, struct err *e)
 		int64_t before = t->at.step;
 		ret = run_epoch(t, &s, &u, &eta, &time, e);
 		if (!ret) {
-			last = t->at.step >= c->max_steps ||
-			       (c->max_seconds > 0 && t->at.train_seconds >= c->max_seconds);
-			ret = after_epoch(t, &s, &u, eta, &time, before, last, &eval, e);
-			progress_tick(&bar, t->at.step, "reward %.3f  held-out %.3f  grad %.2f  %.1f s/step",
-				      s.stats.reward_mean, eval.has_strict ? eval.strict : eval.soft,
-				      u.grad_norm, s.rollout_seconds + s.reward_wait_seconds + u.seconds);
+			last = t->at.stage_step >= c->max_steps ||
+			       (c->max_seconds > 0 && t->at.stage_seconds >= c->max_seconds);
+			ret = after_epoch(t, &s, &u, eta, &time, before, &last, &eval, e);
+			progress_tick(&bar, t->at.stage_step,
+				      "reward %.3f  held-out %.3f  grad %.2f  %.1f s/step",
+				      s.stats.reward_mean, held_out(&eval), u.grad_norm,
+				      s.rollout_seconds + s.reward_wait_seconds + u.seconds);
 		}
 		samples_release(&s);
 	}
@@ -266,14 +277,21 @@ static int train_loop(struct trainer *t, struct err *e)
 	return ret;
 }
 
+/* result.json, or result-STAGE.json. */
 static int write_result(struct trainer *t, const struct eval_result *after, struct err *e)
 {
-	char *path = file_join(t->dir, "result.json");
+	const char *stage = t->file->n_stages ? t->file->stage[t->at.stage] : NULL;
+	char *path =
+	    stage ? mem_printf("%s/result-%s.json", t->dir, stage) : file_join(t->dir, "result.json");
 	json_t *j =
 	    json_pack("{s:s, s:I, s:I, s:I, s:f, s:f, s:i, s:I}", "name", t->x->run.name, "optimizer_steps",
 		      (json_int_t)t->at.step, "images", (json_int_t)t->at.images, "epochs",
 		      (json_int_t)t->at.epoch, "train_seconds", t->at.train_seconds, "train_cpu_seconds",
 		      t->at.cpu_seconds, "ranks", t->dist->ranks, "seed", (json_int_t)t->x->run.seed);
+	if (stage) {
+		json_object_set_new(j, "stage", json_string(stage));
+		json_object_set_new(j, "stage_steps", json_integer(t->at.stage_step));
+	}
 	if (t->test.n) {
 		json_object_set_new(j, "before", eval_json(&t->before));
 		json_object_set_new(j, "after", eval_json(after));
@@ -288,27 +306,23 @@ static void say_where(const struct trainer *t)
 {
 	printf("\n  %lld optimizer steps, %lld pictures, %.0f s of training (%.0f CPU s)\n",
 	       (long long)t->at.step, (long long)t->at.images, t->at.train_seconds, t->at.cpu_seconds);
-	printf("  results   %s/result.json, metrics.jsonl, tensorboard/\n", t->dir);
+	printf("  results   %s/result%s.json, metrics.jsonl, tensorboard/\n", t->dir,
+	       t->file->n_stages ? "-*" : "");
 	printf("  pictures  %s/samples/\n", t->dir);
 	printf("  adapter   %s/checkpoints/step-%08lld/lora\n", t->dir, (long long)t->at.step);
 	fflush(stdout);
 }
 
-int trainer_run(struct trainer *t, struct err *e)
+/* From where the stage stands to its end. */
+static int run_stage(struct trainer *t, struct err *e)
 {
 	struct eval_result after = { 0 };
 
-	if (t->dist->rank == 0)
-		log_info("%s: %lld adapter parameters on %d modules, %lld pictures a round on %d rank%s of "
-			 "%d thread%s",
-			 t->x->run.name, (long long)t->policies.theta.numel, t->policies.theta.n,
-			 (long long)(t->x->prompts.groups * t->x->prompts.group_size), t->dist->ranks,
-			 t->dist->ranks > 1 ? "s" : "", at_threads(), at_threads() > 1 ? "s" : "");
-	if (t->test.n && t->at.step == 0) {
+	if (t->test.n && t->at.stage_step == 0) {
 		if (evaluate_ema(t, &t->before, e) || save_grid(t, e))
 			return -1;
 		log_info("before training: held-out %s %.3f", t->before.has_strict ? "strict" : "reward",
-			 t->before.has_strict ? t->before.strict : t->before.soft);
+			 held_out(&t->before));
 	}
 	if (train_loop(t, e))
 		return -1;
@@ -316,10 +330,43 @@ int trainer_run(struct trainer *t, struct err *e)
 		return -1;
 	if (dist_agree(t->dist, t->dist->rank == 0 ? write_result(t, &after, e) : 0, e))
 		return -1;
-	if (t->dist->rank == 0) {
-		if (t->test.n)
-			eval_print(&t->before, &after);
-		say_where(t);
+	if (t->dist->rank == 0 && t->test.n)
+		eval_print(&t->before, &after);
+	return 0;
+}
+
+/* The next stage begins with the adapters, moments and counters of the one before; the checkpoint says so
+ * before its first step. */
+static int next_stage(struct trainer *t, struct err *e)
+{
+	t->at.stage++;
+	t->at.stage_step = 0;
+	t->at.stage_seconds = 0;
+	if (trainer_enter(t, t->at.stage, e))
+		return -1;
+	if (t->dist->rank == 0)
+		log_info("stage %lld of %d: %s", (long long)t->at.stage + 1, t->file->n_stages,
+			 t->file->stage[t->at.stage]);
+	return checkpoint_save(t, e);
+}
+
+int trainer_run(struct trainer *t, struct err *e)
+{
+	if (t->dist->rank == 0)
+		log_info("%s: %lld adapter parameters on %d modules, %lld pictures a round on %d rank%s of "
+			 "%d thread%s",
+			 t->x->run.name, (long long)t->policies.theta.numel, t->policies.theta.n,
+			 (long long)(t->x->prompts.groups * t->x->prompts.group_size), t->dist->ranks,
+			 t->dist->ranks > 1 ? "s" : "", at_threads(), at_threads() > 1 ? "s" : "");
+	for (;;) {
+		if (run_stage(t, e))
+			return -1;
+		if (t->at.stage + 1 == experiment_stages(t->file))
+			break;
+		if (next_stage(t, e))
+			return -1;
 	}
+	if (t->dist->rank == 0)
+		say_where(t);
 	return 0;
 }

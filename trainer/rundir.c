@@ -19,8 +19,9 @@ static int make_dirs(struct trainer *t, bool resume, struct err *e)
 	if (!ret)
 		ret = file_mkdirs(samples, e);
 	if (!ret) {
-		experiment_store(t->x, tree);
-		mixture_store(t->mixture, tree);
+		experiment_store(t->file, tree);
+		if (!t->file->n_stages) /* with the rewards' own defaults */
+			mixture_store(t->mixture, tree);
 		conf_emit(&text, tree);
 		ret = file_write(config, text.s, text.n, e);
 	}
@@ -46,6 +47,8 @@ int rundir_open(struct trainer *t, const char *run, bool resume, struct err *e)
 	if (dist_agree(t->dist, ret, e))
 		return -1;
 	if (resume && checkpoint_resume(t, &found, e))
+		return -1;
+	if (t->at.stage && trainer_enter(t, t->at.stage, e))
 		return -1;
 	if (t->dist->rank == 0) {
 		if (found)

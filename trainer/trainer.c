@@ -48,13 +48,12 @@ static char *cache_dir(const struct experiment *x)
 
 static int open_pipeline(struct trainer *t, struct err *e)
 {
-	struct experiment *x = t->x;
+	const struct experiment *x = t->file;
+	bool cuda = !strcmp(x->run.device, "cuda");
 	enum at_dtype dt;
 
-	if (mixture_open(&t->mixture, x->tree, 1, e) || open_prompts(t, e) ||
-	    at_dtype_parse(&dt, x->run.dtype, e))
+	if (at_dtype_parse(&dt, x->run.dtype, e))
 		return -1;
-	bool cuda = !strcmp(x->run.device, "cuda");
 	if (cuda && !at_cuda_devices())
 		return err_set(e, "run.device is cuda, but %s",
 			       at_cuda_built() ? "no GPU is visible"
@@ -70,34 +69,92 @@ static int open_pipeline(struct trainer *t, struct err *e)
 	return ret;
 }
 
-/* What needs the pipeline. */
-static int open_policies(struct trainer *t, struct err *e)
+static void leave(struct trainer *t)
 {
-	struct experiment *x = t->x;
-
-	if (sampler_init(&t->rollout, &t->pipeline, &x->rollout, e) ||
-	    sampler_init(&t->eval_sampler, &t->pipeline, &x->eval.sampler, e))
-		return -1;
-	conditioner_rest(t->pipeline.text);
-	return policies_init(&t->policies, &x->policy, &t->pipeline.transformer.net, &x->lora,
-			     (uint64_t)x->run.seed, t->pipeline.device, e);
+	sampler_release(&t->rollout);
+	sampler_release(&t->eval_sampler);
+	prompts_free(&t->train);
+	prompts_free(&t->test);
+	mixture_close(t->mixture);
+	t->mixture = NULL;
+	if (t->x)
+		experiment_release(t->x);
+	t->x = NULL;
 }
 
-int trainer_open(struct trainer *t, struct experiment *x, struct dist *d, struct err *e)
+/* Rewards and prompts of a stage: what can be tried without the model. */
+static int open_stage(struct trainer *t, int64_t i, struct err *e)
 {
-	*t = (struct trainer) { .x = x, .dist = d };
+	if (experiment_stage(&t->stage, t->file, (int)i, e))
+		return -1;
+	t->x = &t->stage;
+	if (mixture_open(&t->mixture, t->x->tree, 1, e) || open_prompts(t, e))
+		return t->file->n_stages ? err_in(e, "stage %s", t->file->stage[i]) : -1;
+	return 0;
+}
+
+static int open_samplers(struct trainer *t, struct err *e)
+{
+	return sampler_init(&t->rollout, &t->pipeline, &t->x->rollout, e) ||
+		       sampler_init(&t->eval_sampler, &t->pipeline, &t->x->eval.sampler, e)
+		   ? -1
+		   : 0;
+}
+
+int trainer_enter(struct trainer *t, int64_t i, struct err *e)
+{
+	leave(t);
+	if (dist_agree(t->dist, open_stage(t, i, e), e) ||
+	    prepare_prompts(t->dist, &t->pipeline, &t->train, e) ||
+	    (t->test.n && prepare_prompts(t->dist, &t->pipeline, &t->test, e)) ||
+	    dist_agree(t->dist, open_samplers(t, e), e))
+		return -1;
+	return 0;
+}
+
+/* The last stage first, so that the first stays open. */
+static int enter_all(struct trainer *t, struct err *e)
+{
+	for (int i = experiment_stages(t->file) - 1; i >= 0; i--)
+		if (trainer_enter(t, i, e))
+			return -1;
+	conditioner_rest(t->pipeline.text);
+	return 0;
+}
+
+static int open_policies(struct trainer *t, struct err *e)
+{
+	return policies_init(&t->policies, &t->x->policy, &t->pipeline.transformer.net, &t->file->lora,
+			     (uint64_t)t->file->run.seed, t->pipeline.device, e);
+}
+
+/* Mistakes in prompts and rewards are found before the model is read. */
+static int try_stages(struct trainer *t, struct err *e)
+{
+	int ret = 0;
+
+	for (int i = 0; i < experiment_stages(t->file) && !ret; i++) {
+		ret = open_stage(t, i, e);
+		leave(t);
+	}
+	return ret;
+}
+
+int trainer_open(struct trainer *t, const struct experiment *x, struct dist *d, struct err *e)
+{
+	*t = (struct trainer) { .file = x, .dist = d };
 	long cores = sysconf(_SC_NPROCESSORS_ONLN);
 	int threads = x->run.threads ? (int)x->run.threads : (int)(cores / d->local_ranks);
 
 	at_set_threads(threads > 0 ? threads : 1);
-	if (dist_agree(d, open_pipeline(t, e), e) || prepare_prompts(d, &t->pipeline, &t->train, e) ||
-	    (t->test.n && prepare_prompts(d, &t->pipeline, &t->test, e)) ||
+	if (dist_agree(d, try_stages(t, e), e) || dist_agree(d, open_pipeline(t, e), e) || enter_all(t, e) ||
 	    dist_agree(d, open_policies(t, e), e)) {
 		trainer_close(t);
 		return -1;
 	}
 	struct at_scope *s = at_begin(AT_NO_GRAD);
-	optimizer_init(&t->optimizer, &x->optimizer, t->policies.theta.numel, t->pipeline.device);
+	/* t->stage never moves: its tables stay where optimizer and policies look, whichever stage it is */
+	optimizer_init(&t->optimizer, &t->x->optimizer, t->policies.theta.numel, t->pipeline.device);
 	t->grad_P = at_keep(at_zeros(DIMS(t->policies.theta.numel), AT_F32, t->pipeline.device));
 	at_end(s);
 	return 0;
@@ -110,11 +167,7 @@ void trainer_close(struct trainer *t)
 		optimizer_release(&t->optimizer);
 	at_free(t->grad_P);
 	policies_release(&t->policies);
-	sampler_release(&t->rollout);
-	sampler_release(&t->eval_sampler);
-	prompts_free(&t->train);
-	prompts_free(&t->test);
-	mixture_close(t->mixture);
+	leave(t);
 	pipeline_close(&t->pipeline);
 	free(t->dir);
 	*t = (struct trainer) { 0 };

@@ -19,18 +19,22 @@
 
 /* Where a run stands: with the three adapters and the optimizer's moments, all that a checkpoint holds. */
 struct progress_state {
-	int64_t step;    /* optimizer steps taken */
-	int64_t epoch;   /* rounds of rollout and update finished */
-	int64_t images;  /* pictures sampled for training */
-	int64_t skipped; /* steps skipped for non-finite numbers */
+	int64_t step;              /* optimizer steps taken */
+	int64_t stage, stage_step; /* which stage runs, and steps taken in it */
+	double stage_seconds;      /* of train_seconds, in this stage */
+	int64_t epoch;             /* rounds of rollout and update finished */
+	int64_t images;            /* pictures sampled for training */
+	int64_t skipped;           /* steps skipped for non-finite numbers */
 	int64_t skipped_in_row;
 	int64_t unavailable;               /* pictures without a reward */
 	double train_seconds, cpu_seconds; /* spent in epochs, evaluation not counted; CPU over all ranks */
 };
 
 struct trainer {
-	struct experiment *x; /* borrowed */
-	struct dist *dist;    /* borrowed */
+	const struct experiment *file; /* the whole configuration; borrowed */
+	struct experiment *x;          /* the stage that runs: &stage */
+	struct experiment stage;
+	struct dist *dist; /* borrowed */
 	struct pipeline pipeline;
 	struct prompts train, test;
 	struct mixture *mixture;
@@ -44,7 +48,10 @@ struct trainer {
 	char *dir;               /* the run directory */
 };
 
-int trainer_open(struct trainer *t, struct experiment *x, struct dist *d, struct err *e);
+/* Everything of every stage is tried before the first begins. */
+int trainer_open(struct trainer *t, const struct experiment *x, struct dist *d, struct err *e);
+/* Closes the prompts, rewards and samplers of the stage that ran, and opens those of stage i; collective. */
+int trainer_enter(struct trainer *t, int64_t i, struct err *e);
 void trainer_close(struct trainer *t);
 
 /* The pictures of one epoch.  Arrays of n are the same on every rank; x0 holds this rank's share. */

@@ -242,11 +242,12 @@ void update_step(struct trainer *t, const struct samples *s, int64_t part, int64
 
 	/* The summed gradient has the same bits on every rank, so all take the same branch. */
 	u->grad_norm = optimizer_clip(t->grad_P, t->x->train.max_grad_norm);
-	u->lr = optimizer_rate(&t->x->optimizer, t->at.step + 1, t->x->train.max_steps);
+	u->lr = optimizer_rate(&t->x->optimizer, t->at.stage_step + 1, t->x->train.max_steps);
 	u->skipped = total == 0 || !isfinite(u->grad_norm) || !isfinite(sum[SUM_POLICY]);
 	if (!u->skipped) {
 		optimizer_update(&t->optimizer, t->policies.theta.flat, t->grad_P, u->lr);
 		t->at.step++;
+		t->at.stage_step++;
 		policies_after_step(&t->policies, t->at.step);
 	}
 	fill_stats(u, t, sum);
