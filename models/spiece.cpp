@@ -1,6 +1,7 @@
 // spiece.cpp -- see spiece.h; nothing of C++ leaves this file.
 #include "models/spiece.h"
 #include <sentencepiece_processor.h>
+#include <exception>
 #include <string>
 
 struct spiece {
@@ -11,9 +12,13 @@ extern "C" {
 int spiece_open(struct spiece **out, const void *model, size_t n, const char *what, struct err *e)
 {
 	spiece *s = new spiece;
-	const auto status = s->p.LoadFromSerializedProto({ static_cast<const char *>(model), n });
+	bool loaded = false;
 
-	if (!status.ok()) {
+	try {
+		loaded = s->p.LoadFromSerializedProto({ static_cast<const char *>(model), n }).ok();
+	} catch (const std::exception &) { // the library's own trie throws at pieces with zero bytes in them
+	}
+	if (!loaded) {
 		delete s;
 		return err_set(e, "%s: not a sentencepiece model", what);
 	}
