@@ -4,29 +4,27 @@
  */
 #ifndef CLIP_TEXT_H
 #define CLIP_TEXT_H
-#include "models/nn.h"
+#include "models/clip_layer.h"
 
 struct clip_text_conf {
-	int64_t vocab_size, hidden_size, intermediate_size, num_hidden_layers, num_attention_heads;
-	int64_t max_position_embeddings, projection_dim, eos_token_id;
-	double layer_norm_eps;
-	bool quick_gelu; /* x sigmoid(1.702 x); else the exact GELU */
-};
-struct clip_text_layer {
-	at_t norm1_w, norm1_b, norm2_w, norm2_b;
-	struct nn_linear qkv, out, up, down;
+	int64_t vocab_size, max_position_embeddings, projection_dim;
+	int64_t eos_token_id; /* 2: the largest id */
 };
 struct clip_text {
 	struct clip_text_conf conf;
-	struct nn_net net;
+	struct clip_layers layers;
+	struct nn_net net; /* of a tower that is open alone */
 	at_t token_VD, position_LD, norm_w, norm_b;
 	struct nn_linear projection;
-	struct clip_text_layer *layer;
+	at_t projection_DP; /* open_clip's, the other way round; NULL with `projection` */
 };
 
 /* DIR/config.json and weights.  Must not move while open. */
 int clip_text_open(struct clip_text *m, const char *dir, enum at_dtype dt, enum at_device dev, struct err *e);
 void clip_text_release(struct clip_text *m);
+/* As a part of a larger model: its configuration from an object, its tensors in a net, which frees them. */
+int clip_text_read(struct clip_text *m, const json_t *o, const char *path, struct err *e);
+void clip_text_lay_out(struct clip_text *m, struct nn_net *net, enum clip_layout layout);
 /* ids (B, L) -> the penultimate layer's states (B, L, D), before the final norm, and the projected state of
  * the first end-of-text token (B, projection_dim). */
 void clip_text_forward(const struct clip_text *m, at_t ids_BL, at_t *states_BLD, at_t *pooled_BP);

@@ -85,7 +85,7 @@ static int open_t5(struct sd3_text *t, const struct text_options *o, struct err 
 
 static int check_fit(const struct sd3_text *t, const char *dir, struct err *e)
 {
-	int64_t both = t->clip[0].conf.hidden_size + t->clip[1].conf.hidden_size;
+	int64_t both = t->clip[0].layers.width + t->clip[1].layers.width;
 
 	if (t->clip[0].conf.max_position_embeddings != t->clip[1].conf.max_position_embeddings)
 		return err_set(e, "%s: the two CLIP encoders read %lld and %lld tokens", dir,

@@ -322,7 +322,8 @@ static char **first_names(const struct field *f)
 	return names;
 }
 
-static int entry_open(struct mixture_entry *k, const struct conf_node *root, const char *name, struct err *e)
+/* Its type and keys. */
+static int entry_read(struct mixture_entry *k, const struct conf_node *root, const char *name, struct err *e)
 {
 	static const char *const weight_name[] = { "weight", NULL };
 	char *section = mem_printf("rewards.%s", name), **names = NULL;
@@ -349,10 +350,6 @@ static int entry_open(struct mixture_entry *k, const struct conf_node *root, con
 		if (conf_fill(k->conf, k->type->fields, root, section, weight_name, e))
 			goto out;
 	}
-	if (k->type->open && k->type->open(&k->state, k->conf, e)) {
-		err_in(e, "reward %s", name);
-		goto out;
-	}
 	ret = 0;
 out:
 	for (char **s = names; s && *s; s++)
@@ -362,35 +359,75 @@ out:
 	return ret;
 }
 
-int mixture_open(struct mixture **m, const struct conf_node *root, int threads, struct err *e)
+static void entries_free(struct mixture_entry *entry, int n)
 {
-	int n, opened = 0, ret = -1;
-	const char **names = conf_keys(root, "rewards", &n);
-	struct mixture_entry *entry = mem_zero((size_t)n, sizeof *entry);
-
-	*m = NULL;
-	if (!n) {
-		const char *where = conf_where(root, "rewards");
-		err_set(
-		    e,
-		    "%s%srewards: none is given: add at least one, such as `rewards: {geneval: {weight: 1}}`",
-		    where, *where ? ": " : "");
-		goto out;
-	}
-	for (int k = 0; k < n; k++) {
-		opened++;
-		if (entry_open(&entry[k], root, names[k], e))
-			goto out;
-	}
-	*m = mixture_new(entry, n, threads);
-	ret = 0;
-out:
-	for (int k = 0; ret && k < opened; k++)
+	for (int k = 0; k < n; k++)
 		if (entry[k].type)
 			entry_close(&entry[k]);
 	free(entry);
+}
+
+/* All entries of the section, read and not opened; NULL on error. */
+static struct mixture_entry *entries_read(const struct conf_node *root, int *n, struct err *e)
+{
+	const char **names = conf_keys(root, "rewards", n);
+	struct mixture_entry *entry = mem_zero((size_t)*n, sizeof *entry);
+	int ret = 0;
+
+	if (!*n) {
+		const char *where = conf_where(root, "rewards");
+		ret = err_set(
+		    e,
+		    "%s%srewards: none is given: add at least one, such as `rewards: {geneval: {weight: 1}}`",
+		    where, *where ? ": " : "");
+	}
+	for (int k = 0; k < *n && !ret; k++)
+		ret = entry_read(&entry[k], root, names[k], e);
 	free(names);
-	return ret;
+	if (!ret)
+		return entry;
+	entries_free(entry, *n);
+	return NULL;
+}
+
+int mixture_open(struct mixture **m, const struct conf_node *root, int threads, struct err *e)
+{
+	int n, ret = 0;
+	struct mixture_entry *entry = entries_read(root, &n, e);
+
+	*m = NULL;
+	if (!entry)
+		return -1;
+	for (int k = 0; k < n && !ret; k++)
+		if (entry[k].type->open && entry[k].type->open(&entry[k].state, entry[k].conf, e))
+			ret = err_in(e, "reward %s", entry[k].type->name);
+	if (ret) {
+		entries_free(entry, n);
+		return -1;
+	}
+	*m = mixture_new(entry, n, threads);
+	free(entry);
+	return 0;
+}
+
+int mixture_resolve(const struct conf_node *root, struct conf_node *out, struct err *e)
+{
+	int n;
+	struct mixture_entry *entry = entries_read(root, &n, e);
+
+	if (!entry)
+		return -1;
+	for (int k = 0; k < n && out; k++) {
+		struct weight_conf w = { entry[k].weight };
+		char *section = mem_printf("rewards.%s", entry[k].type->name);
+
+		conf_store(out, &w, weight_fields, section);
+		if (entry[k].type->fields)
+			conf_store(out, entry[k].conf, entry[k].type->fields, section);
+		free(section);
+	}
+	entries_free(entry, n);
+	return 0;
 }
 
 int mixture_count(const struct mixture *m)
@@ -422,17 +459,4 @@ int mixture_check(struct mixture *m, const char *prompt, const char *meta, struc
 			return err_in(e, "reward %s cannot score '%.100s'", entry->type->name, prompt);
 	}
 	return 0;
-}
-
-void mixture_store(const struct mixture *m, struct conf_node *root)
-{
-	for (int k = 0; k < m->entries; k++) {
-		const struct mixture_entry *entry = &m->entry[k];
-		struct weight_conf w = { entry->weight };
-		char *section = mem_printf("rewards.%s", entry->type->name);
-		conf_store(root, &w, weight_fields, section);
-		if (entry->type->fields)
-			conf_store(root, entry->conf, entry->type->fields, section);
-		free(section);
-	}
 }

@@ -27,7 +27,9 @@ const struct mixture_entry *mixture_at(const struct mixture *m, int k);
 /* Where a sub-score of that name is: reward *k, column *sub; false when no reward has one. */
 bool mixture_find_sub(const struct mixture *m, const char *name, int *k, int *sub);
 int mixture_check(struct mixture *m, const char *prompt, const char *meta, struct err *e);
-void mixture_store(const struct mixture *m, struct conf_node *root); /* into the resolved configuration */
+/* The section's keys alone, with nothing opened: errors as mixture_open's, and into `out`, unless NULL, all
+ * values. */
+int mixture_resolve(const struct conf_node *root, struct conf_node *out, struct err *e);
 
 /* Scores of n samples: value[k * n + i] of reward k, NAN when unavailable; sub likewise. */
 struct mixture_scores {

@@ -2,10 +2,16 @@
 #include "base/text.h"
 #include <string.h>
 
-extern const struct reward_type reward_geneval, reward_jpeg_compressibility, reward_jpeg_incompressibility;
+extern const struct reward_type reward_geneval, reward_ocr, reward_clipscore, reward_pickscore, reward_hpsv2,
+    reward_aesthetic, reward_jpeg_compressibility, reward_jpeg_incompressibility;
 
 const struct reward_type *const reward_types[] = {
 	&reward_geneval,
+	&reward_ocr,
+	&reward_clipscore,
+	&reward_pickscore,
+	&reward_hpsv2,
+	&reward_aesthetic,
 	&reward_jpeg_compressibility,
 	&reward_jpeg_incompressibility,
 	NULL,

@@ -22,8 +22,9 @@ command -v apt-get >/dev/null || fail "this is not Debian or Ubuntu: install by 
 
 # ---- Packages --------------------------------------------------------------------------------------------------
 packages=(build-essential meson ninja-build pkg-config libopenmpi-dev openmpi-bin libyaml-dev libjansson-dev
-	libzstd-dev libjpeg-dev libpng-dev libpcre2-dev libutf8proc-dev libsentencepiece-dev python3 python3-venv ca-certificates)
-[[ $mode == test ]] && packages+=(libcmocka-dev clang clang-format libclang-rt-dev)
+	libzstd-dev libjpeg-dev libpng-dev libpcre2-dev libutf8proc-dev libsentencepiece-dev
+	libtesseract-dev tesseract-ocr-eng python3 python3-venv ca-certificates)
+[[ $mode == test ]] && packages+=(libcmocka-dev clang clang-format libclang-rt-dev fonts-dejavu-core fonts-liberation fonts-freefont-ttf)
 missing=()
 for p in "${packages[@]}"; do
 	dpkg-query -W -f '${Status}' "$p" 2>/dev/null | grep -q 'ok installed' || missing+=("$p")
@@ -84,8 +85,9 @@ if [[ $mode == test ]]; then
 		numpy==2.4.6 pillow==13.0.0 zstandard==0.25.0 pytest==9.2.0 safetensors==0.8.0 tensorboard==2.21.0 \
 		transformers==5.23.0 diffusers==0.42.1 sentencepiece==0.2.3 protobuf==7.36.2 ||
 		fail "pip could not install the oracles; is the network there?"
-	# These ask for a torch with all of CUDA; ours is there already. Of open_clip only the vocabulary is used.
-	pip --no-deps accelerate==1.15.0 peft==0.21.2 open_clip_torch==3.3.0 && pip psutil pyyaml ||
+	# These ask for a torch with all of CUDA; ours is there already.
+	pip --no-deps accelerate==1.15.0 peft==0.21.2 open_clip_torch==3.3.0 torchvision==0.26.0 ftfy wcwidth &&
+		pip psutil pyyaml ||
 		fail "pip could not install peft"
 	.venv/bin/python -c 'import torch, diffusers, transformers, peft, tensorboard' ||
 		fail "the oracles do not work: remove .venv and try again"

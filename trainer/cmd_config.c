@@ -1,6 +1,6 @@
 /* cmd_config.c -- contraflow config: what a configuration resolves to, and what there is to configure. */
 #include "base/mem.h"
-#include "rewards/mixture.h"
+#include "rewards/reward.h"
 #include "trainer/experiment.h"
 #include "trainer/options.h"
 #include "trainer/pretrain.h"
@@ -10,34 +10,19 @@
 
 static int resolved(const char *path, const struct option_list *set, struct err *e)
 {
-	struct conf_node *tree = conf_empty();
-	struct mixture *m = NULL;
-	struct experiment x, stage;
+	struct experiment x;
 	struct text t = { 0 };
-	int ret = experiment_read(&x, path, set->v, set->n, e);
 
-	if (ret)
-		goto out;
+	if (experiment_read(&x, path, set->v, set->n, e))
+		return -1;
+	struct conf_node *tree = conf_empty();
 	experiment_store(&x, tree);
-	for (int i = 0; i < experiment_stages(&x) && !ret; i++) {
-		if ((ret = experiment_stage(&stage, &x, i, e)))
-			break;
-		ret = mixture_open(&m, stage.tree, 1, e);
-		if (!ret && !x.n_stages) /* with the rewards' own defaults */
-			mixture_store(m, tree);
-		mixture_close(m);
-		m = NULL;
-		experiment_release(&stage);
-	}
-	if (!ret) {
-		conf_emit(&t, tree);
-		fputs(t.s, stdout);
-	}
-	experiment_release(&x);
-out:
+	conf_emit(&t, tree);
+	fputs(t.s, stdout);
 	text_free(&t);
 	conf_node_free(tree);
-	return ret;
+	experiment_release(&x);
+	return 0;
 }
 
 /* Every table through one printer: `docs` makes Markdown, otherwise text for a terminal. */

@@ -1,6 +1,7 @@
 #include "trainer/experiment.h"
 #include "base/file.h"
 #include "base/mem.h"
+#include "rewards/mixture.h"
 #include <stdlib.h>
 #include <string.h>
 
@@ -197,7 +198,7 @@ int experiment_stage(struct experiment *out, const struct experiment *x, int i, 
 		free(section);
 		free(rewards);
 	}
-	if (fill(out, e)) {
+	if (fill(out, e) || mixture_resolve(out->tree, NULL, e)) {
 		experiment_release(out);
 		return x->n_stages ? err_in(e, "stage %s", x->stage[i]) : -1;
 	}
@@ -219,7 +220,7 @@ int experiment_read(struct experiment *x, const char *path, const char *const *s
 	x->stage = conf_keys(x->tree, "stages", &x->n_stages);
 	if (check_stages(x, e))
 		goto out;
-	for (int i = 0; i < x->n_stages; i++) {
+	for (int i = 0; i < experiment_stages(x); i++) {
 		struct experiment stage;
 
 		if (experiment_stage(&stage, x, i, e))
@@ -248,20 +249,23 @@ void experiment_release(struct experiment *x)
 
 static void put_rewards(struct conf_node *out, const struct conf_node *tree, const char *section)
 {
-	struct conf_node *rewards = conf_copy(tree, "rewards");
+	struct conf_node *resolved = conf_empty();
+	struct err ignored; /* experiment_read has tried */
 
-	if (rewards)
-		conf_put(out, section, rewards);
+	if (!mixture_resolve(tree, resolved, &ignored))
+		conf_put(out, section, conf_copy(resolved, "rewards"));
+	conf_node_free(resolved);
 }
 
 void experiment_store(const struct experiment *x, struct conf_node *out)
 {
 	for (const struct experiment_section *s = experiment_sections; s->name; s++)
 		conf_store(out, (const char *)x + s->offset, s->fields, s->name);
-	put_rewards(out, x->tree, "rewards");
+	if (!x->n_stages)
+		put_rewards(out, x->tree, "rewards");
 	for (int i = 0; i < x->n_stages; i++) {
 		struct experiment stage;
-		struct err ignored; /* experiment_read has made every stage once */
+		struct err ignored; /* as above */
 		char *rewards = mem_printf("stages.%s.rewards", x->stage[i]);
 
 		if (!experiment_stage(&stage, x, i, &ignored)) {

@@ -84,7 +84,7 @@ void experiment_release(struct experiment *x);
  * the place of the file's; run, model and lora are the same for all. */
 int experiment_stage(struct experiment *out, const struct experiment *x, int i, struct err *e);
 int experiment_stages(const struct experiment *x); /* at least 1 */
-/* Resolved, every stage with all its sections; rewards as the file has them. */
+/* Resolved, every stage with all its sections. */
 void experiment_store(const struct experiment *x, struct conf_node *out);
 
 #endif

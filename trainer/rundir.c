@@ -20,8 +20,6 @@ static int make_dirs(struct trainer *t, bool resume, struct err *e)
 		ret = file_mkdirs(samples, e);
 	if (!ret) {
 		experiment_store(t->file, tree);
-		if (!t->file->n_stages) /* with the rewards' own defaults */
-			mixture_store(t->mixture, tree);
 		conf_emit(&text, tree);
 		ret = file_write(config, text.s, text.n, e);
 	}

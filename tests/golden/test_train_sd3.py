@@ -9,6 +9,7 @@ import subprocess
 import torch
 from sd3 import ROOT, contraflow
 from test_pipeline import SD35, make, save, words  # noqa: F401 (words is a fixture)
+from transformers import CLIPConfig, CLIPModel
 
 CONFIG = """
 run: {{seed: 3}}
@@ -24,6 +25,13 @@ policy: {{old_schedule: linear, old_slope: 0.1, old_max: 0.3}}
 eval: {{every: 0}}
 log: {{tensorboard: false, grid_every: 20}}
 """
+
+
+def launch(ranks, *args):
+    build = pathlib.Path(os.environ.get("BUILD", "build"))
+    program = (build if build.is_absolute() else ROOT / build) / "contraflow"
+    env = dict(os.environ, OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1")
+    subprocess.run(["mpirun", "--oversubscribe", "--bind-to", "none", "-n", str(ranks), program, *args], env=env, check=True, capture_output=True)
 
 
 def flatten(decoder):
@@ -50,11 +58,7 @@ def test_loop(words, tmp_path):  # noqa: F811
     save(pipe, words, tmp_path / "model")
     (tmp_path / "prompts.txt").write_text("a red circle\ntwo dogs\nx\na café left of a house\n")
     (tmp_path / "tiny.yaml").write_text(CONFIG.format(cache=tmp_path / "cache", model=tmp_path / "model", prompts=tmp_path / "prompts.txt"))
-    build = pathlib.Path(os.environ.get("BUILD", "build"))
-    program = (build if build.is_absolute() else ROOT / build) / "contraflow"
-    env = dict(os.environ, OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1")
-    subprocess.run(["mpirun", "--oversubscribe", "--bind-to", "none", "-n", "2", program, "train", tmp_path / "tiny.yaml",
-                    "--run", tmp_path / "run", "--set", "run.threads=1", "--quiet"], env=env, check=True, capture_output=True)  # fmt: skip
+    launch(2, "train", tmp_path / "tiny.yaml", "--run", tmp_path / "run", "--set", "run.threads=1", "--quiet")
     rows = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     rows = [r for r in rows if r["reward/mean"] is not None]
     assert len(rows) == 40
@@ -70,3 +74,35 @@ def test_loop(words, tmp_path):  # noqa: F811
     lora = next((tmp_path / "run/checkpoints").glob("step-*")) / "lora"
     contraflow("sample", "--model", tmp_path / "model", "--lora", lora, "--prompt", "two dogs", "--steps", 4, "--height", 32,
                "--width", 32, "-o", tmp_path / "x.png")  # fmt: skip
+
+
+def tiny_clip(folder, words):  # noqa: F811
+    """A random CLIPModel with the pipeline's own vocabulary."""
+    torch.manual_seed(5)
+    text = dict(hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2, vocab_size=words[1], eos_token_id=words[1] - 1)
+    vision = dict(hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2, image_size=28, patch_size=7)
+    CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=12)).save_pretrained(folder)
+    for file in (words[0] / "tokenizer").iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+
+
+def test_three_rewards(words, tmp_path):  # noqa: F811
+    """The published sum of PickScore, HPSv2 and CLIPScore on a tiny pipeline: any number of ranks, the scores of `score`."""
+    save(make(words, transformer=SD35, seed=11), words, tmp_path / "model")
+    (tmp_path / "prompts.txt").write_text("a red circle\ntwo dogs\nx\na café left of a house\n")
+    for name in "pick", "hps":
+        tiny_clip(tmp_path / name, words)
+    text = CONFIG.format(cache=tmp_path / "cache", model=tmp_path / "model", prompts=tmp_path / "prompts.txt")
+    rewards = dict(pickscore=dict(model=str(tmp_path / "pick"), weight=1), hpsv2=dict(model=str(tmp_path / "hps"), weight=0.5),
+                   clipscore=dict(model=str(tmp_path / "pick"), weight=2))  # fmt: skip
+    (tmp_path / "c.yaml").write_text(text.replace("rewards: {jpeg_compressibility: {}}", "rewards: " + json.dumps(rewards)))
+    rows = []
+    for ranks in 1, 2:
+        run = tmp_path / f"run{ranks}"
+        launch(ranks, "train", tmp_path / "c.yaml", "--run", run, "--set", "run.threads=1", "--set", "train.max_steps=2", "--quiet")
+        rows.append([json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()])
+    for a, b in zip(*rows):
+        for key in "reward/mean", "reward/std", "reward/pickscore", "reward/hpsv2", "reward/clipscore":
+            assert math.isclose(a[key], b[key], rel_tol=1e-4), key
+        total = a["reward/pickscore"] + 0.5 * a["reward/hpsv2"] + 2 * a["reward/clipscore"]
+        assert math.isclose(a["reward/mean"], total, rel_tol=1e-6) and a["reward/std"] > 0 and not a["reward/unavailable"]

@@ -387,7 +387,7 @@ static void close_with_work_left(void **state)
 
 /* ---- configuration ---- */
 
-static int open_yaml(struct mixture **m, const char *yaml, struct err *e)
+static struct conf_node *read_yaml(const char *yaml, struct err *e)
 {
 	char path[] = "/tmp/test_mixture_XXXXXX";
 	int fd = mkstemp(path);
@@ -396,9 +396,16 @@ static int open_yaml(struct mixture **m, const char *yaml, struct err *e)
 	assert_int_equal(write(fd, yaml, strlen(yaml)), (ssize_t)strlen(yaml));
 	close(fd);
 	struct conf_node *root = conf_read(path, e);
-	int ret = root ? mixture_open(m, root, 2, e) : -1;
-	conf_node_free(root);
 	unlink(path);
+	return root;
+}
+
+static int open_yaml(struct mixture **m, const char *yaml, struct err *e)
+{
+	struct conf_node *root = read_yaml(yaml, e);
+	int ret = root ? mixture_open(m, root, 2, e) : -1;
+
+	conf_node_free(root);
 	return ret;
 }
 
@@ -419,7 +426,7 @@ static void bad_configuration(void **state)
 	refuse("rewards: {}\n", ":1: rewards: none is given");
 	refuse("rewards:\n  genevla: {weight: 1}\n",
 	       ":2: rewards: no reward is called 'genevla'; did you mean 'geneval'?");
-	refuse("rewards:\n  xyz: {weight: 1}\n", "geneval, jpeg_compressibility");
+	refuse("rewards:\n  xyz: {weight: 1}\n", "geneval, ocr, clipscore");
 	refuse("rewards:\n  geneval: {wieght: 1}\n", "did you mean 'rewards.geneval.weight'?");
 	refuse("rewards:\n  geneval: {weight: heavy}\n", "rewards.geneval.weight = 'heavy'");
 	refuse("rewards:\n  geneval: {weight: .inf}\n", "rewards.geneval.weight");
@@ -431,25 +438,25 @@ static void bad_configuration(void **state)
 
 static void resolved_configuration(void **state)
 {
+	static const char yaml[] =
+	    "rewards:\n  jpeg_compressibility: {weight: -0.25}\n  geneval: {reference_scoring: true}\n";
 	struct mixture *m;
 	struct err e = { "" };
 	struct text out = { 0 };
 
 	(void)state;
-	if (open_yaml(
-		&m,
-		"rewards:\n  jpeg_compressibility: {weight: -0.25}\n  geneval: {reference_scoring: true}\n",
-		&e))
+	if (open_yaml(&m, yaml, &e))
 		fail_msg("%s", e.msg);
 	assert_int_equal(mixture_count(m), 2);
 	assert_string_equal(mixture_at(m, 0)->type->name, "jpeg_compressibility");
 	assert_true(mixture_at(m, 0)->weight == -0.25);
 	assert_true(mixture_at(m, 1)->weight == 1);
-	struct conf_node *root = conf_empty();
-	mixture_store(m, root);
+	mixture_close(m);
+	struct conf_node *root = conf_empty(), *file = read_yaml(yaml, &e);
+	assert_int_equal(mixture_resolve(file, root, &e), 0);
 	conf_emit(&out, root);
 	conf_node_free(root);
-	mixture_close(m);
+	conf_node_free(file);
 
 	/* What was written reads back as the same mixture. */
 	if (open_yaml(&m, out.s, &e))

@@ -1,0 +1,280 @@
+/*
+ * reward_ocr.c -- is the text that the prompt asks for in the picture?
+ *
+ * The prompt's text between its first pair of double quotes against what Tesseract 5 reads, both lower-cased
+ * and without white space: 1 when the one contains the other, else 1 - min(distance, length) / length, with
+ * Levenshtein's distance over code points and the length of the wanted text (flow_grpo's OCR reward, which
+ * reads with PaddleOCR).
+ */
+#include "base/mem.h"
+#include "base/text.h"
+#include "models/unicode.h"
+#include "rewards/reward.h"
+#include <math.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <tesseract/capi.h>
+#include <utf8proc.h>
+
+struct ocr_conf {
+	char *language, *data, *layout;
+};
+
+/* Tesseract's page segmentation modes that make sense for a picture. */
+static const struct {
+	const char *name;
+	TessPageSegMode mode;
+} layouts[] = { { "auto", PSM_AUTO },
+		{ "sparse", PSM_SPARSE_TEXT },
+		{ "block", PSM_SINGLE_BLOCK },
+		{ "line", PSM_SINGLE_LINE },
+		{ "column", PSM_SINGLE_COLUMN } };
+static const char *const layout_names[] = { "auto", "sparse", "block", "line", "column", NULL };
+
+static const struct field fields[] = {
+	FIELD(struct ocr_conf, language, .init = "eng",
+	      .doc = "Tesseract's name of the language, or several joined by +"),
+	FIELD(struct ocr_conf, data, .init = "",
+	      .doc = "folder with LANGUAGE.traineddata; empty: where Tesseract was installed, or "
+		     "$TESSDATA_PREFIX"),
+	FIELD(struct ocr_conf, layout, .init = "sparse", .choices = layout_names,
+	      .doc = "where text is looked for: anywhere in the picture (sparse), or as on a page"),
+	FIELD_END
+};
+
+struct engine {
+	TessBaseAPI *api;
+	struct engine *next;
+};
+/* Engines that no thread uses; one is made when all are in use. */
+struct ocr {
+	const struct ocr_conf *conf;
+	pthread_mutex_t lock;
+	struct engine *idle;
+};
+
+/* ---- Engines ------------------------------------------------------------------------------------- */
+
+static struct engine *engine_new(const struct ocr_conf *c, struct err *e)
+{
+	struct engine *x = mem_zero(1, sizeof *x);
+	/* what is unclear is dropped rather than guessed; and no word lists: signs in pictures are no prose
+	 */
+	static const char *const settings[][2] = { { "load_system_dawg", "0" }, { "load_freq_dawg", "0" } };
+	const char *names[2], *values[2];
+
+	x->api = TessBaseAPICreate();
+	for (size_t i = 0; i < 2; i++) {
+		names[i] = settings[i][0];
+		values[i] = settings[i][1];
+	}
+	if (TessBaseAPIInit4(x->api, *c->data ? c->data : NULL, c->language, OEM_LSTM_ONLY, NULL, 0,
+			     (char **)(uintptr_t)names, (char **)(uintptr_t)values, 2, 0)) {
+		TessBaseAPIDelete(x->api);
+		free(x);
+		err_set(e,
+			"Tesseract has no language '%s'%s%s: install it (tesseract-ocr-eng on Debian) or set "
+			"rewards.ocr.data to the folder of %s.traineddata",
+			c->language, *c->data ? " in " : "", c->data, c->language);
+		return NULL;
+	}
+	for (size_t i = 0; i < sizeof layouts / sizeof *layouts; i++)
+		if (!strcmp(layouts[i].name, c->layout))
+			TessBaseAPISetPageSegMode(x->api, layouts[i].mode);
+	return x;
+}
+
+static struct engine *borrow(struct ocr *o, struct err *e)
+{
+	pthread_mutex_lock(&o->lock);
+	struct engine *x = o->idle;
+	if (x)
+		o->idle = x->next;
+	pthread_mutex_unlock(&o->lock);
+	return x ? x : engine_new(o->conf, e);
+}
+
+static void give_back(struct ocr *o, struct engine *x)
+{
+	pthread_mutex_lock(&o->lock);
+	x->next = o->idle;
+	o->idle = x;
+	pthread_mutex_unlock(&o->lock);
+}
+
+static int open_ocr(void **state, const void *conf, struct err *e)
+{
+	struct ocr *o = mem_zero(1, sizeof *o);
+	struct engine *x;
+
+	o->conf = conf;
+	if (!(x = engine_new(o->conf, e))) {
+		free(o);
+		return -1;
+	}
+	pthread_mutex_init(&o->lock, NULL);
+	give_back(o, x);
+	*state = o;
+	return 0;
+}
+
+static void close_ocr(void *state)
+{
+	struct ocr *o = state;
+
+	if (!o)
+		return;
+	for (struct engine *x = o->idle, *next; x; x = next) {
+		next = x->next;
+		TessBaseAPIEnd(x->api);
+		TessBaseAPIDelete(x->api);
+		free(x);
+	}
+	pthread_mutex_destroy(&o->lock);
+	free(o);
+}
+
+/* ---- Texts --------------------------------------------------------------------------------------- */
+
+/* Code points, lower-cased, without white space; what is not UTF-8 is left out.  free(). */
+static int32_t *letters(const char *s, size_t size, size_t *n)
+{
+	int32_t *out = mem_zero(size + 1, sizeof *out);
+
+	*n = 0;
+	for (size_t at = 0; at < size;) {
+		utf8proc_int32_t c;
+		utf8proc_ssize_t k =
+		    utf8proc_iterate((const utf8proc_uint8_t *)s + at, (utf8proc_ssize_t)(size - at), &c);
+
+		if (k > 0 && !unicode_is_space(c))
+			out[(*n)++] = utf8proc_tolower(c);
+		at += k > 0 ? (size_t)k : 1;
+	}
+	return out;
+}
+
+static bool contains(const int32_t *text, size_t n, const int32_t *part, size_t k)
+{
+	for (size_t at = 0; at + k <= n; at++)
+		if (!memcmp(text + at, part, k * sizeof *part))
+			return true;
+	return false;
+}
+
+/* Levenshtein's distance, one row at a time. */
+static size_t distance(const int32_t *a, size_t n, const int32_t *b, size_t m)
+{
+	size_t *row = mem_zero(m + 1, sizeof *row), ret;
+
+	for (size_t j = 0; j <= m; j++)
+		row[j] = j;
+	for (size_t i = 1; i <= n; i++) {
+		size_t diagonal = row[0];
+
+		row[0] = i;
+		for (size_t j = 1; j <= m; j++) {
+			size_t best = diagonal + (a[i - 1] != b[j - 1]);
+
+			best = row[j] + 1 < best ? row[j] + 1 : best;
+			best = row[j - 1] + 1 < best ? row[j - 1] + 1 : best;
+			diagonal = row[j];
+			row[j] = best;
+		}
+	}
+	ret = row[m];
+	free(row);
+	return ret;
+}
+
+/* The text between the first two double quotes; -1 when there is none with a letter in it. */
+static int wanted(const char *prompt, int32_t **out, size_t *n, struct err *e)
+{
+	const char *from = strchr(prompt, '"'), *to = from ? strchr(from + 1, '"') : NULL;
+
+	*out = NULL;
+	*n = 0;
+	if (to)
+		*out = letters(from + 1, (size_t)(to - from - 1), n);
+	if (*out && *n)
+		return 0;
+	free(*out);
+	return err_set(e, "it asks for no text: write that between double quotes");
+}
+
+static double compare(const int32_t *want, size_t k, const char *read)
+{
+	size_t n, d;
+	int32_t *found = letters(read, strlen(read), &n);
+
+	d = contains(found, n, want, k) ? 0 : distance(found, n, want, k);
+	free(found);
+	return 1 - (double)(d < k ? d : k) / (double)k;
+}
+
+/* ---- The reward ---------------------------------------------------------------------------------- */
+
+static int check(void *state, const char *prompt, const char *meta, struct err *e)
+{
+	int32_t *want;
+	size_t n;
+
+	(void)state, (void)meta;
+	if (wanted(prompt, &want, &n, e))
+		return -1;
+	free(want);
+	return 0;
+}
+
+static int read_one(struct engine *x, const struct reward_item *item, double *value, struct err *e)
+{
+	int32_t *want;
+	size_t n;
+
+	if (wanted(item->prompt, &want, &n, e))
+		return -1;
+	TessBaseAPISetImage(x->api, item->rgb, item->w, item->h, 3, 3 * item->w);
+	TessBaseAPISetSourceResolution(x->api, 70); /* what it takes for a picture that does not say */
+	char *read = TessBaseAPIGetUTF8Text(x->api);
+	if (read)
+		*value = compare(want, n, read);
+	else
+		err_set(e, "Tesseract could not read the picture");
+	TessDeleteText(read);
+	TessBaseAPIClear(x->api);
+	free(want);
+	return read ? 0 : -1;
+}
+
+static int score(void *state, const struct reward_item *item, int n, struct reward_score *out, struct err *e)
+{
+	struct engine *x = borrow(state, e);
+
+	if (!x)
+		return -1;
+	for (int i = 0; i < n; i++) {
+		struct err why;
+
+		out[i] = (struct reward_score) { .sub = { NAN, NAN, NAN, NAN } };
+		out[i].ok = !read_one(x, &item[i], &out[i].value, &why);
+		if (!out[i].ok)
+			snprintf(out[i].why, sizeof out[i].why, "%.150s", why.msg);
+	}
+	give_back(state, x);
+	return 0;
+}
+
+const struct reward_type reward_ocr = {
+	.abi = REWARD_ABI,
+	.name = "ocr",
+	.doc = "How much of the text in the prompt's double quotes Tesseract reads in the picture",
+	.flags = REWARD_THREAD_SAFE,
+	.fields = fields,
+	.conf_size = sizeof(struct ocr_conf),
+	.open = open_ocr,
+	.check = check,
+	.score = score,
+	.close = close_ocr,
+};

@@ -1,0 +1,48 @@
+"""The configurations of Stable Diffusion 3.5 Medium resolve to the published settings."""
+
+import pytest
+import yaml
+from command import contraflow
+
+ATTENTION = ["to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"]
+
+
+def resolve(name):
+    return yaml.safe_load(contraflow("config", "show", f"configs/sd35m-{name}.yaml").stdout)
+
+
+def common(c):
+    """What the reference has the same in all its runs."""
+    assert (c["prompts"]["groups"], c["prompts"]["group_size"], c["prompts"]["height"], c["prompts"]["width"]) == (48, 24, 512, 512)
+    assert (c["rollout"]["solver"], c["rollout"]["guidance"], c["eval"]["sampler"]["solver"]) == ("dpm2", 1, "euler")
+    assert (c["eval"]["sampler"]["steps"], c["train"]["timestep_fraction"], c["train"]["max_grad_norm"]) == (40, 0.99, 1)
+    o = c["optimizer"]
+    assert [float(o[k]) for k in ("lr", "beta1", "beta2", "eps", "weight_decay")] == [3e-4, 0.9, 0.999, 1e-8, 1e-4]
+    assert (float(c["nft"]["kl_beta"]), c["advantage"]["clip"], c["advantage"]["std"], c["advantage"]["mode"]) == (1e-4, 5, "global", "all")
+    assert c["policy"]["ema_decay"] == 0.9
+
+
+@pytest.mark.parametrize("name, rewards, beta, parts, steps, schedule", [
+    ("geneval", ["geneval"], 1, 1, 10, "linear"), ("ocr", ["ocr"], 0.1, 2, 10, "warm"), ("pickscore", ["pickscore"], 1, 1, 10, "linear"),
+    ("hpsv2", ["hpsv2"], 1, 1, 10, "linear"), ("multireward", ["pickscore", "hpsv2", "clipscore"], 0.1, 1, 25, "linear"),
+])  # fmt: skip
+def test_single_runs(name, rewards, beta, parts, steps, schedule):
+    c = resolve(name)
+    common(c)
+    assert (c["lora"]["rank"], c["lora"]["alpha"], c["lora"]["init"]) == (32, 64, "gaussian")
+    assert c["lora"]["targets"] == ["attn." + t for t in ATTENTION] and c["model"]["t5_length"] == 128
+    assert list(c["rewards"]) == rewards and all(r["weight"] == 1 for r in c["rewards"].values())
+    assert (c["nft"]["beta"], c["train"]["steps_per_epoch"], c["rollout"]["steps"]) == (beta, parts, steps)
+    assert c["policy"]["old_schedule"] == schedule and "stages" not in c
+
+
+def test_curriculum():
+    c = resolve("curriculum")
+    assert [s["train"]["max_steps"] for s in c["stages"].values()] == [800, 300, 200, 200, 100]
+    first = [list(s["rewards"])[0] for s in c["stages"].values()]
+    assert first == ["pickscore", "geneval", "pickscore", "geneval", "ocr"]
+    for stage in c["stages"].values():
+        common(stage)
+        assert stage["rollout"]["steps"] == 40 and {"pickscore", "hpsv2", "clipscore"} <= set(stage["rewards"])
+    kinds = [s["prompts"]["train"].split("/")[-1].split("-")[0] for s in c["stages"].values()]
+    assert kinds == ["pickapic", "geneval", "pickapic", "geneval", "ocr"]

@@ -1,0 +1,257 @@
+"""Rewards that look: CLIP's family against transformers and open_clip on random weights, Tesseract on rendered text."""
+
+import json
+import pathlib
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from PIL import Image, ImageDraw, ImageFilter, ImageFont
+from safetensors.torch import save_file
+from sd3 import contraflow, randomise
+from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
+from vocabularies import clip_folder
+
+PROMPTS = ["a photo of a red circle", "two dogs left of a café — 'don't' 日本", "", "x " * 100, "A PHOTO of a Cross!"]
+SIZES = [(48, 48), (200, 131), (131, 200), (30, 30), (33, 400), (512, 512), (7, 9), (224, 300)]
+
+
+def picture(w, h, seed):
+    """Edges, gradients, noise and text: what resizing must get right."""
+    r = np.random.default_rng(seed)
+    y, x = np.mgrid[0:h, 0:w]
+    a = np.stack([(127 + 120 * np.sin(x / (3 + c) + y / (7 - c) + seed)) for c in range(3)], -1)
+    a = np.clip(a + r.normal(0, 30, a.shape), 0, 255).astype(np.uint8)
+    im = Image.fromarray(a)
+    d = ImageDraw.Draw(im)
+    d.ellipse([w // 5, h // 4, w // 2, h - 2], fill=tuple(int(v) for v in r.integers(0, 256, 3)))
+    d.rectangle([w // 2, 1, w - 1, h // 3], outline=(255, 255, 255))
+    return im
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pictures")
+    out = []
+    for i, (w, h) in enumerate(SIZES):
+        im = picture(w, h, i)
+        im.save(folder / f"{i}.png")
+        out.append((folder / f"{i}.png", im))
+    return out
+
+
+def resize(im, w, h):
+    """Rows first, then columns, as every Pillow did up to 12; 13 takes the cheaper order first."""
+    return im.resize((w, im.height), Image.BICUBIC).resize((w, h), Image.BICUBIC)
+
+
+def shortest(im, size):
+    w, h = im.size
+    return resize(im, size if w <= h else int(size * w / h), size if h <= w else int(size * h / w))
+
+
+def score(folder, rewards, prompts, files):
+    (folder / "c.yaml").write_text(json.dumps(dict(rewards=rewards)))
+    (folder / "p.jsonl").write_text("".join(json.dumps(dict(prompt=p)) + "\n" for p in prompts))
+    done = contraflow("score", "--config", folder / "c.yaml", "--prompts", folder / "p.jsonl", *files)
+    return json.loads(done)
+
+
+@pytest.fixture(scope="module", params=["quick_gelu", "gelu", "old"])
+def clip(request, tmp_path_factory):
+    """A random CLIPModel saved by transformers.  old: the end-of-text id of configurations from before 4.31."""
+    folder = tmp_path_factory.mktemp("clip")
+    size = clip_folder(folder / "t", merges=300)
+    for file in (folder / "t").iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    eos = 2 if request.param == "old" else size - 1
+    act = "gelu" if request.param == "gelu" else "quick_gelu"
+    text = dict(hidden_size=24, intermediate_size=40, num_hidden_layers=3, num_attention_heads=3, vocab_size=size, eos_token_id=eos,
+                max_position_embeddings=77, hidden_act=act, projection_dim=99)  # fmt: skip
+    vision = dict(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, image_size=30, patch_size=6, hidden_act=act)
+    torch.manual_seed(0)
+    model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=20))
+    randomise(model, 4)
+    with torch.no_grad():
+        model.logit_scale.fill_(4.6052)
+    model.eval().save_pretrained(folder)
+    mean, std = ([0.5, 0.4, 0.3], [0.2, 0.3, 0.25]) if act == "gelu" else (None, None)
+    processor = CLIPImageProcessorPil(size={"shortest_edge": 30}, crop_size={"height": 30, "width": 30},
+                                      **(dict(image_mean=mean, image_std=std) if mean else {}))  # fmt: skip
+    processor.save_pretrained(folder)
+    return folder, model, CLIPTokenizer.from_pretrained(folder), processor
+
+
+def theirs(clip, prompts, images):
+    _, model, tokenizer, processor = clip
+    ids = tokenizer(prompts, padding="max_length", max_length=77, truncation=True, return_tensors="pt")
+    with torch.no_grad():
+        out = model(input_ids=ids.input_ids, attention_mask=torch.ones_like(ids.input_ids),
+                    pixel_values=processor([shortest(im, 30) for im in images], return_tensors="pt").pixel_values)  # fmt: skip
+    return out.logits_per_text
+
+
+@pytest.mark.parametrize("name, unit", [("clipscore", 100), ("pickscore", 26)])
+def test_clip_scores(clip, pictures, tmp_path, name, unit):
+    prompts = (PROMPTS * 2)[: len(pictures)]
+    ours = score(tmp_path, {name: dict(model=str(clip[0]), batch=3)}, prompts, [f for f, _ in pictures])
+    want = theirs(clip, prompts, [im for _, im in pictures]).diagonal() / unit
+    got = torch.tensor([x["reward"] for x in ours], dtype=torch.float64)
+    assert ((got - want).abs() <= 1e-4 * want.abs()).all(), (got, want)
+    assert want.std() > 0.005
+
+
+def test_aesthetic(clip, pictures, tmp_path):
+    g, sizes, head = torch.Generator().manual_seed(3), [20, 12, 8, 6, 5, 1], {}
+    for i, k in enumerate([0, 2, 4, 6, 7]):
+        head[f"layers.{k}.weight"] = torch.randn(sizes[i + 1], sizes[i], generator=g)
+        head[f"layers.{k}.bias"] = torch.randn(sizes[i + 1], generator=g)
+    save_file(head, tmp_path / "head.safetensors")
+    _, model, _, processor = clip
+    with torch.no_grad():
+        x = model.get_image_features(processor([shortest(im, 30) for _, im in pictures], return_tensors="pt").pixel_values)
+        x = getattr(x, "pooler_output", x)
+        x = x / x.norm(dim=-1, keepdim=True)
+        for k in [0, 2, 4, 6, 7]:
+            x = torch.nn.functional.linear(x, head[f"layers.{k}.weight"], head[f"layers.{k}.bias"])
+    ours = score(tmp_path, {"aesthetic": dict(model=str(clip[0]), head=str(tmp_path / "head.safetensors"))}, ["x"], [f for f, _ in pictures])
+    assert np.allclose([o["reward"] for o in ours], x[:, 0], rtol=1e-4)
+
+
+def test_half_precision(clip, pictures, tmp_path):
+    """16-bit towers: the score moves by what their rounding does, not by what rounding the scale would do (0.3 %)."""
+    files = [f for f, _ in pictures]
+    a, b, c = (score(tmp_path, {"clipscore": dict(model=str(clip[0]), dtype=d)}, ["a red circle"], files) for d in ("float32", "bfloat16", "float16"))
+    a, b, c = (np.array([x["reward"] for x in s]) for s in (a, b, c))
+    assert 0 < np.abs(b - a).max() < 0.03 and 0 < np.abs(c - a).max() < 0.004
+
+
+def test_open_clip(pictures, tmp_path):
+    """HPSv2: open_clip's names and shapes, the longer side resized and padded, the cosine alone."""
+    size = clip_folder(tmp_path / "hps", pad="!", merges=300)
+    vision = dict(image_size=30, layers=2, width=32, head_width=8, patch_size=6)
+    text = dict(context_length=77, vocab_size=size, width=24, heads=3, layers=3)
+    model = open_clip.CLIP(20, open_clip.CLIPVisionCfg(**vision), open_clip.CLIPTextCfg(**text))
+    mask = model.attn_mask.clone()
+    randomise(model, 6).eval()
+    model.attn_mask.copy_(mask)
+    state = {k: v.contiguous() for k, v in model.state_dict().items() if k != "attn_mask"}
+    save_file(state, tmp_path / "hps/open_clip_model.safetensors")
+    (tmp_path / "hps/open_clip_config.json").write_text(json.dumps(dict(model_cfg=dict(embed_dim=20, vision_cfg=vision, text_cfg=text))))
+    tokenizer = CLIPTokenizer.from_pretrained(tmp_path / "hps")
+    ids = tokenizer(PROMPTS[:2] * 4, padding="max_length", max_length=77, truncation=True, return_tensors="pt").input_ids
+
+    def pixels(im):  # hpsv2's ResizeMaxSize
+        scale = 30 / max(im.size)
+        w, h = (round(v * scale) for v in im.size)
+        square = Image.new("RGB", (30, 30))
+        square.paste(resize(im, w, h), ((30 - w) // 2, (30 - h) // 2))
+        x = torch.from_numpy(np.array(square)).permute(2, 0, 1).float() / 255
+        return (x - torch.tensor(open_clip.OPENAI_DATASET_MEAN)[:, None, None]) / torch.tensor(open_clip.OPENAI_DATASET_STD)[:, None, None]
+
+    with torch.no_grad():
+        picture = model.encode_image(torch.stack([pixels(im) for _, im in pictures]), normalize=True)
+        want = (picture * model.encode_text(ids, normalize=True)).sum(1)
+    ours = score(tmp_path, {"hpsv2": dict(model=str(tmp_path / "hps"))}, PROMPTS[:2] * 4, [f for f, _ in pictures])
+    assert np.allclose([o["reward"] for o in ours], want, rtol=1e-4, atol=1e-6)
+    assert want.std() > 0.005
+
+
+@pytest.mark.parametrize("change, message", [
+    (lambda f: (f / "config.json").write_text("{}"), "not a CLIPModel"),
+    (lambda f: (f / "vocab.json").unlink(), "vocab.json"),
+    (lambda f: (f / "model.safetensors").unlink(), "model"),
+    (lambda f: (f / "preprocessor_config.json").write_text('{"image_std": [1, 0, 1]}'), "above 0"),
+    (lambda f: (f / "preprocessor_config.json").write_text('{"image_mean": [1, 2]}'), "three numbers"),
+])  # fmt: skip
+def test_refused_models(clip, tmp_path, change, message):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for file in clip[0].iterdir():
+        if file.is_file():
+            (folder / file.name).write_bytes(file.read_bytes())
+    change(folder)
+    Image.new("RGB", (8, 8)).save(tmp_path / "x.png")
+    with pytest.raises(RuntimeError) as e:
+        score(tmp_path, {"clipscore": dict(model=str(folder))}, ["x"], [tmp_path / "x.png"])
+    assert message in str(e.value) and str(e.value).count("\n") == 1
+
+
+# ---- Text in pictures ------------------------------------------------------------------------------
+
+
+def fonts():
+    found = sorted(pathlib.Path("/usr/share/fonts").rglob("*.ttf"))
+    found = [f for f in found if not any(s in f.name for s in ("Math", "Oblique", "Italic", "Mono"))]
+    return [str(f) for f in found][:: max(1, len(found) // 12)]
+
+
+def sign(text, font, blur=0.0, size=512):
+    im = Image.new("RGB", (size, size), (235, 225, 200))
+    d, points = ImageDraw.Draw(im), 64
+    while d.textlength(text, font=ImageFont.truetype(font, points)) > 0.9 * size:
+        points -= 2
+    d.text((size // 2, size // 2), text, font=ImageFont.truetype(font, points), fill=(30, 30, 60), anchor="mm")
+    return im.filter(ImageFilter.GaussianBlur(blur)) if blur else im
+
+
+def ocr(folder, wanted, images, **keys):
+    files = []
+    for i, im in enumerate(images):
+        im.save(folder / f"{i:03}.png")
+        files.append(folder / f"{i:03}.png")
+    return [x["reward"] for x in score(folder, {"ocr": keys}, wanted, files)]
+
+
+def levenshtein(a, b):
+    row = list(range(len(b) + 1))
+    for i, x in enumerate(a, 1):
+        row, old = [i], row
+        for j, y in enumerate(b, 1):
+            row.append(min(old[j] + 1, row[j - 1] + 1, old[j - 1] + (x != y)))
+    return row[-1]
+
+
+TEXTS = ["Grand Opening", "Fresh Bread Today", "MIND THE GAP", "Welcome 2024", "Quiet Garden", "stay awake"]
+
+
+def test_clean_text(tmp_path):
+    """At least ten fonts at 512 pixels, and what was not asked for scores as its distance says."""
+    assert len(fonts()) >= 10
+    images = [sign(t, f) for t in TEXTS for f in fonts()]
+    wanted = [f'A sign that says "{t}", in a park' for t in TEXTS for _ in fonts()]
+    assert np.mean(ocr(tmp_path, wanted, images)) >= 0.95
+    font = fonts()[0]
+    pairs = [(a, b) for a in TEXTS for b in TEXTS + ["Garden", "quietgarden", "Quiet  GARDENS", "Größe", "日本"]]
+    got = ocr(tmp_path, [f'x "{want}" and "another"' for _, want in pairs], [sign(a, font) for a, _ in pairs])
+    for value, (there, want) in zip(got, pairs):
+        a, b = ("".join(s.split()).lower() for s in (there, want))
+        d = 0 if b in a else min(levenshtein(a, b), len(b))
+        assert abs(value - (1 - d / len(b))) < 1e-9, (there, want, value)
+
+
+def test_blur(tmp_path):
+    """The reward falls as the text dissolves."""
+    levels = [0, 3, 5, 7, 9, 12]
+    means = []
+    for blur in levels:
+        images = [sign(t, f, blur) for t in TEXTS for f in fonts()[:3]]
+        means.append(np.mean(ocr(tmp_path, [f'"{t}"' for t in TEXTS for _ in fonts()[:3]], images)))
+    assert means[0] >= 0.95 and means[-1] < 0.5 and all(b <= a + 0.02 for a, b in zip(means, means[1:])), means
+
+
+def test_no_text(tmp_path):
+    noise = Image.fromarray(np.random.default_rng(1).integers(0, 256, (64, 64, 3), dtype=np.uint8)).resize((256, 256))
+    assert max(ocr(tmp_path, ['"Hello World"'], [Image.new("RGB", (256, 256)), noise, Image.new("RGB", (1, 1))])) < 0.5
+
+
+@pytest.mark.parametrize("prompt, keys, message", [
+    ("a sign without text", {}, "asks for no text"), ('an "open end', {}, "asks for no text"), ('empty ""', {}, "asks for no text"),
+    ('"  "', {}, "asks for no text"), ('"x"', dict(language="tlh"), "no language 'tlh'"),
+    ('"x"', dict(data="/nowhere"), "in /nowhere"), ('"x"', dict(layout="page"), "sparse"),
+])  # fmt: skip
+def test_ocr_mistakes(tmp_path, prompt, keys, message):
+    with pytest.raises(RuntimeError) as e:
+        ocr(tmp_path, [prompt], [Image.new("RGB", (8, 8))], **keys)
+    assert message in str(e.value) and "contraflow: " in str(e.value)
