@@ -12,7 +12,7 @@ MAY["dist"] = {"base", "aten", "dist"}
 MAY["models"] = {"base", "aten", "models"}
 MAY["sampler"] = {"base", "aten", "models", "sampler"}
 MAY["data"] = {"base", "data"}
-MAY["rewards"] = {"base", "data", "rewards"}
+MAY["rewards"] = {"base", "aten", "models", "data", "rewards"}
 LONGEST = 600
 
 
