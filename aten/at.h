@@ -219,12 +219,21 @@ void at_checkpoint(void (*f)(void *ctx, const at_t *in, at_t *out), const void *
 void at_set_threads(int n); /* intra-op threads of every later op of the process */
 int at_threads(void);
 bool at_cuda_built(void);
-int at_cuda_devices(void);    /* 0 without a driver or in a CPU build */
-const char *at_version(void); /* "2.11.0, AVX512, mkl" */
+int at_cuda_devices(void);       /* 0 without a driver or in a CPU build */
+const char *at_version(void);    /* "2.11.0, AVX512, mkl" */
+#ifdef CONTRAFLOW_CUDA           /* cuda.cpp */
+void at_cuda_use(int device);    /* for every later op of this thread */
+void at_cuda_wait(void);         /* until the GPU has done everything it was given */
+void *at_cuda_stream(void);      /* the cudaStream_t that ops go to */
+float *at_cuda_f32(at_t x);      /* the address on the GPU: a contiguous float32 tensor */
+size_t at_cuda_peak(bool reset); /* most bytes that were ever taken from the driver; then counted anew */
+#endif
 
 /* ---- Failure and introspection ------------------------------------------------------------------- */
 typedef void at_panic_fn(const char *message);
 at_panic_fn *at_set_panic(at_panic_fn *fn); /* must not return; default prints and aborts */
+/* A failure that is not an op's (a collective): ends as those do, with the context in the message. */
+void at_panic(const char *fmt, ...) __attribute__((noreturn, format(printf, 1, 2)));
 /* "rank 3, step 17": in every later panic message. */
 void at_panic_context(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 void at_unwind(void);  /* close every scope of this thread (tests) */

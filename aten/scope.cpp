@@ -306,6 +306,18 @@ at_panic_fn *at_set_panic(at_panic_fn *fn)
 	return panic.exchange(fn ? fn : default_panic);
 }
 
+void at_panic(const char *fmt, ...)
+{
+	char what[512];
+	va_list ap;
+
+	va_start(ap, fmt);
+	vsnprintf(what, sizeof what, fmt, ap);
+	va_end(ap);
+	shim::describe("collective", what, {});
+	shim::panic_now();
+}
+
 void at_panic_context(const char *fmt, ...)
 {
 	va_list ap;

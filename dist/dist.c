@@ -43,7 +43,9 @@ int dist_open(struct dist *d, struct err *e)
 	MPI_Comm node;
 	int provided;
 
-	*d = (struct dist) { .ranks = 1, .local_ranks = 1, .reducer = &dist_reduce_mpi };
+	*d = (struct dist) {
+		.ranks = 1, .local_ranks = 1, .reducer = &dist_reduce_mpi, .timeout = DIST_TIMEOUT
+	};
 	if (!launched())
 		return 0;
 	if (MPI_Init_thread(NULL, NULL, MPI_THREAD_FUNNELED, &provided) != MPI_SUCCESS)
@@ -66,8 +68,22 @@ int dist_open(struct dist *d, struct err *e)
 	return 0;
 }
 
+#ifndef CONTRAFLOW_CUDA
+int dist_use_nccl(struct dist *d, struct err *e)
+{
+	(void)d;
+	return err_set(e, "this build has no CUDA, and so no NCCL (meson -Dcuda=enabled)");
+}
+
+void dist_close_nccl(struct dist *d)
+{
+	(void)d;
+}
+#endif
+
 void dist_close(struct dist *d)
 {
+	dist_close_nccl(d);
 	if (d->mpi && mpi_up())
 		MPI_Finalize();
 	*d = (struct dist) { .ranks = 1, .local_ranks = 1 };

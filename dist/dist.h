@@ -18,6 +18,8 @@ struct dist {
 	bool mpi;
 	const struct dist_reducer *reducer; /* how gradients are summed: MPI here; NCCL slots in beside it */
 	double reduce_seconds;              /* spent in dist_sum_tensor since the caller last zeroed it */
+	double timeout;                     /* seconds that a rank waits for the others in NCCL */
+	void *nccl;                         /* NULL: not in use */
 };
 struct dist_reducer {
 	const char *name;
@@ -25,7 +27,12 @@ struct dist_reducer {
 };
 extern const struct dist_reducer dist_reduce_mpi; /* contiguous float32 on CPU */
 
+#define DIST_TIMEOUT 600 /* s: a rank may be scoring pictures with a slow judge */
+
 int dist_open(struct dist *d, struct err *e);
+/* From now on tensors are summed over the GPUs, one a rank, chosen before; a build without CUDA refuses. */
+int dist_use_nccl(struct dist *d, struct err *e);
+void dist_close_nccl(struct dist *d); /* before MPI goes; nothing when it is not in use */
 void dist_close(struct dist *d);
 /* Not a collective: ends the whole job at once (panic handlers, fatal signals). Prints nothing of its own. */
 _Noreturn void dist_abort(int code);

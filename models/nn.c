@@ -242,6 +242,18 @@ int nn_save(const struct nn_net *n, const struct lora_merged *merged, const char
 	return ret;
 }
 
+void nn_move(struct nn_net *n, enum at_dtype dt, enum at_device dev)
+{
+	for (int i = 0; i < n->n_param; i++) {
+		struct at_scope *s = at_begin(AT_NO_GRAD);
+
+		/* one by one, so that both copies are never there whole; stacked parameters share one tensor
+		 */
+		at_set(n->param[i].tensor, at_to(*n->param[i].tensor, dt, dev));
+		at_end(s);
+	}
+}
+
 void nn_init(struct nn_net *n, uint64_t seed)
 {
 	allocate(n, AT_F32, AT_CPU);

@@ -39,6 +39,11 @@ build() { # DIR COMPILER OPTIONS...
 	ninja -C "$dir"
 }
 
+build_cuda() { # the program and the ranks' test: what differs
+	[[ -f build-cuda/build.ninja ]] || meson setup build-cuda -Dcuda=enabled -Dwerror=true || return 1
+	ninja -C build-cuda contraflow tests/test_dist
+}
+
 golden() {
 	local cuda=/usr/local/cuda/lib64
 	BUILD=build-test LD_LIBRARY_PATH=$([[ -d $cuda ]] && echo "$cuda")${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH} \
@@ -55,6 +60,12 @@ step "unit and MPI tests" meson test -C build-test --no-rebuild --print-errorlog
 step "build with ASan and UBSan" build build-asan gcc g++ -Db_sanitize=address,undefined
 step "unit tests with ASan and UBSan" env ASAN_OPTIONS=detect_leaks=1 UBSAN_OPTIONS=halt_on_error=1 \
 	meson test -C build-asan --no-rebuild --suite unit --print-errorlogs
+if command -v nvcc >/dev/null || [[ -x /usr/local/cuda/bin/nvcc ]]; then
+	step "build with CUDA, -Werror" build_cuda
+	step "the CUDA build, on the CPU" golden tests/cuda
+else
+	echo "CUDA: not built, there is no nvcc"
+fi
 step "golden tests (diffusers, PEFT, float64)" golden tests/golden
 step "commands, bad input, resume, ranks" golden tests/commands
 if [[ $("$formatter" --version) == *"version 14."* ]]; then

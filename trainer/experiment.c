@@ -207,6 +207,15 @@ int experiment_stage(struct experiment *out, const struct experiment *x, int i, 
 	return 0;
 }
 
+int experiment_from(struct experiment *x, const struct conf_node *tree, struct err *e)
+{
+	*x = (struct experiment) { .tree = conf_copy(tree, "") };
+	if (!fill(x, e))
+		return 0;
+	experiment_release(x);
+	return -1;
+}
+
 int experiment_read(struct experiment *x, const char *path, const char *const *set, int n, struct err *e)
 {
 	*x = (struct experiment) { 0 };

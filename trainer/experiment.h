@@ -79,6 +79,8 @@ extern const struct field checkpoint_fields[];
 
 /* `set`: n assignments "a.b=c" applied over the file. */
 int experiment_read(struct experiment *x, const char *path, const char *const *set, int n, struct err *e);
+/* The same from a tree, which is copied; without stages. */
+int experiment_from(struct experiment *x, const struct conf_node *tree, struct err *e);
 void experiment_release(struct experiment *x);
 /* Stage i as an experiment of its own: the file's keys, and over them the stage's.  A stage's `rewards` take
  * the place of the file's; run, model and lora are the same for all. */

@@ -11,7 +11,7 @@
 
 static const struct command *const commands[] = { &cmd_train,  &cmd_eval,    &cmd_sample,   &cmd_export,
 						  &cmd_score,  &cmd_inspect, &cmd_pretrain, &cmd_config,
-						  &cmd_shapes, &cmd_probe };
+						  &cmd_shapes, &cmd_probe,   &cmd_bench };
 #define N_COMMANDS (sizeof commands / sizeof *commands)
 
 static void usage(FILE *out)

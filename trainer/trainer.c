@@ -46,22 +46,36 @@ static char *cache_dir(const struct experiment *x)
 	return home && *home ? file_join(home, ".cache/contraflow/text") : mem_str(".cache/contraflow/text");
 }
 
+int trainer_device(enum at_device *dev, const char *name, struct dist *d, struct err *e)
+{
+	*dev = strcmp(name, "cuda") ? AT_CPU : AT_CUDA;
+	if (*dev == AT_CPU)
+		return 0;
+	if (!at_cuda_devices())
+		return err_set(e, "the device is cuda, but %s",
+			       at_cuda_built() ? "no GPU is visible"
+					       : "this build has no CUDA (meson -Dcuda=enabled)");
+	if (d->local_ranks > at_cuda_devices())
+		return err_set(e, "%d ranks on this machine and %d GPUs: start one rank a GPU",
+			       d->local_ranks, at_cuda_devices());
+#ifdef CONTRAFLOW_CUDA
+	at_cuda_use(d->local_rank);
+#endif
+	return 0;
+}
+
 static int open_pipeline(struct trainer *t, struct err *e)
 {
 	const struct experiment *x = t->file;
-	bool cuda = !strcmp(x->run.device, "cuda");
+	enum at_device dev;
 	enum at_dtype dt;
 
-	if (at_dtype_parse(&dt, x->run.dtype, e))
+	if (at_dtype_parse(&dt, x->run.dtype, e) || trainer_device(&dev, x->run.device, t->dist, e))
 		return -1;
-	if (cuda && !at_cuda_devices())
-		return err_set(e, "run.device is cuda, but %s",
-			       at_cuda_built() ? "no GPU is visible"
-					       : "this build has no CUDA (meson -Dcuda=enabled)");
 	char *cache = cache_dir(x);
 	struct pipeline_options m = { .dir = x->model.path,
 				      .dtype = dt,
-				      .device = cuda ? AT_CUDA : AT_CPU,
+				      .device = dev,
 				      .t5_length = x->model.t5_length,
 				      .text_cache = cache };
 	int ret = pipeline_open(&t->pipeline, &m, e);
@@ -147,7 +161,8 @@ int trainer_open(struct trainer *t, const struct experiment *x, struct dist *d, 
 	int threads = x->run.threads ? (int)x->run.threads : (int)(cores / d->local_ranks);
 
 	at_set_threads(threads > 0 ? threads : 1);
-	if (dist_agree(d, try_stages(t, e), e) || dist_agree(d, open_pipeline(t, e), e) || enter_all(t, e) ||
+	if (dist_agree(d, try_stages(t, e), e) || dist_agree(d, open_pipeline(t, e), e) ||
+	    (t->pipeline.device == AT_CUDA && dist_use_nccl(d, e)) || enter_all(t, e) ||
 	    dist_agree(d, open_policies(t, e), e)) {
 		trainer_close(t);
 		return -1;

@@ -1,6 +1,6 @@
 /*
  * test_dist.c -- what every rank must agree on.  mpirun -n N test_dist N; without arguments: no launcher, one
- * rank.
+ * rank.  "nccl" behind N: the same over NCCL, one GPU a rank; without so many GPUs it exits with 77, skipped.
  *
  * A failed check ends the whole job: going on would leave the other ranks in a collective that never
  * completes.
@@ -15,6 +15,7 @@
 #define CHECK(cond) check((cond), #cond, __LINE__)
 
 static struct dist d;
+static enum at_device device = AT_CPU; /* where tensors are summed */
 
 static void check(bool good, const char *what, int line)
 {
@@ -185,8 +186,10 @@ static void test_sum_tensor(void)
 		for (int64_t i = 0; i < numel[k]; i++)
 			x[i] = (float)term(d.rank, (int)(i % 997));
 		d.reduce_seconds = 0;
-		dist_sum_tensor(&d, x_P);
+		at_t there_P = at_to(x_P, AT_F32, device);
+		dist_sum_tensor(&d, there_P);
 		CHECK(d.reduce_seconds > 0 && d.reduce_seconds < 60);
+		at_copy_(x_P, there_P);
 		CHECK(same_everywhere(x, (size_t)numel[k] * sizeof *x));
 		for (int64_t i = 0; i < numel[k]; i += i < 5000 ? 1 : 997) {
 			double exact = 0, size = 0;
@@ -225,6 +228,23 @@ static int promised_too_many(void)
 	return 0;
 }
 
+/* False without a GPU for each rank. */
+static bool use_nccl(void)
+{
+	struct err e = { "" };
+
+	if (at_cuda_devices() < d.local_ranks) {
+		dist_close(&d);
+		return false;
+	}
+#ifdef CONTRAFLOW_CUDA
+	at_cuda_use(d.local_rank);
+#endif
+	device = AT_CUDA;
+	CHECK(!dist_use_nccl(&d, &e));
+	return true;
+}
+
 int main(int argc, char **argv)
 {
 	static const struct {
@@ -252,6 +272,8 @@ int main(int argc, char **argv)
 	if (argc > 1 && !strcmp(argv[1], "abort"))
 		abort_while_others_wait();
 	CHECK(d.ranks == (argc > 1 ? atoi(argv[1]) : 1));
+	if (argc > 2 && !use_nccl())
+		return 77;
 	CHECK(d.mpi == (argc > 1));
 	for (size_t i = 0; i < sizeof tests / sizeof *tests; i++) {
 		tests[i].run();

@@ -1,0 +1,50 @@
+// cuda.cpp -- what NCCL, timings and the log need to know of the GPU; only in builds with CUDA.
+#include "aten/shim.hpp"
+#include <c10/cuda/CUDACachingAllocator.h>
+#include <c10/cuda/CUDAFunctions.h>
+#include <c10/cuda/CUDAStream.h>
+#include <stdexcept>
+
+extern "C" {
+void at_cuda_use(int device)
+{
+	shim::run("at_cuda_use", {}, [&] { c10::cuda::set_device(static_cast<c10::DeviceIndex>(device)); });
+}
+void at_cuda_wait(void)
+{
+	shim::run("at_cuda_wait", {}, [] { c10::cuda::device_synchronize(); });
+}
+void *at_cuda_stream(void)
+{
+	void *out = nullptr;
+
+	shim::run("at_cuda_stream", {}, [&] { out = c10::cuda::getCurrentCUDAStream().stream(); });
+	return out;
+}
+float *at_cuda_f32(at_t x)
+{
+	float *p = nullptr;
+
+	shim::run("at_cuda_f32", { x }, [&] {
+		if (!x->v.is_cuda() || !x->v.is_contiguous() || x->v.scalar_type() != at::kFloat)
+			throw std::runtime_error("not a contiguous float32 tensor on a GPU");
+		p = x->v.mutable_data_ptr<float>();
+	});
+	return p;
+}
+size_t at_cuda_peak(bool reset)
+{
+	size_t out = 0;
+
+	shim::run("at_cuda_peak", {}, [&] {
+		const auto device = c10::cuda::current_device();
+		const auto stats = c10::cuda::CUDACachingAllocator::getDeviceStats(device);
+		const auto all = static_cast<size_t>(c10::CachingAllocator::StatType::AGGREGATE);
+
+		out = static_cast<size_t>(stats.reserved_bytes[all].peak);
+		if (reset)
+			c10::cuda::CUDACachingAllocator::resetPeakStats(device);
+	});
+	return out;
+}
+}

@@ -1,0 +1,64 @@
+"""A build with CUDA on a machine without a GPU (or with one): on the CPU it is the same program."""
+
+import os
+import pathlib
+import subprocess
+
+import numpy as np
+import pytest
+import zstandard
+from safetensors.numpy import load
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+TINY = ["prompts.groups=3", "prompts.group_size=4", "prompts.test=", "log.tensorboard=false", "run.threads=1", "train.max_steps=3"]
+
+
+def run(build, *args, check=True):
+    env = {k: v for k, v in os.environ.items() if k != "LD_LIBRARY_PATH"}  # both find their libraries by themselves
+    done = subprocess.run([ROOT / build / "contraflow", *map(str, args)], capture_output=True, text=True, cwd=ROOT, env=env)
+    assert not check or done.returncode == 0, done.stderr
+    return done
+
+
+def has_gpu():
+    return pathlib.Path("/dev/nvidiactl").exists()
+
+
+def test_version():
+    assert ", CUDA)" in run("build-cuda", "--version").stdout
+    assert "CUDA" not in run("build-test", "--version").stdout
+
+
+def test_no_trace_in_a_cpu_build():
+    libraries = subprocess.run(["ldd", ROOT / "build-test/contraflow"], capture_output=True, text=True).stdout
+    assert "libtorch_cpu" in libraries and "libtorch_cuda" not in libraries and "libnccl" not in libraries
+
+
+def test_same_numbers_on_the_cpu(tmp_path):
+    sets = [x for s in TINY for x in ("--set", s)]
+    states = []
+    for build in "build-test", "build-cuda":
+        run(build, "train", "configs/shapes.yaml", "--run", tmp_path / build, "--quiet", *sets)
+        data = (tmp_path / build / "checkpoints/step-00000003/state.safetensors.zst").read_bytes()
+        states.append(load(zstandard.ZstdDecompressor().decompressobj().decompress(data)))
+    assert all(np.array_equal(states[0][k], states[1][k]) for k in states[0]) and states[0]["theta"].any()
+
+
+@pytest.mark.skipif(has_gpu(), reason="there is a GPU")
+def test_without_a_gpu(tmp_path):
+    done = run("build-cuda", "train", "configs/shapes.yaml", "--run", tmp_path / "r", "--set", "run.device=cuda", check=False)
+    assert done.returncode == 1 and "no GPU is visible" in done.stderr and done.stderr.count("\n") == 1
+    done = run("build-test", "bench", "--device", "cuda", check=False)
+    assert done.returncode == 1 and "this build has no CUDA" in done.stderr
+
+
+@pytest.mark.skipif(not has_gpu(), reason="there is no GPU")
+def test_the_gpu_agrees(tmp_path):
+    """Parity on a GPU: three steps of the shapes world as on the CPU, to what single precision leaves."""
+    sets = [x for s in TINY for x in ("--set", s)]
+    states = []
+    for device in "cpu", "cuda":
+        run("build-cuda", "train", "configs/shapes.yaml", "--run", tmp_path / device, "--quiet", *sets, "--set", f"run.device={device}")
+        data = (tmp_path / device / "checkpoints/step-00000003/state.safetensors.zst").read_bytes()
+        states.append(load(zstandard.ZstdDecompressor().decompressobj().decompress(data)))
+    assert np.abs(states[0]["theta"] - states[1]["theta"]).max() < 1e-4

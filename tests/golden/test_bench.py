@@ -1,0 +1,50 @@
+"""contraflow bench: the arithmetic it counts, against PyTorch's own counter on diffusers' model; and what it writes."""
+
+import json
+
+import pytest
+import torch
+from diffusers import SD3Transformer2DModel
+from sd3 import contraflow
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+SHAPES = {
+    "sd35": dict(num_layers=3, dual_attention_layers=(0, 1), qk_norm="rms_norm", attention_head_dim=16, num_attention_heads=4),
+    "sd3": dict(num_layers=2, dual_attention_layers=(), qk_norm=None, attention_head_dim=32, num_attention_heads=3),
+}
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_flop(folder, name):
+    c = SHAPES[name]
+    conf = dict(sample_size=16, patch_size=2, in_channels=16, out_channels=16, joint_attention_dim=48, pooled_projection_dim=40,
+                pos_embed_max_size=24, caption_projection_dim=c["attention_head_dim"] * c["num_attention_heads"], **c)  # fmt: skip
+    model = SD3Transformer2DModel(**conf)
+    model.save_pretrained(folder / "transformer")
+    # attention as plain products: the counter does not see into the fused kernel of the CPU
+    with FlopCounterMode(display=False) as counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+        model(hidden_states=torch.randn(1, 16, 16, 16), timestep=torch.ones(1), encoder_hidden_states=torch.randn(1, 21, 48),
+              pooled_projections=torch.randn(1, 40))  # fmt: skip
+    said = contraflow("bench", "--model", folder / "transformer", "--latent", 16, "--text-tokens", 21, "--steps", 4, "--levels", 2,
+                      "--repeats", 1, "-o", folder / "b.json")  # fmt: skip
+    b = json.loads((folder / "b.json").read_text())
+    rollout, update = b["phases"][:2]
+    per_forward = rollout["flop"] / (b["images"] * b["steps"])
+    # The last block's text queries are computed by diffusers and read by nobody.
+    assert abs(per_forward / counter.get_total_flops() - 1) < 0.02
+    assert update["flop"] == b["images"] * b["levels"] * 4 * per_forward  # forward, backward, old policy, base
+    assert b["images"] == 8 and all(p["seconds"] >= 0 for p in b["phases"]) and b["gemm_flop_per_second"] > 1e8
+    assert b["peak_bytes"] > 1e7 and "48 x 24 pictures" in said
+    rate = rollout["flop"] / rollout["seconds"]
+    assert abs(rollout["flop_per_second_of_a_rank"] / rate - 1) < 1e-6
+
+
+@pytest.mark.parametrize("args, message", [
+    (["--model", "huge"], "tiny, medium or a transformer's folder"), (["--latent", 7], "a multiple of 2"), (["--levels", 11], "--levels"),
+    (["--dtype", "int4"], "int4"), (["--repeats", 0], "--repeats"), (["--device", "tpu"], "tpu"),
+])  # fmt: skip
+def test_mistakes(args, message):
+    with pytest.raises(RuntimeError) as e:
+        contraflow("bench", *args)
+    assert message in str(e.value) and str(e.value).count("\n") == 1
