@@ -58,6 +58,22 @@ void text_real(struct text *t, double x)
 	text_add(t, s);
 }
 
+void text_base64(struct text *t, const void *p, size_t n)
+{
+	static const char digit[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+	const unsigned char *b = p;
+
+	text_add(t, "");
+	for (size_t i = 0; i < n; i += 3) {
+		unsigned v = (unsigned)b[i] << 16 | (i + 1 < n ? (unsigned)b[i + 1] << 8 : 0) |
+			     (i + 2 < n ? b[i + 2] : 0);
+		char out[4] = { digit[v >> 18], digit[v >> 12 & 63], i + 1 < n ? digit[v >> 6 & 63] : '=',
+				i + 2 < n ? digit[v & 63] : '=' };
+
+		text_add_bytes(t, out, 4);
+	}
+}
+
 void text_free(struct text *t)
 {
 	free(t->s);

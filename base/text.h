@@ -13,7 +13,8 @@ void text_add(struct text *t, const char *s);
 void text_add_bytes(struct text *t, const void *p, size_t n);
 void text_printf(struct text *t, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 void text_real(struct text *t, double x); /* the shortest of %.15g, %.16g, %.17g that reads back as x */
-void text_free(struct text *t);           /* back to empty */
+void text_base64(struct text *t, const void *p, size_t n); /* RFC 4648, padded */
+void text_free(struct text *t);                            /* back to empty */
 
 bool text_starts(const char *s, const char *prefix);
 bool text_ends(const char *s, const char *suffix);

@@ -3,7 +3,8 @@
 #include <string.h>
 
 extern const struct reward_type reward_geneval, reward_ocr, reward_clipscore, reward_pickscore, reward_hpsv2,
-    reward_aesthetic, reward_jpeg_compressibility, reward_jpeg_incompressibility;
+    reward_aesthetic, reward_http, reward_openai, reward_exec, reward_jpeg_compressibility,
+    reward_jpeg_incompressibility;
 
 const struct reward_type *const reward_types[] = {
 	&reward_geneval,
@@ -12,6 +13,9 @@ const struct reward_type *const reward_types[] = {
 	&reward_pickscore,
 	&reward_hpsv2,
 	&reward_aesthetic,
+	&reward_http,
+	&reward_openai,
+	&reward_exec,
 	&reward_jpeg_compressibility,
 	&reward_jpeg_incompressibility,
 	NULL,

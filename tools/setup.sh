@@ -24,6 +24,8 @@ command -v apt-get >/dev/null || fail "this is not Debian or Ubuntu: install by 
 packages=(build-essential meson ninja-build pkg-config libopenmpi-dev openmpi-bin libyaml-dev libjansson-dev
 	libzstd-dev libjpeg-dev libpng-dev libpcre2-dev libutf8proc-dev libsentencepiece-dev
 	libtesseract-dev tesseract-ocr-eng python3 python3-venv ca-certificates)
+# any flavour of libcurl does; libtesseract-dev brings one, but not on every release
+pkg-config --exists libcurl 2>/dev/null || packages+=(libcurl4-openssl-dev)
 [[ $mode == test ]] && packages+=(libcmocka-dev clang clang-format libclang-rt-dev fonts-dejavu-core fonts-liberation fonts-freefont-ttf)
 missing=()
 for p in "${packages[@]}"; do

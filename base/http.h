@@ -1,0 +1,40 @@
+/*
+ * http.h -- many HTTP posts at once (libcurl), each tried again as long as that makes sense.
+ *
+ * A connection that fails, a time-out, 408, 429 and 5xx are tried again after a jittered, doubling pause, or
+ * after what Retry-After says; any other status is final.  Replies larger than the limit are refused.
+ */
+#ifndef HTTP_H
+#define HTTP_H
+#include "base/err.h"
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct http_options {
+	int in_flight;     /* posts at a time */
+	int retries;       /* tries after the first */
+	double timeout;    /* s, one try */
+	double deadline;   /* s, all of one call; then what is not there yet has failed */
+	double pause;      /* s before the first retry */
+	size_t limit;      /* bytes of a reply */
+	const char *token; /* "Authorization: Bearer ..."; NULL: none.  Never in a message */
+};
+struct http_post {
+	const char *body; /* JSON; borrowed */
+	size_t size;
+	bool ok; /* a reply with status 2xx is in `reply` */
+	int tries;
+	char *reply; /* NUL-terminated; http_post_free */
+	size_t reply_size;
+	char why[160]; /* not ok: the last failure */
+};
+
+struct http_client; /* keeps connections open between calls; for one thread at a time */
+struct http_client *http_client_new(const char *url, const struct http_options *o);
+void http_client_free(struct http_client *c);
+/* Returns when every post has its reply or has failed. */
+void http_post_all(struct http_client *c, struct http_post *post, int n);
+void http_post_free(struct http_post *post);
+
+#endif

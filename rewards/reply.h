@@ -1,0 +1,20 @@
+/*
+ * reply.h -- what judges outside this program get and say: the protocol of `http` and `exec`.
+ *
+ * They get {"version": 1, "items": [{"prompt": ..., "meta": {...}, ...picture...}, ...]} and answer with
+ * {"scores": [...]}, one entry an item, in order: a number, or {"score": number}, or null or {"error": "why"}
+ * for what cannot be scored.  Anything else makes all of them unavailable.
+ */
+#ifndef REPLY_H
+#define REPLY_H
+#include "base/json.h"
+#include "rewards/reward.h"
+
+/* {"prompt": ..., "meta": ...} of an item. */
+json_t *reply_item(const struct reward_item *item);
+/* Scores from an answer's text; on an error all are unavailable, and the reason is in e too. */
+int reply_scores(struct reward_score *out, int n, const char *text, size_t size, struct err *e);
+/* All unavailable for this reason. */
+void reply_unavailable(struct reward_score *out, int n, const char *why);
+
+#endif

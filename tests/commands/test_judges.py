@@ -1,0 +1,289 @@
+"""Judges outside the program: http, openai and exec, with every fault they can have. Real sockets and processes."""
+
+import base64
+import http.server
+import io
+import json
+import re
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+from command import ROOT, TINY, contraflow, fails, read_lines
+from PIL import Image
+
+
+class Server:
+    """A judge on loopback: answer(request number, parsed body) gives (status, body, headers) or does what it likes."""
+
+    def __init__(self, answer):
+        outer, self.requests, self.lock = self, [], threading.Lock()
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self):
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                with outer.lock:
+                    outer.requests.append((time.monotonic(), dict(self.headers), body, self.client_address))
+                    number = len(outer.requests)
+                result = answer(number, body)
+                if result is None:  # hang up without a word
+                    self.close_connection = True
+                    return
+                status, reply, headers = result
+                reply = reply.encode() if isinstance(reply, str) else reply
+                self.send_response(status)
+                for k, v in {"Content-Length": str(len(reply)), **headers}.items():
+                    self.send_header(k, v)
+                self.end_headers()
+                self.wfile.write(reply)
+                if "Content-Length" in headers:
+                    self.close_connection = True
+
+            def log_message(self, *args):
+                pass
+
+        class Quiet(http.server.ThreadingHTTPServer):
+            def handle_error(self, *args):
+                pass
+
+        self.server = Quiet(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_address[1]}/v1"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+
+@pytest.fixture
+def serve():
+    servers = []
+
+    def start(answer):
+        servers.append(Server(answer))
+        return servers[-1]
+
+    yield start
+    for s in servers:
+        s.server.shutdown()
+        s.server.server_close()
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    r, files = np.random.default_rng(0), []
+    for i in range(6):
+        Image.fromarray(r.integers(0, 256, (9 + i, 7, 3), dtype=np.uint8)).save(tmp_path / f"{i}.png")
+        files.append(tmp_path / f"{i}.png")
+    return files
+
+
+def score(folder, rewards, files, check=True):
+    (folder / "c.yaml").write_text(json.dumps(dict(rewards=rewards)))
+    (folder / "p.jsonl").write_text("".join(json.dumps(dict(prompt=f'prompt {i} "é"', tag="t", n=i)) + "\n" for i in range(len(files))))
+    done = contraflow("score", "--config", folder / "c.yaml", "--prompts", folder / "p.jsonl", *files, check=False)
+    return done.stderr if not done.stdout else [x["reward"] for x in json.loads(done.stdout)], done
+
+
+def means(body):
+    out = []
+    for item in body["items"]:
+        out.append(float(np.array(Image.open(io.BytesIO(base64.b64decode(item["image"])))).mean()))
+    return out
+
+
+def true_means(files):
+    return [float(np.array(Image.open(f)).mean()) for f in files]
+
+
+def good(number, body):
+    return 200, json.dumps(dict(scores=means(body))), {}
+
+
+# ---- http ------------------------------------------------------------------------------------------
+
+
+def test_http(serve, pictures, tmp_path, monkeypatch):
+    """Exact pixels, prompts, metadata; batches in order; one connection for many requests; the token, and nowhere else."""
+    monkeypatch.setenv("JUDGE_TOKEN", "s3cret")
+    s = serve(good)
+    got, done = score(tmp_path, {"http": dict(url=s.url, batch=2, in_flight=1, token_env="JUDGE_TOKEN")}, pictures)
+    assert np.allclose(got, true_means(pictures)) and len(s.requests) == 3
+    items = [i for _, _, body, _ in s.requests for i in body["items"]]
+    assert [i["prompt"] for i in items] == [f'prompt {k} "é"' for k in range(6)] and [i["meta"]["n"] for i in items] == list(range(6))
+    assert {h["Authorization"] for _, h, _, _ in s.requests} == {"Bearer s3cret"} and "s3cret" not in done.stdout + done.stderr
+    assert len({address for *_, address in s.requests}) == 1  # kept alive
+
+
+FAULTS = {
+    "500 twice": (lambda n, b: (500, "broken", {}) if n <= 2 else good(n, b), 6, 3),
+    "hang-up once": (lambda n, b: None if n == 1 else good(n, b), 6, 2),
+    "429": (lambda n, b: (429, "later", {"Retry-After": "1"}) if n == 1 else good(n, b), 6, 2),
+    "truncated": (lambda n, b: (200, '{"scores": [', {"Content-Length": "500"}) if n == 1 else good(n, b), 6, 2),
+    "500 for ever": (lambda n, b: (500, "broken", {}), 0, 4),
+    "404": (lambda n, b: (404, "no such judge", {}), 0, 1),
+    "garbage": (lambda n, b: (200, "<html>", {}), 0, 1),
+    "no list": (lambda n, b: (200, '{"score": 1}', {}), 0, 1),
+    "says why": (lambda n, b: (200, '{"error": "out of memory"}', {}), 0, 1),
+    "wrong count": (lambda n, b: (200, '{"scores": [1, 2]}', {}), 0, 1),
+    "NaN": (lambda n, b: (200, '{"scores": [NaN, 1, 1, 1, 1, 1]}', {}), 0, 1),
+    "some": (lambda n, b: (200, '{"scores": [1, null, {"score": 2}, {"error": "blurred"}, "5", 1e400]}', {}), 2, 1),
+}  # fmt: skip
+WHY = {"404": "no such judge", "garbage": "JSON", "no list": "no list", "says why": "out of memory", "wrong count": "2 scores for 6",
+       "500 for ever": "status 500"}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_http_faults(serve, pictures, tmp_path, name):
+    answer, available, requests = FAULTS[name]
+    s = serve(answer)
+    got, done = score(tmp_path, {"http": dict(url=s.url, batch=8, retries=3, timeout=5)}, pictures)
+    if name == "some" and not any(x is not None for x in got):  # 1e400 is no number to every JSON reader
+        available = 0
+    assert sum(x is not None for x in got) == available and len(s.requests) == requests, (got, done.stderr)
+    if available == 6:
+        assert np.allclose(got, true_means(pictures))
+    if name in WHY:
+        assert WHY[name] in done.stderr, done.stderr
+    if name == "429":
+        assert s.requests[1][0] - s.requests[0][0] >= 1
+
+
+def test_http_slow_and_refused(serve, pictures, tmp_path):
+    s = serve(lambda n, b: time.sleep(1.5) or good(n, b))
+    start = time.monotonic()
+    got, done = score(tmp_path, {"http": dict(url=s.url, timeout=0.3, retries=1, deadline=20)}, pictures)
+    assert got == [None] * 6 and "imeout" in done.stderr and time.monotonic() - start < 8
+    got, done = score(tmp_path, {"http": dict(url="http://127.0.0.1:9/", timeout=5, retries=20, deadline=1)}, pictures)
+    assert got == [None] * 6 and time.monotonic() - start < 16
+
+
+def test_http_many_at_once(serve, pictures, tmp_path):
+    """Requests fly together: 6 that take half a second each need less than two in a row would."""
+    s = serve(lambda n, b: time.sleep(0.5) or good(n, b))
+    got, _ = score(tmp_path, {"http": dict(url=s.url, batch=1, in_flight=6)}, pictures)
+    times = [t for t, *_ in s.requests]
+    assert np.allclose(got, true_means(pictures)) and max(times) - min(times) < 0.45
+
+
+# ---- openai ----------------------------------------------------------------------------------------
+
+
+def chat(text):
+    return 200, json.dumps(dict(choices=[dict(message=dict(content=text))])), {}
+
+
+def test_openai(serve, pictures, tmp_path, monkeypatch):
+    """The request as OpenAI has it; the last match counts; what is no score from 1 to 5 is none."""
+    monkeypatch.setenv("KEY", "k")
+    said = ["Final Score: 2.5", "first Final Score: 1, on reflection\nFinal Score:  4", "I like it.", "Final Score: 9", "Final Score: 5.", ""]
+
+    def answer(n, body):
+        text = body["messages"][0]["content"][1]["text"]
+        return chat(said[int(re.search(r"prompt (\d)", text)[1])])
+
+    s = serve(answer)
+    got, done = score(tmp_path, {"openai": dict(url=s.url, model="judge", key_env="KEY")}, pictures)
+    assert got == [0.5, 0.8, None, None, 1.0, None] and "no score from 1 to 5" in done.stderr
+    for _, headers, body, _ in s.requests:
+        image, text = body["messages"][0]["content"]
+        assert headers["Authorization"] == "Bearer k" and (body["model"], body["temperature"]) == ("judge", 0)
+        assert image["image_url"]["url"].startswith("data:image/png;base64,") and "{prompt}" not in text["text"]
+        assert "\nFinal Score: X" in text["text"] and 'é"' in text["text"]
+    got, _ = score(tmp_path, {"openai": dict(url=s.url, template="rate {prompt}", pattern="(\\d+)%", scale=0.01, low=0, high=100)}, pictures)
+    assert got == [None] * 6
+
+
+def test_openai_faults(serve, pictures, tmp_path):
+    s = serve(lambda n, b: [(503, "busy", {}), (200, "{}", {}), (200, "?", {}), None, chat("Final Score: 3")][min(n - 1, 4)])
+    got, done = score(tmp_path, {"openai": dict(url=s.url, in_flight=1, retries=2, timeout=5)}, pictures[:5])
+    assert np.allclose([x for x in got if x is not None], 0.6) and got.count(None) == 2
+
+
+@pytest.mark.parametrize("reward, message", [
+    (dict(http={}), "rewards.http.url"), (dict(http=dict(url="ftp://x")), "must begin with http://"),
+    (dict(http=dict(url="http://x", token_env="NOT_THERE")), "NOT_THERE"), (dict(openai=dict(key_env="NOT_THERE")), "NOT_THERE"),
+    (dict(openai=dict(template="no place")), "{prompt}"), (dict(openai=dict(pattern="(")), "regular expression"),
+    (dict(openai=dict(pattern="x")), "no group"), (dict(openai=dict(low=5)), "not below"),
+    (dict(exec=dict(command=["/no/such/judge"])), "/no/such/judge"), (dict(exec={}), "rewards.exec.command"),
+])  # fmt: skip
+def test_mistakes(pictures, tmp_path, reward, message):
+    (tmp_path / "c.yaml").write_text(json.dumps(dict(rewards=reward)))
+    (tmp_path / "p.txt").write_text("x\n")
+    assert message in fails("score", "--config", tmp_path / "c.yaml", "--prompts", tmp_path / "p.txt", pictures[0])
+
+
+# ---- exec ------------------------------------------------------------------------------------------
+
+CHILD = r"""
+import json, os, struct, sys, time
+def frame():
+    head = sys.stdin.buffer.read(4)
+    if len(head) < 4: sys.exit(0)
+    return sys.stdin.buffer.read(struct.unpack("<I", head)[0])
+def say(data):
+    sys.stdout.buffer.write(struct.pack("<I", len(data)) + data); sys.stdout.buffer.flush()
+count = os.path.join(sys.argv[1], "starts")
+open(count, "a").write("x")
+starts, mode, batch = len(open(count).read()), sys.argv[2], 0
+while True:
+    items = json.loads(frame())["items"]
+    scores = [sum(frame()) / (3 * i["width"] * i["height"]) for i in items]
+    batch += 1
+    first = starts == 1 and batch == 1
+    if mode == "dies" and first: os._exit(7)
+    if mode == "killed" and first: os.kill(os.getpid(), 9)
+    if mode == "hangs" and first: time.sleep(60)
+    if mode == "dies always": os._exit(7)
+    if mode == "prints" and first: print("hello, this is no frame"); sys.stdout.flush()
+    if mode == "half" and first: sys.stdout.buffer.write(b"\x40\0\0\0{"); sys.stdout.buffer.flush(); os._exit(0)
+    say(json.dumps({"scores": scores[:-1] if mode == "short" else scores}).encode())
+"""
+
+
+@pytest.mark.parametrize("mode, starts, available", [
+    ("works", 1, 6), ("dies", 2, 6), ("killed", 2, 6), ("hangs", 2, 6), ("prints", 2, 6), ("half", 2, 6), ("dies always", 9, 0), ("short", 9, 0),
+])  # fmt: skip
+def test_exec(pictures, tmp_path, mode, starts, available):
+    (tmp_path / "child.py").write_text(CHILD)
+    command = [sys.executable, str(tmp_path / "child.py"), str(tmp_path), mode]
+    got, done = score(tmp_path, {"exec": dict(command=command, batch=2, timeout=0.3, retries=2)}, pictures)
+    assert sum(x is not None for x in got) == available, done.stderr
+    assert len((tmp_path / "starts").read_text()) == starts
+    if available:
+        assert np.allclose(got, true_means(pictures))
+
+
+def test_examples(pictures, tmp_path):
+    got, _ = score(tmp_path, {"exec": dict(command=[sys.executable, str(ROOT / "examples/judge_exec.py")])}, pictures)
+    for f, x in zip(pictures, got):
+        a = np.array(Image.open(f)).astype(float)
+        assert abs(x - a[..., 0].sum() / a.sum()) < 1e-9
+
+
+# ---- In training -----------------------------------------------------------------------------------
+
+
+def test_training_with_judges(serve, tmp_path):
+    """geneval and the JPEG's size in-process, brightness by exec and by http: any number of ranks gives the same
+    advantages, and a judge that fails now and then takes samples away and changes no others' scores."""
+    (tmp_path / "child.py").write_text(CHILD)
+    s = serve(good)
+    rewards = dict(geneval=dict(weight=1), jpeg_compressibility=dict(weight=0.5), http=dict(url=s.url, weight=0.01, batch=4),
+                   exec=dict(command=[sys.executable, str(tmp_path / "child.py"), str(tmp_path), "works"], weight=-0.01))  # fmt: skip
+    runs = []
+    for ranks in 1, 2:
+        args = [x for k, v in rewards.items() for x in ("--set", f"rewards.{k}={json.dumps(v)}")]
+        contraflow("train", "configs/shapes.yaml", "--run", tmp_path / str(ranks), *TINY, *args, "--set", "train.max_steps=2", ranks=ranks)
+        runs.append(read_lines(tmp_path / str(ranks) / "metrics.jsonl"))
+    for a, b in zip(*runs):
+        for key in "reward/mean", "reward/std", "reward/http", "reward/exec", "reward/geneval":
+            assert abs(a[key] - b[key]) < 1e-4 * max(1, abs(a[key])), key
+        assert abs(a["reward/http"] - a["reward/exec"]) < 1e-6 and a["reward/unavailable"] == 0
+        total = a["reward/geneval"] + 0.5 * a["reward/jpeg_compressibility"]
+        assert abs(a["reward/mean"] - total) < 1e-6  # the two judges cancel
+    flaky = serve(lambda n, b: (400, "no", {}) if n % 3 == 0 else good(n, b))
+    contraflow("train", "configs/shapes.yaml", "--run", tmp_path / "flaky", *TINY, "--set", "train.max_steps=1", "--set", "rewards.geneval={}",
+               "--set", f"rewards.http={json.dumps(dict(url=flaky.url, weight=0.01, batch=2, in_flight=1, retries=0))}")  # fmt: skip
+    row = read_lines(tmp_path / "flaky/metrics.jsonl")[0]
+    assert 0 < row["reward/unavailable"] < 8 and np.isfinite(row["loss/policy"])

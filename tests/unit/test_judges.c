@@ -1,0 +1,206 @@
+/* A thousand faults of judges: no file descriptor, process, thread or byte is left behind (the sanitizers
+ * watch the bytes). */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+#include <dirent.h>
+#include <errno.h>
+#include <math.h>
+#include <netinet/in.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+#include "base/http.h"
+#include "base/log.h"
+#include "base/text.h"
+#include "rewards/reply.h"
+
+static int entries(const char *dir)
+{
+	DIR *d = opendir(dir);
+	int n = 0;
+
+	assert_non_null(d);
+	while (readdir(d))
+		n++;
+	closedir(d);
+	return n;
+}
+
+static uint8_t pixels[12];
+static const struct reward_item item[2] = { { pixels, 2, 2, "a", "{}" },
+					    { pixels, 2, 2, "b", "{\"n\": 1}" } };
+
+/* rewards.NAME with these keys. */
+static void *open_reward(const char *name, const char *keys, void **conf, const struct reward_type **type)
+{
+	struct conf_node *tree = conf_empty();
+	struct err e = { "" };
+	void *state = NULL;
+
+	*type = reward_find(name, &e);
+	assert_non_null(*type);
+	char set[400];
+	snprintf(set, sizeof set, "x=%s", keys);
+	*conf = calloc(1, (*type)->conf_size);
+	if (conf_set(tree, set, &e) || conf_fill(*conf, (*type)->fields, tree, "x", NULL, &e) ||
+	    (*type)->open(&state, *conf, &e))
+		fail_msg("%s", e.msg);
+	conf_node_free(tree);
+	return state;
+}
+
+static void close_reward(const struct reward_type *type, void *state, void *conf)
+{
+	type->close(state);
+	conf_release(conf, type->fields);
+	free(conf);
+}
+
+static void many(const struct reward_type *type, void *state, int n)
+{
+	for (int i = 0; i < n; i++) {
+		struct reward_score out[2];
+		struct err e;
+
+		assert_int_equal(type->score(state, item, 2, out, &e), 0);
+		assert_false(out[0].ok || out[1].ok);
+		assert_true(*out[0].why && isnan(out[0].sub[0]));
+	}
+}
+
+static void children(void **unused)
+{
+	static const char *const commands[] = {
+		"[sh, -c, exit 3]",                           /* dies at once */
+		"[sh, -c, head -c 50 >/dev/null; exit 0]",    /* reads a little */
+		"[sh, -c, printf 12345678901234567890; cat]", /* speaks, and not in frames */
+		"[sh, -c, sleep 60 & cat > /dev/null]",       /* hangs, with a child of its own */
+	};
+	int before;
+
+	(void)unused;
+	log_quiet(true);
+	before = entries("/proc/self/fd");
+	for (size_t i = 0; i < sizeof commands / sizeof *commands; i++) {
+		const struct reward_type *type;
+		char keys[200];
+		void *conf;
+
+		snprintf(keys, sizeof keys, "{command: %s, retries: 1, timeout: %s}", commands[i],
+			 i == 3 ? "0.002" : "1");
+		void *state = open_reward("exec", keys, &conf, &type);
+		many(type, state, i == 3 ? 20 : 160); /* two children each */
+		close_reward(type, state, conf);
+	}
+	assert_int_equal(entries("/proc/self/fd"), before);
+	assert_int_equal(waitpid(-1, NULL, WNOHANG), -1);
+	assert_int_equal(errno, ECHILD); /* not even a zombie */
+}
+
+/* A server that accepts and hangs up, or answers with what is no HTTP. */
+static void *rude(void *arg)
+{
+	int s = *(int *)arg, k = 0;
+
+	for (int c; (c = accept(s, NULL, NULL)) >= 0; k++) {
+		if (k % 3 == 1)
+			(void)!write(c, "what?\r\n\r\n", 9);
+		if (k % 3 == 2)
+			(void)!write(c, "HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{", 40);
+		close(c);
+	}
+	return NULL;
+}
+
+static void sockets(void **unused)
+{
+	struct sockaddr_in a = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+	socklen_t size = sizeof a;
+	int s = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), before, threads;
+	pthread_t thread;
+	char keys[200];
+
+	(void)unused;
+	assert_int_equal(bind(s, (struct sockaddr *)&a, size) || listen(s, 64) ||
+			     getsockname(s, (struct sockaddr *)&a, &size),
+			 0);
+	pthread_create(&thread, NULL, rude, &s);
+	before = entries("/proc/self/fd");
+	threads = entries("/proc/self/task");
+	for (int i = 0; i < 2; i++) {
+		const struct reward_type *type;
+		void *conf;
+
+		snprintf(keys, sizeof keys,
+			 "{url: \"http://127.0.0.1:%d/\", retries: 0, timeout: 5, deadline: 5, in_flight: 2}",
+			 ntohs(a.sin_port));
+		void *state = open_reward(i ? "openai" : "http", keys, &conf, &type);
+		many(type, state, 300);
+		close_reward(type, state, conf);
+	}
+	assert_int_equal(entries("/proc/self/task"), threads);
+	assert_int_equal(entries("/proc/self/fd"), before);
+	shutdown(s, SHUT_RDWR);
+	pthread_join(thread, NULL);
+	close(s);
+}
+
+static void base64(void **unused)
+{
+	static const char *const pairs[][2] = { { "", "" },
+						{ "f", "Zg==" },
+						{ "fo", "Zm8=" },
+						{ "foo", "Zm9v" },
+						{ "foob", "Zm9vYg==" },
+						{ "fooba", "Zm9vYmE=" },
+						{ "foobar", "Zm9vYmFy" } }; /* RFC 4648, 10 */
+
+	(void)unused;
+	for (size_t i = 0; i < sizeof pairs / sizeof *pairs; i++) {
+		struct text t = { 0 };
+
+		text_base64(&t, pairs[i][0], strlen(pairs[i][0]));
+		assert_string_equal(t.s, pairs[i][1]);
+		text_free(&t);
+	}
+	struct text t = { 0 };
+	text_base64(&t, "\xff\xfe\xfb\xff", 4);
+	assert_string_equal(t.s, "//77/w==");
+	text_free(&t);
+}
+
+static void replies(void **unused)
+{
+	static const char good[] = "{\"scores\": [1, {\"score\": -2.5}]}";
+	struct reward_score out[2];
+	struct err e;
+
+	(void)unused;
+	assert_int_equal(reply_scores(out, 2, good, strlen(good), &e), 0);
+	assert_true(out[0].ok && out[0].value == 1 && out[1].ok && out[1].value == -2.5);
+	assert_int_equal(reply_scores(out, 1, good, strlen(good), &e), -1);
+	assert_non_null(strstr(out[0].why, "2 scores for 1"));
+	json_t *x = reply_item(&item[1]);
+	assert_int_equal(json_integer_value(json_object_get(json_object_get(x, "meta"), "n")), 1);
+	assert_string_equal(json_string_value(json_object_get(x, "prompt")), "b");
+	json_decref(x);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(base64),
+		cmocka_unit_test(replies),
+		cmocka_unit_test(children),
+		cmocka_unit_test(sockets),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
