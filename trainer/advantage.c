@@ -1,10 +1,12 @@
 #include "trainer/advantage.h"
 #include "base/mem.h"
 #include <math.h>
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 
 static const char *const std_names[] = { "global", "group", NULL };
+static const char *const combine_names[] = { "sum", "normalised", NULL };
 static const char *const mode_names[] = {
 	"all", "positive_only", "negative_only", "one_only", "binary", NULL
 };
@@ -18,6 +20,12 @@ const struct field advantage_fields[] = {
 		     "only the sign"),
 	FIELD(struct advantage_conf, clip, .init = "5", .min = 1e-3, .max = 1000,
 	      .doc = "advantages are clipped to plus or minus this before they become probabilities"),
+	FIELD(struct advantage_conf, combine, .init = "sum", .choices = combine_names,
+	      .doc = "several rewards become one as the sum of weight times value, or of weight times the "
+		     "reward's own advantage (GDPO)"),
+	FIELD(struct advantage_conf, reward_clip, .init = "0", .min = 0, .max = 1e6,
+	      .doc = "with `normalised`, a reward's own advantages are bounded by this, against outliers; 0: "
+		     "not"),
 	FIELD_END
 };
 
@@ -75,6 +83,41 @@ static struct moments *group_moments(int64_t n, const double *reward, const int6
 	return m;
 }
 
+static double normalised(double reward, const struct moments *g, const struct moments *all, bool global)
+{
+	return (reward - g->mean) / (sqrt(global ? all->var : g->var) + 1e-4);
+}
+
+void advantage_combine(const struct advantage_conf *c, int64_t n, int rewards, const double *value,
+		       const double *weight, const int64_t *group, int64_t groups, double *out)
+{
+	bool global = !strcmp(c->std, "global");
+	double bound = c->reward_clip > 0 ? c->reward_clip : INFINITY;
+
+	for (int64_t i = 0; i < n; i++)
+		out[i] = 0;
+	for (int k = 0; k < rewards; k++) {
+		const double *v = value + (int64_t)k * n;
+		struct moments all = all_moments(n, v), *of = group_moments(n, v, group, groups);
+
+		for (int64_t i = 0; i < n; i++)
+			out[i] +=
+			    weight[k] *
+			    (isnan(v[i])
+				 ? NAN
+				 : fmin(fmax(normalised(v[i], &of[group[i]], &all, global), -bound), bound));
+		free(of);
+	}
+}
+
+void advantage_describe(int64_t n, const double *reward, struct advantage_stats *stats)
+{
+	struct moments all = all_moments(n, reward);
+
+	stats->reward_mean = all.mean;
+	stats->reward_std = sqrt(all.var);
+}
+
 void advantage_compute(const struct advantage_conf *c, int64_t n, const double *reward, const int64_t *group,
 		       int64_t groups, double *advantage, double *r, struct advantage_stats *stats)
 {
@@ -86,8 +129,7 @@ void advantage_compute(const struct advantage_conf *c, int64_t n, const double *
 		advantage[i] = r[i] = NAN;
 		if (isnan(reward[i]))
 			continue;
-		const struct moments *g = &of[group[i]];
-		double a = (reward[i] - g->mean) / (sqrt(global ? all.var : g->var) + 1e-4);
+		double a = normalised(reward[i], &of[group[i]], &all, global);
 		double clipped = fmin(fmax(a, -c->clip), c->clip);
 		advantage[i] = a;
 		r[i] = fmin(fmax(apply_mode(c->mode, clipped) / c->clip / 2 + 0.5, 0), 1);

@@ -16,6 +16,8 @@ struct advantage_conf {
 	char *std;  /* global, group */
 	char *mode; /* all, positive_only, negative_only, one_only, binary */
 	double clip;
+	char *combine;      /* sum, normalised: how several rewards become one */
+	double reward_clip; /* bound of each reward's own advantages before they are added; 0: none */
 };
 extern const struct field advantage_fields[];
 
@@ -25,8 +27,19 @@ struct advantage_stats {
 	double r_mean;
 };
 
+/*
+ * Several rewards as one by their advantages rather than by their values (GDPO, arXiv 2601.05242): each
+ * reward's A, by `std` and without the mode, bounded by reward_clip, times its weight; the sum goes through
+ * advantage_compute like a reward.  A reward with a wide scale then does not drown the others.
+ * value[k * n + i]: reward k of sample i; out[i] is NAN where one of them is.
+ */
+void advantage_combine(const struct advantage_conf *c, int64_t n, int rewards, const double *value,
+		       const double *weight, const int64_t *group, int64_t groups, double *out);
+
 /* n rewards; group[i] in [0, groups). Standard deviations are the population's (n in the denominator). */
 void advantage_compute(const struct advantage_conf *c, int64_t n, const double *reward, const int64_t *group,
 		       int64_t groups, double *advantage, double *r, struct advantage_stats *stats);
+/* The mean and spread in *stats become those of these rewards: what was combined has others. */
+void advantage_describe(int64_t n, const double *reward, struct advantage_stats *stats);
 
 #endif

@@ -182,6 +182,26 @@ static void gather_scores(struct trainer *t, struct samples *s, const struct mix
 	free(count);
 }
 
+/* Advantages and optimality probabilities from everybody's scores: the same on every rank. */
+static void judge_samples(const struct trainer *t, struct samples *s)
+{
+	const struct advantage_conf *c = &t->x->advantage;
+	bool sum = !strcmp(c->combine, "sum");
+	double *basis = s->reward, *weight = mem_zero((size_t)s->rewards, sizeof *weight);
+
+	if (!sum) {
+		for (int k = 0; k < s->rewards; k++)
+			weight[k] = mixture_at(t->mixture, k)->weight;
+		basis = mem_zero((size_t)s->n, sizeof *basis);
+		advantage_combine(c, s->n, s->rewards, s->value, weight, s->group, s->groups, basis);
+	}
+	advantage_compute(c, s->n, basis, s->group, s->groups, s->advantage, s->r, &s->stats);
+	advantage_describe(s->n, s->reward, &s->stats);
+	if (!sum)
+		free(basis);
+	free(weight);
+}
+
 int rollout_epoch(struct trainer *t, struct samples *s, struct err *e)
 {
 	struct mixture_scores mine;
@@ -204,8 +224,7 @@ int rollout_epoch(struct trainer *t, struct samples *s, struct err *e)
 	mixture_scores_free(&mine);
 	if ((ret = dist_agree(t->dist, ret, e)))
 		return ret;
-	advantage_compute(&t->x->advantage, s->n, s->reward, s->group, s->groups, s->advantage, s->r,
-			  &s->stats);
+	judge_samples(t, s);
 	s->rollout_seconds = clock_now() - start - s->reward_wait_seconds;
 	return 0;
 }

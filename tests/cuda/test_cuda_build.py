@@ -5,7 +5,6 @@ import pathlib
 import subprocess
 
 import numpy as np
-import pytest
 import zstandard
 from safetensors.numpy import load
 
@@ -44,16 +43,14 @@ def test_same_numbers_on_the_cpu(tmp_path):
     assert all(np.array_equal(states[0][k], states[1][k]) for k in states[0]) and states[0]["theta"].any()
 
 
-@pytest.mark.skipif(has_gpu(), reason="there is a GPU")
-def test_without_a_gpu(tmp_path):
+def without_a_gpu(tmp_path):
     done = run("build-cuda", "train", "configs/shapes.yaml", "--run", tmp_path / "r", "--set", "run.device=cuda", check=False)
     assert done.returncode == 1 and "no GPU is visible" in done.stderr and done.stderr.count("\n") == 1
     done = run("build-test", "bench", "--device", "cuda", check=False)
     assert done.returncode == 1 and "this build has no CUDA" in done.stderr
 
 
-@pytest.mark.skipif(not has_gpu(), reason="there is no GPU")
-def test_the_gpu_agrees(tmp_path):
+def with_a_gpu(tmp_path):
     """Parity on a GPU: three steps of the shapes world as on the CPU, to what single precision leaves."""
     sets = [x for s in TINY for x in ("--set", s)]
     states = []
@@ -62,3 +59,7 @@ def test_the_gpu_agrees(tmp_path):
         data = (tmp_path / device / "checkpoints/step-00000003/state.safetensors.zst").read_bytes()
         states.append(load(zstandard.ZstdDecompressor().decompressobj().decompress(data)))
     assert np.abs(states[0]["theta"] - states[1]["theta"]).max() < 1e-4
+
+
+def test_the_gpu(tmp_path):
+    (with_a_gpu if has_gpu() else without_a_gpu)(tmp_path)

@@ -73,7 +73,9 @@ static void loss(char **a)
 
 static void advantage(char **a)
 {
-	struct advantage_conf c = { .std = a[4], .mode = a[5], .clip = atof(a[6]) };
+	struct advantage_conf c = {
+		.std = a[4], .mode = a[5], .clip = atof(a[6]), .reward_clip = atof(a[7])
+	};
 	struct advantage_stats stats;
 	struct st_file f;
 	struct err e;
@@ -82,6 +84,13 @@ static void advantage(char **a)
 	at_t reward = take(&f, "reward", -1), group = take(&f, "group", -1);
 	int64_t n = at_numel(reward), groups = (int64_t)at_item(at_max(group)) + 1;
 	at_t adv = at_zeros(DIMS(n), AT_F64, AT_CPU), r = at_zeros(DIMS(n), AT_F64, AT_CPU);
+	if (st_find(&f, "value")) { /* (K, n) rewards and their weights instead of one */
+		at_t value = take(&f, "value", -1), weight = take(&f, "weight", -1);
+
+		reward = at_zeros(DIMS(n), AT_F64, AT_CPU);
+		advantage_combine(&c, n, (int)at_size(value, 0), at_data(value), at_data(weight),
+				  at_i64(group), groups, at_data(reward));
+	}
 	advantage_compute(&c, n, at_data(reward), at_i64(group), groups, at_data(adv), at_data(r), &stats);
 	struct st_item items[] = { { "advantage", adv }, { "r", r } };
 	need(st_write(a[3], items, 2, NULL, 0, &e), &e);
@@ -168,7 +177,7 @@ int main(int argc, char **argv)
 	at_set_threads(1);
 	if (argc == 7 && !strcmp(argv[1], "loss"))
 		loss(argv);
-	else if (argc == 7 && !strcmp(argv[1], "advantage"))
+	else if (argc == 8 && !strcmp(argv[1], "advantage"))
 		advantage(argv);
 	else if (argc == 11 && !strcmp(argv[1], "train"))
 		train(argv);

@@ -47,11 +47,30 @@ def test_advantage(folder, std, mode, clip):
     reward = torch.randn(len(group), generator=g, dtype=torch.float64)
     reward[group == 2] = 0.25  # a group that teaches nothing
     save_file(dict(reward=reward, group=group), folder / "in.safetensors")
-    run("advantage", folder / "in.safetensors", folder / "out.safetensors", std, mode, clip)
+    run("advantage", folder / "in.safetensors", folder / "out.safetensors", std, mode, clip, 0)
     got = load_file(folder / "out.safetensors")
     advantage, r = advantage_oracle(reward, group.numpy(), std, mode, clip)
     assert torch.allclose(got["advantage"], advantage, rtol=1e-12, atol=1e-12)
     assert torch.allclose(got["r"], r, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("std, bound", itertools.product(["global", "group"], [0.0, 0.8]))
+def test_gdpo(folder, std, bound):
+    """Three rewards of very different scales, each normalised before they are added; the sum is normalised again."""
+    g = torch.Generator().manual_seed(4)
+    group = torch.tensor([i for i, size in enumerate([7, 2, 5, 24]) for _ in range(size)])
+    value = torch.randn(3, len(group), generator=g, dtype=torch.float64) * torch.tensor([[1.0], [300.0], [1e-2]], dtype=torch.float64)
+    value[1, group == 2] = 7
+    weight = torch.tensor([1.0, 0.25, -2.0], dtype=torch.float64)
+    save_file(dict(value=value, weight=weight, reward=value[0].clone(), group=group), folder / "in.safetensors")
+    run("advantage", folder / "in.safetensors", folder / "out.safetensors", std, "all", 5.0, bound)
+    got, total = load_file(folder / "out.safetensors"), np.zeros(len(group))
+    for k in range(3):
+        a = advantage_oracle(value[k], group.numpy(), std, "all", 5.0)[0].numpy()
+        total += weight[k].item() * (np.clip(a, -bound, bound) if bound else a)
+    advantage, r = advantage_oracle(torch.tensor(total), group.numpy(), std, "all", 5.0)
+    assert torch.allclose(got["advantage"], advantage, rtol=1e-10, atol=1e-12)
+    assert torch.allclose(got["r"], r, rtol=1e-10, atol=1e-12)
 
 
 def loss_oracle(v, v_old, v_ref, x0, xt, t, r, beta, kl_beta, clip):
