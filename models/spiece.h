@@ -1,24 +1,26 @@
-/* spiece.h -- libsentencepiece behind a C face. */
+/*
+ * spiece.h -- a sentencepiece model (spiece.model): its unigram pieces and its table of replacements.
+ *
+ * libsentencepiece is not used, though it could read the file: it exports a variable FLAGS_minloglevel, as
+ * libtorch does, of another size; whichever the loader picks, one of them writes into what is not its own.
+ * https://github.com/google/sentencepiece/blob/master/src/sentencepiece_model.proto
+ */
 #ifndef SPIECE_H
 #define SPIECE_H
 #include "base/err.h"
 #include <stddef.h>
-
-#ifdef __cplusplus
-extern "C" {
-#endif
+#include <stdint.h>
 
 struct spiece;
 
-/* A serialized ModelProto (spiece.model); `what` names it in errors. */
+/* A serialized ModelProto of a unigram model, which must stay where it is; `what` names it in errors. */
 int spiece_open(struct spiece **s, const void *model, size_t n, const char *what, struct err *e);
-void spiece_close(struct spiece *s);
+void spiece_close(struct spiece *s);                                  /* NULL is fine */
 int spiece_size(const struct spiece *s);                              /* pieces */
 int spiece_find(const struct spiece *s, const char *piece, size_t n); /* its id; -1: there is none */
 float spiece_score(const struct spiece *s, int id);                   /* its log-probability */
 size_t spiece_bytes(const struct spiece *s, int id);                  /* its length */
+/* NormalizerSpec.precompiled_charsmap: NULL and 0 when there is none. */
+const uint8_t *spiece_table(const struct spiece *s, size_t *n);
 
-#ifdef __cplusplus
-}
-#endif
 #endif

@@ -5,8 +5,7 @@
  * grapheme (shorter than six bytes) or per code point, and takes the shortest entry that is a prefix, where
  * sentencepiece takes the longest match anywhere in the text: the two differ on combining marks.  Its search
  * for the likeliest pieces adds in double precision, where sentencepiece adds floats: the two differ on ties.
- * So libsentencepiece reads the model and knows the pieces; the text is normalised, cut at white space and
- * segmented here.
+ * So spiece.c reads the model, and the text is normalised, cut at white space and segmented here.
  */
 #include "models/spiece.h"
 #include "models/tokenizer.h"
@@ -37,94 +36,26 @@ struct t5_tokenizer {
 
 /* ---- spiece.model -------------------------------------------------------------------------------- */
 
-/* Protocol buffers, as far as needed: the bytes of field `wanted` (length-delimited, the last one) of a
- * message. */
-struct bytes {
-	const uint8_t *p;
-	size_t n;
-};
-
-static bool varint(struct bytes *b, uint64_t *v)
-{
-	*v = 0;
-	for (int shift = 0; b->n && shift < 64; shift += 7) {
-		uint8_t c = *b->p++;
-		b->n--;
-		*v |= (uint64_t)(c & 127) << shift;
-		if (c < 128)
-			return true;
-	}
-	return false;
-}
-
-static bool skip(struct bytes *b, uint64_t n)
-{
-	if (n > b->n)
-		return false;
-	b->p += n;
-	b->n -= (size_t)n;
-	return true;
-}
-
-/* false when the message is broken; *out stays empty when the field is absent. */
-static bool find_field(struct bytes message, uint64_t wanted, struct bytes *out)
-{
-	uint64_t key, n;
-
-	*out = (struct bytes) { 0 };
-	while (message.n) {
-		if (!varint(&message, &key))
-			return false;
-		switch (key & 7) {
-		case 0:
-			if (!varint(&message, &n))
-				return false;
-			break;
-		case 1:
-			if (!skip(&message, 8))
-				return false;
-			break;
-		case 2:
-			if (!varint(&message, &n) || n > message.n)
-				return false;
-			if (key >> 3 == wanted)
-				*out = (struct bytes) { message.p, (size_t)n };
-			skip(&message, n);
-			break;
-		case 5:
-			if (!skip(&message, 4))
-				return false;
-			break;
-		default:
-			return false;
-		}
-	}
-	return true;
-}
-
 static uint32_t little(const uint8_t *p)
 {
 	return (uint32_t)p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24;
 }
 
-/* ModelProto.normalizer_spec (3) .precompiled_charsmap (2): size of the trie, the trie, NUL-terminated
- * strings. */
+/* The model's table: size of the trie, the trie, NUL-terminated strings. */
 static int find_table(struct t5_tokenizer *t, const char *path, struct err *e)
 {
-	struct bytes spec, map;
+	size_t n;
+	const uint8_t *map = spiece_table(t->pieces, &n);
 
-	if (!find_field((struct bytes) { (const uint8_t *)t->model, t->size }, 3, &spec) ||
-	    !find_field(spec, 2, &map))
-		return err_set(e, "%s: not a sentencepiece model", path);
-	if (!map.n)
+	if (!n)
 		return 0;
-	size_t trie = map.n >= 4 ? little(map.p) : 0;
-	if (map.n < 4 || trie % 4 || trie > map.n - 4 || (map.n > 4 + trie && map.p[map.n - 1]))
+	size_t trie = n >= 4 ? little(map) : 0;
+	if (n < 4 || trie % 4 || trie > n - 4 || (n > 4 + trie && map[n - 1]))
 		return err_set(e, "%s: the table of replacements is broken", path);
-	t->trie = map.p + 4;
+	t->trie = map + 4;
 	t->n_units = trie / 4;
-	t->strings = (const char *)map.p + 4 + trie;
-	t->n_strings = map.n - 4 - trie;
+	t->strings = (const char *)map + 4 + trie;
+	t->n_strings = n - 4 - trie;
 	return 0;
 }
 
@@ -164,7 +95,7 @@ int t5_tokenizer_open(struct t5_tokenizer **out, const char *dir, struct err *e)
 	int ret = file_read(&t->model, &t->size, path, e);
 
 	if (!ret)
-		ret = find_table(t, path, e) || spiece_open(&t->pieces, t->model, t->size, path, e) ? -1 : 0;
+		ret = spiece_open(&t->pieces, t->model, t->size, path, e) || find_table(t, path, e) ? -1 : 0;
 	if (!ret && (spiece_find(t->pieces, "<pad>", 5) != PAD || spiece_find(t->pieces, "</s>", 4) != EOS ||
 		     spiece_find(t->pieces, "<unk>", 5) != UNK))
 		ret = err_set(e, "%s: the first pieces are not T5's <pad>, </s>, <unk>", path);
@@ -186,8 +117,7 @@ void t5_tokenizer_close(struct t5_tokenizer *t)
 {
 	if (!t)
 		return;
-	if (t->pieces)
-		spiece_close(t->pieces);
+	spiece_close(t->pieces);
 	free(t->model);
 	free(t);
 }

@@ -3,7 +3,7 @@
 #include <string.h>
 
 extern const struct reward_type reward_geneval, reward_ocr, reward_clipscore, reward_pickscore, reward_hpsv2,
-    reward_aesthetic, reward_http, reward_openai, reward_exec, reward_jpeg_compressibility,
+    reward_aesthetic, reward_script, reward_http, reward_openai, reward_exec, reward_jpeg_compressibility,
     reward_jpeg_incompressibility;
 
 const struct reward_type *const reward_types[] = {
@@ -13,6 +13,7 @@ const struct reward_type *const reward_types[] = {
 	&reward_pickscore,
 	&reward_hpsv2,
 	&reward_aesthetic,
+	&reward_script,
 	&reward_http,
 	&reward_openai,
 	&reward_exec,

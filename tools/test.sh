@@ -74,6 +74,7 @@ else
 	echo "clang-format: not checked, this is not version 14" && skipped=$((skipped + 1))
 fi
 step "layers, file sizes, file lists" $python tests/test_layers.py
+step "no variable exported twice" env BUILD=build-test $python tests/test_symbols.py
 
 echo
 echo "$passed passed, $failed failed, $skipped skipped"

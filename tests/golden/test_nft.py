@@ -54,7 +54,7 @@ def test_advantage(folder, std, mode, clip):
     assert torch.allclose(got["r"], r, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("std, bound", itertools.product(["global", "group"], [0.0, 0.8]))
+@pytest.mark.parametrize("std, bound", list(itertools.product(["global", "group"], [0.0, 0.8])))
 def test_gdpo(folder, std, bound):
     """Three rewards of very different scales, each normalised before they are added; the sum is normalised again."""
     g = torch.Generator().manual_seed(4)

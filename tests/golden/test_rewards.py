@@ -1,7 +1,9 @@
 """Rewards that look: CLIP's family against transformers and open_clip on random weights, Tesseract on rendered text."""
 
 import json
+import os
 import pathlib
+import subprocess
 
 import numpy as np
 import open_clip
@@ -9,7 +11,7 @@ import pytest
 import torch
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 from safetensors.torch import save_file
-from sd3 import contraflow, randomise
+from sd3 import ROOT, contraflow, randomise
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
 from vocabularies import clip_folder
 
@@ -255,3 +257,87 @@ def test_ocr_mistakes(tmp_path, prompt, keys, message):
     with pytest.raises(RuntimeError) as e:
         ocr(tmp_path, [prompt], [Image.new("RGB", (8, 8))], **keys)
     assert message in str(e.value) and "contraflow: " in str(e.value)
+
+
+# ---- Networks made elsewhere -----------------------------------------------------------------------
+
+deprecated = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::torch.jit.TracerWarning")
+
+
+class Judge(torch.nn.Module):
+    """Something that notices a wrong order of channels, rows, pictures or ids."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(2)
+        self.conv = torch.nn.Conv2d(3, 4, 3, padding=1)
+
+    def forward(self, images, ids):
+        x = torch.tanh(self.conv(images)).mean((2, 3))
+        return x @ torch.tensor([1.0, -2.0, 3.0, 0.5]) + images[:, 0, 0, 1] + ids.float().std(1) / 1000
+
+
+class Alone(Judge):
+    def forward(self, images):
+        return super().forward(images, torch.tensor([[1, 5], [2, 9]])[:1].expand(images.shape[0], 2)).unsqueeze(1)
+
+
+def as_float(im):
+    return torch.from_numpy(np.array(im)).permute(2, 0, 1).float() / 255
+
+
+@deprecated
+def test_script(clip, pictures, tmp_path):
+    """TorchScript with ids and resizing, and alone on pictures of their own sizes."""
+    judge, alone = Judge().eval(), Alone().eval()
+    torch.jit.trace(judge, (torch.rand(2, 3, 8, 8), torch.ones(2, 5, dtype=torch.long))).save(tmp_path / "judge.pt")
+    torch.jit.trace(alone, (torch.rand(2, 3, 8, 8),)).save(tmp_path / "alone.pt")
+    prompts = (PROMPTS * 2)[: len(pictures)]
+    ids = clip[2](prompts, padding="max_length", max_length=9, truncation=True, return_tensors="pt").input_ids
+    keys = dict(module=str(tmp_path / "judge.pt"), size=24, tokenizer=str(clip[0]), text_length=9, batch=3)
+    ours = score(tmp_path, {"script": keys}, prompts, [f for f, _ in pictures])
+    with torch.no_grad():
+        want = judge(torch.stack([as_float(resize(im, 24, 24)) for _, im in pictures]), ids)
+        single = [alone(as_float(im)[None]).item() for _, im in pictures]
+    assert np.allclose([o["reward"] for o in ours], want, rtol=1e-5, atol=1e-6)
+    ours = score(tmp_path, {"script": dict(module=str(tmp_path / "alone.pt"))}, ["x"], [f for f, _ in pictures])
+    assert np.allclose([o["reward"] for o in ours], single, rtol=1e-5, atol=1e-6)
+
+
+@deprecated
+def test_package(pictures, tmp_path):
+    """An AOTInductor package, compiled ahead of time."""
+    alone = Alone().eval()
+    n = torch.export.Dim("n", min=1, max=64)
+    program = torch.export.export(alone, (torch.rand(4, 3, 16, 16),), dynamic_shapes={"images": {0: n}})
+    torch._inductor.aoti_compile_and_package(program, package_path=str(tmp_path / "judge.pt2"))
+    ours = score(tmp_path, {"script": dict(module=str(tmp_path / "judge.pt2"), size=16, batch=5)}, ["x"], [f for f, _ in pictures])
+    with torch.no_grad():
+        want = alone(torch.stack([as_float(resize(im, 16, 16)) for _, im in pictures]))[:, 0]
+    assert np.allclose([o["reward"] for o in ours], want, rtol=1e-4, atol=1e-5)
+
+
+class Two(torch.nn.Module):
+    def forward(self, images):
+        return torch.zeros(2, images.shape[0])
+
+
+class Fails(torch.nn.Module):
+    def forward(self, images):
+        return images.reshape(7, 11)
+
+
+@pytest.mark.parametrize("module, message", [(Two, "2 numbers for 1 pictures"), (Fails, "shape"), (None, "no.pt"), ("text", "bad.pt")])
+def test_script_mistakes(tmp_path, module, message):
+    Image.new("RGB", (8, 8)).save(tmp_path / "x.png")
+    path = tmp_path / ("no.pt" if module is None else "bad.pt")
+    if module == "text":
+        path.write_text("this is no module")
+    elif module:
+        torch.jit.script(module()).save(path)
+    (tmp_path / "c.yaml").write_text(json.dumps(dict(rewards=dict(script=dict(module=str(path))))))
+    (tmp_path / "p.txt").write_text("x\n")
+    build = pathlib.Path(os.environ.get("BUILD", "build"))
+    program = (build if build.is_absolute() else ROOT / build) / "contraflow"
+    done = subprocess.run([program, "score", "--config", tmp_path / "c.yaml", "--prompts", tmp_path / "p.txt", tmp_path / "x.png"], capture_output=True, text=True)  # fmt: skip
+    assert message in done.stderr and done.stderr.count("\n") == 1, done.stderr

@@ -1,0 +1,124 @@
+// script.cpp -- see script.h.
+#include "aten/script.h"
+#include "aten/shim.hpp"
+#include <ATen/core/ivalue.h>
+#include <c10/core/InferenceMode.h>
+#include <cstring>
+#include <dlfcn.h>
+#include <memory>
+#include <string>
+#include <torch/csrc/inductor/aoti_package/model_package_loader.h>
+#include <torch/csrc/jit/api/module.h>
+#include <torch/csrc/jit/runtime/graph_executor.h>
+#include <torch/csrc/jit/serialization/import.h>
+#include <vector>
+
+struct at_script {
+	std::unique_ptr<torch::jit::Module> module;
+	std::unique_ptr<torch::inductor::AOTIModelPackageLoader> package;
+	at::Device device { at::kCPU };
+	std::string path;
+};
+
+namespace
+{
+// libtorch's messages go on with a C++ backtrace; the first line that says something is enough.
+int say(struct err *e, const std::string &path, const char *what)
+{
+	const char *line = strstr(what, "RuntimeError: "); // of the script, below its own traceback
+
+	line = line ? line + strlen("RuntimeError: ") : what;
+	while (*line == '\n')
+		line++;
+	return err_set(e, "%s: %.*s", path.c_str(), static_cast<int>(strcspn(line, "\n")), line);
+}
+
+// A package is a library that needs libtorch.so, an empty one that stands for all its parts; this program is
+// linked with the parts. It is beside them, where the loader does not look for others.
+void load_libtorch()
+{
+	Dl_info here;
+
+	if (!dladdr(reinterpret_cast<void *>(&torch::jit::setGraphExecutorOptimize), &here))
+		return;
+	std::string path = here.dli_fname;
+	path = path.substr(0, path.rfind('/') + 1) + "libtorch.so";
+	dlopen(path.c_str(),
+	       RTLD_NOW | RTLD_GLOBAL); // if that fails, loading the package says what is missing
+}
+
+bool first_tensor(at::Tensor &out, const c10::IValue &v)
+{
+	if (v.isTensor()) {
+		out = v.toTensor();
+		return true;
+	}
+	if (v.isTuple())
+		for (const auto &x : v.toTupleRef().elements())
+			if (first_tensor(out, x))
+				return true;
+	if (v.isTensorList() && v.toTensorVector().size()) {
+		out = v.toTensorVector()[0];
+		return true;
+	}
+	return false;
+}
+} // namespace
+
+extern "C" {
+int at_script_open(struct at_script **out, const char *path, enum at_device dev, struct err *e)
+{
+	auto s = std::make_unique<at_script>();
+	const size_t n = strlen(path);
+
+	s->path = path;
+	s->device = dev == AT_CUDA ? at::Device(at::kCUDA, 0) : at::Device(at::kCPU);
+	try {
+		if (n > 4 && !strcmp(path + n - 4, ".pt2")) {
+			load_libtorch();
+			s->package = std::make_unique<torch::inductor::AOTIModelPackageLoader>(path);
+		} else {
+			s->module = std::make_unique<torch::jit::Module>(torch::jit::load(path, s->device));
+			s->module->eval();
+		}
+	} catch (const std::exception &x) {
+		return say(e, s->path, x.what());
+	}
+	*out = s.release();
+	return 0;
+}
+
+void at_script_close(struct at_script *s)
+{
+	delete s;
+}
+
+int at_script_run(struct at_script *s, int n, const at_t *in, at_t *out, struct err *e)
+{
+	at::Tensor result;
+
+	try {
+		const at::NoGradGuard quiet;
+
+		if (s->package) {
+			std::vector<at::Tensor> args;
+			for (int i = 0; i < n; i++)
+				args.push_back(in[i]->v);
+			const auto results = s->package->run(args);
+			if (results.empty())
+				return err_set(e, "%s: it returns nothing", s->path.c_str());
+			result = results[0];
+		} else {
+			std::vector<c10::IValue> args;
+			for (int i = 0; i < n; i++)
+				args.emplace_back(in[i]->v);
+			if (!first_tensor(result, s->module->forward(args)))
+				return err_set(e, "%s: it returns no tensor", s->path.c_str());
+		}
+		*out = shim::wrap("at_script_run", result);
+	} catch (const std::exception &x) {
+		return say(e, s->path, x.what());
+	}
+	return 0;
+}
+}

@@ -1,0 +1,24 @@
+/*
+ * script.h -- networks made elsewhere: TorchScript files and AOTInductor packages (.pt2), run by libtorch.
+ *
+ * They hold code: a file is opened only where the user's configuration names it.
+ */
+#ifndef SCRIPT_H
+#define SCRIPT_H
+#include "aten/at.h"
+#include "base/err.h"
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct at_script;
+int at_script_open(struct at_script **s, const char *path, enum at_device dev, struct err *e);
+void at_script_close(struct at_script *s); /* NULL is fine */
+/* The first tensor of what forward(in[0], ..., in[n - 1]) returns, of the innermost scope; what goes wrong
+ * inside is an error, not a panic.  Without gradients. */
+int at_script_run(struct at_script *s, int n, const at_t *in, at_t *out, struct err *e);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,173 @@
+/*
+ * reward_script.c -- any network as a judge: a TorchScript file or an AOTInductor package.
+ *
+ * forward(images (N, 3, H, W) float32 in [0, 1]) or, with a tokenizer, forward(images, ids (N, L) int64)
+ * returns N scores, (N) or (N, 1).
+ */
+#include "aten/script.h"
+#include "base/mem.h"
+#include "base/resize.h"
+#include "models/tokenizer.h"
+#include "rewards/reward.h"
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct script_conf {
+	char *module, *tokenizer, *device;
+	int64_t size, text_length, batch;
+};
+
+static const char *const device_names[] = { "cpu", "cuda", NULL };
+
+static const struct field fields[] = {
+	FIELD(struct script_conf, module, .init = NULL,
+	      .doc = "the file: TorchScript, or an AOTInductor package when it ends in .pt2"),
+	FIELD(struct script_conf, size, .init = "0", .min = 0, .max = 8192, .unit = "pixels",
+	      .doc = "pictures are resized to this square first (bicubic, as PIL); 0: as they are"),
+	FIELD(struct script_conf, tokenizer, .init = "",
+	      .doc =
+		  "folder of a CLIP tokenizer: forward then also gets the prompts' ids; empty: it does not"),
+	FIELD(struct script_conf, text_length, .init = "77", .min = 2, .max = 4096, .unit = "tokens",
+	      .doc = "ids a prompt"),
+	FIELD(struct script_conf, device, .init = "cpu", .choices = device_names, .doc = "where it runs"),
+	FIELD(struct script_conf, batch, .init = "16", .min = 1, .max = 4096, .unit = "pictures",
+	      .doc = "pictures scored at a time, all of one size"),
+	FIELD_END
+};
+
+struct judge {
+	const struct script_conf *conf;
+	struct at_script *script;
+	struct clip_tokenizer *tokenizer;
+	enum at_device device;
+};
+
+static void close_script(void *state)
+{
+	struct judge *j = state;
+
+	if (!j)
+		return;
+	at_script_close(j->script);
+	clip_tokenizer_close(j->tokenizer);
+	free(j);
+}
+
+static int open_script(void **state, const void *conf, struct err *e)
+{
+	const struct script_conf *c = conf;
+	struct judge *j = mem_zero(1, sizeof *j);
+
+	j->conf = c;
+	j->device = strcmp(c->device, "cuda") ? AT_CPU : AT_CUDA;
+	if (j->device == AT_CUDA && !at_cuda_devices())
+		err_set(e, "device is cuda, but %s",
+			at_cuda_built() ? "no GPU is visible" : "this build has no CUDA");
+	else if (!at_script_open(&j->script, c->module, j->device, e) &&
+		 (!*c->tokenizer || !clip_tokenizer_open(&j->tokenizer, c->tokenizer, e))) {
+		*state = j;
+		return 0;
+	}
+	close_script(j);
+	return -1;
+}
+
+static at_t images(const struct script_conf *c, const struct reward_item *item, int n)
+{
+	int w = c->size ? (int)c->size : item->w, h = c->size ? (int)c->size : item->h;
+	size_t plane = (size_t)w * (size_t)h;
+	at_t out_N3HW = at_empty(DIMS(n, 3, h, w), AT_F32, AT_CPU);
+	float *v = at_f32(out_N3HW);
+
+	for (int i = 0; i < n; i++, v += 3 * plane) {
+		uint8_t *sized = c->size ? resize_bicubic(item[i].rgb, item[i].w, item[i].h, w, h) : NULL;
+		const uint8_t *rgb = sized ? sized : item[i].rgb;
+
+		for (size_t p = 0; p < plane; p++)
+			for (size_t k = 0; k < 3; k++)
+				v[k * plane + p] = (float)rgb[3 * p + k] / 255.f;
+		free(sized);
+	}
+	return out_N3HW;
+}
+
+static int ids(const struct judge *j, const struct reward_item *item, int n, at_t *out_NL, struct err *e)
+{
+	int64_t L = j->conf->text_length;
+
+	*out_NL = at_zeros(DIMS(n, L), AT_I64, AT_CPU);
+	for (int i = 0; i < n; i++)
+		if (clip_tokenizer_encode(j->tokenizer, item[i].prompt, L, at_i64(*out_NL) + i * L, e))
+			return -1;
+	return 0;
+}
+
+static int score_some(const struct judge *j, const struct reward_item *item, int n, struct reward_score *out,
+		      struct err *e)
+{
+	struct at_scope *s = at_begin(AT_NO_GRAD);
+	at_t in[2] = { at_to(images(j->conf, item, n), AT_F32, j->device), NULL }, result;
+	double *v = mem_zero((size_t)n, sizeof *v);
+	int ret = 0;
+
+	if (j->tokenizer && !(ret = ids(j, item, n, &in[1], e)))
+		in[1] = at_to(in[1], AT_I64, j->device);
+	if (!ret)
+		ret = at_script_run(j->script, j->tokenizer ? 2 : 1, in, &result, e);
+	if (!ret && at_numel(result) != n)
+		ret = err_set(e, "%s: it returns %lld numbers for %d pictures", j->conf->module,
+			      (long long)at_numel(result), n);
+	if (!ret) {
+		at_copy_out(result, v, AT_F64);
+		for (int i = 0; i < n; i++) {
+			out[i] = (struct reward_score) { .value = v[i], .sub = { NAN, NAN, NAN, NAN } };
+			out[i].ok = isfinite(v[i]);
+			if (!out[i].ok)
+				snprintf(out[i].why, sizeof out[i].why, "the network's score is not finite");
+		}
+	}
+	free(v);
+	at_end(s);
+	return ret;
+}
+
+static int score(void *state, const struct reward_item *item, int n, struct reward_score *out, struct err *e)
+{
+	const struct judge *j = state;
+	int ret = 0;
+
+	for (int at = 0, k; at < n && !ret; at += k) {
+		for (k = 1; at + k < n && k < j->conf->batch; k++)
+			if (!j->conf->size && (item[at + k].w != item[at].w || item[at + k].h != item[at].h))
+				break;
+		ret = score_some(j, item + at, k, out + at, e);
+	}
+	return ret;
+}
+
+static int check_prompt(void *state, const char *prompt, const char *meta, struct err *e)
+{
+	const struct judge *j = state;
+	struct reward_item item = { .prompt = prompt };
+	struct at_scope *s = at_begin(AT_NO_GRAD);
+	at_t unused;
+	int ret = j->tokenizer ? ids(j, &item, 1, &unused, e) : 0;
+
+	(void)meta;
+	at_end(s);
+	return ret;
+}
+
+const struct reward_type reward_script = {
+	.abi = REWARD_ABI,
+	.name = "script",
+	.doc = "Any network as a judge, from TorchScript or AOTInductor",
+	.fields = fields,
+	.conf_size = sizeof(struct script_conf),
+	.open = open_script,
+	.check = check_prompt,
+	.score = score,
+	.close = close_script,
+};
