@@ -3,8 +3,8 @@
 #include <string.h>
 
 extern const struct reward_type reward_geneval, reward_ocr, reward_clipscore, reward_pickscore, reward_hpsv2,
-    reward_aesthetic, reward_script, reward_http, reward_openai, reward_exec, reward_jpeg_compressibility,
-    reward_jpeg_incompressibility;
+    reward_aesthetic, reward_script, reward_plugin, reward_http, reward_openai, reward_exec,
+    reward_jpeg_compressibility, reward_jpeg_incompressibility;
 
 const struct reward_type *const reward_types[] = {
 	&reward_geneval,
@@ -14,6 +14,7 @@ const struct reward_type *const reward_types[] = {
 	&reward_hpsv2,
 	&reward_aesthetic,
 	&reward_script,
+	&reward_plugin,
 	&reward_http,
 	&reward_openai,
 	&reward_exec,

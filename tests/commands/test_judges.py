@@ -5,6 +5,7 @@ import http.server
 import io
 import json
 import re
+import subprocess
 import sys
 import threading
 import time
@@ -259,6 +260,36 @@ def test_examples(pictures, tmp_path):
     for f, x in zip(pictures, got):
         a = np.array(Image.open(f)).astype(float)
         assert abs(x - a[..., 0].sum() / a.sum()) < 1e-9
+
+
+# ---- plugin ----------------------------------------------------------------------------------------
+
+
+def build_plugin(folder, name, text):
+    (folder / f"{name}.c").write_text(text)
+    subprocess.run(["cc", "-shared", "-fPIC", "-Wall", "-Werror", f"-I{ROOT}", "-o", folder / f"{name}.so", folder / f"{name}.c"], check=True)
+    return str(folder / f"{name}.so")
+
+
+def test_plugin(pictures, tmp_path):
+    """The example, built as it says; one picture below its bound is unavailable and not zero."""
+    text = (ROOT / "examples/judge_plugin.c").read_text()
+    blue = [float(a[..., 2].sum() / a.sum()) for a in (np.array(Image.open(f)).astype(float) for f in pictures)]
+    least = sorted(blue)[1] - 1e-6
+    got, done = score(tmp_path, {"plugin": dict(path=build_plugin(tmp_path, "blue", text), options=str(least))}, pictures)
+    assert [x is None for x in got] == [b < least for b in blue] and got.count(None) == 1 and "too little blue" in done.stderr
+    assert all(x is None or abs(x - b) < 1e-9 for x, b in zip(got, blue))
+    refused = {
+        "old": (text.replace("{ CONTRAFLOW_PLUGIN_ABI,", "{ 0,"), "version 0 of the interface"),
+        "nameless": ("int x;", "exports no contraflow_reward()"), "options": (text, "are not a number"),
+        "idle": (text.replace("open_blue, score,", "open_blue, 0,").replace("static int score", "int score"), "has no score()"),
+    }  # fmt: skip
+    for name, (source, message) in refused.items():
+        said, _ = score(tmp_path, {"plugin": dict(path=build_plugin(tmp_path, name, source), options="x" if name == "options" else "0")}, pictures)
+        assert message in said and said.count("\n") == 1
+    for path, message in [("blue.so", "no slash"), (str(tmp_path / "none.so"), "cannot load")]:
+        said, _ = score(tmp_path, {"plugin": dict(path=path)}, pictures)
+        assert message in said
 
 
 # ---- In training -----------------------------------------------------------------------------------
