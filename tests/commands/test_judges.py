@@ -128,7 +128,8 @@ FAULTS = {
     "says why": (lambda n, b: (200, '{"error": "out of memory"}', {}), 0, 1),
     "wrong count": (lambda n, b: (200, '{"scores": [1, 2]}', {}), 0, 1),
     "NaN": (lambda n, b: (200, '{"scores": [NaN, 1, 1, 1, 1, 1]}', {}), 0, 1),
-    "some": (lambda n, b: (200, '{"scores": [1, null, {"score": 2}, {"error": "blurred"}, "5", 1e400]}', {}), 2, 1),
+    "some": (lambda n, b: (200, '{"scores": [1, null, {"score": 2}, {"error": "blurred"}, "5", {}]}', {}), 2, 1),
+    "too large a number": (lambda n, b: (200, '{"scores": [1, 1, 1, 1, 1, 1e400]}', {}), 0, 1),
 }  # fmt: skip
 WHY = {"404": "no such judge", "garbage": "JSON", "no list": "no list", "says why": "out of memory", "wrong count": "2 scores for 6",
        "500 for ever": "status 500"}  # fmt: skip
@@ -139,8 +140,6 @@ def test_http_faults(serve, pictures, tmp_path, name):
     answer, available, requests = FAULTS[name]
     s = serve(answer)
     got, done = score(tmp_path, {"http": dict(url=s.url, batch=8, retries=3, timeout=5)}, pictures)
-    if name == "some" and not any(x is not None for x in got):  # 1e400 is no number to every JSON reader
-        available = 0
     assert sum(x is not None for x in got) == available and len(s.requests) == requests, (got, done.stderr)
     if available == 6:
         assert np.allclose(got, true_means(pictures))

@@ -208,7 +208,7 @@ def test_tied_and_untied_t5(words, tmp_path):
 def test_low_precision(words, tmp_path, name, dtype):
     """16-bit weights and activations: no further from float32 than diffusers' own 16 bits are.  T5 stays in bfloat16 where
     the rest is float16, whose range its states leave at full size; small ones lose by that."""
-    most = 2.2 if dtype == "float16" and name != "no T5" else 1.2
+    t5_loses = dtype == "float16" and name != "no T5"
     conf, low = CONFIGS[name], getattr(torch, dtype)
     pipe = make(words, **conf)
     pipe.set_progress_bar_config(disable=True)
@@ -241,4 +241,4 @@ def test_low_precision(words, tmp_path, name, dtype):
     for key in exact:
         mine, other = error(ours[key], exact[key]), error(theirs[key], exact[key])
         print(f"{name}, {dtype}: {key}: {mine:.2e}, diffusers {other:.2e}, ratio {mine / other:.2f}")
-        assert mine <= most * other, key
+        assert mine <= (2.2 if t5_loses and key == "embeds" else 1.1) * other, key
