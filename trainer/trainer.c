@@ -115,23 +115,35 @@ static int open_samplers(struct trainer *t, struct err *e)
 		   : 0;
 }
 
+/* The rest of what a stage needs: its prompts encoded, its samplers. */
+static int finish_stage(struct trainer *t, struct err *e)
+{
+	return prepare_prompts(t->dist, &t->pipeline, &t->train, e) ||
+		       (t->test.n && prepare_prompts(t->dist, &t->pipeline, &t->test, e)) ||
+		       dist_agree(t->dist, open_samplers(t, e), e)
+		   ? -1
+		   : 0;
+}
+
 int trainer_enter(struct trainer *t, int64_t i, struct err *e)
 {
 	leave(t);
-	if (dist_agree(t->dist, open_stage(t, i, e), e) ||
-	    prepare_prompts(t->dist, &t->pipeline, &t->train, e) ||
-	    (t->test.n && prepare_prompts(t->dist, &t->pipeline, &t->test, e)) ||
-	    dist_agree(t->dist, open_samplers(t, e), e))
-		return -1;
-	return 0;
+	return dist_agree(t->dist, open_stage(t, i, e), e) || finish_stage(t, e) ? -1 : 0;
 }
 
-/* The last stage first, so that the first stays open. */
-static int enter_all(struct trainer *t, struct err *e)
+/* With the model: the first stage, which is open, and where there are others, each of them once, so that all
+ * prompts are encoded before the encoders go. */
+static int finish_all(struct trainer *t, struct err *e)
 {
-	for (int i = experiment_stages(t->file) - 1; i >= 0; i--)
+	int n = experiment_stages(t->file);
+
+	if (finish_stage(t, e))
+		return -1;
+	for (int i = 1; i < n; i++)
 		if (trainer_enter(t, i, e))
 			return -1;
+	if (n > 1 && trainer_enter(t, 0, e))
+		return -1;
 	conditioner_rest(t->pipeline.text);
 	return 0;
 }
@@ -142,16 +154,16 @@ static int open_policies(struct trainer *t, struct err *e)
 			     (uint64_t)t->file->run.seed, t->pipeline.device, e);
 }
 
-/* Mistakes in prompts and rewards are found before the model is read. */
-static int try_stages(struct trainer *t, struct err *e)
+/* Mistakes in prompts and rewards are found before the model is read.  The last stage first, so that the
+ * first stays open. */
+static int open_stages(struct trainer *t, struct err *e)
 {
-	int ret = 0;
-
-	for (int i = 0; i < experiment_stages(t->file) && !ret; i++) {
-		ret = open_stage(t, i, e);
+	for (int i = experiment_stages(t->file) - 1; i >= 0; i--) {
 		leave(t);
+		if (open_stage(t, i, e))
+			return -1;
 	}
-	return ret;
+	return 0;
 }
 
 int trainer_open(struct trainer *t, const struct experiment *x, struct dist *d, struct err *e)
@@ -161,8 +173,8 @@ int trainer_open(struct trainer *t, const struct experiment *x, struct dist *d, 
 	int threads = x->run.threads ? (int)x->run.threads : (int)(cores / d->local_ranks);
 
 	at_set_threads(threads > 0 ? threads : 1);
-	if (dist_agree(d, try_stages(t, e), e) || dist_agree(d, open_pipeline(t, e), e) ||
-	    (t->pipeline.device == AT_CUDA && dist_use_nccl(d, e)) || enter_all(t, e) ||
+	if (dist_agree(d, open_stages(t, e), e) || dist_agree(d, open_pipeline(t, e), e) ||
+	    (t->pipeline.device == AT_CUDA && dist_use_nccl(d, e)) || finish_all(t, e) ||
 	    dist_agree(d, open_policies(t, e), e)) {
 		trainer_close(t);
 		return -1;
