@@ -136,13 +136,18 @@ static int inspect_tensors(const char *path, struct err *e)
 		ret = st_open(&f, path, e);
 	if (ret)
 		return -1;
-	bool adapter = has_pairs(&f);
+	struct err why;
+	bool pairs = has_pairs(&f), adapter = pairs && !inspect_adapter(path, &why);
+
+	/* what only looks like an adapter, or is one of a kind that is not supported, is still a file */
 	if (!adapter) {
 		printf("%s\n", path);
 		print_tensors(&f);
 	}
+	if (pairs && !adapter)
+		printf("  no adapter that can be used: %s\n", why.msg);
 	st_close(&f);
-	return adapter ? inspect_adapter(path, e) : 0;
+	return 0;
 }
 
 static int inspect_checkpoint(const char *dir, struct err *e)

@@ -270,6 +270,14 @@ def test_inspect(folder, base):
             assert " transformer_blocks.*.attn.to_q" in text
 
 
+def test_inspect_what_is_refused(folder):
+    """A file that cannot be used as an adapter is listed all the same, with why."""
+    save_file({"lora_unet_proj_out.lora_up.weight": torch.ones(16, 4), "lora_te1_x.lora_up.weight": torch.ones(2, 4)}, folder / "x.safetensors")
+    text = contraflow("inspect", folder / "x.safetensors")
+    assert "2 tensors, 72 elements" in text and "[16, 4] lora_unet_proj_out" in text
+    assert "no adapter that can be used" in text and "changes a text encoder" in text
+
+
 REFUSED = {
     "text encoder": ({"text_encoder.text_model.x.lora_A.weight": (4, 16)}, "changes a text encoder"),
     "DoRA": ({"transformer.proj_out.lora_magnitude_vector": (16,)}, "belongs to DoRA"),
