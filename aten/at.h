@@ -219,7 +219,9 @@ void at_checkpoint(void (*f)(void *ctx, const at_t *in, at_t *out), const void *
 void at_set_threads(int n); /* intra-op threads of every later op of the process */
 int at_threads(void);
 bool at_cuda_built(void);
-int at_cuda_devices(void);       /* 0 without a driver or in a CPU build */
+int at_cuda_devices(void); /* 0 without a driver or in a CPU build */
+/* "cpu" or "cuda"; where there is no GPU to be had, the latter is an error that says why. */
+int at_device_parse(enum at_device *dev, const char *name, struct err *e);
 const char *at_version(void);    /* "2.11.0, AVX512, mkl" */
 #ifdef CONTRAFLOW_CUDA           /* cuda.cpp */
 void at_cuda_use(int device);    /* for every later op of this thread */

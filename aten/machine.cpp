@@ -1,11 +1,13 @@
 // machine.cpp -- threads, devices, versions.
 #include "aten/shim.hpp"
+#include "base/err.h"
 #include <ATen/Context.h>
 #include <ATen/Parallel.h>
 #include <ATen/TensorIterator.h>
 #include <ATen/Version.h>
 #include <ATen/detail/CUDAHooksInterface.h>
 #include <ATen/ops/empty.h>
+#include <cstring>
 #include <string>
 #include <torch/version.h>
 
@@ -54,6 +56,17 @@ int at_cuda_devices(void)
 #else
 	return 0;
 #endif
+}
+int at_device_parse(enum at_device *dev, const char *name, struct err *e)
+{
+	*dev = strcmp(name, "cuda") ? AT_CPU : AT_CUDA;
+	if (strcmp(name, "cpu") && *dev == AT_CPU)
+		return err_set(e, "device '%s': cpu or cuda", name);
+	if (*dev == AT_CUDA && !at_cuda_devices())
+		return err_set(e, "the device is cuda, but %s",
+			       at_cuda_built() ? "no GPU is visible"
+					       : "this build has no CUDA (meson -Dcuda=enabled)");
+	return 0;
 }
 const char *at_version(void)
 {

@@ -115,15 +115,6 @@ struct scorer {
 	at_t head_w[HEAD], head_b[HEAD]; /* aesthetic only; kept, float32 */
 };
 
-static int open_device(enum at_device *dev, const char *name, struct err *e)
-{
-	*dev = strcmp(name, "cuda") ? AT_CPU : AT_CUDA;
-	if (*dev == AT_CUDA && !at_cuda_devices())
-		return err_set(e, "device is cuda, but %s",
-			       at_cuda_built() ? "no GPU is visible" : "this build has no CUDA");
-	return 0;
-}
-
 static int open_scorer(struct scorer **out, const char *model, const char *dtype, const char *device,
 		       int64_t batch, struct err *e)
 {
@@ -132,7 +123,7 @@ static int open_scorer(struct scorer **out, const char *model, const char *dtype
 	enum at_dtype dt;
 
 	s->batch = batch;
-	if (at_dtype_parse(&dt, dtype, e) || open_device(&dev, device, e) ||
+	if (at_dtype_parse(&dt, dtype, e) || at_device_parse(&dev, device, e) ||
 	    tower_open(&s->tower, model, dt, dev, e)) {
 		free(s);
 		return -1;

@@ -61,12 +61,9 @@ static int open_script(void **state, const void *conf, struct err *e)
 	struct judge *j = mem_zero(1, sizeof *j);
 
 	j->conf = c;
-	j->device = strcmp(c->device, "cuda") ? AT_CPU : AT_CUDA;
-	if (j->device == AT_CUDA && !at_cuda_devices())
-		err_set(e, "device is cuda, but %s",
-			at_cuda_built() ? "no GPU is visible" : "this build has no CUDA");
-	else if (!at_script_open(&j->script, c->module, j->device, e) &&
-		 (!*c->tokenizer || !clip_tokenizer_open(&j->tokenizer, c->tokenizer, e))) {
+	if (!at_device_parse(&j->device, c->device, e) &&
+	    !at_script_open(&j->script, c->module, j->device, e) &&
+	    (!*c->tokenizer || !clip_tokenizer_open(&j->tokenizer, c->tokenizer, e))) {
 		*state = j;
 		return 0;
 	}

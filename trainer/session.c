@@ -15,11 +15,6 @@ static int check(const struct session_options *o, const char *command, struct er
 	if (o->t5_length < 0 || o->t5_length > 4096) /* 0: not given */
 		return err_set(e, "%s: --t5-length %lld: must be in [1, 4096]", command,
 			       (long long)o->t5_length);
-	if (strcmp(o->device, "cpu") && strcmp(o->device, "cuda"))
-		return err_set(e, "%s: --device '%s': cpu or cuda", command, o->device);
-	if (!strcmp(o->device, "cuda") && !at_cuda_devices())
-		return err_set(e, "%s: --device cuda, but %s", command,
-			       at_cuda_built() ? "no GPU is visible" : "this build has no CUDA");
 	return 0;
 }
 
@@ -41,12 +36,12 @@ static int merge(struct session *s, const char *lora, struct err *e)
 
 int session_open(struct session *s, const struct session_options *o, const char *command, struct err *e)
 {
-	enum at_device dev = strcmp(o->device, "cuda") ? AT_CPU : AT_CUDA;
+	enum at_device dev;
 	enum at_dtype dt;
 	long cores = sysconf(_SC_NPROCESSORS_ONLN);
 
 	*s = (struct session) { 0 };
-	if (check(o, command, e) || at_dtype_parse(&dt, o->dtype, e))
+	if (check(o, command, e) || at_dtype_parse(&dt, o->dtype, e) || at_device_parse(&dev, o->device, e))
 		return -1;
 	at_set_threads(o->threads > 0 ? (int)o->threads : (int)cores);
 	char *model = o->model ? mem_str(o->model) : o->lora ? adapters_model(o->lora) : NULL;

@@ -48,13 +48,10 @@ static char *cache_dir(const struct experiment *x)
 
 int trainer_device(enum at_device *dev, const char *name, struct dist *d, struct err *e)
 {
-	*dev = strcmp(name, "cuda") ? AT_CPU : AT_CUDA;
+	if (at_device_parse(dev, name, e))
+		return -1;
 	if (*dev == AT_CPU)
 		return 0;
-	if (!at_cuda_devices())
-		return err_set(e, "the device is cuda, but %s",
-			       at_cuda_built() ? "no GPU is visible"
-					       : "this build has no CUDA (meson -Dcuda=enabled)");
 	if (d->local_ranks > at_cuda_devices())
 		return err_set(e, "%d ranks on this machine and %d GPUs: start one rank a GPU",
 			       d->local_ranks, at_cuda_devices());
