@@ -2,6 +2,7 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "base/text.h"
 #include <curl/curl.h>
 #include <math.h>
 #include <stdio.h>
@@ -9,7 +10,7 @@
 #include <string.h>
 
 struct http_client {
-	char *url, *token;
+	char *url;
 	struct http_options o;
 	CURLM *multi;
 	struct curl_slist *headers;
@@ -25,37 +26,43 @@ struct job {
 	bool done, too_large;
 };
 
-struct http_client *http_client_new(const char *url, const struct http_options *o)
+int http_client_open(struct http_client **out, const char *url, const char *token_env,
+		     const struct http_options *o, struct err *e)
 {
 	static bool begun;
-	struct http_client *c = mem_zero(1, sizeof *c);
+	const char *token = *token_env ? getenv(token_env) : NULL;
+	struct http_client *c;
 
+	if (!text_starts(url, "http://") && !text_starts(url, "https://"))
+		return err_set(e, "url '%s' must begin with http:// or https://", url);
+	if (*token_env && !token)
+		return err_set(e, "the environment has no %s, which is to hold the token", token_env);
+	c = mem_zero(1, sizeof *c);
 	if (!begun)
 		curl_global_init(CURL_GLOBAL_DEFAULT);
 	begun = true;
 	c->url = mem_str(url);
-	c->token = mem_str(o->token);
 	c->o = *o;
 	c->multi = curl_multi_init();
 	c->headers = curl_slist_append(NULL, "Content-Type: application/json");
 	/* without it libcurl waits a second for "100 Continue" before it sends a large body */
 	c->headers = curl_slist_append(c->headers, "Expect:");
-	if (c->token) {
-		char *line = mem_printf("Authorization: Bearer %s", c->token);
+	if (token) {
+		char *line = mem_printf("Authorization: Bearer %s", token);
 		c->headers = curl_slist_append(c->headers, line);
 		free(line);
 	}
-	return c;
+	*out = c;
+	return 0;
 }
 
-void http_client_free(struct http_client *c)
+void http_client_close(struct http_client *c)
 {
 	if (!c)
 		return;
 	curl_multi_cleanup(c->multi);
 	curl_slist_free_all(c->headers);
 	free(c->url);
-	free(c->token);
 	free(c);
 }
 

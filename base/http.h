@@ -12,13 +12,12 @@
 #include <stdint.h>
 
 struct http_options {
-	int in_flight;     /* posts at a time */
-	int retries;       /* tries after the first */
-	double timeout;    /* s, one try */
-	double deadline;   /* s, all of one call; then what is not there yet has failed */
-	double pause;      /* s before the first retry */
-	size_t limit;      /* bytes of a reply */
-	const char *token; /* "Authorization: Bearer ..."; NULL: none.  Never in a message */
+	int in_flight;   /* posts at a time */
+	int retries;     /* tries after the first */
+	double timeout;  /* s, one try */
+	double deadline; /* s, all of one call; then what is not there yet has failed */
+	double pause;    /* s before the first retry */
+	size_t limit;    /* bytes of a reply */
 };
 struct http_post {
 	const char *body; /* JSON; borrowed */
@@ -31,8 +30,12 @@ struct http_post {
 };
 
 struct http_client; /* keeps connections open between calls; for one thread at a time */
-struct http_client *http_client_new(const char *url, const struct http_options *o);
-void http_client_free(struct http_client *c);
+/* token_env names the environment variable whose value goes as "Authorization: Bearer ..." and into no
+ * message;
+ * "": none.  An address that is not http or https, or a variable that is not there, is an error. */
+int http_client_open(struct http_client **c, const char *url, const char *token_env,
+		     const struct http_options *o, struct err *e);
+void http_client_close(struct http_client *c); /* NULL is fine */
 /* Returns when every post has its reply or has failed. */
 void http_post_all(struct http_client *c, struct http_post *post, int n);
 void http_post_free(struct http_post *post);

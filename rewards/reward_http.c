@@ -39,37 +39,35 @@ struct judge {
 	struct http_client *client;
 };
 
-static int open_http(void **state, const void *conf, struct err *e)
-{
-	const struct http_conf *c = conf;
-	const char *token = *c->token_env ? getenv(c->token_env) : NULL;
-	struct judge *j;
-
-	if (!text_starts(c->url, "http://") && !text_starts(c->url, "https://"))
-		return err_set(e, "url '%s' must begin with http:// or https://", c->url);
-	if (*c->token_env && !token)
-		return err_set(e, "the environment has no %s, which token_env names", c->token_env);
-	j = mem_zero(1, sizeof *j);
-	j->conf = c;
-	j->client = http_client_new(c->url, &(struct http_options) { .in_flight = (int)c->in_flight,
-								     .retries = (int)c->retries,
-								     .timeout = c->timeout,
-								     .deadline = c->deadline,
-								     .pause = 0.5,
-								     .limit = 1 << 26,
-								     .token = token });
-	*state = j;
-	return 0;
-}
-
 static void close_http(void *state)
 {
 	struct judge *j = state;
 
 	if (!j)
 		return;
-	http_client_free(j->client);
+	http_client_close(j->client);
 	free(j);
+}
+
+static int open_http(void **state, const void *conf, struct err *e)
+{
+	const struct http_conf *c = conf;
+	struct judge *j;
+
+	j = mem_zero(1, sizeof *j);
+	j->conf = c;
+	struct http_options o = { .in_flight = (int)c->in_flight,
+				  .retries = (int)c->retries,
+				  .timeout = c->timeout,
+				  .deadline = c->deadline,
+				  .pause = 0.5,
+				  .limit = 1 << 26 };
+	if (http_client_open(&j->client, c->url, c->token_env, &o, e)) {
+		close_http(j);
+		return -1;
+	}
+	*state = j;
+	return 0;
 }
 
 /* The body of a request; NULL when a picture cannot be written. */

@@ -63,19 +63,25 @@ struct judge {
 	pcre2_code *pattern;
 };
 
+static void close_openai(void *state)
+{
+	struct judge *j = state;
+
+	if (!j)
+		return;
+	http_client_close(j->client);
+	pcre2_code_free(j->pattern);
+	free(j);
+}
+
 static int open_openai(void **state, const void *conf, struct err *e)
 {
 	const struct openai_conf *c = conf;
-	const char *key = *c->key_env ? getenv(c->key_env) : NULL;
 	struct judge *j;
 	uint32_t groups = 0;
 	PCRE2_SIZE at;
 	int code;
 
-	if (!text_starts(c->url, "http://") && !text_starts(c->url, "https://"))
-		return err_set(e, "url '%s' must begin with http:// or https://", c->url);
-	if (*c->key_env && !key)
-		return err_set(e, "the environment has no %s, which key_env names", c->key_env);
 	if (!strstr(c->template, "{prompt}"))
 		return err_set(e, "template has no {prompt}: the judge would not know what was asked for");
 	if (!(c->low < c->high))
@@ -92,26 +98,18 @@ static int open_openai(void **state, const void *conf, struct err *e)
 	j = mem_zero(1, sizeof *j);
 	j->conf = c;
 	j->pattern = pattern;
-	j->client = http_client_new(c->url, &(struct http_options) { .in_flight = (int)c->in_flight,
-								     .retries = (int)c->retries,
-								     .timeout = c->timeout,
-								     .deadline = c->deadline,
-								     .pause = 0.5,
-								     .limit = 1 << 22,
-								     .token = key });
+	struct http_options o = { .in_flight = (int)c->in_flight,
+				  .retries = (int)c->retries,
+				  .timeout = c->timeout,
+				  .deadline = c->deadline,
+				  .pause = 0.5,
+				  .limit = 1 << 22 };
+	if (http_client_open(&j->client, c->url, c->key_env, &o, e)) {
+		close_openai(j);
+		return -1;
+	}
 	*state = j;
 	return 0;
-}
-
-static void close_openai(void *state)
-{
-	struct judge *j = state;
-
-	if (!j)
-		return;
-	http_client_free(j->client);
-	pcre2_code_free(j->pattern);
-	free(j);
 }
 
 /* The template with the prompt and with new lines. */
