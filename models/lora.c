@@ -237,20 +237,23 @@ bool lora_touches(const struct lora *l, int site)
 }
 
 /* |B A|^2 = sum of (A A^T) * (B^T B), which are R x R, however large the module. */
+double lora_squares(at_t a_RI, at_t b_OR, double scale)
+{
+	struct at_scope *s = at_begin(AT_NO_GRAD);
+	at_t a = at_cast(a_RI, AT_F64), b = at_cast(b_OR, AT_F64);
+	at_t aa_RR = at_matmul(a, at_transpose(a, 0, 1)), bb_RR = at_matmul(at_transpose(b, 0, 1), b);
+	double sum = at_item(at_sum(at_mul(aa_RR, bb_RR)));
+
+	at_end(s);
+	return scale * scale * sum;
+}
+
 double lora_norm(const struct lora *l)
 {
 	double sum = 0;
 
-	for (int i = 0; i < l->n; i++) {
-		struct at_scope *s = at_begin(AT_NO_GRAD);
-		at_t a_RI = at_cast(l->pair[i].a_RI, AT_F64), b_OR = at_cast(l->pair[i].b_OR, AT_F64);
-		at_t aa_RR = at_matmul(a_RI, at_transpose(a_RI, 0, 1));
-		at_t bb_RR = at_matmul(at_transpose(b_OR, 0, 1), b_OR);
-
-		sum +=
-		    lora_scale(&l->pair[i]) * lora_scale(&l->pair[i]) * at_item(at_sum(at_mul(aa_RR, bb_RR)));
-		at_end(s);
-	}
+	for (int i = 0; i < l->n; i++)
+		sum += lora_squares(l->pair[i].a_RI, l->pair[i].b_OR, lora_scale(&l->pair[i]));
 	return sqrt(fmax(sum, 0));
 }
 
@@ -308,6 +311,53 @@ void lora_backward(struct lora *l, at_t loss, at_t grad_P)
 	free(leaf);
 	free(grad);
 	at_end(s);
+}
+
+/* ---- A site's pairs as one ------------------------------------------------------------------------- */
+
+double lora_stack(const struct lora *l, int which, at_t *a_RI, at_t *b_OR)
+{
+	const struct nn_site *site = &l->net->site[which];
+	const int *at = &l->at[which * NN_PARTS];
+	at_t a[NN_PARTS], b[NN_PARTS];
+	int64_t all = 0, before = 0;
+	double scale = 0;
+	bool agree = true;
+	int n = 0;
+
+	for (int i = 0; i < site->parts; i++)
+		if (at[i] >= 0) {
+			double own = lora_scale(&l->pair[at[i]]);
+
+			agree = agree && (!n || own == scale);
+			scale = own;
+			all += l->pair[at[i]].size.rank;
+			n++;
+		}
+	for (int i = 0, k = 0; i < site->parts; i++) {
+		const struct lora_pair *p = at[i] < 0 ? NULL : &l->pair[at[i]];
+
+		if (!p) {
+			b[i] = at_zeros(DIMS(site->row[i + 1] - site->row[i], all), AT_F32,
+					at_device_of(l->flat));
+			continue;
+		}
+		a[k++] = p->a_RI;
+		b[i] = agree ? p->b_OR : at_mul(p->b_OR, lora_scale(p));
+		if (n > 1)
+			b[i] = at_pad(b[i], DIMS(before, all - before - p->size.rank), 0);
+		before += p->size.rank;
+	}
+	*a_RI = n == 1 ? a[0] : at_cat(n, a, 0);
+	*b_OR = site->parts == 1 ? b[0] : at_cat(site->parts, b, 0);
+	return agree ? scale : 1;
+}
+
+at_t lora_swap_halves(at_t rows_OR)
+{
+	int64_t half = at_size(rows_OR, 0) / 2;
+
+	return at_cat2(at_narrow(rows_OR, 0, half, half), at_narrow(rows_OR, 0, 0, half), 0);
 }
 
 /* ---- Merging --------------------------------------------------------------------------------- */

@@ -54,7 +54,17 @@ bool lora_touches(const struct lora *l, int site);       /* has a pair in any pa
 double lora_scale(const struct lora_pair *p);            /* alpha / rank */
 const char *lora_module(const struct lora *l, int pair); /* "transformer_blocks.0.attn.to_q" */
 double lora_norm(const struct lora *l);                  /* Euclidean norm of scale * B A over all modules */
+double lora_squares(at_t a_RI, at_t b_OR, double scale); /* sum of squares of scale * B A */
 uint64_t lora_hash(const struct lora *l); /* of the values: names the weights merged from them */
+
+/*
+ * A site's pairs as one: A stacked by rows and B block by block, (R, I) and (O, R), R the sum of the ranks. A
+ * part without a pair has zero rows in B.  Returns the scale of B A: the pairs' own where they agree, else 1
+ * with the scales in B.  The site has at least one pair.
+ */
+double lora_stack(const struct lora *l, int site, at_t *a_RI, at_t *b_OR);
+/* The two halves of the rows change places (lora_names.h says where). */
+at_t lora_swap_halves(at_t rows_OR);
 
 /* Training: the pairs become leaves.  lora_backward adds d loss / d pairs into grad (P,) float32. */
 void lora_require_grad(struct lora *l);

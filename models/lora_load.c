@@ -159,13 +159,6 @@ static int check_shapes(const struct loading *l, struct err *e)
 
 /* ---- Values ---------------------------------------------------------------------------------- */
 
-static at_t swap_halves(at_t b_OR)
-{
-	int64_t half = at_size(b_OR, 0) / 2;
-
-	return at_cat2(at_narrow(b_OR, 0, half, half), at_narrow(b_OR, 0, 0, half), 0);
-}
-
 /* used[part * R + r]: does rank r of a fused pair do anything for the part? */
 static bool *used_ranks(at_t b_OR, const struct nn_site *site)
 {
@@ -241,7 +234,7 @@ static void take(struct source *s)
 	s->a_RI = at_cast(st_get(s->pair->a), AT_F32);
 	s->b_OR = at_cast(st_get(s->pair->b), AT_F32);
 	if (s->swap)
-		s->b_OR = swap_halves(s->b_OR);
+		s->b_OR = lora_swap_halves(s->b_OR);
 }
 
 static void fill(struct lora *l, const struct nn_net *net, struct source *source, enum at_device dev)

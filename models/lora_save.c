@@ -124,51 +124,23 @@ static int write_diffusers(const struct lora *l, const char *path, enum at_dtype
 	return ret;
 }
 
-/*
- * The parts of a site as one pair of the original module: A stacked by rows, B block by block.  One alpha
- * serves all: where scales differ, the first holds and the others are in B.
- */
+/* The parts of a site as one pair of the original module, with one alpha for all. */
 static int push_fused(struct items *out, const struct lora *l, int site, enum at_dtype dt, struct err *e)
 {
-	const struct nn_site *t = &l->net->site[site];
-	at_t a[NN_PARTS], b[NN_PARTS];
-	int64_t all = 0, before = 0;
-	double scale = NAN;
 	bool swap;
 	char *name = lora_original_name(l->net, site, &swap);
-	int n = 0;
+	at_t a_RI, b_OR;
 
 	if (!name)
-		return err_set(e, "adapter: kohya's layout has no name for %s", t->name[0]);
-	for (int k = 0; k < t->parts; k++) {
-		int at = l->at[site * NN_PARTS + k];
+		return err_set(e, "adapter: kohya's layout has no name for %s", l->net->site[site].name[0]);
+	double scale = lora_stack(l, site, &a_RI, &b_OR);
 
-		if (at < 0)
-			continue;
-		all += l->pair[at].size.rank;
-		scale = isnan(scale) ? lora_scale(&l->pair[at]) : scale;
-		a[n++] = l->pair[at].a_RI;
-	}
-	for (int k = 0; k < t->parts; k++) {
-		int at = l->at[site * NN_PARTS + k];
-		const struct lora_pair *p = at < 0 ? NULL : &l->pair[at];
-
-		if (!p) {
-			b[k] = at_zeros(DIMS(t->row[k + 1] - t->row[k], all), AT_F32, at_device_of(l->flat));
-			continue;
-		}
-		b[k] = lora_scale(p) == scale ? p->b_OR : at_mul(p->b_OR, lora_scale(p) / scale);
-		b[k] = at_pad(b[k], DIMS(before, all - before - p->size.rank), 0);
-		before += p->size.rank;
-	}
-	at_t b_OR = at_cat(t->parts, b, 0);
-	int64_t half = at_size(b_OR, 0) / 2;
-	if (swap)
-		b_OR = at_cat2(at_narrow(b_OR, 0, half, half), at_narrow(b_OR, 0, 0, half), 0);
-	push(out, mem_printf("lora_unet_%s.lora_down.weight", name), at_cast(at_cat(n, a, 0), dt));
-	push(out, mem_printf("lora_unet_%s.lora_up.weight", name), at_cast(b_OR, dt));
+	push(out, mem_printf("lora_unet_%s.lora_down.weight", name), at_cast(a_RI, dt));
+	push(out, mem_printf("lora_unet_%s.lora_up.weight", name),
+	     at_cast(swap ? lora_swap_halves(b_OR) : b_OR, dt));
 	/* float32 always: 16 bits would round an alpha of, say, 513 */
-	push(out, mem_printf("lora_unet_%s.alpha", name), at_scalar(scale * (double)all, AT_F32, AT_CPU));
+	push(out, mem_printf("lora_unet_%s.alpha", name),
+	     at_scalar(scale * (double)at_size(a_RI, 0), AT_F32, AT_CPU));
 	free(name);
 	return 0;
 }

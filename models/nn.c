@@ -274,46 +274,6 @@ void nn_init(struct nn_net *n, uint64_t seed)
 
 /* ---- Forward --------------------------------------------------------------------------------- */
 
-/* The site's pairs as one: A stacked by rows and B block by block, so that two products do for all parts:
- * (R, I) and (O, R), R the sum of the ranks.  A part without a pair has zero rows in B.  Returns the scale of
- * B A: the pairs' own where they agree, else it is in B. */
-static double stack_pairs(const struct lora *l, const struct nn_site *site, const int *at, at_t *a_RI,
-			  at_t *b_OR)
-{
-	at_t a[NN_PARTS], b[NN_PARTS];
-	int64_t all = 0, before = 0;
-	double scale = 0;
-	bool agree = true;
-	int n = 0;
-
-	for (int i = 0; i < site->parts; i++)
-		if (at[i] >= 0) {
-			double own = lora_scale(&l->pair[at[i]]);
-
-			agree = agree && (!n || own == scale);
-			scale = own;
-			all += l->pair[at[i]].size.rank;
-			n++;
-		}
-	for (int i = 0, k = 0; i < site->parts; i++) {
-		const struct lora_pair *p = at[i] < 0 ? NULL : &l->pair[at[i]];
-
-		if (!p) {
-			b[i] = at_zeros(DIMS(site->row[i + 1] - site->row[i], all), AT_F32,
-					at_device_of(l->flat));
-			continue;
-		}
-		a[k++] = p->a_RI;
-		b[i] = agree ? p->b_OR : at_mul(p->b_OR, lora_scale(p));
-		if (n > 1)
-			b[i] = at_pad(b[i], DIMS(before, all - before - p->size.rank), 0);
-		before += p->size.rank;
-	}
-	*a_RI = n == 1 ? a[0] : at_cat(n, a, 0);
-	*b_OR = site->parts == 1 ? b[0] : at_cat(site->parts, b, 0);
-	return agree ? scale : 1;
-}
-
 static at_t with_pairs(const struct nn_linear *l, const struct lora *lora, at_t x)
 {
 	struct at_scope *s = at_begin(AT_GRAD_AS_IS);
@@ -322,7 +282,7 @@ static at_t with_pairs(const struct nn_linear *l, const struct lora *lora, at_t 
 	at_t x_TI = at_reshape(x, DIMS(-1, shape.d[shape.n - 1])), a_RI, b_OR, y_TO;
 	double scale;
 
-	scale = stack_pairs(lora, &lora->net->site[l->site], &lora->at[l->site * NN_PARTS], &a_RI, &b_OR);
+	scale = lora_stack(lora, l->site, &a_RI, &b_OR);
 	y_TO = at_addmm(at_linear(x_TI, l->w_OI, l->b_O), at_linear(x_TI, at_cast(a_RI, dt), NULL),
 			at_transpose(at_cast(b_OR, dt), 0, 1), 1, scale);
 	shape.d[shape.n - 1] = at_size(y_TO, 1);

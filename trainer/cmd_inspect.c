@@ -41,17 +41,10 @@ static void print_tensors(const struct st_file *f)
 static double squares(const struct lora_raw_pair *p)
 {
 	struct at_scope *s = at_begin(AT_NO_GRAD);
-	double sum = 0, scale = p->size.alpha / (double)p->size.rank;
+	double sum = 0;
 
-	if (p->a && p->b && p->a->shape.n == 2 && p->b->shape.n == 2 &&
-	    p->a->shape.d[0] == p->b->shape.d[1]) {
-		/* |B A|^2 = sum of (A A^T) * (B^T B), which are R x R */
-		at_t a_RI = at_cast(st_get(p->a), AT_F64), b_OR = at_cast(st_get(p->b), AT_F64);
-		at_t aa_RR = at_matmul(a_RI, at_transpose(a_RI, 0, 1));
-		at_t bb_RR = at_matmul(at_transpose(b_OR, 0, 1), b_OR);
-
-		sum = scale * scale * at_item(at_sum(at_mul(aa_RR, bb_RR)));
-	}
+	if (p->a && p->b && p->a->shape.n == 2 && p->b->shape.n == 2 && p->a->shape.d[0] == p->b->shape.d[1])
+		sum = lora_squares(st_get(p->a), st_get(p->b), p->size.alpha / (double)p->size.rank);
 	at_end(s);
 	return sum;
 }

@@ -148,7 +148,7 @@ def test_diffusers_reads_ours(folder, base, sizes):
     agrees(folder, file, model, base)
 
 
-@pytest.mark.parametrize("sizes", [{}, dict(rank_pattern=RANKS, alpha_pattern=ALPHAS)])
+@pytest.mark.parametrize("sizes", [{}, dict(rank_pattern=RANKS, alpha_pattern=ALPHAS), dict(alpha_pattern={"attn.to_q": 0})])
 def test_kohya_readers_read_ours(folder, base, sizes):
     model, adapter = peft_adapter(folder, **sizes)
     file = export(folder, adapter, "kohya", "kohya.safetensors")
