@@ -180,7 +180,16 @@ double at_sum_squares(at_t x);
 /* ---- Linear algebra and layers ------------------------------------------------------------------- */
 at_t at_matmul(at_t a, at_t b);
 at_t at_addmm(at_t c, at_t a, at_t b, double beta, double alpha); /* beta c + alpha a b */
-at_t at_linear(at_t x, at_t w, at_t b_or_null);                   /* x (..., in), w (out, in) */
+/* The same into c, which nobody else may need any more: a product's own result.  Differentiable. */
+at_t at_addmm_(at_t c, at_t a, at_t b, double beta, double alpha);
+at_t at_linear(at_t x, at_t w, at_t b_or_null); /* x (..., in), w (out, in) */
+/* gelu(linear, tanh), on a GPU without gradients in the product's epilogue. */
+at_t at_linear_gelu(at_t x, at_t w, at_t b_or_null);
+/* Rows in 8 bits: x (R, C) is about e4m3(bytes) * scale, bytes (R, C) uint8, scale (R) float32. */
+void at_quantise_rows(at_t x_RC, at_t *bytes_RC, at_t *scale_R);
+/* linear with such weights, x's rows rounded likewise; float32 sums.  No gradients.  On a GPU the sizes are
+ * multiples of 16 and the result has bfloat16's precision. */
+at_t at_linear_fp8(at_t x, at_t bytes_OI, at_t scale_O, at_t b_or_null);
 at_t at_conv2d(at_t x, at_t w, at_t b_or_null, int stride, int padding);
 at_t at_group_norm(at_t x, int groups, at_t w, at_t b, double eps);
 at_t at_layer_norm(at_t x, at_t w_or_null, at_t b_or_null, double eps); /* last dim */
@@ -200,6 +209,11 @@ at_t at_sdpa(at_t q, at_t k, at_t v, at_t bias_or_null, bool causal, double scal
 /* Fused: layer_norm(x) * (1 + scale) + shift in fewer passes over memory. Differentiable. */
 at_t at_modulate(at_t x_BSD, at_t shift_B1D, at_t scale_B1D, double eps);
 
+/* Fused, float32 on one device: the error of the x0 that velocity v implies, e = xt - t v - x0, as the mean
+ * of e^2 over max(mean |e|, 1e-5), through which no gradient goes: (B) float64 of (B, ...).  Differentiable
+ * in v alone; a NaN stays one. */
+at_t at_x0_loss(at_t v, at_t xt, at_t x0, at_t t_B);
+
 /* One AdamW step (PyTorch's formula) in place on flat float32 vectors; step counts from 1. */
 void at_adamw_(at_t theta, at_t grad, at_t m, at_t v, double lr, double beta1, double beta2, double eps,
 	       double weight_decay, int64_t step);
@@ -214,6 +228,23 @@ void at_grad(at_t loss, int n, const at_t *leaves, at_t *grads);
  * other tensor that needs a gradient except those listed in `in`. */
 void at_checkpoint(void (*f)(void *ctx, const at_t *in, at_t *out), const void *ctx, size_t size, int n,
 		   const at_t *in, int m, at_t *out);
+
+/* ---- Replay -------------------------------------------------------------------------------------- */
+/*
+ * out[0..m) = f(ctx, in[0..n)) without gradients, for a function that runs many times on one set of shapes.
+ * On a GPU its launches are recorded at the second run and replayed from the third on, which saves what each
+ * launch costs the CPU; the recording must first repeat a plain run bit for bit, or else all runs stay plain.
+ * Besides its inputs f may read memory that stays where it is (weights, whose values may change) and the
+ * `size` bytes of `ctx`, which are copied; it must not bring anything to the CPU.  Elsewhere every run is
+ * plain.
+ */
+struct at_graph;
+struct at_graph *at_graph_new(void (*f)(void *ctx, const at_t *in, at_t *out), const void *ctx, size_t size,
+			      int n, int m);
+void at_graph_free(struct at_graph *g); /* NULL is fine */
+void at_graph_run(struct at_graph *g, const at_t *in, at_t *out);
+/* Is it replayed now?  *why, unless NULL, says why it never will be; valid until at_graph_free. */
+bool at_graph_replays(const struct at_graph *g, const char **why);
 
 /* ---- Machine ------------------------------------------------------------------------------------- */
 void at_set_threads(int n); /* intra-op threads of every later op of the process */

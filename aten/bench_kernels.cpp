@@ -1,10 +1,12 @@
-// bench_kernels.cpp -- what the kernels of fused.cpp and attention.cpp save: the same work in ATen alone.
+// bench_kernels.cpp -- what the kernels of rows.cpp, activation.cpp and attention.cpp save: the same work in
+// ATen alone.
 //   ninja -C build aten/bench_kernels && build/aten/bench_kernels
 // Times are CPU times of one thread, the best of several runs: they mean something on a busy machine, too.
 #include "aten/shim.hpp"
 #include <ATen/ATen.h>
 #include <cstdio>
 #include <ctime>
+#include <string>
 #include <torch/csrc/autograd/autograd.h>
 
 namespace
@@ -35,11 +37,6 @@ double best(c10::function_ref<void()> f)
 void report(const char *what, double ours, double direct)
 {
 	printf("%-44s %10.3f us %10.3f us  %5.2fx\n", what, 1e6 * ours, 1e6 * direct, direct / ours);
-}
-
-at::Tensor leaf(at::IntArrayRef shape)
-{
-	return at::randn(shape).set_requires_grad(true);
 }
 
 using formula = at::Tensor(const std::vector<at::Tensor> &);
@@ -112,11 +109,17 @@ void attention()
 	}
 }
 
-void layers()
+void layers(at::ScalarType t)
 {
-	at::Tensor mod = at::randn({ 96, 1, 6 * 128 });
+	at::Tensor mod = at::randn({ 96, 1, 6 * 128 }).to(t);
+	auto leaf = [&](at::IntArrayRef shape) { return at::randn(shape).to(t).set_requires_grad(true); };
+	auto name = [&, line = std::string()](const char *what) mutable {
+		line = std::string(what) + (t == at::kFloat ? "" : ", bfloat16");
+		return line.c_str();
+	};
 	compare(
-	    "modulate 96x46x128", { leaf({ 96, 46, 128 }), mod.narrow(2, 0, 128), mod.narrow(2, 128, 128) },
+	    name("modulate 96x46x128"),
+	    { leaf({ 96, 46, 128 }), mod.narrow(2, 0, 128), mod.narrow(2, 128, 128) },
 	    [](const std::vector<at::Tensor> &x) {
 		    return through(x, [](at_t *h) { return at_modulate(h[0], h[1], h[2], 1e-6); });
 	    },
@@ -124,20 +127,38 @@ void layers()
 		    return at::layer_norm(x[0], { 128 }, {}, {}, 1e-6) * (x[2] + 1) + x[1];
 	    });
 	compare(
-	    "rms_norm 96x46x4x32 of a product",
-	    { at::randn({ 96, 46, 3, 4, 32 }).select(2, 0).set_requires_grad(true), at::ones({ 32 }) },
+	    name("rms_norm 96x46x4x32 of a product"),
+	    { at::randn({ 96, 46, 3, 4, 32 }).to(t).select(2, 0).set_requires_grad(true),
+	      at::ones({ 32 }, t) },
 	    [](const std::vector<at::Tensor> &x) {
 		    return through(x, [](at_t *h) { return at_rms_norm(h[0], h[1], 1e-6); });
 	    },
 	    [](const std::vector<at::Tensor> &x) {
-		    return x[0] * at::rsqrt((x[0] * x[0]).mean(-1, true) + 1e-6) * x[1];
+		    at::Tensor f = x[0].to(at::kFloat);
+		    return (f * at::rsqrt((f * f).mean(-1, true) + 1e-6)).to(x[0].scalar_type()) * x[1];
 	    });
 	compare(
-	    "gelu 4416x384", { leaf({ 4416, 384 }) },
+	    name("gelu 4416x384"), { leaf({ 4416, 384 }) },
 	    [](const std::vector<at::Tensor> &x) {
 		    return through(x, [](at_t *h) { return at_gelu(h[0], true); });
 	    },
 	    [](const std::vector<at::Tensor> &x) { return at::gelu(x[0], "tanh"); });
+}
+
+void losses()
+{
+	at::Tensor v = at::randn({ 8, 16, 64, 64 }).set_requires_grad(true);
+	compare(
+	    "x0_loss 8x16x64x64",
+	    { v, at::randn({ 8, 16, 64, 64 }), at::randn({ 8, 16, 64, 64 }), at::rand({ 8 }) },
+	    [](const std::vector<at::Tensor> &x) {
+		    return through(x, [](at_t *h) { return at_x0_loss(h[0], h[1], h[2], h[3]); });
+	    },
+	    [](const std::vector<at::Tensor> &x) {
+		    at::Tensor e = x[1] - x[0] * x[3].view({ -1, 1, 1, 1 }) - x[2];
+		    at::Tensor w = e.detach().abs().to(at::kDouble).mean({ 1, 2, 3 }).clamp_min(1e-5);
+		    return e.square().mean({ 1, 2, 3 }) / w;
+	    });
 }
 
 void sums()
@@ -156,7 +177,9 @@ int main()
 {
 	at_set_threads(1);
 	printf("%s\n%-44s %13s %13s\n", at_version(), "", "at.h", "ATen");
-	layers();
+	layers(at::kFloat);
+	layers(at::kBFloat16);
+	losses();
 	attention();
 	sums();
 }

@@ -1,5 +1,6 @@
-// fused.cpp -- ops of several formulas in one pass over memory on the CPU in float32; elsewhere the ATen
-// composition. A row is one thread's work from end to end, so no result depends on the number of threads.
+// fused.cpp -- ops of several formulas in one pass over memory: what autograd sees of them. The formulas are
+// in rows.hpp; where no kernel fits (float64, odd layouts), the ATen composition does the same.
+#include "aten/rows_run.hpp"
 #include "aten/shim.hpp"
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/empty.h>
@@ -16,95 +17,26 @@ namespace
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-// Rows a thread takes at least: below that, waking a second thread costs more than it saves.
-int64_t grain(int64_t width)
-{
-	return std::max<int64_t>(1, 16384 / std::max<int64_t>(1, width));
-}
-
 // ---- layer_norm(x) * (1 + scale) + shift -----------------------------------------------------------------
-// x (B, S, D) contiguous; shift and scale (B, 1, D) with unit stride over D: slices of one tensor.
-struct modulate_args {
-	int64_t S, D, shift_stride, scale_stride;
-	const float *x, *shift, *scale, *g;
-	float *y, *stat;             // stat: mean and 1 / std of each row
-	float *gx, *gshift, *gscale; // NULL: not wanted
-	float eps;
-};
-
-KERNEL void modulate_rows(const modulate_args &m, int64_t from, int64_t to)
+rows::modulate_args modulate_args(const at::Tensor &x, const at::Tensor &scale, const at::Tensor &stat)
 {
-	const int64_t D = m.D;
-	for (int64_t i = from; i < to; i++) {
-		const float *a = m.x + i * D, *b = m.shift + i / m.S * m.shift_stride,
-			    *c = m.scale + i / m.S * m.scale_stride;
-		float *o = m.y + i * D, mean = 0, var = 0;
-#pragma omp simd reduction(+ : mean)
-		for (int64_t d = 0; d < D; d++)
-			mean += a[d];
-		mean /= static_cast<float>(D);
-#pragma omp simd reduction(+ : var)
-		for (int64_t d = 0; d < D; d++)
-			var += (a[d] - mean) * (a[d] - mean);
-		float r = 1 / std::sqrt(var / static_cast<float>(D) + m.eps);
-#pragma omp simd
-		for (int64_t d = 0; d < D; d++)
-			o[d] = (a[d] - mean) * r * (1 + c[d]) + b[d];
-		m.stat[2 * i] = mean;
-		m.stat[2 * i + 1] = r;
-	}
-}
-
-KERNEL void modulate_back(const modulate_args &m, int64_t from, int64_t to)
-{
-	const int64_t S = m.S, D = m.D;
-	for (int64_t b = from; b < to; b++) {
-		const float *c = m.scale + b * m.scale_stride;
-		float *osh = m.gshift ? m.gshift + b * D : nullptr,
-		      *osc = m.gscale ? m.gscale + b * D : nullptr;
-		for (int64_t i = b * S; i < (b + 1) * S; i++) {
-			const float *a = m.x + i * D, *u = m.g + i * D;
-			float mean = m.stat[2 * i], r = m.stat[2 * i + 1], m1 = 0, m2 = 0;
-			if (osh)
-#pragma omp simd
-				for (int64_t d = 0; d < D; d++)
-					osh[d] += u[d];
-			if (osc)
-#pragma omp simd
-				for (int64_t d = 0; d < D; d++)
-					osc[d] += u[d] * (a[d] - mean) * r;
-			if (!m.gx)
-				continue;
-#pragma omp simd reduction(+ : m1, m2)
-			for (int64_t d = 0; d < D; d++) {
-				float h = u[d] * (1 + c[d]);
-				m1 += h;
-				m2 += h * (a[d] - mean) * r;
-			}
-			m1 /= static_cast<float>(D);
-			m2 /= static_cast<float>(D);
-			float *o = m.gx + i * D;
-#pragma omp simd
-			for (int64_t d = 0; d < D; d++)
-				o[d] = r * (u[d] * (1 + c[d]) - m1 - (a[d] - mean) * r * m2);
-		}
-	}
+	rows::modulate_args m = {};
+	m.S = x.size(1), m.D = x.size(2), m.rows = x.size(0) * m.S;
+	m.x = x.const_data_ptr(), m.scale = scale.const_data_ptr(), m.scale_stride = scale.stride(0);
+	m.stat = stat.data_ptr<float>();
+	return m;
 }
 
 struct Modulate : torch::autograd::Function<Modulate> {
 	static at::Tensor forward(AutogradContext *ac, const at::Tensor &x, const at::Tensor &shift,
 				  const at::Tensor &scale, double eps)
 	{
-		int64_t rows = x.size(0) * x.size(1);
-		at::Tensor y = at::empty_like(x), stat = at::empty({ rows, 2 }, x.options());
-		modulate_args m = {};
-		m.S = x.size(1), m.D = x.size(2), m.eps = static_cast<float>(eps);
-		m.shift_stride = shift.stride(0), m.scale_stride = scale.stride(0);
-		m.x = x.const_data_ptr<float>(), m.shift = shift.const_data_ptr<float>();
-		m.scale = scale.const_data_ptr<float>();
-		m.y = y.data_ptr<float>(), m.stat = stat.data_ptr<float>();
-		shim::parallel(rows, grain(m.D),
-			       [&](int64_t from, int64_t to) { modulate_rows(m, from, to); });
+		at::Tensor y = at::empty_like(x),
+			   stat = at::empty({ x.size(0) * x.size(1), 2 }, x.options().dtype(at::kFloat));
+		rows::modulate_args m = modulate_args(x, scale, stat);
+		m.shift = shift.const_data_ptr(), m.shift_stride = shift.stride(0);
+		m.y = y.data_ptr(), m.eps = static_cast<float>(eps);
+		rows::modulate(x, m);
 		ac->save_for_backward({ x, scale, stat });
 		return y;
 	}
@@ -112,26 +44,23 @@ struct Modulate : torch::autograd::Function<Modulate> {
 	static variable_list backward(AutogradContext *ac, variable_list grad)
 	{
 		auto saved = ac->get_saved_variables();
-		at::Tensor x = saved[0], scale = saved[1], stat = saved[2], g = grad[0].contiguous();
-		at::Tensor gx, gshift, gscale;
-		modulate_args m = {};
-		m.S = x.size(1), m.D = x.size(2), m.scale_stride = scale.stride(0);
-		m.x = x.const_data_ptr<float>(), m.g = g.const_data_ptr<float>();
-		m.scale = scale.const_data_ptr<float>(), m.stat = stat.data_ptr<float>();
+		at::Tensor x = saved[0], g = grad[0].contiguous(), gx, gshift, gscale;
+		rows::modulate_args m = modulate_args(x, saved[1], saved[2]);
+		auto sums = [&] { return at::zeros({ x.size(0), 1, m.D }, x.options().dtype(at::kFloat)); };
+		m.g = g.const_data_ptr();
 		if (ac->needs_input_grad(0)) {
 			gx = at::empty_like(x);
-			m.gx = gx.data_ptr<float>();
+			m.gx = gx.data_ptr();
 		}
-		if (ac->needs_input_grad(1)) {
-			gshift = at::zeros({ x.size(0), 1, m.D }, x.options());
-			m.gshift = gshift.data_ptr<float>();
-		}
-		if (ac->needs_input_grad(2)) {
-			gscale = at::zeros({ x.size(0), 1, m.D }, x.options());
-			m.gscale = gscale.data_ptr<float>();
-		}
-		shim::parallel(x.size(0), grain(m.S * m.D),
-			       [&](int64_t from, int64_t to) { modulate_back(m, from, to); });
+		if (ac->needs_input_grad(1))
+			m.gshift = (gshift = sums()).data_ptr<float>();
+		if (ac->needs_input_grad(2))
+			m.gscale = (gscale = sums()).data_ptr<float>();
+		rows::modulate_back(x, m);
+		if (gshift.defined())
+			gshift = gshift.to(x.scalar_type());
+		if (gscale.defined())
+			gscale = gscale.to(x.scalar_type());
 		return { gx, gshift, gscale, at::Tensor() };
 	}
 };
@@ -139,85 +68,42 @@ struct Modulate : torch::autograd::Function<Modulate> {
 // (B, 1, D) for an x of (B, S, D), its rows in one piece.
 bool is_row_per_sample(const at::Tensor &v, const at::Tensor &x)
 {
-	return shim::is_f32(v) && v.dim() == 3 && v.size(0) == x.size(0) && v.size(1) == 1 &&
-	       v.size(2) == x.size(2) && v.stride(2) == 1;
+	return v.scalar_type() == x.scalar_type() && v.device() == x.device() && v.dim() == 3 &&
+	       v.size(0) == x.size(0) && v.size(1) == 1 && v.size(2) == x.size(2) && v.stride(2) == 1 &&
+	       rows::packs(v);
 }
 
 at::Tensor modulate(const at::Tensor &x, const at::Tensor &shift, const at::Tensor &scale, double eps)
 {
-	if (shim::is_f32(x) && x.dim() == 3 && x.is_contiguous() && is_row_per_sample(shift, x) &&
-	    is_row_per_sample(scale, x))
+	if (rows::can_run(x) && x.dim() == 3 && x.numel() > 0 && x.is_contiguous() && rows::packs(x) &&
+	    is_row_per_sample(shift, x) && is_row_per_sample(scale, x))
 		return Modulate::apply(x, shift, scale, eps);
 	return at::layer_norm(x, { x.size(-1) }, {}, {}, eps) * (scale + 1) + shift;
 }
 
 // ---- RMS norm over the last dimension --------------------------------------------------------------------
 // x is any 4-d view with unit stride over its last dimension: heads of a stacked projection.
-struct view4 {
-	int64_t n[3], s[3], K, count;
-	explicit view4(const at::Tensor &x) : K(x.size(3)), count(x.size(0) * x.size(1) * x.size(2))
-	{
-		for (int i = 0; i < 3; i++) {
-			n[i] = x.size(i);
-			s[i] = x.stride(i);
-		}
-	}
-	int64_t at(int64_t i) const
-	{
-		return i / (n[1] * n[2]) * s[0] + i / n[2] % n[1] * s[1] + i % n[2] * s[2];
-	}
-};
-
-KERNEL void rms_rows(const view4 &in, const float *x, const float *w, float *y, float *rstd, float eps,
-		     int64_t from, int64_t to)
+rows::rms_args rms_args(const at::Tensor &x, const at::Tensor &w, const at::Tensor &rstd)
 {
-	const int64_t K = in.K;
-	for (int64_t i = from; i < to; i++) {
-		const float *a = x + in.at(i);
-		float *o = y + i * K, sum = 0;
-#pragma omp simd reduction(+ : sum)
-		for (int64_t k = 0; k < K; k++)
-			sum += a[k] * a[k];
-		float r = 1 / std::sqrt(sum / static_cast<float>(K) + eps);
-#pragma omp simd
-		for (int64_t k = 0; k < K; k++)
-			o[k] = a[k] * r * w[k];
-		rstd[i] = r;
+	rows::rms_args r = {};
+	r.K = x.size(3), r.count = x.size(0) * x.size(1) * x.size(2);
+	for (int i = 0; i < 3; i++) {
+		r.n[i] = x.size(i);
+		r.x_stride[i] = x.stride(i);
 	}
-}
-
-// gx of the rows [from, to) and, unless gw is NULL, their part of the weight's gradient.
-KERNEL void rms_back(const view4 &in, const view4 &up, const float *x, const float *w, const float *g,
-		     const float *rstd, float *gx, float *gw, int64_t from, int64_t to)
-{
-	const int64_t K = in.K;
-	for (int64_t i = from; i < to; i++) {
-		const float *a = x + in.at(i), *u = g + up.at(i);
-		float *o = gx + i * K, dot = 0, r = rstd[i];
-#pragma omp simd reduction(+ : dot)
-		for (int64_t k = 0; k < K; k++)
-			dot += u[k] * w[k] * a[k];
-		dot *= r * r / static_cast<float>(K);
-#pragma omp simd
-		for (int64_t k = 0; k < K; k++)
-			o[k] = r * (u[k] * w[k] - a[k] * dot);
-		if (gw)
-#pragma omp simd
-			for (int64_t k = 0; k < K; k++)
-				gw[k] += u[k] * a[k] * r;
-	}
+	r.x = x.const_data_ptr(), r.w = w.const_data_ptr(), r.rstd = rstd.data_ptr<float>();
+	return r;
 }
 
 struct RmsNorm : torch::autograd::Function<RmsNorm> {
 	static at::Tensor forward(AutogradContext *ac, const at::Tensor &x, const at::Tensor &w, double eps)
 	{
-		view4 in(x);
-		at::Tensor y = at::empty(x.sizes(), x.options()), rstd = at::empty({ in.count }, x.options());
-		const float *px = x.const_data_ptr<float>(), *pw = w.const_data_ptr<float>();
-		float *py = y.data_ptr<float>(), *pr = rstd.data_ptr<float>();
-		shim::parallel(in.count, grain(in.K), [&](int64_t from, int64_t to) {
-			rms_rows(in, px, pw, py, pr, static_cast<float>(eps), from, to);
-		});
+		at::Tensor y = at::empty(x.sizes(), x.options()),
+			   rstd = at::empty({ x.size(0) * x.size(1) * x.size(2) },
+					    x.options().dtype(at::kFloat));
+		rows::rms_args r = rms_args(x, w, rstd);
+		r.y = y.data_ptr(), r.eps = static_cast<float>(eps);
+		rows::rms(x, r);
 		ac->save_for_backward({ x, w, rstd });
 		return y;
 	}
@@ -225,36 +111,37 @@ struct RmsNorm : torch::autograd::Function<RmsNorm> {
 	static variable_list backward(AutogradContext *ac, variable_list grad)
 	{
 		auto saved = ac->get_saved_variables();
-		at::Tensor x = saved[0], w = saved[1], rstd = saved[2], gw;
-		at::Tensor g = grad[0].stride(3) == 1 ? grad[0] : grad[0].contiguous();
-		at::Tensor gx = at::empty(x.sizes(), x.options());
-		view4 in(x), up(g);
-		const float *px = x.const_data_ptr<float>(), *pg = g.const_data_ptr<float>(),
-			    *pw = w.const_data_ptr<float>(), *pr = rstd.const_data_ptr<float>();
-		float *pgx = gx.data_ptr<float>(), *pgw = nullptr;
-		// The weight's gradient is summed piece by piece: pieces of a fixed size, whatever the
-		// threads.
-		const int64_t piece = 8 * grain(in.K), pieces = (in.count + piece - 1) / piece;
-		if (ac->needs_input_grad(1)) {
-			gw = at::zeros({ pieces, in.K }, x.options());
-			pgw = gw.data_ptr<float>();
+		at::Tensor x = saved[0], w = saved[1], rstd = saved[2], gx, gw;
+		at::Tensor g =
+		    grad[0].stride(3) == 1 && rows::packs(grad[0]) ? grad[0] : grad[0].contiguous();
+		rows::rms_args r = rms_args(x, w, rstd);
+		r.g = g.const_data_ptr();
+		for (int i = 0; i < 3; i++)
+			r.g_stride[i] = g.stride(i);
+		if (ac->needs_input_grad(0)) {
+			gx = at::empty(x.sizes(), x.options());
+			r.gx = gx.data_ptr();
+			rows::rms_back(x, r);
 		}
-		shim::parallel(pieces, 1, [&](int64_t from, int64_t to) {
-			for (int64_t i = from; i < to; i++)
-				rms_back(in, up, px, pw, pg, pr, pgx, pgw ? pgw + i * in.K : nullptr,
-					 i * piece, std::min(in.count, (i + 1) * piece));
-		});
-		return { gx, pgw ? gw.sum(0) : gw, at::Tensor() };
+		if (ac->needs_input_grad(1)) {
+			at::Tensor part = at::zeros({ rows::rms_pieces(r), r.K }, rstd.options());
+			rows::rms_weight_back(x, r, part.data_ptr<float>());
+			gw = part.sum(0).to(w.scalar_type());
+		}
+		return { gx, gw, at::Tensor() };
 	}
 };
 
-at::Tensor rms_norm(at::Tensor x, at::Tensor w, double eps)
+at::Tensor rms_norm(const at::Tensor &x, const at::Tensor &w, double eps)
 {
 	int64_t K = x.size(-1);
 	if (w.defined() && w.numel() != K)
 		throw std::runtime_error("the weight needs one value for each of x's last dimension");
-	if (shim::is_f32(x) && x.dim() <= 4 && (x.stride(-1) == 1 || K == 1) && K > 0 &&
-	    (!w.defined() || (shim::is_f32(w) && w.is_contiguous()))) {
+	bool trained = w.defined() && w.requires_grad() && at::GradMode::is_enabled();
+	if (rows::can_run(x) && x.dim() <= 4 && x.numel() > 0 && (x.stride(-1) == 1 || K == 1) &&
+	    rows::packs(x) && !(trained && x.is_cuda()) &&
+	    (!w.defined() || (w.scalar_type() == x.scalar_type() && w.device() == x.device() &&
+			      w.is_contiguous() && rows::packs(w.view(K))))) {
 		at::Tensor full = x, one = w.defined() ? w.view(K) : at::ones({ K }, x.options());
 		while (full.dim() < 4)
 			full = full.unsqueeze(0);
@@ -265,25 +152,57 @@ at::Tensor rms_norm(at::Tensor x, at::Tensor w, double eps)
 	return w.defined() ? y * w : y;
 }
 
-// ---- AdamW --------------------------------------------------------------------------------------
-struct adamw_args {
-	float *theta, *m, *v;
-	const float *g;
-	float keep, f1, f2, g2, rate, root, tiny;
+// ---- The error of an implied x0 --------------------------------------------------------------------------
+struct X0Loss : torch::autograd::Function<X0Loss> {
+	static rows::x0_args arguments(const at::Tensor &v, const at::Tensor &xt, const at::Tensor &x0,
+				       const at::Tensor &t, const at::Tensor &weight)
+	{
+		rows::x0_args a = {};
+		a.B = v.size(0), a.M = v.numel() / a.B;
+		a.v = v.const_data_ptr<float>(), a.xt = xt.const_data_ptr<float>();
+		a.x0 = x0.const_data_ptr<float>(), a.t = t.const_data_ptr<float>();
+		a.weight = weight.data_ptr<double>();
+		return a;
+	}
+
+	static at::Tensor forward(AutogradContext *ac, const at::Tensor &v, const at::Tensor &xt,
+				  const at::Tensor &x0, const at::Tensor &t)
+	{
+		at::Tensor loss = at::empty({ v.size(0) }, v.options().dtype(at::kDouble)),
+			   weight = at::empty_like(loss);
+		rows::x0_args a = arguments(v, xt, x0, t, weight);
+		a.loss = loss.data_ptr<double>();
+		rows::x0(v, a);
+		ac->save_for_backward({ v, xt, x0, t, weight });
+		return loss;
+	}
+
+	static variable_list backward(AutogradContext *ac, variable_list grad)
+	{
+		auto s = ac->get_saved_variables();
+		at::Tensor g = grad[0].contiguous(), gv = at::empty_like(s[0]);
+		rows::x0_args a = arguments(s[0], s[1], s[2], s[3], s[4]);
+		a.g = g.const_data_ptr<double>(), a.gv = gv.data_ptr<float>();
+		rows::x0_back(s[0], a);
+		return { gv, at::Tensor(), at::Tensor(), at::Tensor() };
+	}
 };
 
-KERNEL void adamw_piece(const adamw_args &a, int64_t from, int64_t to)
+at::Tensor x0_loss(const at::Tensor &v, const at::Tensor &xt, const at::Tensor &x0, const at::Tensor &t)
 {
-	float *theta = a.theta, *m = a.m, *v = a.v;
-	const float *g = a.g;
-#pragma omp simd
-	for (int64_t i = from; i < to; i++) {
-		m[i] += a.f1 * (g[i] - m[i]);
-		v[i] = a.f2 * v[i] + a.g2 * g[i] * g[i];
-		theta[i] = a.keep * theta[i] - a.rate * m[i] / (std::sqrt(v[i]) / a.root + a.tiny);
-	}
+	if (v.dim() < 2 || v.numel() == 0 || xt.sizes() != v.sizes() || x0.sizes() != v.sizes() ||
+	    t.dim() != 1 || t.size(0) != v.size(0))
+		throw std::runtime_error("v, xt and x0 are (B, ...) of one shape, t is (B)");
+	for (const at::Tensor &x : { v, xt, x0, t })
+		if (x.scalar_type() != at::kFloat || x.device() != v.device() || !rows::can_run(x))
+			throw std::runtime_error("all are float32 on one device");
+	for (const at::Tensor &x : { xt, x0, t })
+		if (at::GradMode::is_enabled() && x.requires_grad())
+			throw std::runtime_error("only v has a gradient here");
+	return X0Loss::apply(v.contiguous(), xt.contiguous(), x0.contiguous(), t.contiguous());
 }
 
+// ---- AdamW --------------------------------------------------------------------------------------
 void adamw(const at::Tensor &theta, const at::Tensor &grad, const at::Tensor &m, const at::Tensor &v,
 	   double lr, double b1, double b2, double eps, double wd, int64_t step)
 {
@@ -295,7 +214,8 @@ void adamw(const at::Tensor &theta, const at::Tensor &grad, const at::Tensor &m,
 	       c2 = std::sqrt(1 - std::pow(b2, static_cast<double>(step)));
 	bool fused = true;
 	for (const at::Tensor &x : { theta, grad, m, v })
-		fused = fused && shim::is_f32(x) && x.is_contiguous();
+		fused = fused && x.scalar_type() == at::kFloat && rows::can_run(x) && x.is_contiguous() &&
+			x.device() == theta.device();
 	if (!fused) {
 		theta.mul_(1 - lr * wd);
 		m.lerp_(grad, 1 - b1);
@@ -303,18 +223,15 @@ void adamw(const at::Tensor &theta, const at::Tensor &grad, const at::Tensor &m,
 		theta.addcdiv_(m, v.sqrt().div_(c2).add_(eps), -lr / c1);
 		return;
 	}
-	adamw_args a = { theta.data_ptr<float>(),
-			 m.data_ptr<float>(),
-			 v.data_ptr<float>(),
-			 grad.const_data_ptr<float>(),
-			 static_cast<float>(1 - lr * wd),
-			 static_cast<float>(1 - b1),
-			 static_cast<float>(b2),
-			 static_cast<float>(1 - b2),
-			 static_cast<float>(lr / c1),
-			 static_cast<float>(c2),
-			 static_cast<float>(eps) };
-	shim::parallel(theta.numel(), 1 << 15, [&](int64_t from, int64_t to) { adamw_piece(a, from, to); });
+	rows::adamw_args a = {};
+	a.n = theta.numel();
+	a.theta = theta.data_ptr<float>(), a.m = m.data_ptr<float>(), a.v = v.data_ptr<float>();
+	a.g = grad.const_data_ptr<float>();
+	a.keep = static_cast<float>(1 - lr * wd), a.rate = static_cast<float>(lr / c1);
+	a.f1 = static_cast<float>(1 - b1), a.f2 = static_cast<float>(b2), a.g2 = static_cast<float>(1 - b2);
+	a.root = static_cast<float>(c2), a.tiny = static_cast<float>(eps);
+	if (a.n > 0)
+		rows::adamw(theta, a);
 }
 } // namespace
 
@@ -329,6 +246,11 @@ at_t at_rms_norm(at_t x, at_t w, double eps)
 {
 	return shim::call("at_rms_norm", { x }, { w },
 			  [&] { return rms_norm(x->v, w ? w->v : at::Tensor(), eps); });
+}
+
+at_t at_x0_loss(at_t v, at_t xt, at_t x0, at_t t)
+{
+	return shim::call("at_x0_loss", { v, xt, x0, t }, [&] { return x0_loss(v->v, xt->v, x0->v, t->v); });
 }
 
 void at_adamw_(at_t theta, at_t grad, at_t m, at_t v, double lr, double beta1, double beta2, double eps,

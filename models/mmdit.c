@@ -81,9 +81,9 @@ static at_t self_attention(const struct mmdit *m, const struct mmdit_attention *
 static at_t feed_forward(const struct mmdit_stream *t, const struct pass *p, at_t x_BSD, const at_t *mod)
 {
 	struct at_scope *s = at_begin(AT_GRAD_AS_IS); /* the hidden layer, 4 D wide, dies here */
-	at_t h = nn_linear(&t->up, p, at_modulate(x_BSD, mod[SHIFT_F], mod[SCALE_F], EPS));
+	at_t h = nn_linear_gelu(&t->up, p, at_modulate(x_BSD, mod[SHIFT_F], mod[SCALE_F], EPS));
 
-	return at_return(s, at_addcmul(x_BSD, mod[GATE_F], nn_linear(&t->down, p, at_gelu(h, true))));
+	return at_return(s, at_addcmul(x_BSD, mod[GATE_F], nn_linear(&t->down, p, h)));
 }
 
 /* y_B1D is silu(temb), the same in every block.  The last block consumes the text: *c_BLD is stale after it.

@@ -1,5 +1,6 @@
 /* nn.c -- parameters with names, and the linear that every network here is made of. */
 #include "models/nn.h"
+#include "models/fp8.h"
 #include "models/lora.h"
 #include "base/mem.h"
 #include <math.h>
@@ -283,21 +284,40 @@ static at_t with_pairs(const struct nn_linear *l, const struct lora *lora, at_t 
 	double scale;
 
 	scale = lora_stack(lora, l->site, &a_RI, &b_OR);
-	y_TO = at_addmm(at_linear(x_TI, l->w_OI, l->b_O), at_linear(x_TI, at_cast(a_RI, dt), NULL),
-			at_transpose(at_cast(b_OR, dt), 0, 1), 1, scale);
+	y_TO = at_addmm_(at_linear(x_TI, l->w_OI, l->b_O), at_linear(x_TI, at_cast(a_RI, dt), NULL),
+			 at_transpose(at_cast(b_OR, dt), 0, 1), 1, scale);
 	shape.d[shape.n - 1] = at_size(y_TO, 1);
 	return at_return(s, at_view(y_TO, shape));
 }
 
+static bool has_pairs(const struct nn_linear *l, const struct pass *p)
+{
+	return p && l->site >= 0 && p->lora && lora_touches(p->lora, l->site);
+}
+
+static bool is_fp8(const struct nn_linear *l, const struct pass *p)
+{
+	return p && l->site >= 0 && p->fp8 && p->fp8->bytes_OI[l->site];
+}
+
+static at_t weight(const struct nn_linear *l, const struct pass *p)
+{
+	return p && l->site >= 0 && p->merged && p->merged->w[l->site] ? p->merged->w[l->site] : l->w_OI;
+}
+
 at_t nn_linear(const struct nn_linear *l, const struct pass *p, at_t x)
 {
-	at_t w_OI = l->w_OI;
+	if (has_pairs(l, p))
+		return with_pairs(l, p->lora, x);
+	if (is_fp8(l, p))
+		return at_linear_fp8(x, p->fp8->bytes_OI[l->site], p->fp8->scale_O[l->site], l->b_O);
+	return at_linear(x, weight(l, p), l->b_O);
+}
 
-	if (p && l->site >= 0) {
-		if (p->lora && lora_touches(p->lora, l->site))
-			return with_pairs(l, p->lora, x);
-		if (p->merged && p->merged->w[l->site])
-			w_OI = p->merged->w[l->site];
-	}
-	return at_linear(x, w_OI, l->b_O);
+at_t nn_linear_gelu(const struct nn_linear *l, const struct pass *p, at_t x)
+{
+	struct at_scope *s = at_begin(AT_GRAD_AS_IS);
+
+	return at_return(s, has_pairs(l, p) || is_fp8(l, p) ? at_gelu(nn_linear(l, p, x), true)
+							    : at_linear_gelu(x, weight(l, p), l->b_O));
 }

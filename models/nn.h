@@ -53,16 +53,19 @@ struct nn_net {
 
 struct lora;
 struct lora_merged;
+struct fp8_weights;
 
 /* How a forward is run.  DiffusionNFT's policies are three of these; {0} is the frozen base model. */
 struct pass {
 	const struct lora *lora;          /* pairs added as products run: y += scale * (x A^T) B^T */
 	const struct lora_merged *merged; /* or weights that have the pairs in them already */
+	const struct fp8_weights *fp8;    /* of the base or of merged; without gradients only */
 	/* With gradients: every n-th block keeps its inputs alone and runs again in the backward; 0: none */
 	int64_t checkpoint_every;
 };
 
 at_t nn_linear(const struct nn_linear *l, const struct pass *p, at_t x);
+at_t nn_linear_gelu(const struct nn_linear *l, const struct pass *p, at_t x); /* gelu (tanh) of it */
 
 /* Laying out: registers a linear of `parts` modules name[i] of out[i] rows, weights still absent (NULL). */
 void nn_add_linear(struct nn_net *n, struct nn_linear *l, int parts, const char *const *name,

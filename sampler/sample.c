@@ -1,4 +1,4 @@
-#include "sampler/sample.h"
+#include "sampler/replay.h"
 #include "base/mem.h"
 #include <string.h>
 
@@ -20,16 +20,24 @@ static const char *const timestep_names[] = { "float", "integer", NULL };
 		      "what the transformer is told of the noise level: 1000 sigma, or its integer part"),   \
 	    FIELD(struct sampler_conf, batch, .init = "32", .min = 1, .max = 65536, .unit = "pictures",      \
 		  .doc = "pictures sampled at a time on each rank"),                                         \
-	    FIELD_END
+	    FIELD(struct sampler_conf, graphs, .init = "true",                                               \
+		  .doc = "on a GPU, record the launches of a forward once and replay them (CUDA graphs)")
 
-const struct field rollout_fields[] = { SAMPLER_FIELDS("dpm2", "10") };
-const struct field eval_sampler_fields[] = { SAMPLER_FIELDS("euler", "40") };
+const struct field rollout_fields[] = { SAMPLER_FIELDS("dpm2", "10"),
+					FIELD(struct sampler_conf, fp8, .init = "false",
+					      .doc =
+						  "sample with the blocks' weights and activations in 8 bits "
+						  "(E4M3); the update's policies stay as they are"),
+					FIELD_END };
+const struct field eval_sampler_fields[] = { SAMPLER_FIELDS("euler", "40"), FIELD_END };
 
 int sampler_init(struct sampler *s, const struct pipeline *p, const struct sampler_conf *c, struct err *e)
 {
 	*s = (struct sampler) { .pipeline = p, .guidance = c->guidance };
 	if (!(s->solver = solver_find(c->solver, e)))
 		return -1;
+	if (c->graphs)
+		s->replays = replays_new();
 	schedule_init(&s->schedule, c->shift > 0 ? c->shift : p->shift, p->num_train_timesteps, (int)c->steps,
 		      !strcmp(c->timesteps, "integer"));
 	if (c->guidance != 1) {
@@ -53,6 +61,7 @@ int sampler_init(struct sampler *s, const struct pipeline *p, const struct sampl
 
 void sampler_release(struct sampler *s)
 {
+	replays_free(s->replays);
 	schedule_free(&s->schedule);
 	at_free(s->negative.text_BLE);
 	at_free(s->negative.pooled_BP);
@@ -81,6 +90,15 @@ at_t sampler_velocity(const struct sampler *s, const struct pass *pass, at_t x_B
 	return at_return(sc, at_add_scaled(v[0], at_sub(v[1], v[0]), s->guidance));
 }
 
+at_t sampler_still_velocity(const struct sampler *s, const struct pass *pass, at_t x_BCHW, at_t t_B,
+			    const struct cond *c)
+{
+	struct at_scope *sc = at_begin(AT_NO_GRAD);
+
+	return at_return(sc, s->replays ? replays_velocity(s->replays, s, pass, x_BCHW, t_B, c)
+					: sampler_velocity(s, pass, x_BCHW, t_B, c));
+}
+
 /* What the solver's velocity callback needs of one batch. */
 struct run {
 	const struct sampler *sampler;
@@ -94,7 +112,7 @@ static at_t velocity_at_step(void *ctx, int i, at_t x_BCHW)
 	struct at_scope *sc = at_begin(AT_NO_GRAD);
 	at_t t_B = at_full(DIMS(at_size(x_BCHW, 0)), r->sampler->schedule.t[i], AT_F32,
 			   r->sampler->pipeline->device);
-	return at_return(sc, sampler_velocity(r->sampler, r->pass, x_BCHW, t_B, r->cond));
+	return at_return(sc, sampler_still_velocity(r->sampler, r->pass, x_BCHW, t_B, r->cond));
 }
 
 at_t sampler_run(const struct sampler *s, const struct pass *pass, at_t noise_BCHW, const struct cond *c)

@@ -17,6 +17,8 @@ struct sampler_conf {
 	double shift;    /* 0: the model's */
 	char *timesteps; /* "float" or "integer": what the transformer is told of sigma */
 	int64_t batch;   /* pictures a forward */
+	bool graphs;     /* replay forwards on a GPU */
+	bool fp8;        /* rollouts with 8-bit weights; who samples hands the pass */
 };
 /* Tables are made for the two places that sample, because their published defaults differ. */
 extern const struct field rollout_fields[], eval_sampler_fields[];
@@ -26,7 +28,8 @@ struct sampler {
 	const struct solver_type *solver;
 	struct schedule schedule;
 	double guidance;
-	struct cond negative; /* of the negative prompt, one row, kept; only with guidance */
+	struct cond negative;    /* of the negative prompt, one row, kept; only with guidance */
+	struct replays *replays; /* NULL: forwards are run, not replayed */
 };
 int sampler_init(struct sampler *s, const struct pipeline *p, const struct sampler_conf *c, struct err *e);
 void sampler_release(struct sampler *s);
@@ -37,6 +40,10 @@ at_t sampler_run(const struct sampler *s, const struct pass *pass, at_t noise_BC
 /* v(x, t) as the sampler has it: with guidance, both branches.  Differentiable; t_B float32 in [0, 1000]. */
 at_t sampler_velocity(const struct sampler *s, const struct pass *pass, at_t x_BCHW, at_t t_B,
 		      const struct cond *c);
+
+/* The same without gradients, replayed on a GPU where it can be (replay.h): *s must stay where it is. */
+at_t sampler_still_velocity(const struct sampler *s, const struct pass *pass, at_t x_BCHW, at_t t_B,
+			    const struct cond *c);
 
 /* Noise of samples id[0..n): each drawn from its own stream (seed, purpose, epoch, id), on the pipeline's
  * device. */

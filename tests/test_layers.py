@@ -26,7 +26,7 @@ def listed(path, builds):
 
 def main():
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
-    sources = [p for p in tracked if re.search(r"\.(c|h|cpp|hpp)$", p)]
+    sources = [p for p in tracked if re.search(r"\.(c|h|cpp|hpp|cu)$", p)]
     builds = {p: (ROOT / p).read_text() for p in tracked if p.endswith("meson.build")}
     bad, names = [], {}
     for path in sources:

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # On a machine with an NVIDIA GPU: is everything right there, and how fast is it? One line a check; logs and figures in a
-# folder. Needs a build with CUDA (meson setup build-cuda -Dcuda=enabled && ninja -C build-cuda contraflow tests/test_dist).
+# folder. Needs a build with CUDA (meson setup build-cuda -Dcuda=enabled && ninja -C build-cuda contraflow tests/test_dist tests/test_fused).
 #   tools/gpu_check.sh [build-cuda [OUT_FOLDER]]
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 1
@@ -47,6 +47,19 @@ parity() {
 	EOF
 }
 
+# Replayed forwards give the bits of plain ones: the same adapter after three steps.
+graphs() {
+	local g
+	for g in true false; do
+		rm -rf "$out/graphs-$g"
+		"$program" train configs/shapes.yaml --run "$out/graphs-$g" --quiet --set run.device=cuda --set train.max_steps=3 \
+			--set prompts.groups=4 --set prompts.group_size=6 --set prompts.test= --set log.tensorboard=false \
+			--set rollout.graphs=$g 2>&1 | tee "$out/graphs-$g.txt" || return 1
+		! grep -q 'is not replayed' "$out/graphs-$g.txt" || return 1
+	done
+	cmp "$out"/graphs-{true,false}/checkpoints/step-00000003/state.safetensors.zst
+}
+
 # The whole default run: the same score as on the CPU (0.90 to 0.93).
 shapes() {
 	rm -rf "$out/shapes"
@@ -56,13 +69,18 @@ shapes() {
 
 medium=(--model medium --device cuda --dtype bfloat16 --groups 1 --group-size 24 --batch 12 --micro-batch 4)
 check "one rank over NCCL" mpirun --allow-run-as-root -n 1 "$build/tests/test_dist" 1 nccl
+check "fused kernels and graphs against float64" "$build/tests/test_fused"
 check "parity with the CPU" parity
+check "graphs against eager, bit for bit" graphs
 check "shapes on the GPU" shapes
 if command -v compute-sanitizer >/dev/null; then
+	check "compute-sanitizer, fused kernels" compute-sanitizer --error-exitcode 1 "$build/tests/test_fused"
 	check "compute-sanitizer, a tiny step" compute-sanitizer --error-exitcode 1 "$program" bench --device cuda --repeats 1
 fi
 check "bench tiny, float32" "$program" bench --device cuda -o "$out/tiny.json"
 check "bench SD3.5 Medium, bfloat16" "$program" bench "${medium[@]}" -o "$out/medium.json"
+check "the same without replays" "$program" bench "${medium[@]}" --no-graphs -o "$out/medium-no-graphs.json"
+check "the same, rollouts in 8 bits" "$program" bench "${medium[@]}" --fp8 -o "$out/medium-fp8.json"
 check "the same without the base's forward" "$program" bench "${medium[@]}" --kl 0 -o "$out/medium-no-kl.json"
 "$python" -c 'import diffusers, peft' 2>/dev/null &&
 	check "against the reference's loop" "$python" tools/bench_reference.py "${medium[@]}" --repeats 1 --program "$program" -o "$out/reference.json"

@@ -41,7 +41,7 @@ build() { # DIR COMPILER OPTIONS...
 
 build_cuda() { # the program and the ranks' test: what differs
 	[[ -f build-cuda/build.ninja ]] || meson setup build-cuda -Dcuda=enabled -Dwerror=true || return 1
-	ninja -C build-cuda contraflow tests/test_dist
+	ninja -C build-cuda contraflow tests/test_dist tests/test_fused
 }
 
 golden() {
@@ -52,7 +52,7 @@ golden() {
 
 # The style is version 14's; others break lines elsewhere.
 formatter=$(command -v clang-format-14 || command -v clang-format)
-format() { git ls-files '*.c' '*.h' '*.cpp' '*.hpp' | xargs "$formatter" --dry-run --Werror; }
+format() { git ls-files '*.c' '*.h' '*.cpp' '*.hpp' '*.cu' | xargs "$formatter" --dry-run --Werror; }
 
 step "build with gcc, -Werror" build build-test gcc g++ -Dwerror=true
 step "build with clang, -Werror" build build-clang clang clang++ -Dwerror=true

@@ -7,6 +7,7 @@
 #include "base/json.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "sampler/replay.h"
 #include "trainer/options.h"
 #include "trainer/trainer.h"
 #include <math.h>
@@ -22,6 +23,7 @@ struct bench {
 	const char *model, *dtype, *device, *out;
 	int64_t latent, text_tokens, groups, group_size, batch, micro, steps, levels, rank, checkpoint,
 	    threads, repeats;
+	bool fp8, no_graphs;
 	double kl;
 	struct experiment x;
 	struct trainer t;
@@ -122,7 +124,7 @@ static double forward_flop(const struct mmdit *m, double N, double L)
 static int make_experiment(struct bench *b, struct err *e)
 {
 	struct conf_node *tree = conf_empty();
-	char *set[16];
+	char *set[20];
 	int n = 0, ret = 0;
 
 	set[n++] = mem_str("model.path=none");
@@ -138,6 +140,8 @@ static int make_experiment(struct bench *b, struct err *e)
 	set[n++] = mem_printf("train.micro_batch=%lld", (long long)b->micro);
 	set[n++] = mem_printf("train.checkpoint_every=%lld", (long long)b->checkpoint);
 	set[n++] = mem_printf("train.timestep_fraction=%.17g", ((double)b->levels + 0.5) / (double)b->steps);
+	set[n++] = mem_printf("rollout.fp8=%s", b->fp8 ? "true" : "false");
+	set[n++] = mem_printf("rollout.graphs=%s", b->no_graphs ? "false" : "true");
 	set[n++] = mem_printf("nft.kl_beta=%.17g", b->kl);
 	for (int i = 0; i < n && !ret; i++)
 		ret = conf_set(tree, set[i], e);
@@ -263,7 +267,7 @@ static void measure_gemm(struct bench *b)
 static void rollout(struct bench *b)
 {
 	const struct mmdit_conf *c = &b->t.pipeline.transformer.conf;
-	struct pass old = policies_old_pass(&b->t.policies);
+	struct pass old = policies_sampling_pass(&b->t.policies, b->fp8);
 
 	for (int64_t at = 0; at < b->s.count; at += b->batch) {
 		struct at_scope *sc = at_begin(AT_NO_GRAD);
@@ -359,7 +363,8 @@ static int report(const struct bench *b, struct err *e)
 	double passes = 2 + (b->kl > 0 ? 1 : 0) + 1;
 	double step = (b->rollout * 1152 / images + b->update * 1152 * 9 / pairs) * t->dist->ranks;
 	json_t *list = json_array(), *j;
-	int ret;
+	int ret, recordings = 0;
+	int64_t replayed = 0;
 
 	printf("bench: %s, %.3f G parameters, %lld x %lld latents, %lld text tokens, LoRA r = %lld (%lld "
 	       "parameters)\n",
@@ -375,16 +380,22 @@ static int report(const struct bench *b, struct err *e)
 	phase(list, "merging the old policy", b->refresh, 0, b);
 	printf("  %.0f pictures of %lld steps: %.3f a second; %.0f (picture, level) pairs: %.3f a second\n",
 	       images, (long long)b->steps, images / b->rollout, pairs, pairs / b->update);
+	if (t->rollout.replays)
+		replays_count(t->rollout.replays, &recordings, &replayed);
+	if (b->t.pipeline.device == AT_CUDA)
+		printf("  %d forwards recorded, %lld replayed\n", recordings, (long long)replayed);
 	printf("  48 x 24 pictures and 9 levels each would take %.0f %s-seconds; peak memory %.2f GiB\n",
 	       step, strcmp(b->device, "cuda") ? "rank" : "GPU", peak_bytes(b) / 1073741824);
-	j = json_pack(
-	    "{s:s, s:s, s:s, s:i, s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:f, s:f, s:o}",
-	    "model", b->model, "device", b->device, "dtype", b->dtype, "ranks", t->dist->ranks, "threads",
-	    at_threads(), "latent", (json_int_t)b->latent, "text_tokens", (json_int_t)b->text_tokens,
-	    "images", (json_int_t)b->s.n, "steps", (json_int_t)b->steps, "levels", (json_int_t)b->levels,
-	    "micro_batch", (json_int_t)b->micro, "checkpoint_every", (json_int_t)b->checkpoint, "rank",
-	    (json_int_t)b->rank, "kl_beta", b->kl, "gemm_flop_per_second", b->gemm, "peak_bytes",
-	    peak_bytes(b), "seconds_of_1152_pictures", step, "phases", list);
+	j = json_pack("{s:s, s:s, s:s, s:i, s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:f, s:f, "
+		      "s:b, s:i, s:I, s:o}",
+		      "model", b->model, "device", b->device, "dtype", b->dtype, "ranks", t->dist->ranks,
+		      "threads", at_threads(), "latent", (json_int_t)b->latent, "text_tokens",
+		      (json_int_t)b->text_tokens, "images", (json_int_t)b->s.n, "steps", (json_int_t)b->steps,
+		      "levels", (json_int_t)b->levels, "micro_batch", (json_int_t)b->micro,
+		      "checkpoint_every", (json_int_t)b->checkpoint, "rank", (json_int_t)b->rank, "kl_beta",
+		      b->kl, "gemm_flop_per_second", b->gemm, "peak_bytes", peak_bytes(b),
+		      "seconds_of_1152_pictures", step, "fp8", b->fp8, "recordings", recordings, "replayed",
+		      (json_int_t)replayed, "phases", list);
 	ret = b->out ? json_write(b->out, j, e) : 0;
 	json_decref(j);
 	return ret;
@@ -456,6 +467,8 @@ static int run(int argc, char **argv, struct err *e)
 		{ "rank", 'i', &b.rank, "N", "of the adapter (default 32)" },
 		{ "kl", 'r', &b.kl, "X", "nft.kl_beta; 0 saves the base's forward (default 1e-4)" },
 		{ "checkpoint-every", 'i', &b.checkpoint, "N", "activation checkpointing (default 0: none)" },
+		{ "fp8", 'f', &b.fp8, NULL, "sample with 8-bit weights" },
+		{ "no-graphs", 'f', &b.no_graphs, NULL, "run every forward, replay none (on a GPU)" },
 		{ "repeats", 'i', &b.repeats, "N", "rounds; medians are told (default 3)" },
 		{ "threads", 'i', &b.threads, "N", "CPU threads a rank (default: cores / ranks)" },
 		{ "dtype", 's', &b.dtype, "TYPE", "of the frozen weights (default float32)" },

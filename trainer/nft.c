@@ -30,22 +30,13 @@ static at_t mean_but_batch(at_t x_BCHW)
 	return at_mean_dim(at_flatten(x_BCHW, 1, -1), 1, false);
 }
 
-/* Squared error of the x0 that velocity v implies, over its own mean size. */
-static at_t x0_loss(const struct nft_terms *m, at_t v_BCHW)
-{
-	struct at_scope *s = at_begin(AT_GRAD_AS_IS);
-	at_t x0_hat = at_sub(m->xt_BCHW, at_mul(v_BCHW, per_sample(m->t_B)));
-	at_t e = at_sub(x0_hat, m->x0_BCHW);
-	at_t w_B = at_clamp(mean_but_batch(at_cast(at_abs(at_detach(e)), AT_F64)), 1e-5, 1e300);
-	return at_return(s, at_div(at_cast(mean_but_batch(at_square(e)), AT_F64), w_B));
-}
-
 struct nft_losses nft_policy_loss(double beta, const struct nft_terms *m)
 {
 	at_t v = m->v_BCHW, old = m->v_old_BCHW, r = at_cast(m->r_B, AT_F64);
 	at_t plus = at_add_scaled(at_mul(v, beta), old, 1 - beta);
 	at_t minus = at_add_scaled(at_mul(old, 1 + beta), v, -beta);
-	struct nft_losses l = { .positive_B = x0_loss(m, plus), .negative_B = x0_loss(m, minus) };
+	struct nft_losses l = { .positive_B = at_x0_loss(plus, m->xt_BCHW, m->x0_BCHW, m->t_B),
+				.negative_B = at_x0_loss(minus, m->xt_BCHW, m->x0_BCHW, m->t_B) };
 
 	l.policy_B = at_add(at_mul(r, l.positive_B), at_mul(at_add(at_neg(r), 1), l.negative_B));
 	return l;

@@ -59,6 +59,7 @@ void policies_release(struct policies *p)
 	lora_release(&p->old);
 	lora_release(&p->ema);
 	lora_merged_release(&p->old_merged);
+	fp8_release(&p->old_fp8);
 	lora_merged_release(&p->ema_merged);
 	*p = (struct policies) { 0 };
 }
@@ -72,6 +73,19 @@ void policies_refresh(struct policies *p)
 struct pass policies_old_pass(const struct policies *p)
 {
 	return (struct pass) { .merged = &p->old_merged };
+}
+
+struct pass policies_sampling_pass(struct policies *p, bool fp8)
+{
+	struct pass pass = policies_old_pass(p);
+
+	if (!fp8)
+		return pass;
+	if (!p->old_fp8.n_site || p->old_fp8_hash != p->old_merged.hash)
+		fp8_round(&p->old_fp8, p->old.net, &p->old_merged);
+	p->old_fp8_hash = p->old_merged.hash;
+	pass.fp8 = &p->old_fp8;
+	return pass;
 }
 
 struct pass policies_ema_pass(struct policies *p)

@@ -6,6 +6,7 @@
  */
 #ifndef POLICIES_H
 #define POLICIES_H
+#include "models/fp8.h"
 #include "models/lora.h"
 
 struct policy_conf {
@@ -20,6 +21,8 @@ struct policies {
 	const struct policy_conf *conf;
 	struct lora theta, old, ema;
 	struct lora_merged old_merged, ema_merged;
+	struct fp8_weights old_fp8; /* of old_merged as its hash was */
+	uint64_t old_fp8_hash;
 	bool old_is_theta; /* the same values: v_old is v detached and costs no forward */
 };
 
@@ -38,6 +41,8 @@ double policies_eta(const struct policy_conf *c, int64_t step);
 /* After values were set from outside (a checkpoint): merged weights follow. */
 void policies_refresh(struct policies *p);
 struct pass policies_old_pass(const struct policies *p);
+/* The old policy as it samples: with fp8 in 8-bit weights, which are rounded when it has changed since. */
+struct pass policies_sampling_pass(struct policies *p, bool fp8);
 struct pass policies_ema_pass(struct policies *p); /* merges when ema has changed since */
 
 #endif

@@ -117,7 +117,7 @@ static void sample_share(struct trainer *t, struct samples *s)
 	const struct prompts_conf *c = &t->x->prompts;
 	struct at_dims chw = pipeline_latent_shape(&t->pipeline, c->height, c->width);
 	struct at_dims nchw = { .n = 4, .d = { s->count, chw.d[0], chw.d[1], chw.d[2] } };
-	struct pass old = policies_old_pass(&t->policies);
+	struct pass old = policies_sampling_pass(&t->policies, t->x->rollout.fp8);
 	double pixels = 0;
 
 	s->x0_NCHW = at_keep(at_empty(nchw, AT_F32, t->pipeline.device));

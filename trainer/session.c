@@ -60,7 +60,8 @@ int session_open(struct session *s, const struct session_options *o, const char 
 				  .negative = (char *)(uintptr_t)o->negative,
 				  .shift = o->shift,
 				  .timesteps = (char *)(uintptr_t) "float",
-				  .batch = o->batch };
+				  .batch = o->batch,
+				  .graphs = true };
 	if (sampler_init(&s->sampler, &s->pipeline, &c, e))
 		goto out;
 	return 0;

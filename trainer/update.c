@@ -139,7 +139,7 @@ static at_t reference_kl(const struct trainer *t, const struct micro *m)
 		c = cond_rows(&c, m->kl_row);
 	}
 	struct at_scope *frozen = at_begin(AT_NO_GRAD);
-	at_t ref = at_return(frozen, sampler_velocity(&t->rollout, &(struct pass) { 0 }, x, at, &c));
+	at_t ref = at_return(frozen, sampler_still_velocity(&t->rollout, &(struct pass) { 0 }, x, at, &c));
 	return at_return(sc, nft_kl(v, ref));
 }
 
@@ -185,8 +185,9 @@ static void accumulate(struct trainer *t, const struct samples *s, const struct 
 
 	if (!t->policies.old_is_theta) {
 		struct at_scope *frozen = at_begin(AT_NO_GRAD);
-		m.terms.v_old_BCHW = at_return(
-		    frozen, sampler_velocity(&t->rollout, &old, m.terms.xt_BCHW, m.timestep_B, &m.cond));
+		m.terms.v_old_BCHW =
+		    at_return(frozen, sampler_still_velocity(&t->rollout, &old, m.terms.xt_BCHW, m.timestep_B,
+							     &m.cond));
 	}
 	if (lora_prefers_merge(&t->policies.theta, at_numel(m.terms.x0_BCHW) / at_size(m.terms.x0_BCHW, 1))) {
 		lora_merge_grad(&merged, &t->policies.theta);

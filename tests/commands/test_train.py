@@ -44,6 +44,21 @@ def test_ranks(tmp_path):
         assert np.abs(one["theta"]).max() > 1e-3  # it moved: B starts at zero
 
 
+def test_sampling_in_8_bits(tmp_path):
+    """E4M3 moves the samples by a few per cent, not the policies of the update; replays change nothing at all."""
+    extra = ["--set", "train.max_steps=2", "--set", "log.rollouts_every=1"]
+    for name, *sets in ("plain",), ("graphs", "rollout.graphs=false"), ("fp8", "rollout.fp8=true"):
+        train(tmp_path / name, *extra, *(x for s in sets for x in ("--set", s)))
+    plain, graphs, fp8 = ([rollouts(tmp_path / n, epoch)["x0"] for epoch in (0, 1)] for n in ("plain", "graphs", "fp8"))
+    for epoch in 0, 1:  # the second epoch samples with weights that have been rounded again
+        assert np.array_equal(plain[epoch], graphs[epoch])
+        far = np.linalg.norm(fp8[epoch] - plain[epoch]) / np.linalg.norm(plain[epoch])
+        print(f"epoch {epoch}: samples of 8-bit weights are {far:.3f} away")
+        assert 0.005 < far < 0.5
+    state = read_zst(tmp_path / "fp8/checkpoints/step-00000002/state.safetensors.zst")
+    assert np.isfinite(state["theta"]).all() and np.abs(state["theta"]).max() > 1e-4
+
+
 def test_more_ranks_than_pictures(tmp_path):
     done = contraflow("train", CONFIG, "--run", tmp_path / "r", *TINY, "--set", "prompts.groups=1",
                       "--set", "prompts.group_size=2", ranks=3, check=False)  # fmt: skip

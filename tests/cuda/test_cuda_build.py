@@ -43,6 +43,12 @@ def test_same_numbers_on_the_cpu(tmp_path):
     assert all(np.array_equal(states[0][k], states[1][k]) for k in states[0]) and states[0]["theta"].any()
 
 
+def test_fused_ops():
+    """The kernels of the GPU against float64 where there is one; what a build with CUDA does on the CPU otherwise."""
+    done = subprocess.run([ROOT / "build-cuda/tests/test_fused"], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+
+
 def without_a_gpu(tmp_path):
     done = run("build-cuda", "train", "configs/shapes.yaml", "--run", tmp_path / "r", "--set", "run.device=cuda", check=False)
     assert done.returncode == 1 and "no GPU is visible" in done.stderr and done.stderr.count("\n") == 1

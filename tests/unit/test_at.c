@@ -215,101 +215,6 @@ static void test_checkpoint(void **state)
 	at_end(s);
 }
 
-/* Value and gradients of a fused op in float32 against its composition in float64. */
-static void check_modulate(int64_t B, int64_t S, int64_t D, bool strided)
-{
-	struct at_scope *s = at_begin(AT_WITH_GRAD);
-	at_t x = random_tensor(DIMS(B, S, D), 1), mod = random_tensor(DIMS(B, 1, strided ? 6 * D : 2 * D), 2),
-	     part[6];
-	at_t g = random_tensor(DIMS(B, S, D), 3), leaf[2] = { x, mod }, grad[2], want[2];
-
-	at_set_requires_grad(x, true);
-	at_set_requires_grad(mod, true);
-	at_chunk(strided ? 6 : 2, part, mod, -1);
-	at_t y = at_modulate(x, part[0], part[1], 1e-6);
-	at_grad(at_sum(at_mul(y, g)), 2, leaf, grad);
-	at_t x64 = at_detach(at_cast(x, AT_F64)), mod64 = at_detach(at_cast(mod, AT_F64)),
-	     leaf64[2] = { x64, mod64 };
-	at_set_requires_grad(x64, true);
-	at_set_requires_grad(mod64, true);
-	at_chunk(strided ? 6 : 2, part, mod64, -1);
-	at_t y64 = at_add(at_mul(at_layer_norm(x64, NULL, NULL, 1e-6), at_add(part[1], 1)), part[0]);
-	at_grad(at_sum(at_mul(y64, at_cast(g, AT_F64))), 2, leaf64, want);
-	assert_true(distance(y, y64) < 1e-6);
-	assert_true(distance(grad[0], want[0]) < 3e-6);
-	assert_true(distance(grad[1], want[1]) < 3e-6);
-	at_end(s);
-}
-
-static void test_modulate(void **state)
-{
-	(void)state;
-	check_modulate(3, 5, 33, false);
-	check_modulate(2, 1, 8, true);
-	check_modulate(7, 19, 128, true);
-	check_modulate(1, 46, 96, false);
-}
-
-static void check_rms(struct at_dims shape, bool turned)
-{
-	struct at_scope *s = at_begin(AT_WITH_GRAD);
-	at_t x = random_tensor(shape, 1), w = random_tensor(DIMS(shape.d[shape.n - 1]), 2),
-	     leaf[2] = { x, w }, grad[2];
-	at_t x64 = at_detach(at_cast(x, AT_F64)), w64 = at_detach(at_cast(w, AT_F64)),
-	     leaf64[2] = { x64, w64 }, want[2];
-
-	for (int i = 0; i < 2; i++) {
-		at_set_requires_grad(leaf[i], true);
-		at_set_requires_grad(leaf64[i], true);
-	}
-	at_t in = turned ? at_transpose(x, 1, 2) : x, in64 = turned ? at_transpose(x64, 1, 2) : x64;
-	at_t y = at_rms_norm(in, w, 1e-6), g = random_tensor(at_shape(y), 3);
-	at_grad(at_sum(at_mul(y, g)), 2, leaf, grad);
-	at_t scale = at_rsqrt(at_add(at_mean_dim(at_square(in64), -1, true), 1e-6));
-	at_t y64 = at_mul(at_mul(in64, scale), w64);
-	at_grad(at_sum(at_mul(y64, at_cast(g, AT_F64))), 2, leaf64, want);
-	assert_true(distance(y, y64) < 1e-6);
-	assert_true(distance(grad[0], want[0]) < 3e-6);
-	assert_true(distance(grad[1], want[1]) < 3e-6);
-	at_end(s);
-}
-
-static void test_rms_norm(void **state)
-{
-	(void)state;
-	check_rms(DIMS(2, 3, 4, 32), false);
-	check_rms(DIMS(3, 7, 2, 9), true);
-	check_rms(DIMS(5, 24), false);
-}
-
-/* PyTorch's AdamW, from its documentation, in double. */
-static void test_adamw(void **state)
-{
-	struct at_scope *s = at_begin(AT_NO_GRAD);
-	enum { N = 37 };
-	at_t theta = random_tensor(DIMS(N), 1), m = at_zeros(DIMS(N), AT_F32, AT_CPU),
-	     v = at_zeros(DIMS(N), AT_F32, AT_CPU);
-	double t[N], dm[N] = { 0 }, dv[N] = { 0 };
-
-	(void)state;
-	at_copy_out(theta, t, AT_F64);
-	for (int step = 1; step <= 5; step++) {
-		at_t g = random_tensor(DIMS(N), (uint64_t)(10 + step));
-		at_adamw_(theta, g, m, v, 0.01, 0.9, 0.999, 1e-8, 0.1, step);
-		for (int i = 0; i < N; i++) {
-			double gi = at_f32(g)[i];
-			dm[i] = 0.9 * dm[i] + 0.1 * gi;
-			dv[i] = 0.999 * dv[i] + 0.001 * gi * gi;
-			t[i] -= 0.01 * 0.1 * t[i];
-			t[i] -= 0.01 * dm[i] / (1 - pow(0.9, step)) /
-				(sqrt(dv[i] / (1 - pow(0.999, step))) + 1e-8);
-		}
-	}
-	for (int i = 0; i < N; i++)
-		assert_true(fabs(at_f32(theta)[i] - t[i]) < 1e-6);
-	at_end(s);
-}
-
 static void test_ops(void **state)
 {
 	struct at_scope *s = at_begin(AT_NO_GRAD);
@@ -339,8 +244,7 @@ static void test_ops(void **state)
 
 int main(void)
 {
-	const struct CMUnitTest tests[] = { T(test_scopes),   T(test_grad_modes), T(test_panic),
-					    T(test_grad),     T(test_checkpoint), T(test_modulate),
-					    T(test_rms_norm), T(test_adamw),      T(test_ops) };
+	const struct CMUnitTest tests[] = { T(test_scopes), T(test_grad_modes), T(test_panic),
+					    T(test_grad),   T(test_checkpoint), T(test_ops) };
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

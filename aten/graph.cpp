@@ -1,0 +1,198 @@
+// graph.cpp -- a function of tensors that runs many times: on a GPU its launches are recorded once and
+// replayed.
+#include "aten/shim.hpp"
+#include <cstring>
+#include <string>
+#ifdef CONTRAFLOW_CUDA
+#include <ATen/cuda/CUDAEvent.h>
+#include <ATen/cuda/CUDAGraph.h>
+#include <ATen/ops/equal.h>
+#include <c10/cuda/CUDAGuard.h>
+#include <c10/cuda/CUDAStream.h>
+#include <memory>
+#endif
+
+struct at_graph {
+	shim::callback f;
+	std::vector<char> ctx;
+	size_t n, m;
+	int64_t runs = 0;
+	std::string why; // not empty: it is not replayed, and this is why
+#ifdef CONTRAFLOW_CUDA
+	std::unique_ptr<at::cuda::CUDAGraph> recorded;
+	std::vector<at::Tensor> in, out; // where the recording reads and writes
+#endif
+};
+
+namespace
+{
+using tensors = std::vector<at::Tensor>;
+
+struct scope_guard {
+	at_scope *s;
+	scope_guard() : s(at_scope_begin(AT_NO_GRAD, __FILE__, __LINE__, "at_graph_run")) {}
+	scope_guard(const scope_guard &) = delete;
+	~scope_guard() { at_end(s); }
+};
+
+tensors run_plain(at_graph *g, const tensors &in)
+{
+	scope_guard scope;
+	std::vector<at_t> handle, result(g->m, nullptr);
+	tensors out;
+
+	for (const at::Tensor &x : in)
+		handle.push_back(shim::wrap("graph input", x));
+	shim::call_back(g->f, g->ctx.data(), handle.data(), result.data());
+	for (at_t t : result) {
+		shim::need(t);
+		out.push_back(t->v);
+	}
+	return out;
+}
+
+#ifdef CONTRAFLOW_CUDA
+// All recordings share one pool of memory: they are replayed one after another, and what a replay leaves is
+// copied out before the next begins.
+at::cuda::MempoolId_t shared_pool()
+{
+	static const at::cuda::MempoolId_t pool = at::cuda::graph_pool_handle();
+	return pool;
+}
+
+bool same(const at::Tensor &a, const at::Tensor &b)
+{
+	return a.sizes() == b.sizes() && a.scalar_type() == b.scalar_type() &&
+	       at::equal(a.reshape({ -1 }).view(at::kByte), b.reshape({ -1 }).view(at::kByte));
+}
+
+tensors replay(at_graph *g, const tensors &in)
+{
+	tensors out;
+	for (size_t i = 0; i < g->n; i++)
+		g->in[i].copy_(in[i]);
+	g->recorded->replay();
+	for (const at::Tensor &x : g->out)
+		out.push_back(x.clone());
+	return out;
+}
+
+// On a stream of its own, after one plain run there: libraries make their workspaces in it.
+void record(at_graph *g, const tensors &in)
+{
+	auto here = c10::cuda::getCurrentCUDAStream(), side = c10::cuda::getStreamFromPool();
+	at::cuda::CUDAEvent before, after;
+
+	for (const at::Tensor &x : in)
+		g->in.push_back(x.clone());
+	before.record(here);
+	before.block(side);
+	{
+		c10::cuda::CUDAStreamGuard guard(side);
+		run_plain(g, g->in);
+		side.synchronize();
+		g->recorded = std::make_unique<at::cuda::CUDAGraph>();
+		// Thread-local: what other threads do meanwhile (rewards, NCCL) is none of its business.
+		g->recorded->capture_begin(shared_pool(), cudaStreamCaptureModeThreadLocal);
+		try {
+			g->out = run_plain(g, g->in);
+		} catch (...) {
+			try {
+				g->recorded->capture_end();
+			} catch (const std::exception &) { // it was broken off: the first error counts
+			}
+			throw;
+		}
+		g->recorded->capture_end();
+		after.record(side);
+	}
+	after.block(here);
+}
+
+void give_up(at_graph *g, const char *why)
+{
+	g->why = why;
+	g->why = g->why.substr(0, g->why.find('\n'));
+	g->recorded.reset();
+	g->in.clear();
+	g->out.clear();
+}
+
+// The first run is plain, the second is recorded and must agree with a plain one, those after it are replays.
+tensors run_recorded(at_graph *g, const tensors &in)
+{
+	if (g->runs == 1 || !g->why.empty())
+		return run_plain(g, in);
+	if (g->recorded) {
+		for (size_t i = 0; i < g->n; i++)
+			if (in[i].sizes() != g->in[i].sizes() ||
+			    in[i].scalar_type() != g->in[i].scalar_type())
+				throw std::runtime_error("an input is not as it was when this was recorded");
+		return replay(g, in);
+	}
+	tensors plain = run_plain(g, in);
+	try {
+		record(g, in);
+		tensors again = replay(g, in);
+		for (size_t i = 0; i < g->m; i++)
+			if (!same(plain[i], again[i]))
+				throw std::runtime_error("the replay differs from the function");
+	} catch (const std::exception &e) {
+		give_up(g, e.what());
+	}
+	return plain;
+}
+#endif
+} // namespace
+
+extern "C" {
+at_graph *at_graph_new(void (*f)(void *ctx, const at_t *in, at_t *out), const void *ctx, size_t size, int n,
+		       int m)
+{
+	at_graph *g = new at_graph;
+
+	g->f = f;
+	g->ctx.assign(static_cast<const char *>(ctx), static_cast<const char *>(ctx) + size);
+	g->n = static_cast<size_t>(n);
+	g->m = static_cast<size_t>(m);
+	return g;
+}
+
+void at_graph_free(at_graph *g)
+{
+	delete g;
+}
+
+void at_graph_run(at_graph *g, const at_t *in, at_t *out)
+{
+	shim::run("at_graph_run", shim::operands(in, g->n), [&] {
+		at::NoGradGuard no_grad;
+		tensors x, y;
+		bool gpu = true;
+
+		for (size_t i = 0; i < g->n; i++) {
+			x.push_back(in[i]->v);
+			gpu = gpu && in[i]->v.is_cuda();
+		}
+		g->runs++;
+#ifdef CONTRAFLOW_CUDA
+		y = gpu ? run_recorded(g, x) : run_plain(g, x);
+#else
+		(void)gpu;
+		y = run_plain(g, x);
+#endif
+		for (size_t i = 0; i < g->m; i++)
+			out[i] = shim::wrap("at_graph_run", y[i]);
+	});
+}
+
+bool at_graph_replays(const at_graph *g, const char **why)
+{
+	*why = g->why.empty() ? nullptr : g->why.c_str();
+#ifdef CONTRAFLOW_CUDA
+	return g->recorded != nullptr;
+#else
+	return false;
+#endif
+}
+}

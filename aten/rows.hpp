@@ -1,0 +1,285 @@
+// rows.hpp -- the formulas of the fused kernels, written once for the CPU and the GPU.
+//
+// A row (a token, a head of a token, a sample) is a team's work: one CPU thread is a team of one, on a GPU
+// some lanes of a warp or a block share a row. A team says where a member begins, how far it steps, how many
+// neighbours it takes at a time, and sums over its members; always in the same order, so no result depends on
+// the number of threads. rows.cpp has the team of the CPU, rows.cu those of the GPU. Arithmetic is in
+// float32, whatever T is stored as.
+#pragma once
+#include <c10/util/BFloat16.h>
+#include <c10/util/Half.h>
+#include <cstdint>
+#ifdef __CUDACC__
+#define TEAM __device__ __forceinline__
+#define SIMD_SUM(...)
+#define SIMD
+#else
+#define TEAM          inline __attribute__((always_inline))
+#define SIMD_TEXT(x)  _Pragma(#x)
+#define SIMD_SUM(...) SIMD_TEXT(omp simd reduction(+ : __VA_ARGS__))
+#define SIMD          SIMD_TEXT(omp simd)
+#endif
+
+namespace rows
+{
+enum storage { F32, BF16, F16 };
+
+// ---- What a kernel is given: addresses, and counts in elements -------------------------------------------
+
+// layer_norm(x) * (1 + scale) + shift. x (B, S, D) contiguous, `rows` = B S; shift and scale (B, 1, D).
+struct modulate_args {
+	int64_t rows, S, D, shift_stride, scale_stride;
+	const void *x, *shift, *scale, *g; // g: gradient of y
+	void *y, *gx;                      // gx NULL: not wanted
+	float *stat;                       // (rows, 2): mean and 1 / std
+	float *gshift, *gscale;            // (B, D), zero before; NULL: not wanted
+	float eps;
+};
+
+// x / rms(x) * w over K; x and g are 4-d views with unit stride over K, y and gx contiguous.
+struct rms_args {
+	int64_t count, n[3], x_stride[3], g_stride[3], K;
+	const void *x, *w, *g;
+	void *y, *gx;
+	float *rstd; // (count)
+	float eps;
+};
+
+// The error of the x0 that a velocity implies, e = xt - t v - x0, M values a sample: mean e^2 / weight with
+// weight = max(mean |e|, 1e-5), which no gradient goes through.
+struct x0_args {
+	int64_t B, M;
+	const float *xt, *x0, *v, *t;
+	double *loss, *weight; // (B)
+	const double *g;       // (B): gradient of loss
+	float *gv;             // (B, M)
+};
+
+struct adamw_args {
+	int64_t n;
+	float *theta, *m, *v;
+	const float *g;
+	float keep, f1, f2, g2, rate, root, tiny;
+};
+
+#ifdef CONTRAFLOW_CUDA
+// rows.cu: on a cudaStream_t; a launch that fails throws.
+void modulate_gpu(storage t, const modulate_args &m, void *stream);
+void modulate_back_gpu(storage t, const modulate_args &m, void *stream);
+void rms_gpu(storage t, const rms_args &r, void *stream);
+void rms_back_gpu(storage t, const rms_args &r, void *stream);
+void x0_gpu(const x0_args &x, void *stream);
+void x0_back_gpu(const x0_args &x, void *stream);
+void adamw_gpu(const adamw_args &a, void *stream);
+#endif
+
+// ---- Rows ------------------------------------------------------------------------------------------------
+
+template <class T> TEAM const T *row_of(const void *p, int64_t at)
+{
+	return static_cast<const T *>(p) + at;
+}
+template <class T> TEAM T *row_of(void *p, int64_t at)
+{
+	return static_cast<T *>(p) + at;
+}
+
+// V neighbours, as one access where the hardware has one: addresses are multiples of V elements.
+template <class T, int V> struct alignas(V * sizeof(T)) pack {
+	T v[V];
+};
+template <int V, class T> TEAM void load(float (&to)[V], const T *p)
+{
+	const pack<T, V> a = *reinterpret_cast<const pack<T, V> *>(p);
+	for (int k = 0; k < V; k++)
+		to[k] = static_cast<float>(a.v[k]);
+}
+template <int V, class T> TEAM void store(T *p, const float (&from)[V])
+{
+	pack<T, V> a;
+	for (int k = 0; k < V; k++)
+		a.v[k] = static_cast<T>(from[k]);
+	*reinterpret_cast<pack<T, V> *>(p) = a;
+}
+template <class T, class Team> TEAM void modulate_row(const Team &team, const modulate_args &m, int64_t i)
+{
+	constexpr int V = Team::WIDE;
+	const int64_t D = m.D;
+	const T *x = row_of<T>(m.x, i * D), *shift = row_of<T>(m.shift, i / m.S * m.shift_stride),
+		*scale = row_of<T>(m.scale, i / m.S * m.scale_stride);
+	T *y = row_of<T>(m.y, i * D);
+	float mean = 0, var = 0;
+
+	SIMD_SUM(mean)
+	for (int64_t d = team.first(); d < D; d += team.step()) {
+		float a[V];
+		load(a, x + d);
+		for (int k = 0; k < V; k++)
+			mean += a[k];
+	}
+	mean = team.sum(mean) / static_cast<float>(D);
+	SIMD_SUM(var)
+	for (int64_t d = team.first(); d < D; d += team.step()) {
+		float a[V];
+		load(a, x + d);
+		for (int k = 0; k < V; k++)
+			var += (a[k] - mean) * (a[k] - mean);
+	}
+	float r = 1 / sqrtf(team.sum(var) / static_cast<float>(D) + m.eps);
+	SIMD for (int64_t d = team.first(); d < D; d += team.step())
+	{
+		float a[V], b[V], c[V];
+		load(a, x + d);
+		load(b, shift + d);
+		load(c, scale + d);
+		for (int k = 0; k < V; k++)
+			a[k] = (a[k] - mean) * r * (1 + c[k]) + b[k];
+		store(y + d, a);
+	}
+	if (team.first() == 0) {
+		m.stat[2 * i] = mean;
+		m.stat[2 * i + 1] = r;
+	}
+}
+
+// The gradient of x in row i.
+template <class T, class Team>
+TEAM void modulate_row_back(const Team &team, const modulate_args &m, int64_t i)
+{
+	constexpr int V = Team::WIDE;
+	const int64_t D = m.D;
+	const T *x = row_of<T>(m.x, i * D), *u = row_of<T>(m.g, i * D),
+		*scale = row_of<T>(m.scale, i / m.S * m.scale_stride);
+	T *gx = row_of<T>(m.gx, i * D);
+	float mean = m.stat[2 * i], r = m.stat[2 * i + 1], m1 = 0, m2 = 0;
+
+	SIMD_SUM(m1, m2)
+	for (int64_t d = team.first(); d < D; d += team.step()) {
+		float a[V], b[V], c[V];
+		load(a, x + d);
+		load(b, u + d);
+		load(c, scale + d);
+		for (int k = 0; k < V; k++) {
+			float h = b[k] * (1 + c[k]);
+			m1 += h;
+			m2 += h * (a[k] - mean) * r;
+		}
+	}
+	m1 = team.sum(m1) / static_cast<float>(D);
+	m2 = team.sum(m2) / static_cast<float>(D);
+	SIMD for (int64_t d = team.first(); d < D; d += team.step())
+	{
+		float a[V], b[V], c[V];
+		load(a, x + d);
+		load(b, u + d);
+		load(c, scale + d);
+		for (int k = 0; k < V; k++)
+			a[k] = r * (b[k] * (1 + c[k]) - m1 - (a[k] - mean) * r * m2);
+		store(gx + d, a);
+	}
+}
+
+// Row i of a view, in elements from its start.
+TEAM int64_t row_at(const int64_t (&n)[3], const int64_t (&stride)[3], int64_t i)
+{
+	return i / (n[1] * n[2]) * stride[0] + i / n[2] % n[1] * stride[1] + i % n[2] * stride[2];
+}
+
+template <class T, class Team> TEAM void rms_row(const Team &team, const rms_args &p, int64_t i)
+{
+	constexpr int V = Team::WIDE;
+	const int64_t K = p.K;
+	const T *x = row_of<T>(p.x, row_at(p.n, p.x_stride, i)), *w = row_of<T>(p.w, 0);
+	T *y = row_of<T>(p.y, i * K);
+	float sum = 0;
+
+	SIMD_SUM(sum)
+	for (int64_t d = team.first(); d < K; d += team.step()) {
+		float a[V];
+		load(a, x + d);
+		for (int k = 0; k < V; k++)
+			sum += a[k] * a[k];
+	}
+	float r = 1 / sqrtf(team.sum(sum) / static_cast<float>(K) + p.eps);
+	SIMD for (int64_t d = team.first(); d < K; d += team.step())
+	{
+		float a[V], b[V];
+		load(a, x + d);
+		load(b, w + d);
+		for (int k = 0; k < V; k++)
+			a[k] = a[k] * r * b[k];
+		store(y + d, a);
+	}
+	if (team.first() == 0)
+		p.rstd[i] = r;
+}
+
+template <class T, class Team> TEAM void rms_row_back(const Team &team, const rms_args &p, int64_t i)
+{
+	constexpr int V = Team::WIDE;
+	const int64_t K = p.K;
+	const T *x = row_of<T>(p.x, row_at(p.n, p.x_stride, i)), *w = row_of<T>(p.w, 0),
+		*u = row_of<T>(p.g, row_at(p.n, p.g_stride, i));
+	T *gx = row_of<T>(p.gx, i * K);
+	float r = p.rstd[i], dot = 0;
+
+	SIMD_SUM(dot)
+	for (int64_t d = team.first(); d < K; d += team.step()) {
+		float a[V], b[V], c[V];
+		load(a, x + d);
+		load(b, w + d);
+		load(c, u + d);
+		for (int k = 0; k < V; k++)
+			dot += c[k] * b[k] * a[k];
+	}
+	dot = team.sum(dot) * (r * r / static_cast<float>(K));
+	SIMD for (int64_t d = team.first(); d < K; d += team.step())
+	{
+		float a[V], b[V], c[V];
+		load(a, x + d);
+		load(b, w + d);
+		load(c, u + d);
+		for (int k = 0; k < V; k++)
+			a[k] = r * (c[k] * b[k] - a[k] * dot);
+		store(gx + d, a);
+	}
+}
+
+template <class Team> TEAM void x0_row(const Team &team, const x0_args &p, int64_t b)
+{
+	const float *xt = p.xt + b * p.M, *x0 = p.x0 + b * p.M, *v = p.v + b * p.M, t = p.t[b];
+	double size = 0, square = 0, M = static_cast<double>(p.M);
+
+	SIMD_SUM(size, square)
+	for (int64_t i = team.first(); i < p.M; i += team.step()) {
+		float e = xt[i] - v[i] * t - x0[i];
+		size += e < 0 ? -e : e;
+		square += e * e;
+	}
+	size = team.sum(size) / M;
+	square = team.sum(square) / M;
+	if (team.first() == 0) {
+		double weight = size > 1e-5 || size != size ? size : 1e-5; // not a number stays that
+		p.weight[b] = weight;
+		p.loss[b] = square / weight;
+	}
+}
+
+// Element i of sample b.
+TEAM void x0_element_back(const x0_args &p, int64_t b, int64_t i)
+{
+	const int64_t at = b * p.M + i;
+	float f = static_cast<float>(-2 * p.g[b] * p.t[b] / (static_cast<double>(p.M) * p.weight[b]));
+
+	p.gv[at] = f * (p.xt[at] - p.v[at] * p.t[b] - p.x0[at]);
+}
+
+TEAM void adamw_element(const adamw_args &a, int64_t i)
+{
+	float m = a.m[i] + a.f1 * (a.g[i] - a.m[i]), v = a.f2 * a.v[i] + a.g2 * a.g[i] * a.g[i];
+
+	a.m[i] = m;
+	a.v[i] = v;
+	a.theta[i] = a.keep * a.theta[i] - a.rate * m / (sqrtf(v) / a.root + a.tiny);
+}
+} // namespace rows

@@ -1,0 +1,117 @@
+#include "sampler/replay.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "models/lora.h"
+#include <stdlib.h>
+#include <string.h>
+
+#define MOST 32 /* forwards that are remembered: a batch, the last and smaller one, a few sets of weights */
+
+/* What f of the graph is a function of, beyond tensors. */
+struct forward {
+	const struct sampler *sampler;
+	struct pass pass;
+};
+struct replay {
+	struct at_dims x, text;
+	const struct lora_merged *merged;
+	const struct fp8_weights *fp8;
+	at_t *w; /* merged->w as it was */
+	int n_w;
+	struct at_graph *graph;
+	bool told;
+};
+struct replays {
+	struct replay v[MOST];
+	int n;
+	int64_t replayed;
+};
+
+struct replays *replays_new(void)
+{
+	return mem_zero(1, sizeof(struct replays));
+}
+
+void replays_free(struct replays *r)
+{
+	for (int i = 0; r && i < r->n; i++) {
+		at_graph_free(r->v[i].graph);
+		free(r->v[i].w);
+	}
+	free(r);
+}
+
+static bool same_dims(const struct at_dims *a, const struct at_dims *b)
+{
+	return a->n == b->n && !memcmp(a->d, b->d, (size_t)a->n * sizeof *a->d);
+}
+
+static bool same_weights(const struct replay *p, const struct pass *pass)
+{
+	const struct lora_merged *m = pass->merged;
+
+	return p->merged == m && p->fp8 == pass->fp8 &&
+	       (!m || (p->n_w == m->n_site && !memcmp(p->w, m->w, (size_t)p->n_w * sizeof *p->w)));
+}
+
+static void forward(void *ctx, const at_t *in, at_t *out)
+{
+	const struct forward *f = ctx;
+	struct cond c = { in[2], in[3] };
+
+	out[0] = sampler_velocity(f->sampler, &f->pass, in[0], in[1], &c);
+}
+
+/* The replay of this forward, a new one where there is room; NULL: there is none. */
+static struct replay *find(struct replays *r, const struct sampler *s, const struct pass *pass, at_t x_BCHW,
+			   at_t text_BLE)
+{
+	struct at_dims x = at_shape(x_BCHW), text = at_shape(text_BLE);
+	const struct lora_merged *m = pass->merged;
+
+	for (int i = 0; i < r->n; i++)
+		if (same_dims(&r->v[i].x, &x) && same_dims(&r->v[i].text, &text) &&
+		    same_weights(&r->v[i], pass))
+			return &r->v[i];
+	if (r->n == MOST)
+		return NULL;
+	struct forward f = { s, { .merged = m, .fp8 = pass->fp8 } };
+	struct replay *p = &r->v[r->n++];
+	*p = (struct replay) { .x = x, .text = text, .merged = m, .fp8 = pass->fp8 };
+	if (m) {
+		p->n_w = m->n_site;
+		p->w = memcpy(mem_zero((size_t)p->n_w, sizeof *p->w), m->w, (size_t)p->n_w * sizeof *p->w);
+	}
+	p->graph = at_graph_new(forward, &f, sizeof f, 4, 1);
+	return p;
+}
+
+at_t replays_velocity(struct replays *r, const struct sampler *s, const struct pass *pass, at_t x_BCHW,
+		      at_t t_B, const struct cond *c)
+{
+	struct at_scope *sc = at_begin(AT_NO_GRAD);
+	struct replay *p = pass->lora ? NULL : find(r, s, pass, x_BCHW, c->text_BLE);
+	at_t in[4] = { x_BCHW, t_B, c->text_BLE, c->pooled_BP }, v;
+	const char *why;
+
+	if (!p)
+		return at_return(sc, sampler_velocity(s, pass, x_BCHW, t_B, c));
+	r->replayed += at_graph_replays(p->graph, &why);
+	at_graph_run(p->graph, in, &v);
+	at_graph_replays(p->graph, &why);
+	if (why && !p->told)
+		log_warn("a forward of %lld pictures is not replayed on the GPU, only run: %s",
+			 (long long)p->x.d[0], why);
+	p->told = why != NULL;
+	return at_return(sc, v);
+}
+
+void replays_count(const struct replays *r, int *recordings, int64_t *replayed)
+{
+	const char *why;
+
+	*recordings = 0;
+	for (int i = 0; i < r->n; i++)
+		*recordings += at_graph_replays(r->v[i].graph, &why);
+	*replayed = r->replayed;
+}

@@ -1,0 +1,21 @@
+/*
+ * replay.h -- velocities without gradients: the same forward many times over, which a GPU replays (at_graph).
+ *
+ * A forward is known by the shapes of its inputs and by the weights it reads: the base's own, or merged ones,
+ * whose memory stays where it is while their values change (lora_merge).  Adapters added as products run are
+ * not replayed.
+ */
+#ifndef REPLAY_H
+#define REPLAY_H
+#include "sampler/sample.h"
+
+struct replays;
+struct replays *replays_new(void);
+void replays_free(struct replays *r); /* NULL is fine */
+/* sampler_velocity's value.  *s and what pass->merged points to stay where they are until replays_free. */
+at_t replays_velocity(struct replays *r, const struct sampler *s, const struct pass *pass, at_t x_BCHW,
+		      at_t t_B, const struct cond *c);
+/* Recordings that are replayed now, and forwards that took part in one. */
+void replays_count(const struct replays *r, int *recordings, int64_t *replayed);
+
+#endif

@@ -1,0 +1,354 @@
+/* Fused ops against their formulas in float64: values and gradients, in every storage, on the CPU and, where
+ * there is one, on the GPU; sizes with kernels of their own and sizes without.  B batch, S tokens, D
+ * channels, H heads, K width of a head. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+#include <math.h>
+#include <string.h>
+#include "aten/at.h"
+#include "base/rng.h"
+
+static int64_t live_before;
+
+static int count_handles(void **state)
+{
+	(void)state;
+	live_before = at_live();
+	return 0;
+}
+
+static int no_handle_left(void **state)
+{
+	(void)state;
+	return at_live() == live_before ? 0 : -1;
+}
+
+/* Where and how numbers are kept, and how far apart two roundings of them may be. */
+struct place {
+	enum at_device dev;
+	enum at_dtype dt;
+	double tol;
+};
+static const struct place places[] = {
+	{ AT_CPU, AT_F32, 2e-6 },  { AT_CPU, AT_BF16, 6e-3 },  { AT_CPU, AT_F16, 1e-3 },
+	{ AT_CUDA, AT_F32, 2e-6 }, { AT_CUDA, AT_BF16, 6e-3 }, { AT_CUDA, AT_F16, 1e-3 },
+};
+enum { PLACES = sizeof places / sizeof *places };
+
+static bool there_is(const struct place *p)
+{
+	return p->dev == AT_CPU || at_cuda_devices() > 0;
+}
+
+static at_t random_at(const struct place *p, struct at_dims shape, uint64_t sample)
+{
+	struct at_scope *s = at_begin(AT_NO_GRAD);
+	at_t t = at_empty(shape, AT_F32, AT_CPU);
+	struct rng r = rng_make(5, RNG_USER, 0, sample);
+
+	rng_normals(&r, at_f32(t), (size_t)at_numel(t));
+	return at_return(s, at_to(t, p->dt, p->dev));
+}
+
+static at_t exact(at_t x)
+{
+	return at_detach(at_to(x, AT_F64, AT_CPU));
+}
+
+static double distance(at_t a, at_t b)
+{
+	struct at_scope *s = at_begin(AT_NO_GRAD);
+	at_t x = exact(a), y = exact(b);
+	double d = sqrt(at_sum_squares(at_sub(x, y))), n = sqrt(at_sum_squares(y));
+
+	at_end(s);
+	return n > 0 ? d / n : d;
+}
+
+/* Leaves in both precisions: leaf64[i] is leaf[i] to the bit. */
+static void make_leaves(int n, at_t *leaf, at_t *leaf64)
+{
+	for (int i = 0; i < n; i++) {
+		leaf64[i] = exact(leaf[i]);
+		at_set_requires_grad(leaf[i], true);
+		at_set_requires_grad(leaf64[i], true);
+	}
+}
+
+static void compare(const struct place *p, at_t y, at_t y64, int n, const at_t *leaf, const at_t *leaf64)
+{
+	at_t g = random_at(p, at_shape(y), 9), grad[4], want[4];
+
+	assert_int_equal(at_dtype_of(y), p->dt);
+	assert_true(distance(y, y64) < p->tol);
+	at_grad(at_sum(at_mul(y, g)), n, leaf, grad);
+	at_grad(at_sum(at_mul(y64, exact(g))), n, leaf64, want);
+	for (int i = 0; i < n; i++) {
+		assert_int_equal(at_dtype_of(grad[i]), p->dt);
+		assert_true(distance(grad[i], want[i]) < 2 * p->tol);
+	}
+}
+
+static void check_modulate(const struct place *p, int64_t B, int64_t S, int64_t D, bool strided)
+{
+	struct at_scope *s = at_begin(AT_WITH_GRAD);
+	int parts = strided ? 6 : 2;
+	at_t leaf[2] = { random_at(p, DIMS(B, S, D), 1), random_at(p, DIMS(B, 1, parts * D), 2) }, leaf64[2];
+	at_t part[6], part64[6];
+
+	make_leaves(2, leaf, leaf64);
+	at_chunk(parts, part, leaf[1], -1);
+	at_chunk(parts, part64, leaf64[1], -1);
+	at_t y64 =
+	    at_add(at_mul(at_layer_norm(leaf64[0], NULL, NULL, 1e-6), at_add(part64[1], 1)), part64[0]);
+	compare(p, at_modulate(leaf[0], part[0], part[1], 1e-6), y64, 2, leaf, leaf64);
+	at_end(s);
+}
+
+static void test_modulate(void **state)
+{
+	(void)state;
+	for (int i = 0; i < PLACES; i++)
+		if (there_is(&places[i])) {
+			check_modulate(&places[i], 3, 5, 33, false); /* no whole packs */
+			check_modulate(&places[i], 2, 1, 8, true);
+			check_modulate(&places[i], 7, 19, 128, true);
+			check_modulate(&places[i], 1, 46, 1536, false);
+		}
+}
+
+/* The heads of a stacked projection, as the transformer has them, or a plain tensor. */
+static void check_rms(const struct place *p, struct at_dims shape, bool of_product)
+{
+	struct at_scope *s = at_begin(AT_WITH_GRAD);
+	int64_t K = shape.d[shape.n - 1];
+	struct at_dims all = shape;
+
+	if (of_product) /* (B, S, 3, H, K) of (B, S, H, K) */
+		all = DIMS(shape.d[0], shape.d[1], 3, shape.d[2], K);
+	at_t leaf[2] = { random_at(p, all, 1), random_at(p, DIMS(K), 2) }, leaf64[2];
+	make_leaves(2, leaf, leaf64);
+	at_t x = of_product ? at_select(leaf[0], 2, 1) : leaf[0],
+	     x64 = of_product ? at_select(leaf64[0], 2, 1) : leaf64[0];
+	at_t scale = at_rsqrt(at_add(at_mean_dim(at_square(x64), -1, true), 1e-6));
+	compare(p, at_rms_norm(x, leaf[1], 1e-6), at_mul(at_mul(x64, scale), leaf64[1]), 2, leaf, leaf64);
+	at_set_requires_grad(leaf[1], false); /* a frozen weight, as training has it */
+	at_set_requires_grad(leaf64[1], false);
+	scale = at_rsqrt(at_add(at_mean_dim(at_square(x64), -1, true), 1e-6));
+	compare(p, at_rms_norm(x, leaf[1], 1e-6), at_mul(at_mul(x64, scale), leaf64[1]), 1, leaf, leaf64);
+	at_end(s);
+}
+
+static void test_rms_norm(void **state)
+{
+	(void)state;
+	for (int i = 0; i < PLACES; i++)
+		if (there_is(&places[i])) {
+			check_rms(&places[i], DIMS(2, 3, 4, 64), true);
+			check_rms(&places[i], DIMS(3, 5, 2, 96), true);
+			check_rms(&places[i], DIMS(3, 7, 2, 9), false);
+			check_rms(&places[i], DIMS(5, 24), false);
+		}
+}
+
+static void test_x0_loss(void **state)
+{
+	(void)state;
+	for (int i = 0; i < PLACES; i++) {
+		const struct place *p = &places[i];
+		if (p->dt != AT_F32 || !there_is(p))
+			continue;
+		struct at_scope *s = at_begin(AT_WITH_GRAD);
+		struct at_dims shape = DIMS(3, 4, 7, 5);
+		at_t v[1] = { random_at(p, shape, 1) }, v64[1], xt = random_at(p, shape, 2),
+		     x0 = random_at(p, shape, 3), t = at_abs(random_at(p, DIMS(3), 4)), grad, want;
+
+		/* the second sample's error is all but zero: there the weight is the smallest one */
+		at_zero_(at_narrow(x0, 0, 1, 1));
+		at_zero_(at_narrow(xt, 0, 1, 1));
+		at_copy_(at_narrow(v[0], 0, 1, 1), at_mul(at_narrow(v[0], 0, 1, 1), 1e-7));
+		make_leaves(1, v, v64);
+		at_t y = at_x0_loss(v[0], xt, x0, t);
+		at_t e =
+		    at_sub(at_sub(exact(xt), at_mul(v64[0], at_view(exact(t), DIMS(3, 1, 1, 1)))), exact(x0));
+		at_t w =
+		    at_clamp(at_mean_dim(at_flatten(at_abs(at_detach(e)), 1, -1), 1, false), 1e-5, 1e300);
+		at_t y64 = at_div(at_mean_dim(at_flatten(at_square(e), 1, -1), 1, false), w);
+		at_t g = random_at(p, DIMS(3), 5);
+
+		assert_int_equal(at_dtype_of(y), AT_F64);
+		for (int k = 0; k < 3; k++)
+			assert_true(distance(at_narrow(y, 0, k, 1), at_narrow(y64, 0, k, 1)) < 1e-5);
+		at_grad(at_sum(at_mul(y, at_cast(g, AT_F64))), 1, v, &grad);
+		at_grad(at_sum(at_mul(y64, exact(g))), 1, v64, &want);
+		for (int k = 0; k < 3; k++)
+			assert_true(distance(at_narrow(grad, 0, k, 1), at_narrow(want, 0, k, 1)) < 1e-5);
+		at_t broken = at_x0_loss(at_detach(at_full(shape, NAN, AT_F32, p->dev)), xt, x0, t);
+		assert_true(isnan(at_item(at_sum(broken))));
+		at_end(s);
+	}
+}
+
+/* PyTorch's AdamW, from its documentation, in double. */
+static void check_adamw(const struct place *p)
+{
+	struct at_scope *s = at_begin(AT_NO_GRAD);
+	enum { N = 37 };
+	at_t theta = random_at(p, DIMS(N), 1), m = at_zeros_like(theta), v = at_zeros_like(theta);
+	double t[N], is[N], gd[N], dm[N] = { 0 }, dv[N] = { 0 };
+
+	at_copy_out(theta, t, AT_F64);
+	for (int step = 1; step <= 5; step++) {
+		at_t g = random_at(p, DIMS(N), (uint64_t)(10 + step));
+		at_copy_out(g, gd, AT_F64);
+		at_adamw_(theta, g, m, v, 0.01, 0.9, 0.999, 1e-8, 0.1, step);
+		for (int i = 0; i < N; i++) {
+			dm[i] = 0.9 * dm[i] + 0.1 * gd[i];
+			dv[i] = 0.999 * dv[i] + 0.001 * gd[i] * gd[i];
+			t[i] -= 0.01 * 0.1 * t[i];
+			t[i] -= 0.01 * dm[i] / (1 - pow(0.9, step)) /
+				(sqrt(dv[i] / (1 - pow(0.999, step))) + 1e-8);
+		}
+	}
+	at_copy_out(theta, is, AT_F64);
+	for (int i = 0; i < N; i++)
+		assert_true(fabs(is[i] - t[i]) < 1e-6);
+	at_end(s);
+}
+
+static void test_adamw(void **state)
+{
+	(void)state;
+	for (int i = 0; i < PLACES; i++)
+		if (places[i].dt == AT_F32 && there_is(&places[i]))
+			check_adamw(&places[i]);
+}
+
+static void test_products(void **state)
+{
+	(void)state;
+	for (int i = 0; i < PLACES; i++) {
+		const struct place *p = &places[i];
+		if (!there_is(p))
+			continue;
+		struct at_scope *s = at_begin(AT_WITH_GRAD);
+		at_t leaf[4] = { random_at(p, DIMS(2, 5, 16), 1), random_at(p, DIMS(32, 16), 2),
+				 random_at(p, DIMS(32), 3), random_at(p, DIMS(10, 32), 4) },
+		     leaf64[4];
+
+		make_leaves(4, leaf, leaf64);
+		at_t y64 = at_gelu(at_linear(leaf64[0], leaf64[1], leaf64[2]), true);
+		compare(p, at_linear_gelu(leaf[0], leaf[1], leaf[2]), y64, 3, leaf, leaf64);
+		struct at_scope *still = at_begin(AT_NO_GRAD); /* the epilogue, on a GPU */
+		assert_true(distance(at_linear_gelu(leaf[0], leaf[1], leaf[2]), y64) < p->tol);
+		at_end(still);
+		/* c := 0.5 c + 2 a b, c a product's own result */
+		at_t a = at_view(leaf[0], DIMS(10, 16)), c = at_linear(a, leaf[1], NULL);
+		at_t a64 = at_view(leaf64[0], DIMS(10, 16)), c64 = at_linear(a64, leaf64[1], NULL);
+		at_t b = at_transpose(leaf[1], 0, 1), b64 = at_transpose(leaf64[1], 0, 1);
+		compare(p, at_addmm_(c, a, b, 0.5, 2),
+			at_add(at_mul(c64, 0.5), at_mul(at_matmul(a64, b64), 2)), 2, leaf, leaf64);
+		at_end(s);
+	}
+}
+
+/* E4M3: 3 bits of mantissa, so half a unit is 1/16 of a value, and the largest value of a row is exact. */
+static void test_fp8(void **state)
+{
+	(void)state;
+	for (int i = 0; i < PLACES; i++) {
+		const struct place *p = &places[i];
+		if (!there_is(p))
+			continue;
+		struct at_scope *s = at_begin(AT_NO_GRAD);
+		enum { R = 32, C = 48 };
+		at_t w = random_at(p, DIMS(R, C), 1), x = random_at(p, DIMS(3, 16, C), 2),
+		     b = random_at(p, DIMS(R), 3);
+		at_t bytes, scale;
+		double v[R * C], largest[R];
+
+		at_copy_(at_narrow(w, 0, 4, 1), at_zeros(DIMS(1, C), p->dt, p->dev)); /* a row of nothing */
+		at_quantise_rows(w, &bytes, &scale);
+		assert_true(at_shape_is(bytes, DIMS(R, C)) && at_dtype_of(bytes) == AT_U8);
+		at_copy_out(w, v, AT_F64);
+		at_copy_out(scale, largest, AT_F64);
+		for (int r = 0; r < R; r++) {
+			double most = 0;
+			for (int c = 0; c < C; c++)
+				most = fmax(most, fabs(v[r * C + c]));
+			assert_true(r == 4 ? largest[r] == 1 : fabs(largest[r] * 448 / most - 1) < 1e-6);
+		}
+		/* an identity shows the weights: x = I, whose rows are exact */
+		at_t eye = at_to(at_cast(at_view(at_arange(C * C, AT_I64, AT_CPU), DIMS(C, C)), AT_F32),
+				 AT_F32, AT_CPU);
+		for (int64_t k = 0; k < C * C; k++)
+			at_f32(eye)[k] = k % (C + 1) == 0;
+		at_t shown =
+		    exact(at_transpose(at_linear_fp8(at_to(eye, p->dt, p->dev), bytes, scale, NULL), 0, 1));
+		double is[R * C];
+		at_copy_out(shown, is, AT_F64);
+		for (int k = 0; k < R * C; k++)
+			assert_true(fabs(is[k] - v[k]) <=
+				    fabs(v[k]) / 16 + 448 * largest[k / C] * 1e-5 + 4e-3 * fabs(v[k]));
+		at_t y = at_linear_fp8(x, bytes, scale, b), y64 = at_linear(exact(x), exact(w), exact(b));
+		assert_true(at_shape_is(y, DIMS(3, 16, R)) && at_dtype_of(y) == p->dt);
+		double far = distance(y, y64);
+		assert_true(far < 0.05 && far > 0.005); /* 8 bits, and no fewer */
+		at_end(s);
+	}
+}
+
+struct scale {
+	double by;
+	int *runs;
+};
+static void scaled(void *ctx, const at_t *in, at_t *out)
+{
+	const struct scale *c = ctx;
+
+	++*c->runs;
+	out[0] = at_add(at_mul(in[0], c->by), in[1]);
+}
+
+static void test_graph(void **state)
+{
+	(void)state;
+	for (int i = 0; i < PLACES; i++) {
+		const struct place *p = &places[i];
+		if (!there_is(p))
+			continue;
+		struct at_scope *s = at_begin(AT_NO_GRAD);
+		int runs = 0;
+		struct scale c = { 1.5, &runs };
+		struct at_graph *g = at_graph_new(scaled, &c, sizeof c, 2, 1);
+		const char *why;
+
+		c.by = 0; /* it was copied */
+		for (uint64_t k = 0; k < 5; k++) {
+			at_t in[2] = { random_at(p, DIMS(4, 6), k), random_at(p, DIMS(4, 6), 10 + k) }, out;
+			at_graph_run(g, in, &out);
+			assert_true(distance(out, at_add(at_mul(exact(in[0]), 1.5), exact(in[1]))) < p->tol);
+		}
+		assert_int_equal(at_graph_replays(g, &why), p->dev == AT_CUDA);
+		assert_null(why);
+		if (p->dev == AT_CPU)
+			assert_int_equal(runs, 5);
+		else /* plain; plain, on the side, recorded; then no more */
+			assert_int_equal(runs, 4);
+		at_graph_free(g);
+		at_end(s);
+	}
+}
+
+#define T(f) cmocka_unit_test_setup_teardown(f, count_handles, no_handle_left)
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = { T(test_modulate), T(test_rms_norm), T(test_x0_loss),
+					    T(test_adamw),    T(test_products), T(test_fp8),
+					    T(test_graph) };
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
