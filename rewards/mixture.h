@@ -22,6 +22,7 @@ int mixture_open(struct mixture **m, const struct conf_node *root, int threads, 
 /* The same over n rewards that are open already; takes their state and conf (the array is copied). */
 struct mixture *mixture_new(const struct mixture_entry *entry, int n, int threads);
 void mixture_close(struct mixture *m);
+void mixture_entry_close(struct mixture_entry *k); /* its state and conf */
 int mixture_count(const struct mixture *m);
 const struct mixture_entry *mixture_at(const struct mixture *m, int k);
 /* Where a sub-score of that name is: reward *k, column *sub; false when no reward has one. */
