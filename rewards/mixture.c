@@ -62,7 +62,7 @@ static void note_reason(struct mixture *m, int sample, int reward, const char *w
 	if (at >= m->why_at)
 		return;
 	m->why_at = at;
-	snprintf(m->scores->why, sizeof m->scores->why, "%s: %.200s", m->entry[reward].type->name, why);
+	snprintf(m->scores->why, sizeof m->scores->why, "%.80s: %.160s", m->entry[reward].name, why);
 }
 
 static void store(struct mixture *m, const struct task *t, const struct reward_score *score,
@@ -252,6 +252,9 @@ struct mixture *mixture_new(const struct mixture_entry *entry, int n, int thread
 
 	m->entry = memcpy(mem_alloc((size_t)n * sizeof *entry), entry, (size_t)n * sizeof *entry);
 	m->entries = n;
+	for (int k = 0; k < n; k++)
+		if (!m->entry[k].name)
+			m->entry[k].name = mem_str(m->entry[k].type->name);
 	m->busy = mem_zero((size_t)n, sizeof *m->busy);
 	m->tail = &m->head;
 	pthread_mutex_init(&m->lock, NULL);

@@ -4,12 +4,36 @@
 #include <stdlib.h>
 #include <string.h>
 
-struct weight_conf {
+/* What the mixture itself reads of an entry. */
+struct entry_conf {
+	char *type;
 	double weight;
 };
-static const struct field weight_fields[] = { FIELD(struct weight_conf, weight, .init = "1",
-						    .doc = "Factor of this reward's score in the total"),
-					      FIELD_END };
+static const struct field entry_fields[] = {
+	FIELD(struct entry_conf, type, .init = "",
+	      .doc =
+		  "which reward it is; empty: the one that the entry is named after. Entries with a `type` "
+		  "may have any name, so that one reward can be there several times"),
+	FIELD(struct entry_conf, weight, .init = "1", .doc = "factor of this reward's score in the total"),
+	FIELD_END
+};
+_Static_assert(sizeof entry_fields / sizeof *entry_fields == MIXTURE_FIELDS, "MIXTURE_FIELDS");
+
+static bool has_field(const struct field *f, const char *name)
+{
+	for (; f && f->name; f++)
+		if (!strcmp(f->name, name))
+			return true;
+	return false;
+}
+
+void mixture_fields(const struct reward_type *type, struct field *out)
+{
+	for (const struct field *f = entry_fields; f->name; f++)
+		if (!type || !has_field(type->fields, f->name))
+			*out++ = *f;
+	*out = (struct field)FIELD_END;
+}
 
 void mixture_entry_close(struct mixture_entry *k)
 {
@@ -18,6 +42,7 @@ void mixture_entry_close(struct mixture_entry *k)
 	if (k->conf && k->type->fields)
 		conf_release(k->conf, k->type->fields);
 	free(k->conf);
+	free(k->name);
 }
 
 /* First-level names of a table, for conf_fill's `others`; free the array and its strings. */
@@ -33,39 +58,96 @@ static char **first_names(const struct field *f)
 	return names;
 }
 
+static int fill(void *conf, const struct field *f, const struct field *others, const struct conf_node *root,
+		const char *section, struct err *e)
+{
+	char **names = first_names(others);
+	int ret = conf_fill(conf, f, root, section, (const char *const *)names, e);
+
+	for (char **s = names; *s; s++)
+		free(*s);
+	free(names);
+	return ret;
+}
+
+/* Names are parts of metrics' names, of keys and of files: of letters, digits, '-' and '_', and none that is
+ * a metric or a key of its own. */
+static int check_name(const char *name, const char *where, struct err *e)
+{
+	static const char *const taken[] = { "mean",  "std",    "strict", "unavailable",
+					     "image", "prompt", "reward", NULL };
+	size_t good = strspn(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_");
+
+	if (!*name || name[good])
+		return err_set(e, "%s%srewards: '%s' is no name: letters, digits, '-' and '_'", where,
+			       *where ? ": " : "", name);
+	for (int i = 0; taken[i]; i++)
+		if (!strcmp(taken[i], name))
+			return err_set(e,
+				       "%s%srewards: an entry cannot be called '%s': results have a "
+				       "column of that name",
+				       where, *where ? ": " : "", name);
+	return 0;
+}
+
+/* The type of entry `name`: its key `type`, or the name. */
+static const struct reward_type *entry_type(const struct conf_node *root, const char *name,
+					    const char *section, struct err *e)
+{
+	const struct field only[] = { entry_fields[0], FIELD_END };
+	struct entry_conf c = { 0 };
+	char *key = mem_printf("%s.type", section);
+	const char *where = conf_where(root, section);
+	const struct reward_type *type = NULL;
+	int n;
+	/* whose the other keys are is known when the type is */
+	const char **keys = conf_keys(root, section, &n), **others = mem_zero((size_t)n + 1, sizeof *others);
+
+	for (int i = 0; i < n; i++)
+		others[i] = keys[i];
+	if (!check_name(name, where, e) && !conf_fill(&c, only, root, section, others, e)) {
+		type = reward_find(*c.type ? c.type : name, e);
+		if (!type && *c.type)
+			err_in(e, "%s%s%s", conf_where(root, key), *conf_where(root, key) ? ": " : "", key);
+		else if (!type)
+			err_in(e, "%s%srewards", where, *where ? ": " : "");
+		conf_release(&c, only);
+	}
+	free(keys);
+	free(others);
+	free(key);
+	return type;
+}
+
 /* Its type and keys. */
 static int entry_read(struct mixture_entry *k, const struct conf_node *root, const char *name, struct err *e)
 {
-	static const char *const weight_name[] = { "weight", NULL };
-	char *section = mem_printf("rewards.%s", name), **names = NULL;
-	struct weight_conf w = { 0 };
+	char *section = mem_printf("rewards.%s", name);
+	struct field common[MIXTURE_FIELDS];
+	struct entry_conf c = { 0 };
 	int ret = -1;
 
-	*k = (struct mixture_entry) { .type = reward_find(name, e) };
-	if (!k->type) {
-		const char *where = conf_where(root, section);
-		err_in(e, "%s%srewards", where, *where ? ": " : "");
+	*k = (struct mixture_entry) { .type = entry_type(root, name, section, e) };
+	if (!k->type)
 		goto out;
-	}
+	k->name = mem_str(name);
 	if (k->type->abi != REWARD_ABI) {
-		err_set(e, "reward %s is built for version %d of the interface, this is %d", name,
+		err_set(e, "reward %s is built for version %d of the interface, this is %d", k->type->name,
 			k->type->abi, REWARD_ABI);
 		goto out;
 	}
-	names = first_names(k->type->fields);
-	if (conf_fill(&w, weight_fields, root, section, (const char *const *)names, e))
+	mixture_fields(k->type, common);
+	if (fill(&c, common, k->type->fields, root, section, e))
 		goto out;
-	k->weight = w.weight;
+	k->weight = c.weight;
+	conf_release(&c, common);
 	if (k->type->fields) {
 		k->conf = mem_zero(1, k->type->conf_size);
-		if (conf_fill(k->conf, k->type->fields, root, section, weight_name, e))
+		if (fill(k->conf, k->type->fields, common, root, section, e))
 			goto out;
 	}
 	ret = 0;
 out:
-	for (char **s = names; s && *s; s++)
-		free(*s);
-	free(names);
 	free(section);
 	return ret;
 }
@@ -111,7 +193,7 @@ int mixture_open(struct mixture **m, const struct conf_node *root, int threads, 
 		return -1;
 	for (int k = 0; k < n && !ret; k++)
 		if (entry[k].type->open && entry[k].type->open(&entry[k].state, entry[k].conf, e))
-			ret = err_in(e, "reward %s", entry[k].type->name);
+			ret = err_in(e, "reward %s", entry[k].name);
 	if (ret) {
 		entries_free(entry, n);
 		return -1;
@@ -119,6 +201,11 @@ int mixture_open(struct mixture **m, const struct conf_node *root, int threads, 
 	*m = mixture_new(entry, n, threads);
 	free(entry);
 	return 0;
+}
+
+static struct entry_conf entry_values(const struct mixture_entry *k)
+{
+	return (struct entry_conf) { .type = (char *)(uintptr_t)k->type->name, .weight = k->weight };
 }
 
 int mixture_resolve(const struct conf_node *root, struct conf_node *out, struct err *e)
@@ -129,10 +216,12 @@ int mixture_resolve(const struct conf_node *root, struct conf_node *out, struct 
 	if (!entry)
 		return -1;
 	for (int k = 0; k < n && out; k++) {
-		struct weight_conf w = { entry[k].weight };
-		char *section = mem_printf("rewards.%s", entry[k].type->name);
+		struct entry_conf c = entry_values(&entry[k]);
+		char *section = mem_printf("rewards.%s", entry[k].name);
+		struct field common[MIXTURE_FIELDS];
 
-		conf_store(out, &w, weight_fields, section);
+		mixture_fields(entry[k].type, common);
+		conf_store(out, &c, common, section);
 		if (entry[k].type->fields)
 			conf_store(out, entry[k].conf, entry[k].type->fields, section);
 		free(section);
@@ -157,7 +246,7 @@ int mixture_check(struct mixture *m, const char *prompt, const char *meta, struc
 	for (int k = 0; k < mixture_count(m); k++) {
 		const struct mixture_entry *entry = mixture_at(m, k);
 		if (entry->type->check && entry->type->check(entry->state, prompt, meta, e))
-			return err_in(e, "reward %s cannot score '%.100s'", entry->type->name, prompt);
+			return err_in(e, "reward %s cannot score '%.100s'", entry->name, prompt);
 	}
 	return 0;
 }

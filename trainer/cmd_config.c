@@ -1,6 +1,6 @@
 /* cmd_config.c -- contraflow config: what a configuration resolves to, and what there is to configure. */
 #include "base/mem.h"
-#include "rewards/reward.h"
+#include "rewards/mixture.h"
 #include "trainer/experiment.h"
 #include "trainer/options.h"
 #include "trainer/pretrain.h"
@@ -39,6 +39,8 @@ static void table(struct text *t, bool docs, const char *title, const struct fie
 
 static void all_tables(bool docs)
 {
+	const struct field none[] = { FIELD_END };
+	struct field every[MIXTURE_FIELDS];
 	struct text t = { 0 };
 
 	if (docs)
@@ -57,15 +59,14 @@ static void all_tables(bool docs)
 			 "policy's schedules count the stage's own steps.\n\n");
 	for (const struct experiment_section *s = experiment_sections; s->name; s++)
 		table(&t, docs, s->doc, s->fields, s->name);
+	mixture_fields(NULL, every);
+	table(&t, docs, "Every entry of `rewards`", every, "rewards.NAME");
 	for (int i = 0; reward_types[i]; i++) {
-		const struct field weight[] = {
-			{ .name = "weight", .init = "1", .doc = "share in the total reward" }, FIELD_END
-		};
-		char *section = mem_printf("rewards.%s", reward_types[i]->name);
-		char *title = mem_printf("Reward `%s`: %s", reward_types[i]->name, reward_types[i]->doc);
-		table(&t, docs, title, weight, section);
-		if (reward_types[i]->fields && reward_types[i]->fields->name)
-			table(&t, docs, title, reward_types[i]->fields, section);
+		const struct reward_type *type = reward_types[i];
+		char *section = mem_printf("rewards.%s", type->name);
+		char *title = mem_printf("Reward `%s`: %s", type->name, type->doc);
+
+		table(&t, docs, title, type->fields ? type->fields : none, section);
 		free(section);
 		free(title);
 	}

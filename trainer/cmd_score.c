@@ -31,7 +31,7 @@ static json_t *report(const struct mixture *m, const struct mixture_scores *s, c
 			for (int j = 0; j < REWARD_SUBS && type->sub_names[j]; j++)
 				json_object_set_new(r, type->sub_names[j],
 						    number(s->sub[(k * s->n + i) * REWARD_SUBS + j]));
-			json_object_set_new(x, type->name, r);
+			json_object_set_new(x, mixture_at(m, k)->name, r);
 		}
 		json_array_append_new(all, x);
 	}

@@ -104,7 +104,7 @@ static void add_metrics(struct trainer *t, const struct samples *s, const struct
 	metrics_add(m, "reward/mean", s->stats.reward_mean);
 	metrics_add(m, "reward/std", s->stats.reward_std);
 	for (int k = 0; k < s->rewards; k++) {
-		snprintf(name, sizeof name, "reward/%s", mixture_at(t->mixture, k)->type->name);
+		snprintf(name, sizeof name, "reward/%s", mixture_at(t->mixture, k)->name);
 		metrics_add(m, name, mean_of(s->value + k * s->n, s->n));
 	}
 	double strict = mean_of(s->strict, s->n);

@@ -291,6 +291,22 @@ def test_plugin(pictures, tmp_path):
         assert message in said
 
 
+# ---- Several of one kind -----------------------------------------------------------------------------
+
+
+def test_two_of_a_kind(serve, pictures, tmp_path):
+    """Entries have names of their own; results and messages use them."""
+    a, b = serve(good), serve(lambda n, body: (404, "gone", {}))
+    rewards = dict(fast=dict(type="http", url=a.url, weight=2), slow=dict(type="http", url=b.url, weight=0.5), jpeg_compressibility={})
+    got, done = score(tmp_path, rewards, pictures)
+    assert got == [None] * 6 and "could not be scored: slow: " in done.stderr
+    rows = json.loads(done.stdout)
+    assert np.allclose([r["fast"]["score"] for r in rows], true_means(pictures)) and all(r["slow"]["score"] is None for r in rows)
+    rewards["slow"]["url"] = a.url
+    got, done = score(tmp_path, rewards, pictures)
+    assert np.allclose(got, [2.5 * r["fast"]["score"] + r["jpeg_compressibility"]["score"] for r in json.loads(done.stdout)])
+
+
 # ---- In training -----------------------------------------------------------------------------------
 
 

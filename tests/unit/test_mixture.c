@@ -163,8 +163,8 @@ static void submit_all(struct mixture *m, uint8_t (*pixel)[3], int n, int batch)
 static void weighted_sum(void **state)
 {
 	enum { N = 23 };
-	const struct mixture_entry entry[] = { { &value_reward, 2, NULL, NULL },
-					       { &alone_reward, -0.5, NULL, NULL } };
+	const struct mixture_entry entry[] = { { .type = &value_reward, .weight = 2 },
+					       { .type = &alone_reward, .weight = -0.5 } };
 	uint8_t pixel[N][3];
 
 	(void)state;
@@ -198,8 +198,8 @@ static void unavailable_is_no_number(void **state)
 {
 	enum { N = 12 };
 	static const uint8_t kind[N] = { 0, 0, 3, 1, 0, 2, 4, 0, 0, 5, 0, 0 };
-	const struct mixture_entry entry[] = { { &value_reward, 1, NULL, NULL },
-					       { &faulty_reward, 1, NULL, NULL } };
+	const struct mixture_entry entry[] = { { .type = &value_reward, .weight = 1 },
+					       { .type = &faulty_reward, .weight = 1 } };
 	uint8_t pixel[N][3];
 
 	(void)state;
@@ -228,7 +228,7 @@ static void unavailable_is_no_number(void **state)
 static void first_reason_in_order(void **state)
 {
 	enum { N = 3 };
-	const struct mixture_entry entry = { &late_reward, 1, NULL, NULL };
+	const struct mixture_entry entry = { .type = &late_reward, .weight = 1 };
 	struct mixture *m = mixture_new(&entry, 1, 2);
 	uint8_t pixel[N][3] = { { 0, 0, 0 }, { 0, 1, 0 }, { 0, 2, 0 } };
 	struct mixture_scores s;
@@ -255,7 +255,7 @@ static void failing_call(void **state)
 
 	(void)state;
 	one_by_one.flags = 0;
-	const struct mixture_entry entry = { &one_by_one, 1, NULL, NULL };
+	const struct mixture_entry entry = { .type = &one_by_one, .weight = 1 };
 	struct mixture *m = mixture_new(&entry, 1, 3);
 	for (int i = 0; i < N; i++)
 		pixel[i][1] = (uint8_t)i;
@@ -277,7 +277,7 @@ static void failing_call(void **state)
 
 static void not_handed_over(void **state)
 {
-	const struct mixture_entry entry = { &value_reward, 1, NULL, NULL };
+	const struct mixture_entry entry = { .type = &value_reward, .weight = 1 };
 	struct mixture *m = mixture_new(&entry, 1, 2);
 	uint8_t pixel[2][3] = { { 7, 0, 0 }, { 8, 0, 0 } };
 	struct mixture_scores s;
@@ -297,8 +297,8 @@ static void not_handed_over(void **state)
 static void unsafe_rewards_run_alone(void **state)
 {
 	enum { N = 60 };
-	const struct mixture_entry entry[] = { { &alone_reward, 1, NULL, NULL },
-					       { &value_reward, 1, NULL, NULL } };
+	const struct mixture_entry entry[] = { { .type = &alone_reward, .weight = 1 },
+					       { .type = &value_reward, .weight = 1 } };
 	struct mixture *m = mixture_new(entry, 2, 6);
 	uint8_t pixel[N][3] = { { 0 } };
 	struct mixture_scores s;
@@ -321,7 +321,7 @@ static void unsafe_rewards_run_alone(void **state)
 static void safe_rewards_run_together(void **state)
 {
 	enum { N = 2 };
-	const struct mixture_entry entry = { &meeting_reward, 1, NULL, NULL };
+	const struct mixture_entry entry = { .type = &meeting_reward, .weight = 1 };
 	struct mixture *m = mixture_new(&entry, 1, 2);
 	uint8_t pixel[N][3] = { { 5, 0, 0 }, { 6, 0, 0 } };
 	struct mixture_scores s;
@@ -346,8 +346,8 @@ static void safe_rewards_run_together(void **state)
 static void caller_overlaps(void **state)
 {
 	enum { N = 6 };
-	const struct mixture_entry entry[] = { { &slow_reward, 1, NULL, NULL },
-					       { &meeting_reward, 1, NULL, NULL } };
+	const struct mixture_entry entry[] = { { .type = &slow_reward, .weight = 1 },
+					       { .type = &meeting_reward, .weight = 1 } };
 	struct mixture *m = mixture_new(entry, 2, 2);
 	uint8_t pixel[N][3] = { { 3, 0, 0 }, { 4, 0, 0 } };
 	struct mixture_scores s;
@@ -371,7 +371,7 @@ static void caller_overlaps(void **state)
 static void close_with_work_left(void **state)
 {
 	enum { N = 40 };
-	const struct mixture_entry entry = { &alone_reward, 1, NULL, NULL };
+	const struct mixture_entry entry = { .type = &alone_reward, .weight = 1 };
 	struct mixture *m = mixture_new(&entry, 1, 2);
 	uint8_t pixel[N][3] = { { 0 } };
 	struct mixture_scores s;
@@ -434,6 +434,58 @@ static void bad_configuration(void **state)
 	refuse("rewards:\n  geneval: {reference_scorin: true}\n", "reference_scoring");
 	refuse("rewards:\n  jpeg_compressibility: {}\n  geneval: {detectr: blobs}\n", ":3: ");
 	refuse("rewards:\n  jpeg_compressibility: {detector: blobs}\n", "detector");
+	refuse("rewards:\n  a: {type: genevla}\n",
+	       ":2: rewards.a.type: no reward is called 'genevla'; did you mean 'geneval'?");
+	refuse("rewards:\n  a: {type: geneval, wieght: 1}\n", "did you mean 'rewards.a.weight'?");
+	refuse("rewards:\n  a: {type: http}\n", ":2: 'rewards.a.url' is required");
+	refuse("rewards:\n  a b: {type: geneval}\n", ":2: rewards: 'a b' is no name");
+	refuse("rewards:\n  \"\": {type: geneval}\n", "'' is no name");
+	refuse("rewards:\n  mean: {type: geneval}\n", ":2: rewards: an entry cannot be called 'mean'");
+	refuse("rewards:\n  a: geneval\n", "'rewards.a' is a section of keys");
+	refuse("rewards: {judge: {type: plugin, path: ./no.so}}\n", "reward judge: cannot load ./no.so");
+}
+
+/* One reward twice, and under the name of another: each has its own keys and its name in what is said. */
+static void entries_with_names(void **state)
+{
+	static const char yaml[] =
+	    "rewards:\n  plain: {type: geneval, weight: 2}\n"
+	    "  ocr: {type: geneval, reference_scoring: true}\n  jpeg_compressibility: {}\n";
+	struct mixture *m;
+	struct err e = { "" };
+	struct text out = { 0 };
+	struct mixture_scores s;
+	uint8_t rgb[3] = { 0 };
+	const struct reward_item item = { rgb, 1, 1, "p", "{}" };
+
+	(void)state;
+	assert_int_equal(open_yaml(&m, yaml, &e), 0);
+	assert_int_equal(mixture_count(m), 3);
+	assert_string_equal(mixture_at(m, 0)->name, "plain");
+	assert_string_equal(mixture_at(m, 1)->name, "ocr");
+	assert_string_equal(mixture_at(m, 1)->type->name, "geneval");
+	assert_true(mixture_at(m, 0)->weight == 2 && mixture_at(m, 1)->weight == 1);
+	mixture_scores_init(&s, 1, 3);
+	mixture_begin(m, &s);
+	mixture_submit(m, 0, &item, 1);
+	mixture_wait(m);
+	assert_non_null(strstr(s.why, "plain: GenEval metadata"));
+	assert_true(!isnan(s.value[2]));
+	mixture_scores_free(&s);
+	assert_int_equal(mixture_check(m, "a cat", "{}", &e), -1);
+	assert_non_null(strstr(e.msg, "reward plain cannot score 'a cat'"));
+	mixture_close(m);
+
+	struct conf_node *root = conf_empty(), *file = read_yaml(yaml, &e);
+	assert_int_equal(mixture_resolve(file, root, &e), 0);
+	conf_emit(&out, root);
+	conf_node_free(root);
+	conf_node_free(file);
+	assert_int_equal(open_yaml(&m, out.s, &e), 0);
+	assert_string_equal(mixture_at(m, 1)->name, "ocr");
+	assert_string_equal(mixture_at(m, 1)->type->name, "geneval");
+	mixture_close(m);
+	text_free(&out);
 }
 
 static void resolved_configuration(void **state)
@@ -545,6 +597,7 @@ int main(void)
 		cmocka_unit_test(caller_overlaps),
 		cmocka_unit_test(close_with_work_left),
 		cmocka_unit_test(bad_configuration),
+		cmocka_unit_test(entries_with_names),
 		cmocka_unit_test(resolved_configuration),
 		cmocka_unit_test(prompts_are_checked),
 		cmocka_unit_test(real_rewards),
