@@ -3,82 +3,82 @@
 #include "base/mem.h"
 #include <math.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 /* Pictures of one mixture_submit; the last task that is done with them frees them. */
 struct batch {
 	uint8_t *pixels;
+	char *text; /* prompts and metadata */
 	struct reward_item *item;
 	int tasks;
 };
 
-/* One reward on a run of a batch's items. */
+/* One reward on a run of a batch's items: in the queue, and then in the list of those that run. */
 struct task {
 	struct task *next;
 	struct batch *batch;
+	struct mixture_scores *set; /* NULL: given up; nobody waits for it */
+	struct reward_score *score;
 	int reward, offset, n, first; /* first: sample of the set that `offset` of the batch is */
+	double since;                 /* queued; once it runs, begun */
+};
+
+/* What an entry is doing. */
+struct activity {
+	int inside; /* calls that run, those given up counted */
+	int stuck;  /* those given up */
+	double stuck_since;
+	int64_t given_up; /* ever */
 };
 
 struct mixture {
 	struct mixture_entry *entry;
-	bool *busy; /* a reward that is not thread-safe is at work */
+	struct activity *activity;
 	int entries;
-	pthread_t *thread;
-	int threads;
+	int threads, alive, stuck; /* workers: wanted, there are, of these in calls given up */
 	pthread_mutex_t lock;
-	pthread_cond_t work, idle; /* something to start; everything done */
-	struct task *head, **tail;
-	int open_tasks; /* queued or running */
-	bool closing;
-	struct mixture_scores *scores;
-	int64_t why_at; /* sample * rewards + reward of the reason kept: the first, whoever came first */
+	pthread_cond_t work, idle; /* something to start; something is done */
+	struct task *head, **tail, *running;
+	bool closing, orphan; /* orphan: closed, and the last stuck worker frees it */
 };
 
-/* ---- scoring ---- */
+static atomic_int left_behind;
 
-/* The first queued task whose reward may start now, taken out of the queue. */
-static struct task *take(struct mixture *m)
+int mixture_left_behind(void)
 {
-	for (struct task **at = &m->head; *at; at = &(*at)->next) {
-		struct task *t = *at;
-		bool alone = !(m->entry[t->reward].type->flags & REWARD_THREAD_SAFE);
-		if (alone && m->busy[t->reward])
-			continue;
-		*at = t->next;
-		if (m->tail == &t->next)
-			m->tail = at;
-		m->busy[t->reward] = alone;
-		return t;
-	}
-	return NULL;
+	return atomic_load(&left_behind);
 }
 
-static void note_reason(struct mixture *m, int sample, int reward, const char *why)
+/* ---- scores ---- */
+
+static void note_reason(struct mixture *m, struct mixture_scores *s, int sample, int reward, const char *why)
 {
 	int64_t at = (int64_t)sample * m->entries + reward;
 
-	if (at >= m->why_at)
+	if (at >= s->why_at)
 		return;
-	m->why_at = at;
-	snprintf(m->scores->why, sizeof m->scores->why, "%.80s: %.160s", m->entry[reward].name, why);
+	s->why_at = at;
+	snprintf(s->why, sizeof s->why, "%.80s: %.160s", m->entry[reward].name, why);
 }
 
-static void store(struct mixture *m, const struct task *t, const struct reward_score *score,
-		  const struct err *e)
+static void store(struct mixture *m, const struct task *t, const struct err *e)
 {
-	struct mixture_scores *s = m->scores;
+	struct mixture_scores *s = t->set;
+	const struct reward_score *score = t->score;
 
 	for (int i = 0; i < t->n; i++) {
 		int at = t->reward * s->n + t->first + i;
 		if (e)
-			note_reason(m, t->first + i, t->reward, e->msg);
+			note_reason(m, s, t->first + i, t->reward, e->msg);
 		else if (!score[i].ok)
-			note_reason(m, t->first + i, t->reward,
+			note_reason(m, s, t->first + i, t->reward,
 				    score[i].why[0] ? score[i].why : "unavailable");
 		else if (!isfinite(score[i].value))
-			note_reason(m, t->first + i, t->reward, "the score is not a finite number");
+			note_reason(m, s, t->first + i, t->reward, "the score is not a finite number");
 		else
 			s->value[at] = score[i].value;
 		if (!isnan(s->value[at]))
@@ -86,185 +86,267 @@ static void store(struct mixture *m, const struct task *t, const struct reward_s
 	}
 }
 
-static void run(struct mixture *m, struct task *t)
+/* The set has one task less to wait for. */
+static void settle(struct mixture *m, struct task *t, const struct err *e)
 {
-	const struct mixture_entry *k = &m->entry[t->reward];
-	struct reward_score *score = mem_zero((size_t)t->n, sizeof *score);
-	struct err e = { "failed without a message" };
-
-	for (int i = 0; i < t->n; i++) {
-		score[i].value = NAN;
-		for (int j = 0; j < REWARD_SUBS; j++)
-			score[i].sub[j] = NAN;
-	}
-	int ret = k->type->score(k->state, t->batch->item + t->offset, t->n, score, &e);
-	for (int i = 0; i < t->n; i++)
-		score[i].why[sizeof score[i].why - 1] = '\0';
-
-	pthread_mutex_lock(&m->lock);
-	store(m, t, score, ret ? &e : NULL);
-	pthread_mutex_unlock(&m->lock);
-	free(score);
+	store(m, t, e);
+	if (!--t->set->open_tasks)
+		pthread_cond_broadcast(&m->idle);
+	t->set = NULL;
 }
 
-/* With the lock held. */
-static void drop(struct mixture *m, struct task *t)
+static void task_free(struct task *t)
 {
 	struct batch *b = t->batch;
 
 	if (!--b->tasks) {
 		free(b->pixels);
+		free(b->text);
 		free(b->item);
 		free(b);
 	}
+	free(t->score);
 	free(t);
-	if (!--m->open_tasks)
-		pthread_cond_broadcast(&m->idle);
+}
+
+/* ---- the queue; all with the lock held ---- */
+
+static struct task *unlink_task(struct mixture *m, struct task **at)
+{
+	struct task *t = *at;
+
+	*at = t->next;
+	if (m->tail == &t->next)
+		m->tail = at;
+	t->next = NULL;
+	return t;
+}
+
+/* Calls of entry k at a time. */
+static int room(const struct mixture *m, int k)
+{
+	return m->entry[k].type->flags & REWARD_THREAD_SAFE ? m->threads : 1;
+}
+
+/* All its room is taken by calls that were given up. */
+static bool blocked(const struct mixture *m, int k)
+{
+	return m->activity[k].stuck >= room(m, k);
+}
+
+/* The first queued task whose reward may start now, taken out of the queue. */
+static struct task *take(struct mixture *m)
+{
+	for (struct task **at = &m->head; *at; at = &(*at)->next) {
+		struct activity *a = &m->activity[(*at)->reward];
+		if (a->inside >= room(m, (*at)->reward))
+			continue;
+		struct task *t = unlink_task(m, at);
+		a->inside++;
+		t->since = clock_now();
+		t->next = m->running;
+		m->running = t;
+		if (m->entry[t->reward].deadline > 0)
+			pthread_cond_broadcast(&m->idle); /* whoever waits there has a deadline to watch */
+		return t;
+	}
+	return NULL;
+}
+
+static void start_worker(struct mixture *m);
+
+static void warn_given_up(struct mixture *m, int k)
+{
+	struct activity *a = &m->activity[k];
+
+	/* the first, and then ever more rarely: a judge that always hangs must not fill the log */
+	a->given_up++;
+	if (!(a->given_up & (a->given_up - 1)))
+		log_warn(
+		    "reward %s: a batch took more than its deadline of %g s and was given up (%lld so far)",
+		    m->entry[k].name, m->entry[k].deadline, (long long)a->given_up);
+}
+
+/* When the reward's time for a task is over; a queued one's runs only while its reward is blocked. */
+static double end_of(const struct mixture *m, const struct task *t, bool runs)
+{
+	double deadline = m->entry[t->reward].deadline, since = t->since;
+
+	if (!(deadline > 0) || (!runs && !blocked(m, t->reward)))
+		return INFINITY;
+	return (runs ? since : fmax(since, m->activity[t->reward].stuck_since)) + deadline;
+}
+
+/* Gives up what is over its deadline; returns when the next will be. */
+static double expire(struct mixture *m)
+{
+	double now = clock_now(), next = INFINITY;
+	struct err e;
+
+	for (struct task *t = m->running; t; t = t->next) {
+		struct activity *a = &m->activity[t->reward];
+		double end = t->set ? end_of(m, t, true) : INFINITY;
+
+		next = end > now ? fmin(next, end) : next;
+		if (end > now)
+			continue;
+		err_set(&e, "no score within its deadline of %g s", m->entry[t->reward].deadline);
+		settle(m, t, &e);
+		warn_given_up(m, t->reward);
+		a->stuck++;
+		a->stuck_since = now;
+		m->stuck++;
+		start_worker(m);
+	}
+	for (struct task **at = &m->head; *at;) {
+		double end = end_of(m, *at, false);
+
+		next = end > now ? fmin(next, end) : next;
+		if (end > now) {
+			at = &(*at)->next;
+			continue;
+		}
+		struct task *t = unlink_task(m, at);
+		err_set(&e, "an earlier batch is long past its deadline of %g s and still not scored",
+			m->entry[t->reward].deadline);
+		settle(m, t, &e);
+		task_free(t);
+	}
+	return next;
+}
+
+/* Until something is done or the next deadline, as expire told it. */
+static void wait_idle(struct mixture *m, double next)
+{
+	double left = next - clock_now();
+	struct timespec until;
+
+	if (!isfinite(left)) {
+		pthread_cond_wait(&m->idle, &m->lock);
+		return;
+	}
+	left = fmin(fmax(left, 0), 1e6) + 1e-3;
+	clock_gettime(CLOCK_MONOTONIC, &until);
+	until.tv_sec += (time_t)left;
+	until.tv_nsec += (long)((left - floor(left)) * 1e9);
+	if (until.tv_nsec >= 1000000000) {
+		until.tv_sec++;
+		until.tv_nsec -= 1000000000;
+	}
+	pthread_cond_timedwait(&m->idle, &m->lock, &until);
+}
+
+/* ---- the threads ---- */
+
+static int call(const struct mixture_entry *k, struct task *t, struct err *e)
+{
+	for (int i = 0; i < t->n; i++) {
+		t->score[i].value = NAN;
+		for (int j = 0; j < REWARD_SUBS; j++)
+			t->score[i].sub[j] = NAN;
+	}
+	int ret = k->type->score(k->state, t->batch->item + t->offset, t->n, t->score, e);
+	for (int i = 0; i < t->n; i++)
+		t->score[i].why[sizeof t->score[i].why - 1] = '\0';
+	return ret;
+}
+
+/* A call has returned.  False when it had been given up: another worker has this one's place. */
+static bool finish(struct mixture *m, struct task *t, const struct err *e)
+{
+	struct activity *a = &m->activity[t->reward];
+	struct task **at = &m->running;
+	bool in_time = t->set;
+
+	while (*at != t)
+		at = &(*at)->next;
+	*at = t->next;
+	a->inside--;
+	if (in_time)
+		settle(m, t, e);
+	a->stuck -= !in_time;
+	m->stuck -= !in_time;
+	task_free(t);
+	pthread_cond_broadcast(&m->work);
+	return in_time;
+}
+
+static void mixture_free(struct mixture *m)
+{
+	for (int k = 0; k < m->entries; k++)
+		mixture_entry_close(&m->entry[k]);
+	pthread_cond_destroy(&m->idle);
+	pthread_cond_destroy(&m->work);
+	pthread_mutex_destroy(&m->lock);
+	free(m->entry);
+	free(m->activity);
+	free(m);
 }
 
 static void *worker(void *arg)
 {
 	struct mixture *m = arg;
+	bool mine = true;
 
 	pthread_mutex_lock(&m->lock);
-	while (!m->closing) {
+	while (mine && !m->closing) {
 		struct task *t = take(m);
 		if (!t) {
 			pthread_cond_wait(&m->work, &m->lock);
 			continue;
 		}
+		struct err e = { "failed without a message" };
 		pthread_mutex_unlock(&m->lock);
-		run(m, t);
+		int ret = call(&m->entry[t->reward], t, &e);
 		pthread_mutex_lock(&m->lock);
-		if (m->busy[t->reward]) {
-			m->busy[t->reward] = false;
-			pthread_cond_broadcast(&m->work);
-		}
-		drop(m, t);
+		mine = finish(m, t, ret ? &e : NULL);
 	}
-	pthread_mutex_unlock(&m->lock);
+	bool orphan = m->orphan, last = !--m->alive;
+	pthread_cond_broadcast(&m->idle);
+	pthread_mutex_unlock(&m->lock); /* whoever closes may free m now, unless it left that to the last */
+	if (orphan && last)
+		mixture_free(m);
+	if (orphan)
+		atomic_fetch_sub(&left_behind, 1);
 	return NULL;
 }
 
-void mixture_begin(struct mixture *m, struct mixture_scores *s)
+static void start_worker(struct mixture *m)
 {
-	s->unavailable = 0;
-	s->why[0] = '\0';
-	for (int i = 0; i < s->n; i++)
-		s->total[i] = NAN;
-	for (int i = 0; i < s->rewards * s->n; i++)
-		s->value[i] = NAN;
-	for (int i = 0; i < s->rewards * s->n * REWARD_SUBS; i++)
-		s->sub[i] = NAN;
-	m->scores = s;
-	m->why_at = INT64_MAX;
-}
+	pthread_attr_t detached;
+	pthread_t thread;
 
-static struct batch *copy_items(const struct reward_item *item, int n)
-{
-	struct batch *b = mem_zero(1, sizeof *b);
-	size_t size = 0, at = 0;
-
-	for (int i = 0; i < n; i++)
-		size += (size_t)item[i].w * (size_t)item[i].h * 3;
-	b->pixels = mem_alloc(size);
-	b->item = mem_alloc((size_t)n * sizeof *item);
-	for (int i = 0; i < n; i++) {
-		size_t one = (size_t)item[i].w * (size_t)item[i].h * 3;
-		b->item[i] = item[i];
-		b->item[i].rgb = memcpy(b->pixels + at, item[i].rgb, one);
-		at += one;
-	}
-	return b;
-}
-
-/* A thread-safe reward's batch is shared out to all threads, another's stays whole. */
-static int pieces(const struct mixture *m, int reward, int n)
-{
-	int most = m->entry[reward].type->flags & REWARD_THREAD_SAFE ? m->threads : 1;
-
-	return n < most ? n : most;
-}
-
-void mixture_submit(struct mixture *m, int first, const struct reward_item *item, int n)
-{
-	if (n < 1)
-		return;
-	struct batch *b = copy_items(item, n);
-
-	pthread_mutex_lock(&m->lock);
-	for (int k = 0; k < m->entries; k++) {
-		int parts = pieces(m, k, n);
-		for (int i = 0; i < parts; i++) {
-			struct task *t = mem_alloc(sizeof *t);
-			int from = n * i / parts, to = n * (i + 1) / parts;
-			*t = (struct task) { NULL, b, k, from, to - from, first + from };
-			*m->tail = t;
-			m->tail = &t->next;
-			b->tasks++;
-			m->open_tasks++;
-		}
-	}
-	pthread_cond_broadcast(&m->work);
-	pthread_mutex_unlock(&m->lock);
-}
-
-double mixture_wait(struct mixture *m)
-{
-	struct mixture_scores *s = m->scores;
-	double start = clock_now();
-
-	pthread_mutex_lock(&m->lock);
-	while (m->open_tasks)
-		pthread_cond_wait(&m->idle, &m->lock);
-	pthread_mutex_unlock(&m->lock);
-	for (int i = 0; i < s->n; i++) {
-		double total = 0;
-		for (int k = 0; k < s->rewards; k++)
-			total += m->entry[k].weight * s->value[k * s->n + i];
-		s->total[i] = total;
-		s->unavailable += isnan(total) != 0;
-	}
-	return clock_now() - start;
-}
-
-void mixture_scores_init(struct mixture_scores *s, int n, int rewards)
-{
-	size_t cells = (size_t)n * (size_t)rewards;
-
-	*s = (struct mixture_scores) { .n = n, .rewards = rewards };
-	s->total = mem_zero((size_t)n, sizeof *s->total);
-	s->value = mem_zero(cells, sizeof *s->value);
-	s->sub = mem_zero(cells * REWARD_SUBS, sizeof *s->sub);
-}
-
-void mixture_scores_free(struct mixture_scores *s)
-{
-	free(s->total);
-	free(s->value);
-	free(s->sub);
-	*s = (struct mixture_scores) { 0 };
+	pthread_attr_init(&detached);
+	pthread_attr_setdetachstate(&detached, PTHREAD_CREATE_DETACHED);
+	m->alive++;
+	if (pthread_create(&thread, &detached, worker, m))
+		die("cannot start a thread for the rewards (of %d)", m->alive);
+	pthread_attr_destroy(&detached);
 }
 
 struct mixture *mixture_new(const struct mixture_entry *entry, int n, int threads)
 {
 	struct mixture *m = mem_zero(1, sizeof *m);
+	pthread_condattr_t monotonic;
 
 	m->entry = memcpy(mem_alloc((size_t)n * sizeof *entry), entry, (size_t)n * sizeof *entry);
 	m->entries = n;
 	for (int k = 0; k < n; k++)
 		if (!m->entry[k].name)
 			m->entry[k].name = mem_str(m->entry[k].type->name);
-	m->busy = mem_zero((size_t)n, sizeof *m->busy);
+	m->activity = mem_zero((size_t)n, sizeof *m->activity);
 	m->tail = &m->head;
 	pthread_mutex_init(&m->lock, NULL);
+	pthread_condattr_init(&monotonic);
+	pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
 	pthread_cond_init(&m->work, NULL);
-	pthread_cond_init(&m->idle, NULL);
+	pthread_cond_init(&m->idle, &monotonic);
+	pthread_condattr_destroy(&monotonic);
 	m->threads = threads < 1 ? 1 : threads;
-	m->thread = mem_alloc((size_t)m->threads * sizeof *m->thread);
+	pthread_mutex_lock(&m->lock);
 	for (int i = 0; i < m->threads; i++)
-		if (pthread_create(&m->thread[i], NULL, worker, m))
-			die("cannot start a thread for the rewards (of %d)", m->threads);
+		start_worker(m);
+	pthread_mutex_unlock(&m->lock);
 	return m;
 }
 
@@ -275,22 +357,119 @@ void mixture_close(struct mixture *m)
 	pthread_mutex_lock(&m->lock);
 	m->closing = true;
 	pthread_cond_broadcast(&m->work);
+	while (m->head)
+		task_free(unlink_task(m, &m->head));
+	for (double next; next = expire(m), m->alive > m->stuck;)
+		wait_idle(m, next);
+	int stuck = m->stuck;
+	m->orphan = stuck > 0;
+	atomic_fetch_add(&left_behind, stuck);
 	pthread_mutex_unlock(&m->lock);
-	for (int i = 0; i < m->threads; i++)
-		pthread_join(m->thread[i], NULL);
-	for (struct task *t; (t = m->head);) {
-		m->head = t->next;
-		drop(m, t);
+	if (!stuck)
+		mixture_free(m);
+}
+
+/* ---- handing over ---- */
+
+void mixture_begin(struct mixture *m, struct mixture_scores *s)
+{
+	(void)m;
+	for (int i = 0; i < s->rewards * s->n; i++)
+		s->value[i] = NAN;
+	for (int i = 0; i < s->rewards * s->n * REWARD_SUBS; i++)
+		s->sub[i] = NAN;
+	s->why[0] = '\0';
+	s->why_at = INT64_MAX;
+	s->open_tasks = 0;
+}
+
+/* With the texts: a call that was given up may read them when the prompts are gone. */
+static struct batch *copy_items(const struct reward_item *item, int n)
+{
+	struct batch *b = mem_zero(1, sizeof *b);
+	size_t size = 0, length = 0;
+
+	for (int i = 0; i < n; i++) {
+		size += (size_t)item[i].w * (size_t)item[i].h * 3;
+		length += strlen(item[i].prompt) + strlen(item[i].meta) + 2;
 	}
-	for (int k = 0; k < m->entries; k++)
-		mixture_entry_close(&m->entry[k]);
-	pthread_cond_destroy(&m->idle);
-	pthread_cond_destroy(&m->work);
-	pthread_mutex_destroy(&m->lock);
-	free(m->entry);
-	free(m->busy);
-	free(m->thread);
-	free(m);
+	b->pixels = mem_alloc(size);
+	b->text = mem_alloc(length);
+	b->item = mem_alloc((size_t)n * sizeof *item);
+	uint8_t *pixel = b->pixels;
+	char *text = b->text;
+	for (int i = 0; i < n; i++) {
+		size_t one = (size_t)item[i].w * (size_t)item[i].h * 3;
+		b->item[i] = item[i];
+		b->item[i].rgb = memcpy(pixel, item[i].rgb, one);
+		pixel += one;
+		b->item[i].prompt = strcpy(text, item[i].prompt);
+		text += strlen(text) + 1;
+		b->item[i].meta = strcpy(text, item[i].meta);
+		text += strlen(text) + 1;
+	}
+	return b;
+}
+
+/* A thread-safe reward's batch is shared out to all threads, another's stays whole. */
+static int pieces(const struct mixture *m, int k, int n)
+{
+	int most = room(m, k);
+
+	return n < most ? n : most;
+}
+
+void mixture_submit(struct mixture *m, struct mixture_scores *s, int first, const struct reward_item *item,
+		    int n)
+{
+	if (n < 1)
+		return;
+	struct batch *b = copy_items(item, n);
+	double now = clock_now();
+
+	pthread_mutex_lock(&m->lock);
+	for (int k = 0; k < m->entries; k++) {
+		int parts = pieces(m, k, n);
+		for (int i = 0; i < parts; i++) {
+			struct task *t = mem_alloc(sizeof *t);
+			int from = n * i / parts, to = n * (i + 1) / parts;
+			*t = (struct task) { .batch = b,
+					     .set = s,
+					     .score = mem_zero((size_t)(to - from), sizeof *t->score),
+					     .reward = k,
+					     .offset = from,
+					     .n = to - from,
+					     .first = first + from,
+					     .since = now };
+			*m->tail = t;
+			m->tail = &t->next;
+			b->tasks++;
+			s->open_tasks++;
+		}
+	}
+	expire(m);
+	pthread_cond_broadcast(&m->work);
+	pthread_mutex_unlock(&m->lock);
+}
+
+bool mixture_done(struct mixture *m, struct mixture_scores *s)
+{
+	pthread_mutex_lock(&m->lock);
+	expire(m);
+	bool done = !s->open_tasks;
+	pthread_mutex_unlock(&m->lock);
+	return done;
+}
+
+double mixture_wait(struct mixture *m, struct mixture_scores *s)
+{
+	double start = clock_now();
+
+	pthread_mutex_lock(&m->lock);
+	for (double next; next = expire(m), s->open_tasks;)
+		wait_idle(m, next);
+	pthread_mutex_unlock(&m->lock);
+	return clock_now() - start;
 }
 
 int mixture_count(const struct mixture *m)

@@ -3,7 +3,11 @@
  * sampled.
  *
  * Pictures are handed over batch by batch; worker threads score them in the order they came; mixture_wait
- * joins. Fewer than all scores of a sample -> the sample is unavailable (r = NAN) and counted.
+ * joins.  Several sets of samples may be under way at a time.
+ *
+ * A reward may have a deadline: what one call has not scored by then is unavailable.  The call cannot be
+ * ended, so its thread is left to itself, another takes its place, and whatever it answers later is dropped.
+ * What it reads (pictures, prompts, its own state) stays until it returns.
  */
 #ifndef MIXTURE_H
 #define MIXTURE_H
@@ -13,7 +17,9 @@ struct mixture_entry {
 	const struct reward_type *type;
 	double weight;
 	void *conf, *state;
-	char *name; /* its key in the section, by which messages, metrics and results call it */
+	char *name;      /* its key in the section, by which messages, metrics and results call it */
+	double deadline; /* seconds a call may take; 0: for ever */
+	double quorum;   /* see mixture_total */
 };
 struct mixture;
 
@@ -23,16 +29,21 @@ int mixture_open(struct mixture **m, const struct conf_node *root, int threads, 
 /* The same over n rewards that are open already; takes their name (NULL: the type's), state and conf (the
  * array is copied). */
 struct mixture *mixture_new(const struct mixture_entry *entry, int n, int threads);
+/* Ends all but the calls that were given up; those keep what they need. */
 void mixture_close(struct mixture *m);
+/* Calls that were given up and still run in mixtures that are closed: the process then has to end without
+ * its exit handlers, which would take libraries away from under them. */
+int mixture_left_behind(void);
 void mixture_entry_close(struct mixture_entry *k); /* its name, state and conf */
 int mixture_count(const struct mixture *m);
 const struct mixture_entry *mixture_at(const struct mixture *m, int k);
 /* Where a sub-score of that name is: reward *k, column *sub; false when no reward has one. */
 bool mixture_find_sub(const struct mixture *m, const char *name, int *k, int *sub);
+bool mixture_has_quorum(const struct mixture *m); /* some reward may be left out of a group */
 int mixture_check(struct mixture *m, const char *prompt, const char *meta, struct err *e);
 /* The keys of an entry of this type (NULL: of any) that the mixture itself reads, ended by FIELD_END.  Where
  * a reward has a key of such a name, it is the reward's. */
-#define MIXTURE_FIELDS 3
+#define MIXTURE_FIELDS 5
 void mixture_fields(const struct reward_type *type, struct field *out);
 /* The section's keys alone, with nothing opened: errors as mixture_open's, and into `out`, unless NULL, all
  * values. */
@@ -41,21 +52,42 @@ int mixture_resolve(const struct conf_node *root, struct conf_node *out, struct 
 /* Scores of n samples: value[k * n + i] of reward k, NAN when unavailable; sub likewise. */
 struct mixture_scores {
 	int n, rewards;
-	double *total;       /* n: weighted sum, NAN when any reward is unavailable */
-	double *value;       /* rewards * n */
-	double *sub;         /* rewards * n * REWARD_SUBS */
+	double *value; /* rewards * n */
+	double *sub;   /* rewards * n * REWARD_SUBS */
+	char why[256]; /* the first reason of an unavailable score */
+	/* From mixture_total. */
+	double *total;       /* n */
 	int64_t unavailable; /* samples without a total */
-	char why[256];       /* the first reason */
+	int64_t groups;
+	bool *left_out; /* rewards * groups: the reward does not count in the group */
+	int64_t n_left_out;
+	/* The queue's own. */
+	int open_tasks; /* queued or running */
+	int64_t why_at; /* sample * rewards + reward of the reason kept: the first, whoever came first */
 };
 void mixture_scores_init(struct mixture_scores *s, int n, int rewards);
 void mixture_scores_free(struct mixture_scores *s);
 
-/* Begins a set of n samples whose scores go to s (which must stay until mixture_wait). */
+/* Begins a set of n samples whose scores go to s, which must stay until mixture_wait. */
 void mixture_begin(struct mixture *m, struct mixture_scores *s);
-/* Hands over items for samples first .. first + n - 1 of the set.  Pixels are copied; prompt and meta are
- * borrowed until mixture_wait.  Returns at once. */
-void mixture_submit(struct mixture *m, int first, const struct reward_item *item, int n);
-/* Waits for every score; returns the seconds spent waiting. */
-double mixture_wait(struct mixture *m);
+/* Hands over items for samples first .. first + n - 1 of the set; everything is copied.  Returns at once. */
+void mixture_submit(struct mixture *m, struct mixture_scores *s, int first, const struct reward_item *item,
+		    int n);
+/* Has all that was handed over been scored or given up? */
+bool mixture_done(struct mixture *m, struct mixture_scores *s);
+/* Waits for that; returns the seconds spent waiting. */
+double mixture_wait(struct mixture *m, struct mixture_scores *s);
+
+/*
+ * Totals from the values: the weighted sum, NAN (unavailable) for a sample that lacks a score.
+ *
+ * group[i] in [0, groups): the samples that are compared with each other; NULL: none are.  A group compares
+ * totals, so all of its samples must be sums of the same rewards: where fewer than `quorum` of a group have a
+ * reward's score, the reward is left out of the whole group, and where at least so many have it, the others
+ * are unavailable.  In place of a reward left out stands its mean over the groups where it counts: a constant
+ * in the group, so that no comparison hangs on it, at the usual height, so that the spread over all groups
+ * stays what it was.  A group that every reward is left out of is unavailable.
+ */
+void mixture_total(const struct mixture *m, struct mixture_scores *s, const int64_t *group, int64_t groups);
 
 #endif

@@ -7,7 +7,7 @@
 /* What the mixture itself reads of an entry. */
 struct entry_conf {
 	char *type;
-	double weight;
+	double weight, deadline, quorum;
 };
 static const struct field entry_fields[] = {
 	FIELD(struct entry_conf, type, .init = "",
@@ -15,6 +15,14 @@ static const struct field entry_fields[] = {
 		  "which reward it is; empty: the one that the entry is named after. Entries with a `type` "
 		  "may have any name, so that one reward can be there several times"),
 	FIELD(struct entry_conf, weight, .init = "1", .doc = "factor of this reward's score in the total"),
+	FIELD(struct entry_conf, deadline, .init = "0", .min = 0, .max = 1e6, .unit = "s",
+	      .doc = "what the reward may take for a batch of pictures; then they are unavailable and the "
+		     "reward is left to itself until it answers, which nobody hears; 0: any time. Rewards "
+		     "with a `deadline` of their own end what they have begun"),
+	FIELD(struct entry_conf, quorum, .init = "0", .min = 0, .max = 1,
+	      .doc = "share of a prompt's pictures that must have this score: where fewer have it, the "
+		     "prompt goes on without this reward, and where enough have it, the others are "
+		     "unavailable; 0: no prompt goes on without"),
 	FIELD_END
 };
 _Static_assert(sizeof entry_fields / sizeof *entry_fields == MIXTURE_FIELDS, "MIXTURE_FIELDS");
@@ -140,6 +148,8 @@ static int entry_read(struct mixture_entry *k, const struct conf_node *root, con
 	if (fill(&c, common, k->type->fields, root, section, e))
 		goto out;
 	k->weight = c.weight;
+	k->deadline = c.deadline;
+	k->quorum = c.quorum;
 	conf_release(&c, common);
 	if (k->type->fields) {
 		k->conf = mem_zero(1, k->type->conf_size);
@@ -205,7 +215,10 @@ int mixture_open(struct mixture **m, const struct conf_node *root, int threads, 
 
 static struct entry_conf entry_values(const struct mixture_entry *k)
 {
-	return (struct entry_conf) { .type = (char *)(uintptr_t)k->type->name, .weight = k->weight };
+	return (struct entry_conf) { .type = (char *)(uintptr_t)k->type->name,
+				     .weight = k->weight,
+				     .deadline = k->deadline,
+				     .quorum = k->quorum };
 }
 
 int mixture_resolve(const struct conf_node *root, struct conf_node *out, struct err *e)
@@ -238,6 +251,14 @@ bool mixture_find_sub(const struct mixture *m, const char *name, int *k, int *su
 			if (is && !strcmp(is, name))
 				return true;
 		}
+	return false;
+}
+
+bool mixture_has_quorum(const struct mixture *m)
+{
+	for (int k = 0; k < mixture_count(m); k++)
+		if (mixture_at(m, k)->quorum > 0)
+			return true;
 	return false;
 }
 

@@ -88,26 +88,47 @@ static double normalised(double reward, const struct moments *g, const struct mo
 	return (reward - g->mean) / (sqrt(global ? all->var : g->var) + 1e-4);
 }
 
-void advantage_combine(const struct advantage_conf *c, int64_t n, int rewards, const double *value,
-		       const double *weight, const int64_t *group, int64_t groups, double *out)
+/* Adds one reward's share.  v is the caller's own: values that do not count become NAN. */
+static void add_normalised(const struct advantage_conf *c, int64_t n, double *v, double weight,
+			   const int64_t *group, int64_t groups, const bool *left_out, double *out)
 {
 	bool global = !strcmp(c->std, "global");
 	double bound = c->reward_clip > 0 ? c->reward_clip : INFINITY;
 
 	for (int64_t i = 0; i < n; i++)
+		if (left_out && left_out[group[i]])
+			v[i] = NAN;
+	struct moments all = all_moments(n, v), *of = group_moments(n, v, group, groups);
+	for (int64_t i = 0; i < n; i++) {
+		if (left_out && left_out[group[i]])
+			continue;
+		double a = isnan(v[i]) ? NAN : normalised(v[i], &of[group[i]], &all, global);
+		out[i] += weight * (isnan(a) ? NAN : fmin(fmax(a, -bound), bound));
+	}
+	free(of);
+}
+
+void advantage_combine(const struct advantage_conf *c, int64_t n, int rewards, const double *value,
+		       const double *weight, const int64_t *group, int64_t groups, const bool *left_out,
+		       double *out)
+{
+	double *v = mem_zero((size_t)n, sizeof *v);
+
+	for (int64_t i = 0; i < n; i++)
 		out[i] = 0;
 	for (int k = 0; k < rewards; k++) {
-		const double *v = value + (int64_t)k * n;
-		struct moments all = all_moments(n, v), *of = group_moments(n, v, group, groups);
-
-		for (int64_t i = 0; i < n; i++)
-			out[i] +=
-			    weight[k] *
-			    (isnan(v[i])
-				 ? NAN
-				 : fmin(fmax(normalised(v[i], &of[group[i]], &all, global), -bound), bound));
-		free(of);
+		memcpy(v, value + (int64_t)k * n, (size_t)n * sizeof *v);
+		add_normalised(c, n, v, weight[k], group, groups, left_out ? left_out + k * groups : NULL,
+			       out);
 	}
+	for (int64_t i = 0; i < n && left_out; i++) {
+		int counts = 0;
+		for (int k = 0; k < rewards; k++)
+			counts += !left_out[k * groups + group[i]];
+		if (!counts)
+			out[i] = NAN;
+	}
+	free(v);
 }
 
 void advantage_describe(int64_t n, const double *reward, struct advantage_stats *stats)

@@ -10,6 +10,7 @@
 #ifndef ADVANTAGE_H
 #define ADVANTAGE_H
 #include "base/conf.h"
+#include <stdbool.h>
 #include <stdint.h>
 
 struct advantage_conf {
@@ -31,10 +32,13 @@ struct advantage_stats {
  * Several rewards as one by their advantages rather than by their values (GDPO, arXiv 2601.05242): each
  * reward's A, by `std` and without the mode, bounded by reward_clip, times its weight; the sum goes through
  * advantage_compute like a reward.  A reward with a wide scale then does not drown the others.
- * value[k * n + i]: reward k of sample i; out[i] is NAN where one of them is.
+ * value[k * n + i]: reward k of sample i; out[i] is NAN where one of them is.  left_out[k * groups + g]
+ * (NULL: none): reward k does not count in group g; it adds nothing there, and the group nothing to its
+ * spread.  A group that all are left out of gets NAN.
  */
 void advantage_combine(const struct advantage_conf *c, int64_t n, int rewards, const double *value,
-		       const double *weight, const int64_t *group, int64_t groups, double *out);
+		       const double *weight, const int64_t *group, int64_t groups, const bool *left_out,
+		       double *out);
 
 /* n rewards; group[i] in [0, groups). Standard deviations are the population's (n in the denominator). */
 void advantage_compute(const struct advantage_conf *c, int64_t n, const double *reward, const int64_t *group,

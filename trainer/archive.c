@@ -32,7 +32,7 @@ static int write_share(struct trainer *t, const struct samples *s, struct err *e
 {
 	struct at_scope *sc = at_begin(AT_NO_GRAD);
 	int64_t n = s->count, first = s->first;
-	struct st_item *item = mem_zero((size_t)(5 + s->rewards), sizeof *item);
+	struct st_item *item = mem_zero((size_t)(5 + s->scores.rewards), sizeof *item);
 	char *path = mem_printf("%s/rollouts/epoch-%06lld.rank-%04d.safetensors.zst", t->dir,
 				(long long)t->at.epoch, t->dist->rank);
 	char *epoch = mem_printf("%lld", (long long)t->at.epoch),
@@ -54,9 +54,9 @@ static int write_share(struct trainer *t, const struct samples *s, struct err *e
 	item[k++] = (struct st_item) { "sample", at_cast(id, AT_I64) };
 	item[k++] = (struct st_item) { "r", floats(s->r + first, n) };
 	item[k++] = (struct st_item) { "advantage", floats(s->advantage + first, n) };
-	for (int j = 0; j < s->rewards; j++)
+	for (int j = 0; j < s->scores.rewards; j++)
 		item[k++] = (struct st_item) { mem_printf("reward.%s", mixture_at(t->mixture, j)->name),
-					       floats(s->value + j * s->n + first, n) };
+					       floats(s->scores.value + j * s->n + first, n) };
 	ret = st_write_bytes(&data, &size, item, k, meta, 5, e);
 	if (!ret)
 		ret = file_write_zstd(path, data, size, ZSTD_LEVEL, e);

@@ -58,8 +58,9 @@ static int score(struct mixture *m, const char *const *path, int n, const struct
 	if (!ret) {
 		mixture_scores_init(&s, n, mixture_count(m));
 		mixture_begin(m, &s);
-		mixture_submit(m, 0, item, n);
-		mixture_wait(m);
+		mixture_submit(m, &s, 0, item, n);
+		mixture_wait(m, &s);
+		mixture_total(m, &s, NULL, 0);
 		json_t *j = report(m, &s, path, p);
 		if (out) {
 			ret = json_write(out, j, e);

@@ -2,6 +2,7 @@
 #include "trainer/evaluate.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "trainer/judging.h"
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -94,15 +95,14 @@ static int sample_items(at_t *rgb_BHW3, const struct evaluator *v, const struct 
 	return ret;
 }
 
-static int score_share(const struct evaluator *v, const struct pass *pass, int64_t first, int64_t count,
-		       struct mixture_scores *out, struct err *e)
+static int score_share(const struct evaluator *v, const struct pass *pass, struct judging *j, struct err *e)
 {
+	int64_t first = j->first, count = j->count;
 	int ret = 0;
 	struct progress bar;
 	int64_t *id = mem_zero((size_t)v->batch, sizeof *id);
 	struct reward_item *item = mem_zero((size_t)v->batch, sizeof *item);
 
-	mixture_begin(v->mixture, out);
 	if (!v->quiet)
 		progress_begin(&bar, "evaluate", 0, count);
 	for (int64_t at = 0; at < count && !ret; at += v->batch) {
@@ -127,12 +127,11 @@ static int score_share(const struct evaluator *v, const struct pass *pass, int64
 							 .prompt = p->text,
 							 .meta = p->meta };
 		}
-		mixture_submit(v->mixture, (int)at, item, n);
+		judging_submit(j, at, item, n);
 		at_end(sc);
 		if (!v->quiet)
 			progress_tick(&bar, at + n, "%s", "");
 	}
-	mixture_wait(v->mixture);
 	if (!v->quiet)
 		progress_end(&bar);
 	free(id);
@@ -154,23 +153,24 @@ static struct eval_tag *tag_of(struct eval_result *r, const char *name)
 }
 
 /* Scores of all items -> the result.  soft is the value of the reward that has `strict`, else the total. */
-static void summarise(const struct evaluator *v, struct eval_result *r, int64_t n, const double *total,
-		      const double *strict, const double *soft)
+static void summarise(const struct evaluator *v, struct eval_result *r, const struct mixture_scores *s,
+		      const double *soft, const double *strict)
 {
+	int64_t n = s->n;
 	int64_t scored = 0;
 
 	for (int64_t i = 0; i < n; i++) {
 		const char *name = v->prompts->v[i / v->images_per_prompt].tag;
 		struct eval_tag *t = tag_of(r, *name ? name : "all");
-		if (isnan(total[i])) {
+		if (isnan(s->total[i])) {
 			r->unavailable++;
 			continue;
 		}
 		scored++;
-		r->total += total[i];
+		r->total += s->total[i];
 		t->images++;
 		t->soft += soft[i];
-		t->strict += r->has_strict ? strict[i] : 0;
+		t->strict += r->has_strict ? strict[i * REWARD_SUBS] : 0;
 	}
 	r->images = scored;
 	r->total /= scored ? (double)scored : 1;
@@ -195,53 +195,29 @@ static void summarise(const struct evaluator *v, struct eval_result *r, int64_t 
 int evaluate(const struct evaluator *v, const struct pass *pass, struct eval_result *r, struct err *e)
 {
 	struct dist *d = v->dist;
-	int64_t n = v->prompts->n * v->images_per_prompt, begin, end, *count;
-	int k_strict = 0, sub_strict = 0, ret = 0;
+	int64_t n = v->prompts->n * v->images_per_prompt;
+	int k = 0, sub = 0, ret;
 	double start = clock_now();
-	struct mixture_scores mine;
+	struct mixture_scores all;
+	struct judging j;
 
-	*r = (struct eval_result) { .has_strict =
-					mixture_find_sub(v->mixture, "strict", &k_strict, &sub_strict) };
-	prompts_share(n, d->rank, d->ranks, &begin, &end);
-	mixture_scores_init(&mine, (int)(end - begin), mixture_count(v->mixture));
-	ret = dist_agree(d, score_share(v, pass, begin, end - begin, &mine, e), e);
+	*r = (struct eval_result) { .has_strict = mixture_find_sub(v->mixture, "strict", &k, &sub) };
+	judging_begin(&j, d, v->mixture, n, v->images_per_prompt);
+	ret = dist_agree(d, score_share(v, pass, &j, e), e);
 	if (ret) {
-		mixture_scores_free(&mine);
+		judging_drop(&j);
 		return ret;
 	}
-
-	double *out = mem_zero((size_t)(3 * (end - begin) + 1), sizeof *out),
-	       *all = mem_zero((size_t)(3 * n), sizeof *all);
-	for (int64_t i = 0; i < end - begin; i++) {
-		out[3 * i] = mine.total[i];
-		out[3 * i + 1] =
-		    r->has_strict ? mine.sub[(k_strict * mine.n + i) * REWARD_SUBS + sub_strict] : NAN;
-		out[3 * i + 2] = r->has_strict ? mine.value[k_strict * mine.n + i] : mine.total[i];
-	}
-	count = mem_zero((size_t)d->ranks, sizeof *count);
-	for (int k = 0; k < d->ranks; k++) {
-		int64_t b, z;
-		prompts_share(n, k, d->ranks, &b, &z);
-		count[k] = 3 * (z - b);
-	}
-	dist_gather_f64(d, out, all, count);
-	double *total = mem_zero((size_t)(3 * n), sizeof *total), *strict = total + n, *soft = total + 2 * n;
-	for (int64_t i = 0; i < n; i++) {
-		total[i] = all[3 * i];
-		strict[i] = all[3 * i + 1];
-		soft[i] = all[3 * i + 2];
-	}
-	summarise(v, r, n, total, strict, soft);
+	judging_finish(&j, &all, NULL);
+	if (r->has_strict)
+		summarise(v, r, &all, all.value + k * n, all.sub + k * n * REWARD_SUBS + sub);
+	else
+		summarise(v, r, &all, all.total, NULL);
 	if (!r->images)
-		ret = err_set(e, "evaluation: no picture could be scored; %s",
-			      *mine.why ? mine.why : "other ranks know why");
+		ret = err_set(e, "evaluation: no picture could be scored; %s", all.why);
 	r->seconds = clock_now() - start;
-	free(out);
-	free(all);
-	free(count);
-	free(total);
-	mixture_scores_free(&mine);
-	return dist_agree(d, ret, e);
+	mixture_scores_free(&all);
+	return ret;
 }
 
 json_t *eval_json(const struct eval_result *r)

@@ -103,14 +103,16 @@ static void add_metrics(struct trainer *t, const struct samples *s, const struct
 		metrics_add(m, "stage", (double)t->at.stage + 1);
 	metrics_add(m, "reward/mean", s->stats.reward_mean);
 	metrics_add(m, "reward/std", s->stats.reward_std);
-	for (int k = 0; k < s->rewards; k++) {
+	for (int k = 0; k < s->scores.rewards; k++) {
 		snprintf(name, sizeof name, "reward/%s", mixture_at(t->mixture, k)->name);
-		metrics_add(m, name, mean_of(s->value + k * s->n, s->n));
+		metrics_add(m, name, mean_of(s->scores.value + k * s->n, s->n));
 	}
 	double strict = mean_of(s->strict, s->n);
 	if (!isnan(strict))
 		metrics_add(m, "reward/strict", strict);
-	metrics_add(m, "reward/unavailable", (double)s->unavailable);
+	metrics_add(m, "reward/unavailable", (double)s->scores.unavailable);
+	if (mixture_has_quorum(t->mixture))
+		metrics_add(m, "reward/left_out", (double)s->scores.n_left_out);
 	metrics_add(m, "advantage/flat_groups", (double)s->stats.flat_groups / (double)s->groups);
 	metrics_add(m, "advantage/r_mean", s->stats.r_mean);
 	metrics_add(m, "loss/policy", u->policy_loss);
@@ -178,7 +180,7 @@ static int run_epoch(struct trainer *t, struct samples *s, struct update_stats *
 	if (t->x->log.rollouts_every && t->at.epoch % t->x->log.rollouts_every == 0 && archive_write(t, s, e))
 		return -1;
 	t->at.images += s->n;
-	t->at.unavailable += s->unavailable;
+	t->at.unavailable += s->scores.unavailable;
 	for (int64_t part = 0; part < parts && t->at.stage_step < t->x->train.max_steps; part++) {
 		update_step(t, s, part, parts, u);
 		time->update += u->seconds - u->reduce_seconds;
@@ -231,7 +233,7 @@ static int after_epoch(struct trainer *t, const struct samples *s, const struct 
 		}
 		struct tensorboard *tb = metrics_tensorboard(t->metrics);
 		if (tb && due(10, before, t->at.step)) {
-			tb_histogram(tb, "reward", t->at.step, s->reward, s->n);
+			tb_histogram(tb, "reward", t->at.step, s->scores.total, s->n);
 			tb_histogram(tb, "r", t->at.step, s->r, s->n);
 		}
 		ret = metrics_write(t->metrics, t->at.step, e);

@@ -3,8 +3,10 @@
 #include "base/mem.h"
 #include "base/text.h"
 #include "dist/dist.h"
+#include "rewards/mixture.h"
 #include "trainer/options.h"
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #define VERSION "0.1.0"
@@ -44,6 +46,16 @@ static int unknown(const char *name)
 	return 2;
 }
 
+/* A reward that hangs has a thread inside it, from under which exit handlers would take the libraries. */
+static int leave(int code)
+{
+	if (!mixture_left_behind())
+		return code;
+	fflush(stdout);
+	fflush(stderr);
+	_Exit(code);
+}
+
 int main(int argc, char **argv)
 {
 	struct err e = { "" };
@@ -68,7 +80,7 @@ int main(int argc, char **argv)
 		int ret = commands[i]->run(argc - 2, argv + 2, &e);
 		if (ret < 0)
 			fprintf(stderr, "contraflow: %s\n", e.msg);
-		return ret < 0 ? 1 : 0;
+		return leave(ret < 0 ? 1 : 0);
 	}
 	return unknown(argv[1]);
 }

@@ -11,11 +11,10 @@ void samples_release(struct samples *s)
 {
 	free(s->prompt);
 	free(s->group);
-	free(s->reward);
 	free(s->advantage);
 	free(s->r);
-	free(s->value);
 	free(s->strict);
+	mixture_scores_free(&s->scores);
 	at_free(s->x0_NCHW);
 	at_free(s->cond.text_BLE);
 	at_free(s->cond.pooled_BP);
@@ -30,12 +29,9 @@ static void draw(const struct trainer *t, struct samples *s)
 	*s = (struct samples) { .groups = c->groups, .n = c->groups * c->group_size };
 	s->prompt = mem_zero((size_t)s->n, sizeof *s->prompt);
 	s->group = mem_zero((size_t)s->n, sizeof *s->group);
-	s->reward = mem_zero((size_t)s->n, sizeof *s->reward);
 	s->advantage = mem_zero((size_t)s->n, sizeof *s->advantage);
 	s->r = mem_zero((size_t)s->n, sizeof *s->r);
 	s->strict = mem_zero((size_t)s->n, sizeof *s->strict);
-	s->rewards = mixture_count(t->mixture);
-	s->value = mem_zero((size_t)(s->n * s->rewards), sizeof *s->value);
 	prompts_draw(&t->train, (uint64_t)t->x->run.seed, t->at.epoch, c->groups, c->by_tag, of_group);
 	for (int64_t i = 0; i < s->n; i++) {
 		s->group[i] = i / c->group_size;
@@ -59,7 +55,7 @@ static void pixel_health(struct samples *s, const uint8_t *rgb, size_t n)
 	s->pixel_saturated += (double)saturated;
 }
 
-static void submit(struct trainer *t, struct samples *s, int64_t at, int n, at_t rgb_BHW3)
+static void submit(struct trainer *t, struct samples *s, struct judging *j, int64_t at, int n, at_t rgb_BHW3)
 {
 	struct reward_item *item = mem_zero((size_t)n, sizeof *item);
 	int h = (int)at_size(rgb_BHW3, 1), w = (int)at_size(rgb_BHW3, 2);
@@ -72,7 +68,7 @@ static void submit(struct trainer *t, struct samples *s, int64_t at, int n, at_t
 			.rgb = rgb + each * (size_t)i, .w = w, .h = h, .prompt = p->text, .meta = p->meta
 		};
 	}
-	mixture_submit(t->mixture, (int)at, item, n);
+	judging_submit(j, at, item, n);
 	pixel_health(s, rgb, each * (size_t)n);
 	free(item);
 }
@@ -111,7 +107,7 @@ struct cond samples_cond(const struct trainer *t, const struct samples *s, const
 }
 
 /* Samples this rank's share batch by batch; scoring goes on beside. */
-static void sample_share(struct trainer *t, struct samples *s)
+static void sample_share(struct trainer *t, struct samples *s, struct judging *j)
 {
 	struct at_scope *sc = at_begin(AT_NO_GRAD);
 	const struct prompts_conf *c = &t->x->prompts;
@@ -133,7 +129,7 @@ static void sample_share(struct trainer *t, struct samples *s)
 		at_t x0 = sampler_run(&t->rollout, &old, noise, &cond);
 		at_t rgb = pipeline_images(&t->pipeline, x0);
 		at_copy_(at_narrow(s->x0_NCHW, 0, at, n), x0);
-		submit(t, s, at, n, rgb);
+		submit(t, s, j, at, n, rgb);
 		pixels += (double)at_numel(rgb);
 		free(id);
 		at_end(batch);
@@ -148,55 +144,32 @@ static void sample_share(struct trainer *t, struct samples *s)
 	at_end(sc);
 }
 
-/* Everybody gets everybody's scores: total, each reward's value, strict. */
-static void gather_scores(struct trainer *t, struct samples *s, const struct mixture_scores *mine)
+static void take_strict(const struct trainer *t, struct samples *s)
 {
-	int64_t record = 2 + s->rewards, *count = mem_zero((size_t)t->dist->ranks, sizeof *count);
-	double *out = mem_zero((size_t)(s->count * record + 1), sizeof *out);
-	double *all = mem_zero((size_t)(s->n * record), sizeof *all);
-	int k_strict, sub_strict;
-	bool has_strict = mixture_find_sub(t->mixture, "strict", &k_strict, &sub_strict);
+	int k, sub;
+	bool has = mixture_find_sub(t->mixture, "strict", &k, &sub);
 
-	for (int64_t i = 0; i < s->count; i++) {
-		double *x = out + i * record;
-		x[0] = mine->total[i];
-		x[1] = has_strict ? mine->sub[(k_strict * mine->n + i) * REWARD_SUBS + sub_strict] : NAN;
-		for (int k = 0; k < s->rewards; k++)
-			x[2 + k] = mine->value[k * mine->n + i];
-	}
-	for (int r = 0; r < t->dist->ranks; r++) {
-		int64_t begin, end;
-		prompts_share(s->n, r, t->dist->ranks, &begin, &end);
-		count[r] = (end - begin) * record;
-	}
-	dist_gather_f64(t->dist, out, all, count);
-	for (int64_t i = 0; i < s->n; i++) {
-		s->reward[i] = all[i * record];
-		s->strict[i] = all[i * record + 1];
-		for (int k = 0; k < s->rewards; k++)
-			s->value[k * s->n + i] = all[i * record + 2 + k];
-		s->unavailable += isnan(s->reward[i]);
-	}
-	free(out);
-	free(all);
-	free(count);
+	for (int64_t i = 0; i < s->n; i++)
+		s->strict[i] = has ? s->scores.sub[(k * s->n + i) * REWARD_SUBS + sub] : NAN;
 }
 
 /* Advantages and optimality probabilities from everybody's scores: the same on every rank. */
 static void judge_samples(const struct trainer *t, struct samples *s)
 {
 	const struct advantage_conf *c = &t->x->advantage;
+	const struct mixture_scores *all = &s->scores;
 	bool sum = !strcmp(c->combine, "sum");
-	double *basis = s->reward, *weight = mem_zero((size_t)s->rewards, sizeof *weight);
+	double *basis = all->total, *weight = mem_zero((size_t)all->rewards, sizeof *weight);
 
 	if (!sum) {
-		for (int k = 0; k < s->rewards; k++)
+		for (int k = 0; k < all->rewards; k++)
 			weight[k] = mixture_at(t->mixture, k)->weight;
 		basis = mem_zero((size_t)s->n, sizeof *basis);
-		advantage_combine(c, s->n, s->rewards, s->value, weight, s->group, s->groups, basis);
+		advantage_combine(c, s->n, all->rewards, all->value, weight, s->group, s->groups,
+				  all->left_out, basis);
 	}
 	advantage_compute(c, s->n, basis, s->group, s->groups, s->advantage, s->r, &s->stats);
-	advantage_describe(s->n, s->reward, &s->stats);
+	advantage_describe(s->n, all->total, &s->stats);
 	if (!sum)
 		free(basis);
 	free(weight);
@@ -204,26 +177,22 @@ static void judge_samples(const struct trainer *t, struct samples *s)
 
 int rollout_epoch(struct trainer *t, struct samples *s, struct err *e)
 {
-	struct mixture_scores mine;
+	struct judging judging;
 	double start = clock_now();
-	int ret = 0;
+	int ret;
 
 	draw(t, s);
 	if ((ret = encode_groups(t, s, e)))
 		return ret;
-	mixture_scores_init(&mine, (int)s->count, mixture_count(t->mixture));
-	mixture_begin(t->mixture, &mine);
-	sample_share(t, s);
-	s->reward_wait_seconds = mixture_wait(t->mixture);
-	gather_scores(t, s, &mine);
-	if ((double)s->unavailable > t->x->train.max_unavailable * (double)s->n)
-		ret = err_set(
+	judging_begin(&judging, t->dist, t->mixture, s->n, t->x->prompts.group_size);
+	sample_share(t, s, &judging);
+	judging_finish(&judging, &s->scores, &s->reward_wait_seconds);
+	const struct mixture_scores *all = &s->scores; /* the same on every rank, and so is what follows */
+	if ((double)all->unavailable > t->x->train.max_unavailable * (double)s->n)
+		return err_set(
 		    e, "rewards: %lld of %lld pictures could not be scored (train.max_unavailable is %g); %s",
-		    (long long)s->unavailable, (long long)s->n, t->x->train.max_unavailable,
-		    *mine.why ? mine.why : "other ranks know why");
-	mixture_scores_free(&mine);
-	if ((ret = dist_agree(t->dist, ret, e)))
-		return ret;
+		    (long long)all->unavailable, (long long)s->n, t->x->train.max_unavailable, all->why);
+	take_strict(t, s);
 	judge_samples(t, s);
 	s->rollout_seconds = clock_now() - start - s->reward_wait_seconds;
 	return 0;

@@ -13,6 +13,7 @@
 #include "sampler/sample.h"
 #include "trainer/evaluate.h"
 #include "trainer/experiment.h"
+#include "trainer/judging.h"
 #include "trainer/metrics.h"
 #include "trainer/optimizer.h"
 #include "trainer/policies.h"
@@ -59,20 +60,18 @@ int trainer_device(enum at_device *dev, const char *name, struct dist *d, struct
 /* The pictures of one epoch.  Arrays of n are the same on every rank; x0 holds this rank's share. */
 struct samples {
 	int64_t n, groups;
-	int64_t first, count;           /* this rank's share: samples first .. first + count - 1 */
-	int64_t *prompt, *group;        /* n */
-	double *reward, *advantage, *r; /* n; NAN without a reward */
-	at_t x0_NCHW;                   /* count rows, kept, on the pipeline's device */
-	struct cond cond;               /* of the groups that this rank's share is in; kept */
-	int64_t first_group;            /* row 0 of cond */
+	int64_t first, count;         /* this rank's share: samples first .. first + count - 1 */
+	int64_t *prompt, *group;      /* n */
+	double *advantage, *r;        /* n; NAN without a reward */
+	struct mixture_scores scores; /* of all n: totals, values, what could not be had */
+	at_t x0_NCHW;                 /* count rows, kept, on the pipeline's device */
+	struct cond cond;             /* of the groups that this rank's share is in; kept */
+	int64_t first_group;          /* row 0 of cond */
 	struct advantage_stats stats;
 	/* For the log. */
-	int rewards;
-	double *value;  /* rewards * n: each reward's own score */
 	double *strict; /* n: the "strict" sub-score, NAN where there is none */
 	double x0_norm, pixel_mean, pixel_saturated;
 	double rollout_seconds, reward_wait_seconds;
-	int64_t unavailable;
 };
 void samples_release(struct samples *s);
 /* Rows of s->cond for samples id[0..n), which are this rank's; of the innermost scope. */

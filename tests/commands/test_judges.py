@@ -291,6 +291,32 @@ def test_plugin(pictures, tmp_path):
         assert message in said
 
 
+HANGS = r"""
+#include "rewards/plugin.h"
+#include <unistd.h>
+static int score(void *state, const struct contraflow_item *item, int n, struct contraflow_score *out)
+{
+	for (int i = 0; i < n; i++) {
+		while (item[i].height == HEIGHT)
+			sleep(1);
+		out[i] = (struct contraflow_score) { .value = 1, .ok = 1 };
+	}
+	return 0;
+}
+static const struct contraflow_reward hangs = { CONTRAFLOW_PLUGIN_ABI, "hangs", 0, score, 0 };
+const struct contraflow_reward *contraflow_reward(void) { return &hangs; }
+"""
+
+
+def test_hanging_plugin(pictures, tmp_path):
+    """A library that never returns takes its pictures with it, and neither the other rewards nor the end of the program."""
+    rewards = dict(hangs=dict(type="plugin", path=build_plugin(tmp_path, "hangs", HANGS.replace("HEIGHT", "9")), deadline=0.3),
+                   works=dict(type="plugin", path=build_plugin(tmp_path, "works", HANGS.replace("HEIGHT", "1"))))  # fmt: skip
+    got, done = score(tmp_path, rewards, pictures)
+    assert got == [None] * 6 and done.returncode == 1 and "hangs: no score within its deadline of 0.3 s" in done.stderr
+    assert all(r["works"]["score"] == 1 and r["hangs"]["score"] is None for r in json.loads(done.stdout))
+
+
 # ---- Several of one kind -----------------------------------------------------------------------------
 
 
@@ -333,3 +359,9 @@ def test_training_with_judges(serve, tmp_path):
                "--set", f"rewards.http={json.dumps(dict(url=flaky.url, weight=0.01, batch=2, in_flight=1, retries=0))}")  # fmt: skip
     row = read_lines(tmp_path / "flaky/metrics.jsonl")[0]
     assert 0 < row["reward/unavailable"] < 8 and np.isfinite(row["loss/policy"])
+    # The same with a quorum: prompts go on without a judge that failed them, and lose no picture.
+    flaky = serve(lambda n, b: (400, "no", {}) if n % 3 == 0 else good(n, b))
+    contraflow("train", "configs/shapes.yaml", "--run", tmp_path / "quorum", *TINY, "--set", "train.max_steps=1", "--set", "rewards.geneval={}",
+               "--set", f"rewards.http={json.dumps(dict(url=flaky.url, weight=0.01, batch=2, in_flight=1, retries=0, quorum=1))}")  # fmt: skip
+    row = read_lines(tmp_path / "quorum/metrics.jsonl")[0]
+    assert row["reward/unavailable"] == 0 and 0 < row["reward/left_out"] <= 3 and np.isfinite(row["loss/policy"])

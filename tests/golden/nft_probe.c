@@ -87,9 +87,18 @@ static void advantage(char **a)
 	if (st_find(&f, "value")) { /* (K, n) rewards and their weights instead of one */
 		at_t value = take(&f, "value", -1), weight = take(&f, "weight", -1);
 
+		bool *left_out = NULL;
+		if (st_find(&f, "left_out")) { /* (K, groups), 1 where the reward does not count */
+			const int64_t *out = at_i64(take(&f, "left_out", -1));
+			size_t cells = (size_t)(at_size(value, 0) * groups);
+			left_out = mem_zero(cells, sizeof *left_out);
+			for (size_t i = 0; i < cells; i++)
+				left_out[i] = out[i] != 0;
+		}
 		reward = at_zeros(DIMS(n), AT_F64, AT_CPU);
 		advantage_combine(&c, n, (int)at_size(value, 0), at_data(value), at_data(weight),
-				  at_i64(group), groups, at_data(reward));
+				  at_i64(group), groups, left_out, at_data(reward));
+		free(left_out);
 	}
 	advantage_compute(&c, n, at_data(reward), at_i64(group), groups, at_data(adv), at_data(r), &stats);
 	struct st_item items[] = { { "advantage", adv }, { "r", r } };

@@ -73,6 +73,25 @@ def test_gdpo(folder, std, bound):
     assert torch.allclose(got["r"], r, rtol=1e-10, atol=1e-12)
 
 
+def test_gdpo_without_a_reward(folder):
+    """What is left out of a group moves nothing: the other groups' numbers are those of a run without it there."""
+    g = torch.Generator().manual_seed(5)
+    group = torch.tensor([i for i in range(4) for _ in range(6)])
+    value = torch.randn(2, len(group), generator=g, dtype=torch.float64) * torch.tensor([[1.0], [50.0]], dtype=torch.float64)
+    weight, left_out = torch.tensor([1.0, 0.5], dtype=torch.float64), torch.zeros(2, 4, dtype=torch.int64)
+    left_out[1, 2] = left_out[0, 3] = left_out[1, 3] = 1
+    given = value.clone()
+    given[1, 12:15] = float("nan")  # left out because of these; the three others' scores do not count either
+    save_file(dict(value=given, weight=weight, reward=value[0].clone(), group=group, left_out=left_out), folder / "in.safetensors")
+    run("advantage", folder / "in.safetensors", folder / "out.safetensors", "global", "all", 5.0, 0)
+    got, total = load_file(folder / "out.safetensors"), np.zeros(18)
+    for k, n in (0, 18), (1, 12):  # rewards that count in the first three, and in the first two groups
+        total[:n] += weight[k].item() * advantage_oracle(value[k, :n], group.numpy()[:n], "global", "all", 5.0)[0].numpy()
+    advantage, r = advantage_oracle(torch.tensor(total), group.numpy()[:18], "global", "all", 5.0)
+    assert torch.allclose(got["advantage"][:18], advantage, rtol=1e-10, atol=1e-12) and torch.allclose(got["r"][:18], r, rtol=1e-10, atol=1e-12)
+    assert got["advantage"][18:].isnan().all() and got["r"][18:].isnan().all()
+
+
 def loss_oracle(v, v_old, v_ref, x0, xt, t, r, beta, kl_beta, clip):
     """The formulas of the paper, in the dtype of the inputs."""
     t, dims = t.view(-1, 1, 1, 1), (1, 2, 3)

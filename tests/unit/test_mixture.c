@@ -1,4 +1,4 @@
-/* The mixture with made-up rewards (threads, failures) and with the real ones (configuration, checks). */
+/* The mixture with made-up rewards: threads, failures, deadlines, totals. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -12,11 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
-#include <unistd.h>
-#include "base/file.h"
-#include "base/image.h"
 #include "base/mem.h"
-#include "data/shapes.h"
 #include "rewards/mixture.h"
 
 /* ---- made-up rewards: a picture is one pixel (v, sample, 0) ---- */
@@ -145,7 +141,7 @@ static const struct reward_type late_reward = {
 };
 
 /* Hands over pixels[i] as sample i, `batch` at a time, from a buffer that is spoilt at once. */
-static void submit_all(struct mixture *m, uint8_t (*pixel)[3], int n, int batch)
+static void submit_all(struct mixture *m, struct mixture_scores *s, uint8_t (*pixel)[3], int n, int batch)
 {
 	for (int first = 0; first < n; first += batch) {
 		int k = n - first < batch ? n - first : batch;
@@ -153,11 +149,17 @@ static void submit_all(struct mixture *m, uint8_t (*pixel)[3], int n, int batch)
 		uint8_t *copy = memcpy(mem_alloc((size_t)k * 3), pixel[first], (size_t)k * 3);
 		for (int i = 0; i < k; i++)
 			item[i] = (struct reward_item) { copy + 3 * i, 1, 1, "p", "{}" };
-		mixture_submit(m, first, item, k);
+		mixture_submit(m, s, first, item, k);
 		memset(copy, 77, (size_t)k * 3);
 		free(copy);
 		free(item);
 	}
+}
+
+static void finish(struct mixture *m, struct mixture_scores *s)
+{
+	assert_true(mixture_wait(m, s) >= 0);
+	mixture_total(m, s, NULL, 0);
 }
 
 static void weighted_sum(void **state)
@@ -178,8 +180,8 @@ static void weighted_sum(void **state)
 			assert_ptr_equal(mixture_at(m, 1)->type, &alone_reward);
 			mixture_scores_init(&s, N, 2);
 			mixture_begin(m, &s);
-			submit_all(m, pixel, N, batch);
-			assert_true(mixture_wait(m) >= 0);
+			submit_all(m, &s, pixel, N, batch);
+			finish(m, &s);
 			assert_int_equal(s.unavailable, 0);
 			assert_string_equal(s.why, "");
 			for (int i = 0; i < N; i++) {
@@ -210,8 +212,8 @@ static void unavailable_is_no_number(void **state)
 		struct mixture_scores s;
 		mixture_scores_init(&s, N, 2);
 		mixture_begin(m, &s);
-		submit_all(m, pixel, N, 1);
-		mixture_wait(m);
+		submit_all(m, &s, pixel, N, 1);
+		finish(m, &s);
 		for (int i = 0; i < N; i++) {
 			assert_true(s.value[i] == kind[i]); /* the other reward's scores stay */
 			assert_int_equal(isnan(s.value[N + i]), kind[i] != 0);
@@ -237,8 +239,8 @@ static void first_reason_in_order(void **state)
 	sem_init(&go, 0, 0);
 	mixture_scores_init(&s, N, 1);
 	mixture_begin(m, &s);
-	submit_all(m, pixel, N, 1);
-	mixture_wait(m);
+	submit_all(m, &s, pixel, N, 1);
+	finish(m, &s);
 	assert_int_equal(s.unavailable, N);
 	assert_string_equal(s.why, "late: sample 0");
 	mixture_scores_free(&s);
@@ -263,8 +265,8 @@ static void failing_call(void **state)
 	mixture_scores_init(&s, N, 1);
 	for (int round = 0; round < 3; round++) {
 		mixture_begin(m, &s);
-		submit_all(m, pixel, N, 4);
-		mixture_wait(m);
+		submit_all(m, &s, pixel, N, 4);
+		finish(m, &s);
 		assert_int_equal(s.unavailable, round < 2 ? 4 : 0);
 		for (int i = 0; i < N; i++)
 			assert_int_equal(isnan(s.total[i]), round < 2 && i >= 4);
@@ -285,9 +287,9 @@ static void not_handed_over(void **state)
 	(void)state;
 	mixture_scores_init(&s, 3, 1);
 	mixture_begin(m, &s);
-	mixture_submit(m, 0, NULL, 0);
-	submit_all(m, pixel, 2, 2);
-	mixture_wait(m);
+	mixture_submit(m, &s, 0, NULL, 0);
+	submit_all(m, &s, pixel, 2, 2);
+	finish(m, &s);
 	assert_true(s.total[0] == 7 && s.total[1] == 8 && isnan(s.total[2]));
 	assert_int_equal(s.unavailable, 1);
 	mixture_scores_free(&s);
@@ -308,8 +310,8 @@ static void unsafe_rewards_run_alone(void **state)
 	atomic_store(&calls, 0);
 	mixture_scores_init(&s, N, 2);
 	mixture_begin(m, &s);
-	submit_all(m, pixel, N, 2);
-	mixture_wait(m);
+	submit_all(m, &s, pixel, N, 2);
+	finish(m, &s);
 	assert_int_equal(s.unavailable, 0);
 	assert_int_equal(atomic_load(&most_inside), 1);
 	assert_int_equal(atomic_load(&calls), N / 2);
@@ -331,12 +333,12 @@ static void safe_rewards_run_together(void **state)
 	sem_init(&arrived, 0, 0);
 	mixture_scores_init(&s, N, 1);
 	mixture_begin(m, &s);
-	submit_all(m, pixel, N, N);
+	submit_all(m, &s, pixel, N, N);
 	for (int i = 0; i < N; i++)
 		assert_true(wait_for(&arrived));
 	for (int i = 0; i < N; i++)
 		sem_post(&go);
-	mixture_wait(m);
+	finish(m, &s);
 	assert_true(s.total[0] == 5 && s.total[1] == 6);
 	mixture_scores_free(&s);
 	mixture_close(m);
@@ -357,15 +359,197 @@ static void caller_overlaps(void **state)
 	sem_init(&arrived, 0, 0);
 	mixture_scores_init(&s, N, 2);
 	mixture_begin(m, &s);
-	submit_all(m, pixel, N, 1);      /* returns though no score can be finished yet */
+	submit_all(m, &s, pixel, N, 1);  /* returns though no score can be finished yet */
 	assert_true(wait_for(&arrived)); /* the other thread did not queue up behind the slow reward */
 	for (int i = 0; i < 2 * N; i++)
 		sem_post(&go);
-	mixture_wait(m);
+	finish(m, &s);
 	assert_int_equal(s.unavailable, 0);
 	assert_true(s.total[0] == 6 && s.total[1] == 8);
 	mixture_scores_free(&s);
 	mixture_close(m);
+}
+
+/* ---- deadlines ---- */
+
+static atomic_int hung_answers;
+
+/* Hangs on a picture whose first byte is 1 until it is let go; then answers what nobody waits for. */
+static int hanging_score(void *state, const struct reward_item *item, int n, struct reward_score *out,
+			 struct err *e)
+{
+	if (item[0].rgb[0] == 1) {
+		sem_post(&arrived);
+		if (!wait_for(&go))
+			return err_set(e, "never let go");
+		/* what it was given is still there, though the set and the prompts have gone */
+		if (item[0].rgb[0] == 1 && !strcmp(item[0].prompt, "p"))
+			atomic_fetch_add(&hung_answers, 1);
+	}
+	return value_score(state, item, n, out, e);
+}
+
+static const struct reward_type hanging_reward = { .abi = REWARD_ABI,
+						   .name = "hanging",
+						   .score = hanging_score };
+static const struct reward_type hanging_safe_reward = {
+	.abi = REWARD_ABI, .name = "hanging_safe", .flags = REWARD_THREAD_SAFE, .score = hanging_score
+};
+
+static void begin_hanging(void)
+{
+	sem_init(&go, 0, 0);
+	sem_init(&arrived, 0, 0);
+	atomic_store(&hung_answers, 0);
+}
+
+/* The batch that hangs and those behind it are unavailable, the other reward's scores are there; when the
+ * reward answers it is heard again, and the late answer is not. */
+static void deadline(void **state)
+{
+	enum { N = 3 };
+	const struct mixture_entry entry[] = { { .type = &hanging_reward, .weight = 1, .deadline = 0.05 },
+					       { .type = &alone_reward, .weight = 1 } };
+	uint8_t pixel[N][3] = { { 1, 0, 0 }, { 2, 1, 0 }, { 3, 2, 0 } };
+
+	(void)state;
+	for (int threads = 1; threads < 3; threads++) {
+		struct mixture *m = mixture_new(entry, 2, threads);
+		struct mixture_scores s;
+
+		begin_hanging();
+		mixture_scores_init(&s, N, 2);
+		mixture_begin(m, &s);
+		submit_all(m, &s, pixel, N, 1);
+		finish(m, &s);
+		assert_int_equal(s.unavailable, N);
+		for (int i = 0; i < N; i++)
+			assert_true(isnan(s.value[i]) && s.value[N + i] == pixel[i][0]);
+		assert_string_equal(s.why, "hanging: no score within its deadline of 0.05 s");
+		mixture_scores_free(&s);
+
+		sem_post(&go); /* it answers into what nobody has any more */
+		for (int tries = 0; tries < 2000; tries++) {
+			mixture_scores_init(&s, N - 1, 2);
+			mixture_begin(m, &s);
+			submit_all(m, &s, pixel + 1, N - 1, 1);
+			finish(m, &s);
+			if (!s.unavailable)
+				break;
+			mixture_scores_free(&s);
+		}
+		assert_int_equal(s.unavailable, 0);
+		assert_true(s.total[0] == 4 && s.total[1] == 6);
+		assert_int_equal(atomic_load(&hung_answers), 1);
+		mixture_scores_free(&s);
+		mixture_close(m);
+		assert_int_equal(mixture_left_behind(), 0);
+	}
+}
+
+/* A thread-safe reward goes on beside a call that hangs. */
+static void deadline_of_a_safe_reward(void **state)
+{
+	enum { N = 4 };
+	const struct mixture_entry entry = { .type = &hanging_safe_reward, .weight = 1, .deadline = 0.2 };
+	struct mixture *m = mixture_new(&entry, 1, 2);
+	uint8_t pixel[N][3] = { { 1, 0, 0 }, { 2, 1, 0 }, { 3, 2, 0 }, { 4, 3, 0 } };
+	struct mixture_scores s;
+
+	(void)state;
+	begin_hanging();
+	mixture_scores_init(&s, N, 1);
+	mixture_begin(m, &s);
+	submit_all(m, &s, pixel, N, 1);
+	finish(m, &s);
+	assert_true(isnan(s.total[0]));
+	for (int i = 1; i < N; i++)
+		assert_true(s.total[i] == pixel[i][0]);
+	mixture_scores_free(&s);
+	sem_post(&go);
+	mixture_close(m);
+}
+
+/* Closing does not wait for a call that was given up, and what it uses lives until it returns. */
+static void close_while_stuck(void **state)
+{
+	const struct mixture_entry entry[] = { { .type = &hanging_reward, .weight = 1, .deadline = 0.05 },
+					       { .type = &value_reward, .weight = 1 } };
+	struct mixture *m = mixture_new(entry, 2, 1);
+	uint8_t pixel[2][3] = { { 1, 0, 0 }, { 1, 1, 0 } };
+	struct mixture_scores s;
+
+	(void)state;
+	begin_hanging();
+	mixture_scores_init(&s, 2, 2);
+	mixture_begin(m, &s);
+	submit_all(m, &s, pixel, 2, 2);
+	assert_true(wait_for(&arrived));
+	mixture_close(m); /* by its deadline, with the second reward still in the queue */
+	mixture_scores_free(&s);
+	assert_int_equal(mixture_left_behind(), 1);
+	sem_post(&go);
+	for (int i = 0; i < 20000 && mixture_left_behind(); i++)
+		nanosleep(&(struct timespec) { 0, 1000000 }, NULL);
+	assert_int_equal(mixture_left_behind(), 0); /* the sanitizers look for what is left */
+	assert_int_equal(atomic_load(&hung_answers), 1);
+}
+
+/* ---- totals ---- */
+
+/* Three groups of four: all have the second reward, three of four have it, one has it. */
+static void quorum(void **state)
+{
+	enum { N = 12, G = 3 };
+	static const int64_t group[N] = { 0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2 };
+	struct mixture_entry entry[] = { { .type = &value_reward, .weight = 2 },
+					 { .type = &alone_reward, .weight = 10 } };
+	static const double quorums[] = { 0, 0.25, 0.5, 0.75, 0.76, 1 };
+	struct mixture_scores s;
+
+	(void)state;
+	mixture_scores_init(&s, N, 2);
+	for (size_t q = 0; q < sizeof quorums / sizeof *quorums; q++) {
+		entry[1].quorum = quorums[q];
+		struct mixture *m = mixture_new(entry, 2, 1);
+		bool out_1 = quorums[q] > 0.75, out_2 = quorums[q] > 0.25;
+		double sum = 0, n = 0;
+
+		for (int i = 0; i < N; i++) {
+			bool has = group[i] == 0 || (group[i] == 1 && i != 5) || i == 9;
+			s.value[i] = i;
+			s.value[N + i] = has ? 100 + i : NAN;
+			if (has && !(group[i] == 1 && out_1) && !(group[i] == 2 && out_2)) {
+				sum += 100 + i;
+				n++;
+			}
+		}
+		mixture_total(m, &s, group, G);
+		assert_int_equal(s.n_left_out, out_1 + out_2);
+		for (int i = 0; i < N; i++) {
+			bool out = (group[i] == 1 && out_1) || (group[i] == 2 && out_2);
+			double want = 2 * i + 10 * (out ? sum / n : s.value[N + i]);
+			assert_int_equal(s.left_out[G + group[i]], out);
+			assert_false(s.left_out[group[i]]);
+			if (isnan(want))
+				assert_true(isnan(s.total[i]));
+			else
+				assert_true(fabs(s.total[i] - want) < 1e-9);
+		}
+		assert_int_equal(s.unavailable, (out_1 ? 0 : 1) + (out_2 ? 0 : 3));
+		mixture_close(m);
+	}
+	/* a group without any reward has no total */
+	entry[0].quorum = entry[1].quorum = 1;
+	struct mixture *m = mixture_new(entry, 2, 1);
+	for (int i = 0; i < N; i++)
+		s.value[i] = s.value[N + i] = group[i] == 1 ? NAN : i;
+	mixture_total(m, &s, group, G);
+	assert_int_equal(s.unavailable, 4);
+	for (int i = 0; i < N; i++)
+		assert_int_equal(isnan(s.total[i]), group[i] == 1);
+	mixture_close(m);
+	mixture_scores_free(&s);
 }
 
 static void close_with_work_left(void **state)
@@ -379,209 +563,10 @@ static void close_with_work_left(void **state)
 	(void)state;
 	mixture_scores_init(&s, N, 1);
 	mixture_begin(m, &s);
-	submit_all(m, pixel, N, 1);
+	submit_all(m, &s, pixel, N, 1);
 	mixture_close(m); /* the sanitizers look for what is left */
 	mixture_scores_free(&s);
 	mixture_close(NULL);
-}
-
-/* ---- configuration ---- */
-
-static struct conf_node *read_yaml(const char *yaml, struct err *e)
-{
-	char path[] = "/tmp/test_mixture_XXXXXX";
-	int fd = mkstemp(path);
-
-	assert_true(fd >= 0);
-	assert_int_equal(write(fd, yaml, strlen(yaml)), (ssize_t)strlen(yaml));
-	close(fd);
-	struct conf_node *root = conf_read(path, e);
-	unlink(path);
-	return root;
-}
-
-static int open_yaml(struct mixture **m, const char *yaml, struct err *e)
-{
-	struct conf_node *root = read_yaml(yaml, e);
-	int ret = root ? mixture_open(m, root, 2, e) : -1;
-
-	conf_node_free(root);
-	return ret;
-}
-
-static void refuse(const char *yaml, const char *said)
-{
-	struct mixture *m = NULL;
-	struct err e = { "" };
-
-	if (!open_yaml(&m, yaml, &e) || !strstr(e.msg, said))
-		fail_msg("%s: '%s', wanted '%s'", yaml, e.msg, said);
-	assert_null(m);
-}
-
-static void bad_configuration(void **state)
-{
-	(void)state;
-	refuse("other: 1\n", "rewards: none is given");
-	refuse("rewards: {}\n", ":1: rewards: none is given");
-	refuse("rewards:\n  genevla: {weight: 1}\n",
-	       ":2: rewards: no reward is called 'genevla'; did you mean 'geneval'?");
-	refuse("rewards:\n  xyz: {weight: 1}\n", "geneval, ocr, clipscore");
-	refuse("rewards:\n  geneval: {wieght: 1}\n", "did you mean 'rewards.geneval.weight'?");
-	refuse("rewards:\n  geneval: {weight: heavy}\n", "rewards.geneval.weight = 'heavy'");
-	refuse("rewards:\n  geneval: {weight: .inf}\n", "rewards.geneval.weight");
-	refuse("rewards:\n  geneval: {detector: blob}\n", "blobs");
-	refuse("rewards:\n  geneval: {reference_scorin: true}\n", "reference_scoring");
-	refuse("rewards:\n  jpeg_compressibility: {}\n  geneval: {detectr: blobs}\n", ":3: ");
-	refuse("rewards:\n  jpeg_compressibility: {detector: blobs}\n", "detector");
-	refuse("rewards:\n  a: {type: genevla}\n",
-	       ":2: rewards.a.type: no reward is called 'genevla'; did you mean 'geneval'?");
-	refuse("rewards:\n  a: {type: geneval, wieght: 1}\n", "did you mean 'rewards.a.weight'?");
-	refuse("rewards:\n  a: {type: http}\n", ":2: 'rewards.a.url' is required");
-	refuse("rewards:\n  a b: {type: geneval}\n", ":2: rewards: 'a b' is no name");
-	refuse("rewards:\n  \"\": {type: geneval}\n", "'' is no name");
-	refuse("rewards:\n  mean: {type: geneval}\n", ":2: rewards: an entry cannot be called 'mean'");
-	refuse("rewards:\n  a: geneval\n", "'rewards.a' is a section of keys");
-	refuse("rewards: {judge: {type: plugin, path: ./no.so}}\n", "reward judge: cannot load ./no.so");
-}
-
-/* One reward twice, and under the name of another: each has its own keys and its name in what is said. */
-static void entries_with_names(void **state)
-{
-	static const char yaml[] =
-	    "rewards:\n  plain: {type: geneval, weight: 2}\n"
-	    "  ocr: {type: geneval, reference_scoring: true}\n  jpeg_compressibility: {}\n";
-	struct mixture *m;
-	struct err e = { "" };
-	struct text out = { 0 };
-	struct mixture_scores s;
-	uint8_t rgb[3] = { 0 };
-	const struct reward_item item = { rgb, 1, 1, "p", "{}" };
-
-	(void)state;
-	assert_int_equal(open_yaml(&m, yaml, &e), 0);
-	assert_int_equal(mixture_count(m), 3);
-	assert_string_equal(mixture_at(m, 0)->name, "plain");
-	assert_string_equal(mixture_at(m, 1)->name, "ocr");
-	assert_string_equal(mixture_at(m, 1)->type->name, "geneval");
-	assert_true(mixture_at(m, 0)->weight == 2 && mixture_at(m, 1)->weight == 1);
-	mixture_scores_init(&s, 1, 3);
-	mixture_begin(m, &s);
-	mixture_submit(m, 0, &item, 1);
-	mixture_wait(m);
-	assert_non_null(strstr(s.why, "plain: GenEval metadata"));
-	assert_true(!isnan(s.value[2]));
-	mixture_scores_free(&s);
-	assert_int_equal(mixture_check(m, "a cat", "{}", &e), -1);
-	assert_non_null(strstr(e.msg, "reward plain cannot score 'a cat'"));
-	mixture_close(m);
-
-	struct conf_node *root = conf_empty(), *file = read_yaml(yaml, &e);
-	assert_int_equal(mixture_resolve(file, root, &e), 0);
-	conf_emit(&out, root);
-	conf_node_free(root);
-	conf_node_free(file);
-	assert_int_equal(open_yaml(&m, out.s, &e), 0);
-	assert_string_equal(mixture_at(m, 1)->name, "ocr");
-	assert_string_equal(mixture_at(m, 1)->type->name, "geneval");
-	mixture_close(m);
-	text_free(&out);
-}
-
-static void resolved_configuration(void **state)
-{
-	static const char yaml[] =
-	    "rewards:\n  jpeg_compressibility: {weight: -0.25}\n  geneval: {reference_scoring: true}\n";
-	struct mixture *m;
-	struct err e = { "" };
-	struct text out = { 0 };
-
-	(void)state;
-	if (open_yaml(&m, yaml, &e))
-		fail_msg("%s", e.msg);
-	assert_int_equal(mixture_count(m), 2);
-	assert_string_equal(mixture_at(m, 0)->type->name, "jpeg_compressibility");
-	assert_true(mixture_at(m, 0)->weight == -0.25);
-	assert_true(mixture_at(m, 1)->weight == 1);
-	mixture_close(m);
-	struct conf_node *root = conf_empty(), *file = read_yaml(yaml, &e);
-	assert_int_equal(mixture_resolve(file, root, &e), 0);
-	conf_emit(&out, root);
-	conf_node_free(root);
-	conf_node_free(file);
-
-	/* What was written reads back as the same mixture. */
-	if (open_yaml(&m, out.s, &e))
-		fail_msg("%s\n%s", e.msg, out.s);
-	assert_true(mixture_at(m, 0)->weight == -0.25);
-	assert_non_null(strstr(out.s, "reference_scoring: true"));
-	assert_non_null(strstr(out.s, "detector: blobs"));
-	mixture_close(m);
-	text_free(&out);
-}
-
-static void prompts_are_checked(void **state)
-{
-	static const char circle[] = "{\"include\": [{\"class\": \"circle\", \"count\": 1}]}";
-	struct mixture *m;
-	struct err e = { "" };
-
-	(void)state;
-	assert_int_equal(open_yaml(&m, "rewards: {geneval: {}, jpeg_incompressibility: {}}\n", &e), 0);
-	assert_int_equal(mixture_check(m, "a photo of a circle", circle, &e), 0);
-	assert_int_equal(mixture_check(m, "a photo of a bench",
-				       "{\"include\": [{\"class\": \"bench\", \"count\": 1}]}", &e),
-			 -1);
-	assert_string_equal(
-	    e.msg, "reward geneval cannot score 'a photo of a bench': detector blobs: include[0]: unknown "
-		   "class 'bench' (known: circle, square, triangle, cross)");
-	assert_int_equal(mixture_check(m, "a cat", "{}", &e), -1); /* a .txt prompt */
-	mixture_close(m);
-}
-
-/* The real rewards on a real scene, and on metadata that geneval cannot use. */
-static void real_rewards(void **state)
-{
-	enum { N = 3 };
-	static const struct shapes_conf world = { 3, 8, 2.7, 3.15, 0.6, 0.02, 0.10, 3 };
-	static const char meta[] = "{\"include\": [{\"class\": \"cross\", \"count\": 2}]}";
-	static const char *const asked[N] = { meta, "{\"include\": [{\"class\": \"cross\", \"count\": 1}]}",
-					      "{}" };
-	struct rng r = rng_make(1, RNG_SCENE, 0, 0);
-	uint8_t rgb[24 * 24 * 3];
-	struct reward_item item[N];
-	struct shapes_scene scene;
-	struct mixture_scores s;
-	struct mixture *m;
-	struct err e = { "" };
-	size_t bytes;
-
-	(void)state;
-	assert_int_equal(shapes_scene(&scene, &world, meta, &r, &e), 0);
-	shapes_render(&scene, &world, rgb);
-	assert_int_equal(image_jpeg_size(&bytes, 24, 24, rgb, 95, &e), 0);
-	for (int i = 0; i < N; i++)
-		item[i] = (struct reward_item) { rgb, 24, 24, "p", asked[i] };
-	assert_int_equal(
-	    open_yaml(&m, "rewards: {geneval: {}, jpeg_compressibility: {}, jpeg_incompressibility: {}}\n",
-		      &e),
-	    0);
-	mixture_scores_init(&s, N, 3);
-	mixture_begin(m, &s);
-	mixture_submit(m, 0, item, N);
-	mixture_wait(m);
-	assert_true(s.value[0] == 1 && s.value[1] == 0 && isnan(s.value[2]));
-	assert_true(s.sub[0] == 1 && s.sub[REWARD_SUBS] == 0);     /* strict */
-	assert_true(s.sub[1] == 1 && s.sub[REWARD_SUBS + 1] == 1); /* correct: at least one */
-	assert_true(isnan(s.sub[2]) && isnan(s.sub[2 * REWARD_SUBS]));
-	for (int i = 0; i < N; i++) {
-		assert_true(fabs(s.value[N + i] + (double)bytes / 500000) < 1e-12);
-		assert_true(fabs(s.value[2 * N + i] - (double)bytes / 1000) < 1e-12);
-	}
-	assert_int_equal(s.unavailable, 1);
-	assert_non_null(strstr(s.why, "geneval: GenEval metadata: no \"include\""));
-	mixture_scores_free(&s);
-	mixture_close(m);
 }
 
 int main(void)
@@ -595,12 +580,11 @@ int main(void)
 		cmocka_unit_test(unsafe_rewards_run_alone),
 		cmocka_unit_test(safe_rewards_run_together),
 		cmocka_unit_test(caller_overlaps),
+		cmocka_unit_test(deadline),
+		cmocka_unit_test(deadline_of_a_safe_reward),
+		cmocka_unit_test(close_while_stuck),
+		cmocka_unit_test(quorum),
 		cmocka_unit_test(close_with_work_left),
-		cmocka_unit_test(bad_configuration),
-		cmocka_unit_test(entries_with_names),
-		cmocka_unit_test(resolved_configuration),
-		cmocka_unit_test(prompts_are_checked),
-		cmocka_unit_test(real_rewards),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,0 +1,28 @@
+/*
+ * judging.h -- the scores of a set of pictures of which every rank samples its share: everybody's, on every
+ * rank, the same for any number of ranks.
+ *
+ * Samples 0 .. n - 1, `group_size` after `group_size` of one prompt, shared out by prompts_share.
+ */
+#ifndef JUDGING_H
+#define JUDGING_H
+#include "dist/dist.h"
+#include "rewards/mixture.h"
+
+struct judging {
+	struct dist *dist;
+	struct mixture *mixture;
+	int64_t n, group_size;
+	int64_t first, count; /* this rank's share */
+	struct mixture_scores mine;
+};
+void judging_begin(struct judging *j, struct dist *d, struct mixture *m, int64_t n, int64_t group_size);
+/* The next k pictures of this rank's share, in order; `at` counts from its first.  Scoring goes on beside. */
+void judging_submit(struct judging *j, int64_t at, const struct reward_item *item, int k);
+/* Collective: waits for the scores and gives everybody's, with totals, to *all, which the caller frees; into
+ * *waited, unless NULL, the seconds that this rank waited. */
+void judging_finish(struct judging *j, struct mixture_scores *all, double *waited);
+/* Instead of judging_finish, after a failure, on every rank. */
+void judging_drop(struct judging *j);
+
+#endif
