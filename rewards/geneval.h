@@ -27,10 +27,11 @@ struct geneval_object {
 };
 
 struct geneval_result {
-	double reward; /* training reward: mean of the clauses' partial scores, each in [0, 1] */
-	bool strict;   /* every clause exactly right: counts equal, nothing excluded present */
-	bool correct;  /* the original benchmark's verdict: at least the wanted count */
-	char why[160]; /* the first clause that failed, for people; "" when strict */
+	double reward;  /* training reward: mean of the clauses' partial scores, each in [0, 1] */
+	bool strict;    /* every clause exactly right: counts equal, nothing excluded present */
+	bool correct;   /* the original benchmark's verdict: at least the wanted count */
+	unsigned right; /* bit i: include[i] is exactly right */
+	char why[160];  /* the first clause that failed, for people; "" when strict */
 };
 
 /*
@@ -47,6 +48,23 @@ struct geneval_result {
  */
 int geneval_judge(struct geneval_result *r, const json_t *meta, const struct geneval_object *obj, int n,
 		  bool reference_scoring, struct err *e);
+
+/* What of a detector's candidates are objects. */
+struct geneval_limits {
+	double threshold,
+	    counting_threshold; /* scores above it count; the second where the tag is "counting" */
+	double
+	    max_overlap; /* of two boxes of a class that overlap as much or more the better stays; 1: both */
+};
+
+/*
+ * The original's choice among n candidates, in place: of each class the best GENEVAL_MAX_OBJECTS above the
+ * threshold (compared in single precision, as there), best first, of equals the first; then those out that
+ * overlap a better one (intersection over union of boxes that include their last pixel).  Returns how many
+ * stay.
+ */
+int geneval_select(struct geneval_object *obj, int n, const json_t *meta,
+		   const struct geneval_limits *limits);
 
 /* A detector: finds objects in one picture.  The strings it returns are static or live as long as its state.
  */

@@ -1,9 +1,11 @@
 #include "rewards/geneval.h"
 #include "base/json.h"
+#include "base/mem.h"
 #include "base/text.h"
 #include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 static const char *const relations[] = { "left of", "right of", "above", "below", NULL };
@@ -157,6 +159,55 @@ static struct group find(const struct geneval_object *obj, int n, const char *cl
 			g.v[k] = &obj[i];
 	}
 	return g;
+}
+
+static double area(double x0, double y0, double x1, double y1)
+{
+	return fmax(x1 - x0 + 1, 0) * fmax(y1 - y0 + 1, 0);
+}
+
+static double overlap(const double *a, const double *b)
+{
+	double both = area(fmax(a[0], b[0]), fmax(a[1], b[1]), fmin(a[2], b[2]), fmin(a[3], b[3]));
+	double either = area(a[0], a[1], a[2], a[3]) + area(b[0], b[1], b[2], b[3]) - both;
+
+	return either > 0 ? both / either : 0;
+}
+
+static int copy_apart(struct geneval_object *out, const struct group *g, double max_overlap)
+{
+	int n = 0;
+
+	for (int i = 0; i < g->n; i++) {
+		int k = 0;
+		while (k < n && (max_overlap >= 1 || overlap(out[k].box, g->v[i]->box) < max_overlap))
+			k++;
+		if (k == n)
+			out[n++] = *g->v[i];
+	}
+	return n;
+}
+
+int geneval_select(struct geneval_object *obj, int n, const json_t *meta, const struct geneval_limits *limits)
+{
+	const char *tag = json_string_value(json_object_get(meta, "tag"));
+	bool counting = tag && !strcmp(tag, "counting");
+	float threshold = (float)(counting ? limits->counting_threshold : limits->threshold);
+	struct geneval_object *sure = mem_alloc((size_t)n * sizeof *sure);
+	int count = 0, kept = 0;
+
+	for (int i = 0; i < n; i++)
+		if ((float)obj[i].score > threshold)
+			sure[count++] = obj[i];
+	for (int i = 0; i < count; i++) {
+		struct group earlier = find(sure, i, sure[i].class_name);
+		if (earlier.n)
+			continue;
+		struct group g = find(sure, count, sure[i].class_name);
+		kept += copy_apart(obj + kept, &g, limits->max_overlap);
+	}
+	free(sure);
+	return kept;
 }
 
 static int count_color(const struct group *g, const char *color)
@@ -323,6 +374,7 @@ int geneval_judge(struct geneval_result *r, const json_t *meta, const struct gen
 		right[i] = clause_right(&t, c, &group[i],
 					c->relation >= 0 && right[c->target] ? &group[c->target] : NULL);
 		r->strict = r->strict && right[i];
+		r->right |= (unsigned)right[i] << i;
 	}
 	for (int i = 0; i < rules.excludes; i++) {
 		const struct clause *c = &rules.exclude[i];
