@@ -47,21 +47,46 @@ void load_libtorch()
 	       RTLD_NOW | RTLD_GLOBAL); // if that fails, loading the package says what is missing
 }
 
-bool first_tensor(at::Tensor &out, const c10::IValue &v)
+void collect(std::vector<at::Tensor> &out, const c10::IValue &v)
 {
-	if (v.isTensor()) {
-		out = v.toTensor();
-		return true;
-	}
-	if (v.isTuple())
+	if (v.isTensor())
+		out.push_back(v.toTensor());
+	else if (v.isTuple())
 		for (const auto &x : v.toTupleRef().elements())
-			if (first_tensor(out, x))
-				return true;
-	if (v.isTensorList() && v.toTensorVector().size()) {
-		out = v.toTensorVector()[0];
-		return true;
+			collect(out, x);
+	else if (v.isList())
+		for (const auto &x : v.toListRef())
+			collect(out, x);
+}
+
+std::vector<at::Tensor> forward(at_script &s, int n, const at_t *in)
+{
+	const at::NoGradGuard quiet;
+	std::vector<at::Tensor> out;
+
+	if (s.package) {
+		std::vector<at::Tensor> args;
+		for (int i = 0; i < n; i++)
+			args.push_back(in[i]->v);
+		return s.package->run(args);
 	}
-	return false;
+	std::vector<c10::IValue> args;
+	for (int i = 0; i < n; i++)
+		args.emplace_back(in[i]->v);
+	collect(out, s.module->forward(args));
+	return out;
+}
+
+int run(at_script &s, int n, const at_t *in, std::vector<at::Tensor> &out, err *e)
+{
+	try {
+		out = forward(s, n, in);
+	} catch (const std::exception &x) {
+		return say(e, s.path, x.what());
+	}
+	if (out.empty())
+		return err_set(e, "%s: it returns no tensor", s.path.c_str());
+	return 0;
 }
 } // namespace
 
@@ -95,30 +120,27 @@ void at_script_close(struct at_script *s)
 
 int at_script_run(struct at_script *s, int n, const at_t *in, at_t *out, struct err *e)
 {
-	at::Tensor result;
+	std::vector<at::Tensor> all;
 
-	try {
-		const at::NoGradGuard quiet;
+	if (run(*s, n, in, all, e))
+		return -1;
+	*out = shim::wrap("at_script_run", all[0]);
+	return 0;
+}
 
-		if (s->package) {
-			std::vector<at::Tensor> args;
-			for (int i = 0; i < n; i++)
-				args.push_back(in[i]->v);
-			const auto results = s->package->run(args);
-			if (results.empty())
-				return err_set(e, "%s: it returns nothing", s->path.c_str());
-			result = results[0];
-		} else {
-			std::vector<c10::IValue> args;
-			for (int i = 0; i < n; i++)
-				args.emplace_back(in[i]->v);
-			if (!first_tensor(result, s->module->forward(args)))
-				return err_set(e, "%s: it returns no tensor", s->path.c_str());
-		}
-		*out = shim::wrap("at_script_run", result);
-	} catch (const std::exception &x) {
-		return say(e, s->path, x.what());
-	}
+int at_script_run_all(struct at_script *s, int n, const at_t *in, at_t *out, int max, int *count,
+		      struct err *e)
+{
+	std::vector<at::Tensor> all;
+
+	if (run(*s, n, in, all, e))
+		return -1;
+	*count = static_cast<int>(all.size());
+	if (*count > max)
+		return err_set(e, "%s: it returns %d tensors, at most %d are wanted", s->path.c_str(), *count,
+			       max);
+	for (int i = 0; i < *count; i++)
+		out[i] = shim::wrap("at_script_run_all", all[i]);
 	return 0;
 }
 }

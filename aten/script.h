@@ -17,6 +17,10 @@ void at_script_close(struct at_script *s); /* NULL is fine */
 /* The first tensor of what forward(in[0], ..., in[n - 1]) returns, of the innermost scope; what goes wrong
  * inside is an error, not a panic.  Without gradients. */
 int at_script_run(struct at_script *s, int n, const at_t *in, at_t *out, struct err *e);
+/* The same with all the tensors of the tuples and lists that it returns, in order; more than `max` are an
+ * error.  *count: how many there are, at least 1. */
+int at_script_run_all(struct at_script *s, int n, const at_t *in, at_t *out, int max, int *count,
+		      struct err *e);
 
 #ifdef __cplusplus
 }

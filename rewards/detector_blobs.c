@@ -7,10 +7,11 @@
  * suggest.  The best soft intersection over union names the shape.  What fits nothing well, such as two
  * objects grown together, is no object.
  */
-#include "rewards/geneval.h"
+#include "rewards/detector.h"
 #include "base/mem.h"
 #include "data/shapes.h"
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -57,11 +58,12 @@ static void make_stencil(struct stencil *t, enum shape shape, double half, int r
 		t->norm2 += t->cover[i] * t->cover[i];
 }
 
-static int blobs_open(void **state, struct err *e)
+static int blobs_open(struct detector *d, const struct geneval_conf *conf, struct err *e)
 {
 	static const double area[SHAPES] = { 3.14159265, 4 * 0.92 * 0.92, 2, 8 * 0.36 - 4 * 0.36 * 0.36 };
 	struct templates *t = mem_zero(1, sizeof *t);
 
+	(void)conf;
 	(void)e;
 	memcpy(t->area, area, sizeof area);
 	for (int c = 0; c < COLORS; c++) {
@@ -77,16 +79,16 @@ static int blobs_open(void **state, struct err *e)
 				make_stencil(&t->of[s][size][k], (enum shape)s, half_of(size), t->reach[size],
 					     k);
 	}
-	*state = t;
+	d->state = t;
+	d->classes = shape_names;
+	d->colors = color_names;
 	return 0;
 }
 
-static void blobs_close(void *state)
+static void blobs_close(struct detector *d)
 {
-	struct templates *t = state;
+	struct templates *t = d->state;
 
-	if (!t)
-		return;
 	for (int s = 0; s < SHAPES; s++)
 		for (int size = 0; size < SIZES; size++)
 			for (int k = 0; k < SHIFTS * SHIFTS; k++)
@@ -390,45 +392,53 @@ static int better(const void *a, const void *b)
 	return memcmp(x->box, y->box, sizeof x->box);
 }
 
-static int blobs_detect(void *state, const uint8_t *rgb, int w, int h, struct geneval_object **out, int *n,
-			struct err *e)
+static void look(const struct templates *t, const uint8_t *rgb, int w, int h, struct detection *out)
 {
 	size_t pixels = (size_t)w * (size_t)h;
-	struct scan s = { .t = state, .rgb = rgb, .w = w, .h = h };
+	struct scan s = { .t = t, .rgb = rgb, .w = w, .h = h };
 	struct found found;
 
-	*out = NULL;
-	*n = 0;
-	if (w < 1 || h < 1 || pixels > 1 << 26)
-		return err_set(e, "a picture of %d x %d pixels cannot be searched for blobs", w, h);
+	if (w < 1 || h < 1 || pixels > 1 << 26) {
+		snprintf(out->why, sizeof out->why,
+			 "a picture of %d x %d pixels cannot be searched for blobs", w, h);
+		return;
+	}
 	s.level = mem_alloc(pixels);
 	s.label = mem_zero(pixels, sizeof *s.label);
 	s.owner = mem_alloc(pixels * sizeof *s.owner);
 	s.queue = mem_alloc(pixels * sizeof *s.queue);
 	find_objects(&found, &s);
-	*out = mem_alloc((size_t)found.n * sizeof **out);
-	*n = found.n;
+	out->v = mem_alloc((size_t)found.n * sizeof *out->v);
+	out->n = found.n;
 	for (int i = 0; i < found.n; i++) {
 		const struct fit *f = &found.v[i];
 		double r = f->half * shapes_extent(f->shape);
-		(*out)[i] = (struct geneval_object) { shape_names[f->shape],
+		out->v[i] = (struct geneval_object) { shape_names[f->shape],
 						      color_names[f->color],
 						      { f->cx - r, f->cy - r, f->cx + r, f->cy + r },
-						      f->iou };
+						      f->iou,
+						      i };
 	}
-	qsort(*out, (size_t)found.n, sizeof **out, better);
+	qsort(out->v, (size_t)found.n, sizeof *out->v, better);
 	free(s.level);
 	free(s.label);
 	free(s.owner);
 	free(s.queue);
+}
+
+static int blobs_detect(struct detector *d, const struct reward_item *item, json_t *const *meta, int n,
+			struct detection *out, struct err *e)
+{
+	(void)meta;
+	(void)e;
+	for (int i = 0; i < n; i++)
+		look(d->state, item[i].rgb, item[i].w, item[i].h, &out[i]);
 	return 0;
 }
 
 const struct detector_type detector_blobs = {
 	.name = "blobs",
 	.doc = "Bright connected regions of the shapes world",
-	.classes = shape_names,
-	.colors = color_names,
 	.open = blobs_open,
 	.detect = blobs_detect,
 	.close = blobs_close,

@@ -24,7 +24,9 @@ struct geneval_object {
 	const char *color; /* NULL: unknown */
 	double box[4];     /* x0, y0, x1, y1 in pixels */
 	double score;      /* detector confidence; objects of a class come best first */
+	int candidate;     /* the detector's own number for it */
 };
+struct detector;
 
 struct geneval_result {
 	double reward;  /* training reward: mean of the clauses' partial scores, each in [0, 1] */
@@ -66,20 +68,11 @@ struct geneval_limits {
 int geneval_select(struct geneval_object *obj, int n, const json_t *meta,
 		   const struct geneval_limits *limits);
 
-/* A detector: finds objects in one picture.  The strings it returns are static or live as long as its state.
- */
-struct detector_type {
-	const char *name, *doc;
-	const char *const *classes, *const *colors; /* what it can name, NULL-terminated */
-	int (*open)(void **state, struct err *e);
-	int (*detect)(void *state, const uint8_t *rgb, int w, int h, struct geneval_object **out, int *n,
-		      struct err *e); /* free(*out) */
-	void (*close)(void *state);
-};
-extern const struct detector_type detector_blobs;
+/* How many objects of a class are asked for their colour, at most: 0 when no clause does. */
+int geneval_colored(const json_t *meta, const char *class_name);
 
 /* Can metadata be judged with what the detector sees?  An error names the clause and the nearest class or
  * colour. */
-int geneval_check(const json_t *meta, const struct detector_type *detector, struct err *e);
+int geneval_check(const json_t *meta, const struct detector *d, struct err *e);
 
 #endif

@@ -1,4 +1,5 @@
 #include "rewards/geneval.h"
+#include "rewards/detector.h"
 #include "base/json.h"
 #include "base/mem.h"
 #include "base/text.h"
@@ -118,27 +119,46 @@ static int read_rules(struct rules *r, const json_t *meta, struct err *e)
 	return 0;
 }
 
-static int check_names(const struct clause *c, int n, const char *section, const struct detector_type *d,
+static int check_names(const struct clause *c, int n, const char *section, const struct detector *d,
 		       struct err *e)
 {
 	for (int i = 0; i < n; i++) {
+		if (c[i].color && !d->colors[0])
+			return err_set(e, "%s[%d] asks for a color, which needs rewards.geneval.clip",
+				       section, i);
 		if ((name_index(d->classes, c[i].class_name) < 0 &&
 		     unknown("class", c[i].class_name, d->classes, e)) ||
 		    (c[i].color && name_index(d->colors, c[i].color) < 0 &&
 		     unknown("color", c[i].color, d->colors, e)))
-			return err_in(e, "detector %s: %s[%d]", d->name, section, i);
+			return err_in(e, "detector %s: %s[%d]", d->type->name, section, i);
 	}
 	return 0;
 }
 
-int geneval_check(const json_t *meta, const struct detector_type *detector, struct err *e)
+int geneval_check(const json_t *meta, const struct detector *d, struct err *e)
 {
 	struct rules r;
 
-	if (read_rules(&r, meta, e) || check_names(r.include, r.includes, "include", detector, e) ||
-	    check_names(r.exclude, r.excludes, "exclude", detector, e))
+	if (read_rules(&r, meta, e) || check_names(r.include, r.includes, "include", d, e) ||
+	    check_names(r.exclude, r.excludes, "exclude", d, e))
 		return -1;
 	return 0;
+}
+
+int geneval_colored(const json_t *meta, const char *class_name)
+{
+	struct rules r;
+	struct err unused;
+	int most = 0;
+
+	if (read_rules(&r, meta, &unused))
+		return 0;
+	for (int i = 0; i < r.includes; i++) {
+		const struct clause *c = &r.include[i];
+		if (c->color && !strcmp(c->class_name, class_name) && c->count > most)
+			most = c->count;
+	}
+	return most;
 }
 
 /* ---- objects ---- */

@@ -1,79 +1,16 @@
 /*
  * reward_clip.c -- rewards that are an angle between a picture and its prompt in CLIP's space: clipscore,
  * pickscore, hpsv2; and aesthetic, which looks at the picture alone.
- *
- * Rewards with the same model, type and device share one tower.
  */
 #include "aten/safetensors.h"
 #include "base/mem.h"
-#include "models/clip.h"
 #include "models/tokenizer.h"
+#include "rewards/clip_tower.h"
 #include "rewards/reward.h"
 #include <math.h>
-#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-/* ---- Towers, shared ------------------------------------------------------------------------------ */
-
-struct tower {
-	char *dir;
-	enum at_dtype dtype;
-	enum at_device device;
-	int users;
-	struct clip clip;
-	struct tower *next;
-};
-static struct tower *towers;
-static pthread_mutex_t towers_lock = PTHREAD_MUTEX_INITIALIZER;
-
-static int tower_open(struct tower **out, const char *dir, enum at_dtype dt, enum at_device dev,
-		      struct err *e)
-{
-	struct tower *t;
-	int ret = 0;
-
-	pthread_mutex_lock(&towers_lock);
-	for (t = towers; t; t = t->next)
-		if (!strcmp(t->dir, dir) && t->dtype == dt && t->device == dev)
-			break;
-	if (!t) {
-		t = mem_zero(1, sizeof *t);
-		ret = clip_open(&t->clip, dir, dt, dev, e);
-		if (ret) {
-			free(t);
-		} else {
-			t->dir = mem_str(dir);
-			t->dtype = dt;
-			t->device = dev;
-			t->next = towers;
-			towers = t;
-		}
-	}
-	if (!ret) {
-		t->users++;
-		*out = t;
-	}
-	pthread_mutex_unlock(&towers_lock);
-	return ret;
-}
-
-static void tower_close(struct tower *t)
-{
-	pthread_mutex_lock(&towers_lock);
-	if (--t->users == 0) {
-		struct tower **at = &towers;
-
-		while (*at != t)
-			at = &(*at)->next;
-		*at = t->next;
-		clip_release(&t->clip);
-		free(t->dir);
-		free(t);
-	}
-	pthread_mutex_unlock(&towers_lock);
-}
 
 /* ---- Configuration ------------------------------------------------------------------------------- */
 
@@ -110,7 +47,7 @@ static const struct field aesthetic_fields[] = {
 #define HEAD 5 /* linear layers of the aesthetic predictor, with nothing between */
 
 struct scorer {
-	struct tower *tower;
+	struct clip_tower *tower;
 	int64_t batch;
 	at_t head_w[HEAD], head_b[HEAD]; /* aesthetic only; kept, float32 */
 };
@@ -124,7 +61,7 @@ static int open_scorer(struct scorer **out, const char *model, const char *dtype
 
 	s->batch = batch;
 	if (at_dtype_parse(&dt, dtype, e) || at_device_parse(&dev, device, e) ||
-	    tower_open(&s->tower, model, dt, dev, e)) {
+	    clip_tower_open(&s->tower, model, dt, dev, e)) {
 		free(s);
 		return -1;
 	}
@@ -149,7 +86,7 @@ static void close_scorer(void *state)
 		at_free(s->head_w[i]);
 		at_free(s->head_b[i]);
 	}
-	tower_close(s->tower);
+	clip_tower_close(s->tower);
 	free(s);
 }
 

@@ -1,5 +1,4 @@
-#include "rewards/geneval.h"
-#include "rewards/reward.h"
+#include "rewards/detector.h"
 #include "base/json.h"
 #include "base/mem.h"
 #include <math.h>
@@ -8,27 +7,45 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const struct detector_type *const detectors[] = { &detector_blobs, NULL };
-static const char *const detector_names[] = { "blobs", NULL };
+static const struct detector_type *const detectors[] = { &detector_blobs, &detector_script, NULL };
+static const char *const detector_names[] = { "blobs", "script", NULL };
+static const char *const dtype_names[] = { "float32", "bfloat16", "float16", NULL };
+static const char *const device_names[] = { "cpu", "cuda", NULL };
 
-struct geneval_conf {
-	char *detector;
-	bool reference_scoring;
+static const struct field fields[] = {
+	FIELD(struct geneval_conf, detector, .init = "blobs", .choices = detector_names,
+	      .doc = "what finds the objects: blobs sees the shapes world, script is a network in a file"),
+	FIELD(struct geneval_conf, reference_scoring, .init = "false",
+	      .doc = "score as the public training reward does, with its faults (position 1 even when wrong, "
+		     "terms unbounded below)"),
+	FIELD(struct geneval_conf, module, .init = "",
+	      .doc = "script: its file, TorchScript or an AOTInductor package (.pt2); "
+		     "tools/export_mask2former.py makes one"),
+	FIELD(struct geneval_conf, classes, .init = "",
+	      .doc = "script: file with the name of a class a line; empty: COCO's 80 as GenEval spells them"),
+	FIELD(struct geneval_conf, device, .init = "cpu", .choices = device_names,
+	      .doc = "script: where it and CLIP run"),
+	FIELD(struct geneval_conf, batch, .init = "8", .min = 1, .max = 4096, .unit = "pictures",
+	      .doc = "script: pictures searched at a time, all of one size"),
+	FIELD(struct geneval_conf, threshold, .init = "0.3", .max = 1,
+	      .doc = "script: candidates with a higher score are objects"),
+	FIELD(struct geneval_conf, counting_threshold, .init = "0.9", .max = 1,
+	      .doc = "script: the same where the prompt's tag is counting"),
+	FIELD(struct geneval_conf, max_overlap, .init = "1", .max = 1,
+	      .doc =
+		  "script: of two objects of a class that overlap as much or more (intersection over union) "
+		  "the better counts; 1: both"),
+	FIELD(struct geneval_conf, clip, .init = "",
+	      .doc = "script: folder of the CLIP model that tells colors (ViT-L/14); empty: prompts with "
+		     "colors are refused"),
+	FIELD(struct geneval_conf, clip_dtype, .init = "float32", .choices = dtype_names,
+	      .doc = "script: type of CLIP's weights"),
+	FIELD_END
 };
-
-static const struct field fields[] = { FIELD(struct geneval_conf, detector, .init = "blobs",
-					     .choices = detector_names,
-					     .doc = "What finds the objects: blobs sees the shapes world"),
-				       FIELD(struct geneval_conf, reference_scoring, .init = "false",
-					     .doc = "Score as the public training reward does, with its "
-						    "faults (position 1 even when wrong, terms "
-						    "unbounded below)"),
-				       FIELD_END };
 
 struct geneval_state {
 	const struct geneval_conf *conf;
-	const struct detector_type *detector;
-	void *detector_state;
+	struct detector detector;
 };
 
 static int geneval_open(void **state, const void *conf, struct err *e)
@@ -38,10 +55,10 @@ static int geneval_open(void **state, const void *conf, struct err *e)
 
 	for (int i = 0; detectors[i]; i++)
 		if (!strcmp(detectors[i]->name, c->detector))
-			s.detector = detectors[i];
-	if (!s.detector)
+			s.detector.type = detectors[i];
+	if (!s.detector.type)
 		return err_set(e, "no detector is called '%s'", c->detector);
-	if (s.detector->open(&s.detector_state, e))
+	if (s.detector.type->open(&s.detector, c, e))
 		return err_in(e, "detector %s", c->detector);
 	*state = memcpy(mem_alloc(sizeof s), &s, sizeof s);
 	return 0;
@@ -53,7 +70,7 @@ static void geneval_close(void *state)
 
 	if (!s)
 		return;
-	s->detector->close(s->detector_state);
+	s->detector.type->close(&s->detector);
 	free(s);
 }
 
@@ -65,45 +82,55 @@ static int check(void *state, const char *prompt, const char *meta, struct err *
 	(void)prompt;
 	if (!o)
 		return -1;
-	int ret = geneval_check(o, s->detector, e);
+	int ret = geneval_check(o, &s->detector, e);
 	json_decref(o);
 	return ret;
 }
 
-static int judge(struct geneval_result *r, struct geneval_state *s, const struct reward_item *item,
-		 struct err *e)
+static void judge(struct reward_score *out, const struct geneval_conf *c, const json_t *meta,
+		  const struct detection *found)
 {
-	struct geneval_object *obj = NULL;
-	int n, ret = -1;
-	json_t *meta = json_parse(item->meta, strlen(item->meta), "metadata", e);
+	struct geneval_result r;
+	struct err why;
 
-	if (!meta)
-		return -1;
-	if (!s->detector->detect(s->detector_state, item->rgb, item->w, item->h, &obj, &n, e))
-		ret = geneval_judge(r, meta, obj, n, s->conf->reference_scoring, e);
-	free(obj);
-	json_decref(meta);
-	return ret;
+	*out = (struct reward_score) { .sub = { NAN, NAN, NAN, NAN } };
+	if (found->why[0]) {
+		memcpy(out->why, found->why, sizeof out->why);
+		return;
+	}
+	if (geneval_judge(&r, meta, found->v, found->n, c->reference_scoring, &why)) {
+		snprintf(out->why, sizeof out->why, "%.150s", why.msg);
+		return;
+	}
+	out->ok = true;
+	out->value = r.reward;
+	out->sub[0] = r.strict;
+	out->sub[1] = r.correct;
 }
 
 static int geneval_score(void *state, const struct reward_item *item, int n, struct reward_score *out,
 			 struct err *e)
 {
-	(void)e;
-	for (int i = 0; i < n; i++) {
-		struct geneval_result r;
-		struct err why;
-		out[i] = (struct reward_score) { .sub = { NAN, NAN, NAN, NAN } };
-		if (judge(&r, state, &item[i], &why)) {
-			snprintf(out[i].why, sizeof out[i].why, "%.150s", why.msg);
-			continue;
-		}
-		out[i].ok = true;
-		out[i].value = r.reward;
-		out[i].sub[0] = r.strict;
-		out[i].sub[1] = r.correct;
+	struct geneval_state *s = state;
+	json_t **meta = mem_zero((size_t)n, sizeof(json_t *));
+	struct detection *found = mem_zero((size_t)n, sizeof *found);
+	int ret = 0;
+
+	for (int i = 0; i < n && !ret; i++) {
+		meta[i] = json_parse(item[i].meta, strlen(item[i].meta), "metadata", e);
+		ret = meta[i] ? 0 : -1;
 	}
-	return 0;
+	if (!ret)
+		ret = s->detector.type->detect(&s->detector, item, meta, n, found, e);
+	for (int i = 0; i < n; i++) {
+		if (!ret)
+			judge(&out[i], s->conf, meta[i], &found[i]);
+		free(found[i].v);
+		json_decref(meta[i]);
+	}
+	free(found);
+	free(meta);
+	return ret;
 }
 
 const struct reward_type reward_geneval = {

@@ -6,9 +6,8 @@
  */
 #include "aten/script.h"
 #include "base/mem.h"
-#include "base/resize.h"
 #include "models/tokenizer.h"
-#include "rewards/reward.h"
+#include "rewards/pictures.h"
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -71,25 +70,6 @@ static int open_script(void **state, const void *conf, struct err *e)
 	return -1;
 }
 
-static at_t images(const struct script_conf *c, const struct reward_item *item, int n)
-{
-	int w = c->size ? (int)c->size : item->w, h = c->size ? (int)c->size : item->h;
-	size_t plane = (size_t)w * (size_t)h;
-	at_t out_N3HW = at_empty(DIMS(n, 3, h, w), AT_F32, AT_CPU);
-	float *v = at_f32(out_N3HW);
-
-	for (int i = 0; i < n; i++, v += 3 * plane) {
-		uint8_t *sized = c->size ? resize_bicubic(item[i].rgb, item[i].w, item[i].h, w, h) : NULL;
-		const uint8_t *rgb = sized ? sized : item[i].rgb;
-
-		for (size_t p = 0; p < plane; p++)
-			for (size_t k = 0; k < 3; k++)
-				v[k * plane + p] = (float)rgb[3 * p + k] / 255.f;
-		free(sized);
-	}
-	return out_N3HW;
-}
-
 static int ids(const struct judge *j, const struct reward_item *item, int n, at_t *out_NL, struct err *e)
 {
 	int64_t L = j->conf->text_length;
@@ -105,7 +85,7 @@ static int score_some(const struct judge *j, const struct reward_item *item, int
 		      struct err *e)
 {
 	struct at_scope *s = at_begin(AT_NO_GRAD);
-	at_t in[2] = { at_to(images(j->conf, item, n), AT_F32, j->device), NULL }, result;
+	at_t in[2] = { at_to(pictures_tensor(item, n, j->conf->size), AT_F32, j->device), NULL }, result;
 	double *v = mem_zero((size_t)n, sizeof *v);
 	int ret = 0;
 
@@ -136,9 +116,8 @@ static int score(void *state, const struct reward_item *item, int n, struct rewa
 	int ret = 0;
 
 	for (int at = 0, k; at < n && !ret; at += k) {
-		for (k = 1; at + k < n && k < j->conf->batch; k++)
-			if (!j->conf->size && (item[at + k].w != item[at].w || item[at + k].h != item[at].h))
-				break;
+		int most = n - at < j->conf->batch ? n - at : (int)j->conf->batch;
+		k = j->conf->size ? most : pictures_alike(item + at, most, most);
 		ret = score_some(j, item + at, k, out + at, e);
 	}
 	return ret;

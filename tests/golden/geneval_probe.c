@@ -29,36 +29,23 @@ static int read_objects(struct geneval_object *out, const json_t *list)
 		out[i] = (struct geneval_object) { json_string_value(json_array_get(o, 0)),
 						   json_string_value(json_array_get(o, 1)),
 						   { number(o, 2), number(o, 3), number(o, 4), number(o, 5) },
-						   number(o, 6) };
+						   number(o, 6),
+						   (int)i };
 	}
 	return (int)json_array_size(list);
 }
 
-/* Which of the candidates an object is: classes are told apart by the addresses of their names in the JSON.
- */
-static int place(const struct geneval_object *all, const struct geneval_object *o)
-{
-	int i = 0;
-
-	while (all[i].class_name != o->class_name)
-		i++;
-	return i;
-}
-
 static void answer(const json_t *c)
 {
-	const json_t *meta = json_object_get(c, "meta"), *limits = json_object_get(c, "limits");
-	size_t candidates = json_array_size(json_object_get(c, "objects"));
-	struct geneval_object *all = mem_alloc((candidates + 1) * sizeof *all),
-			      *obj = mem_alloc((candidates + 1) * sizeof *obj);
+	const json_t *meta = json_object_get(c, "meta"), *limits = json_object_get(c, "limits"),
+		     *objects = json_object_get(c, "objects");
+	struct geneval_object *obj = mem_alloc((json_array_size(objects) + 1) * sizeof *obj);
 	struct geneval_limits l = { number(limits, 0), number(limits, 1), number(limits, 2) };
-	int n = read_objects(all, json_object_get(c, "objects"));
+	int n = geneval_select(obj, read_objects(obj, objects), meta, &l);
 
-	memcpy(obj, all, (size_t)n * sizeof *obj);
-	n = geneval_select(obj, n, meta, &l);
 	printf("[[");
 	for (int i = 0; i < n; i++)
-		printf("%s%d", i ? ", " : "", place(all, &obj[i]));
+		printf("%s%d", i ? ", " : "", obj[i].candidate);
 	printf("]");
 	for (int reference = 0; reference < 2; reference++) {
 		struct geneval_result r;
@@ -68,7 +55,6 @@ static void answer(const json_t *c)
 		printf(", [%.17g, %d, %d, %u]", r.reward, r.strict, r.correct, r.right);
 	}
 	printf("]\n");
-	free(all);
 	free(obj);
 }
 

@@ -8,14 +8,14 @@
 #include <stdio.h>
 #include <string.h>
 #include "base/json.h"
-#include "rewards/geneval.h"
+#include "rewards/detector.h"
 
 #define TOLERANCE 1e-12
 
 /* A box of half-size 3 around (x, y). */
 static struct geneval_object at(const char *class_name, const char *color, double x, double y)
 {
-	return (struct geneval_object) { class_name, color, { x - 3, y - 3, x + 3, y + 3 }, 0.9 };
+	return (struct geneval_object) { class_name, color, { x - 3, y - 3, x + 3, y + 3 }, 0.9, 0 };
 }
 
 struct expected {
@@ -264,6 +264,8 @@ static void sixteen_of_a_class(void **state)
 	judge(meta, obj, 40, (struct expected) { 1, 1, true, true });
 }
 
+static struct detector blobs = { .type = &detector_blobs };
+
 static void refuse(const char *meta, const char *said)
 {
 	struct err e = { "" };
@@ -271,7 +273,7 @@ static void refuse(const char *meta, const char *said)
 	json_t *o = json_parse(meta, strlen(meta), "meta", &e);
 
 	assert_non_null(o);
-	if (!geneval_check(o, &detector_blobs, &e) || !strstr(e.msg, said))
+	if (!geneval_check(o, &blobs, &e) || !strstr(e.msg, said))
 		fail_msg("%s: '%s', wanted '%s'", meta, e.msg, said);
 	(void)geneval_judge(&r, o, NULL, 0, false, &e); /* survives it as well */
 	json_decref(o);
@@ -315,8 +317,40 @@ static void good_metadata(void **state)
 	json_t *o = json_parse(left_of, strlen(left_of), "meta", &e);
 
 	(void)state;
-	assert_int_equal(geneval_check(o, &detector_blobs, &e), 0);
+	assert_int_equal(geneval_check(o, &blobs, &e), 0);
 	json_decref(o);
+}
+
+/* A detector that tells no colours. */
+static void no_colors(void **state)
+{
+	static const char meta[] = "{\"include\": [{\"class\": \"circle\", \"color\": \"red\"}]}";
+	static const char *const none[] = { NULL };
+	struct detector d = { .type = &detector_script, .classes = blobs.classes, .colors = none };
+	struct err e = { "" };
+	json_t *o = json_parse(meta, strlen(meta), "meta", &e);
+
+	(void)state;
+	assert_int_equal(geneval_check(o, &d, &e), -1);
+	assert_non_null(strstr(e.msg, "include[0] asks for a color, which needs rewards.geneval.clip"));
+	assert_int_equal(geneval_colored(o, "circle"), 1);
+	assert_int_equal(geneval_colored(o, "square"), 0);
+	json_decref(o);
+}
+
+static int open_blobs(void **state)
+{
+	struct err e;
+
+	(void)state;
+	return detector_blobs.open(&blobs, NULL, &e);
+}
+
+static int close_blobs(void **state)
+{
+	(void)state;
+	detector_blobs.close(&blobs);
+	return 0;
 }
 
 int main(void)
@@ -335,6 +369,7 @@ int main(void)
 		cmocka_unit_test(sixteen_of_a_class),
 		cmocka_unit_test(bad_metadata),
 		cmocka_unit_test(good_metadata),
+		cmocka_unit_test(no_colors),
 	};
-	return cmocka_run_group_tests(tests, NULL, NULL);
+	return cmocka_run_group_tests(tests, open_blobs, close_blobs);
 }

@@ -17,7 +17,7 @@
 #include "base/mem.h"
 #include "data/prompts.h"
 #include "data/shapes.h"
-#include "rewards/geneval.h"
+#include "rewards/detector.h"
 
 enum { SEED = 20, TAGS = 6, SCENES = 1500, SIDE = 24, BYTES = SIDE * SIDE * 3 };
 
@@ -27,7 +27,7 @@ static const char *const tag_names[TAGS] = { "single_object", "two_object", "cou
 
 struct fixture {
 	struct prompts train, test;
-	void *detector;
+	struct detector detector;
 };
 
 static int setup(void **state)
@@ -41,7 +41,7 @@ static int setup(void **state)
 	snprintf(train, sizeof train, "%s/train.jsonl", dir);
 	snprintf(test, sizeof test, "%s/test.jsonl", dir);
 	if (shapes_write_prompts(&world, train, test, &e) || prompts_read(&f->train, train, &e) ||
-	    prompts_read(&f->test, test, &e) || detector_blobs.open(&f->detector, &e)) {
+	    prompts_read(&f->test, test, &e) || detector_blobs.open(&f->detector, NULL, &e)) {
 		print_error("%s\n", e.msg);
 		return -1;
 	}
@@ -58,7 +58,7 @@ static int teardown(void **state)
 
 	prompts_free(&f->train);
 	prompts_free(&f->test);
-	detector_blobs.close(f->detector);
+	detector_blobs.close(&f->detector);
 	free(f);
 	return 0;
 }
@@ -78,19 +78,29 @@ static const struct prompt *prompt_of(const struct fixture *f, const char *tag, 
 	}
 }
 
+static struct detection detect(const struct fixture *f, const uint8_t *rgb, int w, int h)
+{
+	struct detector d = f->detector;
+	struct reward_item item = { .rgb = rgb, .w = w, .h = h };
+	struct detection found = { 0 };
+	json_t *no_meta = NULL;
+	struct err e;
+
+	assert_int_equal(detector_blobs.detect(&d, &item, &no_meta, 1, &found, &e), 0);
+	return found;
+}
+
 static struct geneval_result judge(const struct fixture *f, const char *meta, const uint8_t *rgb, int side)
 {
-	struct geneval_object *obj = NULL;
 	struct geneval_result r = { 0 };
 	struct err e = { "" };
-	int n;
 	json_t *o = json_parse(meta, strlen(meta), "meta", &e);
+	struct detection found = detect(f, rgb, side, side);
 
-	if (!o || detector_blobs.detect(f->detector, rgb, side, side, &obj, &n, &e) ||
-	    geneval_judge(&r, o, obj, n, false, &e))
+	if (!o || geneval_judge(&r, o, found.v, found.n, false, &e))
 		fail_msg("%s", e.msg);
 	json_decref(o);
-	free(obj);
+	free(found.v);
 	return r;
 }
 
@@ -277,13 +287,11 @@ static void neighbours_stay_apart(void **state)
 	for (int k = 0; k < 4 * KINDS * KINDS; k++) {
 		struct shapes_scene s =
 		    close_pair(k / 4 % KINDS, k / 4 / KINDS, k & 2 ? world.half_max : world.half_min, k & 1);
-		struct geneval_object *obj;
-		struct err e;
 		uint8_t rgb[BYTES];
-		int n;
 		shapes_render(&s, &world, rgb);
-		assert_int_equal(detector_blobs.detect(f->detector, rgb, SIDE, SIDE, &obj, &n, &e), 0);
-		assert_int_equal(n, 2);
+		struct detection found = detect(f, rgb, SIDE, SIDE);
+		struct geneval_object *obj = found.v;
+		assert_int_equal(found.n, 2);
 		bool swapped = obj[0].box[0] + obj[0].box[1] > obj[1].box[0] + obj[1].box[1];
 		check_object(&obj[swapped], &s.object[0]);
 		check_object(&obj[!swapped], &s.object[1]);
@@ -293,15 +301,13 @@ static void neighbours_stay_apart(void **state)
 
 static int objects_in(const struct fixture *f, const uint8_t *rgb, int w, int h)
 {
-	struct geneval_object *obj;
-	struct err e;
-	int n;
+	struct detection found = detect(f, rgb, w, h);
 
-	assert_int_equal(detector_blobs.detect(f->detector, rgb, w, h, &obj, &n, &e), 0);
-	for (int i = 1; i < n; i++)
-		assert_true(obj[i - 1].score >= obj[i].score);
-	free(obj);
-	return n;
+	assert_int_equal(found.why[0], '\0');
+	for (int i = 1; i < found.n; i++)
+		assert_true(found.v[i - 1].score >= found.v[i].score);
+	free(found.v);
+	return found.n;
 }
 
 static void odd_pictures(void **state)
@@ -310,9 +316,6 @@ static void odd_pictures(void **state)
 	struct fixture *f = *state;
 	uint8_t *rgb = mem_zero(3 * W * H, 1);
 	struct rng r = rng_make(SEED, RNG_USER, 0, 0);
-	struct geneval_object *obj;
-	struct err e;
-	int n;
 
 	assert_int_equal(objects_in(f, rgb, W, H), 0); /* black */
 	memset(rgb, 255, 3 * W * H);
@@ -330,8 +333,9 @@ static void odd_pictures(void **state)
 		add_noise(rgb, 3 * W * H, 0.05 * k, &r);
 		(void)objects_in(f, rgb, W, H);
 	}
-	assert_int_equal(detector_blobs.detect(f->detector, rgb, 0, 5, &obj, &n, &e), -1);
-	assert_null(obj);
+	struct detection none = detect(f, rgb, 0, 5);
+	assert_non_null(strstr(none.why, "0 x 5 pixels"));
+	assert_null(none.v);
 	free(rgb);
 }
 
