@@ -3,6 +3,7 @@
 #include "base/mem.h"
 #include <png.h>
 #include <setjmp.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,34 +20,109 @@ void image_free(struct image *im)
 	*im = (struct image) { 0 };
 }
 
-static int check_size(uint64_t w, uint64_t h, const char *path, struct err *e)
+static int check_size(uint64_t w, uint64_t h, const char *name, struct err *e)
 {
 	if (!w || !h || w > MAX_PIXELS || h > MAX_PIXELS || w * h > MAX_PIXELS)
 		return err_set(e, "%s: a picture of %llu x %llu pixels is not accepted (at most 64 Mpixel)",
-			       path, (unsigned long long)w, (unsigned long long)h);
+			       name, (unsigned long long)w, (unsigned long long)h);
 	return 0;
 }
 
-static int read_png(struct image *im, const struct file_map *m, const char *path, struct err *e)
-{
-	png_image png = { .version = PNG_IMAGE_VERSION };
-	png_color black = { 0, 0, 0 };
+/* libpng's simplified reader would apply gAMA and blend alpha, and so change the scores of a picture by what
+ * is written beside it; the full one reports errors by a callback that must not return. */
+struct png_trap {
+	jmp_buf out;
+	char msg[120];
+};
 
-	if (!png_image_begin_read_from_memory(&png, m->data, m->size))
-		return err_set(e, "%s: not a valid PNG: %s", path, png.message);
-	if (check_size(png.width, png.height, path, e)) {
-		png_image_free(&png);
-		return -1;
-	}
-	png.format = PNG_FORMAT_RGB;
-	im->w = (int)png.width;
-	im->h = (int)png.height;
-	im->rgb = mem_alloc(PNG_IMAGE_SIZE(png));
-	if (!png_image_finish_read(&png, &black, im->rgb, 0, NULL)) {
+static void png_trap_error(png_structp png, png_const_charp msg)
+{
+	struct png_trap *t = png_get_error_ptr(png);
+
+	snprintf(t->msg, sizeof t->msg, "%s", msg);
+	longjmp(t->out, 1);
+}
+
+static void png_trap_warning(png_structp png, png_const_charp msg)
+{
+	(void)png, (void)msg;
+}
+
+struct bytes {
+	const uint8_t *at;
+	size_t left;
+};
+
+static void png_take(png_structp png, png_bytep to, size_t n)
+{
+	struct bytes *b = png_get_io_ptr(png);
+
+	if (n > b->left)
+		png_error(png, "the file is cut off");
+	memcpy(to, b->at, n);
+	b->at += n;
+	b->left -= n;
+}
+
+/* Every kind of samples as 8-bit RGB, as they are: 16 bits lose their lower half, alpha is dropped. */
+static void png_as_rgb(png_structp png, png_infop info)
+{
+	if (png_get_bit_depth(png, info) == 16)
+		png_set_strip_16(png);
+	if (png_get_color_type(png, info) == PNG_COLOR_TYPE_PALETTE)
+		png_set_palette_to_rgb(png);
+	else
+		png_set_expand_gray_1_2_4_to_8(png);
+	png_set_gray_to_rgb(png);
+	png_set_strip_alpha(png);
+	png_set_interlace_handling(png);
+	png_read_update_info(png, info);
+}
+
+static void png_rows(png_structp png, png_bytepp rows, struct image *im)
+{
+	for (int y = 0; y < im->h; y++)
+		rows[y] = im->rgb + (size_t)y * (size_t)im->w * 3;
+	png_read_image(png, rows);
+}
+
+/* The size; the pixels as well when `pixels`. */
+static int read_png(struct image *im, bool pixels, const uint8_t *data, size_t size, const char *name,
+		    struct err *e)
+{
+	struct png_trap trap;
+	struct bytes in = { data, size };
+	png_structp png =
+	    png_create_read_struct(PNG_LIBPNG_VER_STRING, &trap, png_trap_error, png_trap_warning);
+	png_infop info = png ? png_create_info_struct(png) : NULL;
+	png_bytepp volatile rows = NULL;
+	int ret = 0;
+
+	if (!info)
+		die("out of memory for libpng");
+	if (setjmp(trap.out)) {
+		png_destroy_read_struct(&png, &info, NULL);
+		free(rows);
 		image_free(im);
-		return err_set(e, "%s: not a valid PNG: %s", path, png.message);
+		return err_set(e, "%s: not a valid PNG: %s", name, trap.msg);
 	}
-	return 0;
+	png_set_read_fn(png, &in, png_take);
+	/* profiles and comments are not inflated: they may be bombs, and nothing reads them */
+	png_set_keep_unknown_chunks(png, PNG_HANDLE_CHUNK_NEVER, NULL, -1);
+	png_set_user_limits(png, MAX_PIXELS, MAX_PIXELS);
+	png_read_info(png, info);
+	im->w = (int)png_get_image_width(png, info);
+	im->h = (int)png_get_image_height(png, info);
+	ret = check_size((uint64_t)im->w, (uint64_t)im->h, name, e);
+	if (!ret && pixels) {
+		png_as_rgb(png, info);
+		im->rgb = mem_alloc((size_t)im->w * (size_t)im->h * 3);
+		rows = mem_zero((size_t)im->h, sizeof *rows);
+		png_rows(png, rows, im);
+	}
+	png_destroy_read_struct(&png, &info, NULL);
+	free(rows);
+	return ret;
 }
 
 /* libjpeg reports errors by a callback that must not return. */
@@ -95,7 +171,8 @@ static struct jpeg_error_mgr *jpeg_trap_init(struct jpeg_trap *t)
 	return &t->mgr;
 }
 
-static int read_jpeg(struct image *im, const struct file_map *m, const char *path, struct err *e)
+static int read_jpeg(struct image *im, bool pixels, const uint8_t *data, size_t size, const char *name,
+		     struct err *e)
 {
 	struct jpeg_progress_mgr watch = { .progress_monitor = jpeg_trap_scans };
 	struct jpeg_decompress_struct d;
@@ -105,20 +182,21 @@ static int read_jpeg(struct image *im, const struct file_map *m, const char *pat
 	if (setjmp(trap.out)) {
 		jpeg_destroy_decompress(&d);
 		image_free(im);
-		return err_set(e, "%s: not a valid JPEG: %s", path, trap.msg);
+		return err_set(e, "%s: not a valid JPEG: %s", name, trap.msg);
 	}
 	jpeg_create_decompress(&d);
 	d.progress = &watch;
-	jpeg_mem_src(&d, m->data, (unsigned long)m->size);
+	jpeg_mem_src(&d, data, (unsigned long)size);
 	jpeg_read_header(&d, TRUE);
-	if (check_size(d.image_width, d.image_height, path, e)) {
+	im->w = (int)d.image_width;
+	im->h = (int)d.image_height;
+	int ret = check_size(d.image_width, d.image_height, name, e);
+	if (ret || !pixels) {
 		jpeg_destroy_decompress(&d);
-		return -1;
+		return ret;
 	}
 	d.out_color_space = JCS_RGB;
 	jpeg_start_decompress(&d);
-	im->w = (int)d.output_width;
-	im->h = (int)d.output_height;
 	im->rgb = mem_alloc((size_t)im->w * (size_t)im->h * 3);
 	while (d.output_scanline < d.output_height) {
 		JSAMPROW row = im->rgb + (size_t)d.output_scanline * (size_t)im->w * 3;
@@ -126,6 +204,33 @@ static int read_jpeg(struct image *im, const struct file_map *m, const char *pat
 	}
 	jpeg_finish_decompress(&d);
 	jpeg_destroy_decompress(&d);
+	return 0;
+}
+
+static int read_any(struct image *im, bool pixels, const void *data, size_t size, const char *name,
+		    struct err *e)
+{
+	*im = (struct image) { 0 };
+	if (size >= 8 && !memcmp(data, "\x89PNG\r\n\x1a\n", 8))
+		return read_png(im, pixels, data, size, name, e);
+	if (size >= 3 && !memcmp(data, "\xff\xd8\xff", 3))
+		return read_jpeg(im, pixels, data, size, name, e);
+	return err_set(e, "%s: neither PNG nor JPEG", name);
+}
+
+int image_decode(struct image *im, const void *data, size_t size, const char *name, struct err *e)
+{
+	return read_any(im, true, data, size, name, e);
+}
+
+int image_size(int *w, int *h, const void *data, size_t size, const char *name, struct err *e)
+{
+	struct image im;
+
+	if (read_any(&im, false, data, size, name, e))
+		return -1;
+	*w = im.w;
+	*h = im.h;
 	return 0;
 }
 
@@ -137,12 +242,7 @@ int image_read(struct image *im, const char *path, struct err *e)
 	*im = (struct image) { 0 };
 	if (file_map(&m, path, e))
 		return -1;
-	if (m.size >= 8 && !memcmp(m.data, "\x89PNG\r\n\x1a\n", 8))
-		ret = read_png(im, &m, path, e);
-	else if (m.size >= 3 && !memcmp(m.data, "\xff\xd8\xff", 3))
-		ret = read_jpeg(im, &m, path, e);
-	else
-		ret = err_set(e, "%s: neither PNG nor JPEG", path);
+	ret = image_decode(im, m.data, m.size, path, e);
 	file_unmap(&m);
 	return ret;
 }

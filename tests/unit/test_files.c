@@ -224,6 +224,34 @@ static void test_images(void **state)
 	free(path);
 }
 
+/* The size is said without a pixel being decoded, and is refused before memory is asked for. */
+static void test_image_sizes(void **state)
+{
+	uint8_t rgb[4 * 2 * 3] = { 1 }, *data;
+	struct image im;
+	struct err e;
+	size_t n;
+	int w, h;
+
+	(void)state;
+	assert_int_equal(image_png(&data, &n, 4, 2, rgb, &e), 0);
+	assert_int_equal(image_size(&w, &h, data, n, "x", &e), 0);
+	assert_true(w == 4 && h == 2);
+	size_t head = (size_t)((uint8_t *)memmem(data, n, "IDAT", 4) + 4 - data);
+	assert_int_equal(image_size(&w, &h, data, head, "x", &e), 0); /* no pixel is there */
+	assert_int_equal(image_decode(&im, data, head, "x", &e), -1);
+	static const uint8_t huge[] = { 0, 0, 0xc3, 0x50, 0,    0,    0xc3, 0x50, 8,
+					2, 0, 0,    0,    0xc4, 0xcd, 0xaa, 0x9d };
+	memcpy(data + 16, huge, sizeof huge); /* 50000 x 50000, with its checksum */
+	assert_int_equal(image_size(&w, &h, data, n, "x", &e), -1);
+	assert_non_null(strstr(e.msg, "x: a picture of 50000 x 50000 pixels is not accepted"));
+	assert_int_equal(image_decode(&im, data, n, "x", &e), -1);
+	assert_int_equal(image_size(&w, &h, "\xff\xd8\xff", 3, "x", &e), -1);
+	assert_int_equal(image_size(&w, &h, "GIF89a", 6, "x", &e), -1);
+	assert_int_equal(image_size(&w, &h, NULL, 0, "x", &e), -1);
+	free(data);
+}
+
 /* libjpeg fills what is missing with grey and calls it a warning. */
 static void test_jpeg_cut_short(void **state)
 {
@@ -287,7 +315,7 @@ int main(void)
 		cmocka_unit_test(test_trees),         cmocka_unit_test(test_zstd),
 		cmocka_unit_test(test_text),          cmocka_unit_test(test_json),
 		cmocka_unit_test(test_images),        cmocka_unit_test(test_jpeg_cut_short),
-		cmocka_unit_test(test_sync_of_links),
+		cmocka_unit_test(test_sync_of_links), cmocka_unit_test(test_image_sizes),
 	};
 	return cmocka_run_group_tests(tests, make_folder, drop_folder);
 }
