@@ -1,5 +1,6 @@
 #include "base/json.h"
 #include "base/file.h"
+#include "base/text.h"
 #include <stdlib.h>
 #include <string.h>
 
@@ -26,6 +27,46 @@ json_t *json_read(const char *path, struct err *e)
 	return j;
 }
 
+/* A number of jansson's text, 17 digits long, as short as it can be and still a real to whoever reads it. */
+static void add_number(struct text *t, const char *s, size_t n)
+{
+	size_t before = t->n;
+
+	if (!memchr(s, '.', n) && !memchr(s, 'e', n)) {
+		text_add_bytes(t, s, n);
+		return;
+	}
+	text_real(t, strtod(s, NULL));
+	if (!strpbrk(t->s + before, ".e"))
+		text_add(t, ".0");
+}
+
+char *json_text(const json_t *j, size_t flags)
+{
+	char *raw = json_dumps(j, flags | JSON_SORT_KEYS | JSON_ENCODE_ANY);
+	struct text t = { 0 };
+
+	/* jansson gives every real of a text the same number of digits: 0.1 would be 0.10000000000000001 */
+	for (const char *s = raw; s && *s;) {
+		size_t n = strcspn(s, "\"-0123456789");
+
+		text_add_bytes(&t, s, n);
+		s += n;
+		n = 0;
+		if (*s == '"') {
+			for (n = 1; s[n] != '"'; n++)
+				n += s[n] == '\\';
+			text_add_bytes(&t, s, ++n);
+		} else if (*s) {
+			n = strspn(s, "+-.0123456789e");
+			add_number(&t, s, n);
+		}
+		s += n;
+	}
+	free(raw);
+	return t.s;
+}
+
 int json_write(const char *path, const json_t *j, struct err *e)
 {
 	struct file_writer w;
@@ -33,7 +74,7 @@ int json_write(const char *path, const json_t *j, struct err *e)
 
 	if (file_begin(&w, path, e))
 		return -1;
-	s = json_dumps(j, JSON_INDENT(2) | JSON_SORT_KEYS | JSON_ENCODE_ANY);
+	s = json_text(j, JSON_INDENT(2));
 	if (!s) {
 		file_drop(&w);
 		return err_set(e, "cannot write %s: a value that JSON cannot hold", path);
@@ -45,7 +86,7 @@ int json_write(const char *path, const json_t *j, struct err *e)
 
 char *json_line(const json_t *j)
 {
-	return json_dumps(j, JSON_COMPACT | JSON_SORT_KEYS | JSON_ENCODE_ANY);
+	return json_text(j, JSON_COMPACT);
 }
 
 static int wrong(const char *key, const char *what, const char *type, struct err *e)

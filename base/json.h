@@ -10,8 +10,11 @@
 json_t *json_read(const char *path, struct err *e);
 json_t *json_parse(const char *text, size_t n, const char *what, struct err *e);
 int json_write(const char *path, const json_t *j,
-	       struct err *e);    /* atomic, indented, sorted keys, newline at the end */
-char *json_line(const json_t *j); /* compact, sorted keys, reals with 17 digits at most; free() */
+	       struct err *e); /* atomic, indented, sorted keys, newline at the end */
+/* Sorted keys, reals with as few digits (15 to 17) as read back exactly; NULL for what JSON cannot hold;
+ * free(). `flags`: JSON_INDENT(n) or JSON_COMPACT. */
+char *json_text(const json_t *j, size_t flags);
+char *json_line(const json_t *j); /* the same, compact */
 
 /* Members of an object with a type: absent gives the default, another type is an error naming key and `what`.
  */

@@ -151,7 +151,7 @@ static int inspect_checkpoint(const char *dir, struct err *e)
 	int ret = -1;
 
 	if (j) {
-		char *text = json_dumps(j, JSON_INDENT(2) | JSON_SORT_KEYS);
+		char *text = json_text(j, JSON_INDENT(2));
 		printf("%s: a checkpoint\n%s\n", dir, text);
 		free(text);
 		ret = inspect_tensors(state, e) || inspect_adapter(lora, e) ? -1 : 0;

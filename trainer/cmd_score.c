@@ -65,7 +65,7 @@ static int score(struct mixture *m, const char *const *path, int n, const struct
 		if (out) {
 			ret = json_write(out, j, e);
 		} else {
-			char *text = json_dumps(j, JSON_INDENT(2) | JSON_SORT_KEYS);
+			char *text = json_text(j, JSON_INDENT(2));
 			puts(text);
 			free(text);
 		}

@@ -5,6 +5,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 #include <jansson.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -224,6 +225,48 @@ static void test_images(void **state)
 	free(path);
 }
 
+/* Numbers are as short as they can be, reals stay reals, and what stands in strings is left alone. */
+static void test_json_numbers(void **state)
+{
+	static const char want[] =
+	    "{\"a\":[0.1,-0.0,2.0,1e+300,4.94065645841247e-324,0.30000000000000004,7,-8],"
+	    "\"k 0.10000000000000001\":\"\\\"0.10000000000000001\\\\\"}";
+	struct err e;
+	json_t *j, *again;
+	uint64_t h = 1;
+	char *s;
+
+	(void)state;
+	j = json_pack("{s:[f,f,f,f,f,f,i,i], s:s}", "a", 0.1, -0.0, 2.0, 1e300, 5e-324, 0.1 + 0.2, 7, -8,
+		      "k 0.10000000000000001", "\"0.10000000000000001\\");
+	s = json_line(j);
+	assert_string_equal(s, want);
+	again = json_parse(s, strlen(s), "text", &e);
+	assert_true(json_equal(j, again));
+	json_decref(again);
+	json_decref(j);
+	free(s);
+	j = json_array();
+	for (int i = 0; i < 20000; i++) { /* any bits */
+		double x;
+
+		h = h * 6364136223846793005u + 1442695040888963407u;
+		memcpy(&x, &h, sizeof x);
+		if (isfinite(x))
+			json_array_append_new(j, json_real(x));
+	}
+	s = json_text(j, JSON_INDENT(2));
+	again = json_parse(s, strlen(s), "text", &e);
+	assert_true(json_equal(j, again));
+	json_decref(again);
+	json_decref(j);
+	free(s);
+	j = json_object();
+	assert_int_equal(json_object_set_new_nocheck(j, "x", json_string_nocheck("\xff")), 0);
+	assert_null(json_line(j));
+	json_decref(j);
+}
+
 /* The size is said without a pixel being decoded, and is refused before memory is asked for. */
 static void test_image_sizes(void **state)
 {
@@ -315,7 +358,8 @@ int main(void)
 		cmocka_unit_test(test_trees),         cmocka_unit_test(test_zstd),
 		cmocka_unit_test(test_text),          cmocka_unit_test(test_json),
 		cmocka_unit_test(test_images),        cmocka_unit_test(test_jpeg_cut_short),
-		cmocka_unit_test(test_sync_of_links), cmocka_unit_test(test_image_sizes),
+		cmocka_unit_test(test_sync_of_links), cmocka_unit_test(test_json_numbers),
+		cmocka_unit_test(test_image_sizes),
 	};
 	return cmocka_run_group_tests(tests, make_folder, drop_folder);
 }
