@@ -49,23 +49,31 @@ char *adapters_find(const char *path, struct err *e)
 }
 
 /* RUN/config.yaml, for RUN/checkpoints/step-1/lora and every folder on the way. */
-char *adapters_model(const char *path)
+char *adapters_model(const char *path, struct err *e)
 {
-	char *dir = mem_str(path), *model = NULL;
+	char *dir = mem_str(path), *config = NULL, *model = NULL;
+	struct experiment x;
 
-	for (int up = 0; up < 4 && !model; up++) {
-		char *config = file_join(dir, "config.yaml"), *above = file_join(dir, "..");
-		struct experiment x;
-		struct err ignored;
+	for (int up = 0; up < 4; up++) {
+		char *above = file_join(dir, "..");
 
-		if (file_exists(config) && !experiment_read(&x, config, NULL, 0, &ignored)) {
-			model = mem_str(x.model.path);
-			experiment_release(&x);
-		}
-		free(config);
+		config = file_join(dir, "config.yaml");
 		free(dir);
 		dir = above;
+		if (file_exists(config))
+			break;
+		free(config);
+		config = NULL;
 	}
+	if (!config) {
+		err_set(e, "%s is in no run: give --model DIR", path);
+	} else if (experiment_read(&x, config, NULL, 0, e)) {
+		err_in(e, "the model of %s is not known (--model DIR says which)", path);
+	} else {
+		model = mem_str(x.model.path);
+		experiment_release(&x);
+	}
+	free(config);
 	free(dir);
 	return model;
 }

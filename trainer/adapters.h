@@ -8,7 +8,8 @@
 /* The adapter itself: `path`, CHECKPOINT/lora, or that of a run's newest checkpoint.  NULL on error; free().
  */
 char *adapters_find(const char *path, struct err *e);
-/* The model directory of the run that `path` is, or is in; NULL when it is in none; free(). */
-char *adapters_model(const char *path);
+/* The model directory of the run that `path` is, or is in; NULL when it is in none, or its configuration
+ * cannot be read: e says which; free(). */
+char *adapters_model(const char *path, struct err *e);
 
 #endif

@@ -45,13 +45,14 @@ static json_t *state_json(const struct trainer *t, uint64_t data_hash)
 	     *data = hex(data_hash);
 	json_t *before = eval_json(&t->before);
 	json_t *j = json_pack(
-	    "{s:i, s:I, s:I, s:I, s:f, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:s, s:s, s:s, s:o}", "format",
-	    FORMAT, "step", (json_int_t)t->at.step, "stage", (json_int_t)t->at.stage, "stage_step",
-	    (json_int_t)t->at.stage_step, "stage_seconds", t->at.stage_seconds, "epoch",
-	    (json_int_t)t->at.epoch, "images", (json_int_t)t->at.images, "skipped", (json_int_t)t->at.skipped,
-	    "unavailable", (json_int_t)t->at.unavailable, "optimizer_step", (json_int_t)t->optimizer.step,
-	    "seed", (json_int_t)t->x->run.seed, "train_seconds", t->at.train_seconds, "cpu_seconds",
-	    t->at.cpu_seconds, "base_model", base, "adapter", shape, "data", data, "before", before);
+	    "{s:i, s:I, s:I, s:I, s:f, s:f, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:s, s:s, s:s, s:o}",
+	    "format", FORMAT, "step", (json_int_t)t->at.step, "stage", (json_int_t)t->at.stage, "stage_step",
+	    (json_int_t)t->at.stage_step, "stage_seconds", t->at.stage_seconds, "held_out", t->at.held_out,
+	    "epoch", (json_int_t)t->at.epoch, "images", (json_int_t)t->at.images, "skipped",
+	    (json_int_t)t->at.skipped, "unavailable", (json_int_t)t->at.unavailable, "optimizer_step",
+	    (json_int_t)t->optimizer.step, "seed", (json_int_t)t->x->run.seed, "train_seconds",
+	    t->at.train_seconds, "cpu_seconds", t->at.cpu_seconds, "base_model", base, "adapter", shape,
+	    "data", data, "before", before);
 	free(base);
 	free(shape);
 	free(data);
@@ -209,6 +210,7 @@ static int read_counters(struct trainer *t, const json_t *j, const char *path, s
 	return json_get_int(&t->at.step, j, "step", 0, path, e) ||
 		       json_get_int(&t->at.stage_step, j, "stage_step", t->at.step, path, e) ||
 		       json_get_real(&t->at.stage_seconds, j, "stage_seconds", 0, path, e) ||
+		       json_get_real(&t->at.held_out, j, "held_out", 0, path, e) ||
 		       json_get_int(&t->at.epoch, j, "epoch", 0, path, e) ||
 		       json_get_int(&t->at.images, j, "images", 0, path, e) ||
 		       json_get_int(&t->at.skipped, j, "skipped", 0, path, e) ||

@@ -104,8 +104,8 @@ static int run(int argc, char **argv, struct err *e)
 		return err_set(e, "export: --format '%s': peft, diffusers, kohya or merged", r.format);
 
 	char *adapter = adapters_find(r.source, e), *model = NULL;
-	if (adapter && !(model = r.model ? mem_str(r.model) : adapters_model(r.source)))
-		err_set(e, "export: %s is in no run: give --model DIR", r.source);
+	if (adapter && !(model = r.model ? mem_str(r.model) : adapters_model(r.source, e)))
+		err_in(e, "export");
 	ret = adapter && model ? export_adapter(&r, format, adapter, model, e) : -1;
 	free(adapter);
 	free(model);

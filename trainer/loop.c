@@ -208,6 +208,16 @@ static bool due(int64_t every, int64_t before, int64_t now)
 	return every > 0 && now / every > before / every;
 }
 
+/* A function of what a checkpoint holds: a stage that was over is over when the run goes on from there. */
+static bool stage_is_over(const struct trainer *t)
+{
+	const struct train_conf *c = &t->x->train;
+
+	return t->at.stage_step >= c->max_steps ||
+	       (c->max_seconds > 0 && t->at.stage_seconds >= c->max_seconds) ||
+	       (c->stop_at > 0 && t->at.held_out >= c->stop_at);
+}
+
 /* Evaluation, grid, metrics and checkpoint after a round that began at step `before`. */
 static int after_epoch(struct trainer *t, const struct samples *s, const struct update_stats *u, double eta,
 		       struct round_times *time, int64_t before, bool *last, struct eval_result *eval,
@@ -222,7 +232,8 @@ static int after_epoch(struct trainer *t, const struct samples *s, const struct 
 			return -1;
 		time->eval = clock_now() - start;
 		evaluated = true;
-		*last = t->x->train.stop_at > 0 && held_out(eval) >= t->x->train.stop_at;
+		t->at.held_out = held_out(eval);
+		*last = stage_is_over(t);
 	}
 	if (t->metrics) {
 		add_metrics(t, s, u, eta, time);
@@ -252,7 +263,7 @@ static int train_loop(struct trainer *t, struct err *e)
 	const struct train_conf *c = &t->x->train;
 	struct eval_result eval = t->before;
 	struct progress bar;
-	bool last = t->at.stage_step >= c->max_steps;
+	bool last = stage_is_over(t);
 	int ret = 0;
 
 	progress_begin(&bar, t->file->n_stages ? t->file->stage[t->at.stage] : "train", t->at.stage_step,
@@ -265,8 +276,7 @@ static int train_loop(struct trainer *t, struct err *e)
 		int64_t before = t->at.step;
 		ret = run_epoch(t, &s, &u, &eta, &time, e);
 		if (!ret) {
-			last = t->at.stage_step >= c->max_steps ||
-			       (c->max_seconds > 0 && t->at.stage_seconds >= c->max_seconds);
+			last = stage_is_over(t);
 			ret = after_epoch(t, &s, &u, eta, &time, before, &last, &eval, e);
 			progress_tick(&bar, t->at.stage_step,
 				      "reward %.3f  held-out %.3f  grad %.2f  %.1f s/step",
@@ -344,6 +354,7 @@ static int next_stage(struct trainer *t, struct err *e)
 	t->at.stage++;
 	t->at.stage_step = 0;
 	t->at.stage_seconds = 0;
+	t->at.held_out = 0;
 	if (trainer_enter(t, t->at.stage, e))
 		return -1;
 	if (t->dist->rank == 0)

@@ -44,9 +44,11 @@ int session_open(struct session *s, const struct session_options *o, const char 
 	if (check(o, command, e) || at_dtype_parse(&dt, o->dtype, e) || at_device_parse(&dev, o->device, e))
 		return -1;
 	at_set_threads(o->threads > 0 ? (int)o->threads : (int)cores);
-	char *model = o->model ? mem_str(o->model) : o->lora ? adapters_model(o->lora) : NULL;
-	if (!model)
+	if (!o->model && !o->lora)
 		return err_set(e, "%s: --model DIR is needed", command);
+	char *model = o->model ? mem_str(o->model) : adapters_model(o->lora, e);
+	if (!model)
+		return err_in(e, "%s", command);
 	struct pipeline_options m = { model, dt, dev, o->t5_length, o->text_cache };
 	int ret = pipeline_open(&s->pipeline, &m, e);
 	free(model);

@@ -119,6 +119,20 @@ def test_adapter_of_another_shape(tmp_path):
     assert not (tmp_path / "x.png").exists()
 
 
+def test_adapter_of_a_broken_run(tmp_path):
+    """The run's configuration says which model an adapter is of: when it cannot be read, that is what is wrong."""
+    run = tmp_path / "run"
+    contraflow("train", CONFIG, "--run", run, *TINY, "--set", "train.max_steps=1")
+    config = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(config.replace("model:", "modle:"))
+    for command in (["sample", "--lora", run, "--prompt", "a photo of a cross"], ["export", run, "--format", "kohya"]):
+        line = fails(*command, "-o", tmp_path / "out")
+        assert "config.yaml" in line and "modle" in line and "--model" in line, line
+    (run / "config.yaml").unlink()
+    assert "is in no run: give --model DIR" in fails("sample", "--lora", run, "--prompt", "a photo", "-o", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_unwritable_run_directory(tmp_path):
     (tmp_path / "file").write_text("not a directory")
     line = fails("train", CONFIG, "--run", tmp_path / "file/run", *TINY)

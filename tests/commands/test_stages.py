@@ -99,6 +99,21 @@ def test_stop_at(tmp_path):
     assert [r["stage"] for r in read_lines(tmp_path / "run/metrics.jsonl")] == [1, 1, 1, 2, 3]
 
 
+@pytest.mark.parametrize("limit", ["train.stop_at=0.01", "train.max_seconds=0.001"])
+def test_what_is_over_stays_over(tmp_path, limit):
+    """A run that ended before max_steps does not train on when it is started again, unless the limit is lifted."""
+    args = ["train", write(tmp_path, SHARED), "--run", tmp_path / "run", "--quiet", "--set", f"prompts.test={ROOT}/data/shapes/test.jsonl",
+            "--set", "train.max_steps=4"]  # fmt: skip
+    steps = lambda: [r["step"] for r in read_lines(tmp_path / "run/metrics.jsonl")]
+    contraflow(*args, "--set", limit)
+    ended = steps()
+    assert ended in ([1], [1, 2])
+    contraflow(*args, "--resume", "--set", limit)
+    assert steps() == ended
+    contraflow(*args, "--resume", "--set", limit.split("=")[0] + "=0")
+    assert steps() == [1, 2, 3, 4]
+
+
 @pytest.mark.parametrize(
     "change, message",
     [
