@@ -82,7 +82,7 @@ static int fill(void *conf, const struct field *f, const struct field *others, c
  * a metric or a key of its own. */
 static int check_name(const char *name, const char *where, struct err *e)
 {
-	static const char *const taken[] = { "mean",  "std",    "strict", "unavailable",
+	static const char *const taken[] = { "mean",  "std",    "strict", "unavailable", "left_out",
 					     "image", "prompt", "reward", NULL };
 	size_t good = strspn(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_");
 

@@ -46,9 +46,10 @@ static const struct field fields[] = {
 
 struct child {
 	const struct exec_conf *conf;
-	pid_t pid;   /* 0: none */
-	int in, out; /* to it, from it */
-	bool warm;   /* it has answered */
+	char what[96]; /* the command, cut: how messages call it, as several may run */
+	pid_t pid;     /* 0: none */
+	int in, out;   /* to it, from it */
+	bool warm;     /* it has answered */
 	int64_t failures;
 };
 
@@ -222,6 +223,9 @@ static int open_exec(void **state, const void *conf, struct err *e)
 	struct child *c = mem_zero(1, sizeof *c);
 
 	c->conf = conf;
+	for (int i = 0, n = 0; i < c->conf->command.n && n < (int)sizeof c->what; i++)
+		n += snprintf(c->what + n, sizeof c->what - (size_t)n, "%s%s", i ? " " : "",
+			      c->conf->command.v[i]);
 	if (start(c, e)) {
 		free(c);
 		return -1;
@@ -290,7 +294,7 @@ static void score_batch(struct child *c, const struct reward_item *item, int n, 
 		/* the first, and then ever more rarely: a judge that never works must not fill the log */
 		c->failures++;
 		if ((c->failures & (c->failures - 1)) == 0)
-			log_warn("reward exec: %s; the judge is started again (%lld failures so far)", e.msg,
+			log_warn("judge '%s': %s; it is started again (%lld failures so far)", c->what, e.msg,
 				 (long long)c->failures);
 		stop(c);
 	}

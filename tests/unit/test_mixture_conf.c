@@ -74,6 +74,8 @@ static void bad_configuration(void **state)
 	refuse("rewards:\n  a b: {type: geneval}\n", ":2: rewards: 'a b' is no name");
 	refuse("rewards:\n  \"\": {type: geneval}\n", "'' is no name");
 	refuse("rewards:\n  mean: {type: geneval}\n", ":2: rewards: an entry cannot be called 'mean'");
+	refuse("rewards:\n  left_out: {type: geneval}\n",
+	       ":2: rewards: an entry cannot be called 'left_out'");
 	refuse("rewards:\n  a: geneval\n", "'rewards.a' is a section of keys");
 	refuse("rewards: {judge: {type: plugin, path: ./no.so}}\n", "reward judge: cannot load ./no.so");
 }
