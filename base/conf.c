@@ -60,16 +60,42 @@ static int check_choice(const struct value *v, const struct field *f, const char
 	return -1;
 }
 
+static const struct field_word *find_word(const struct field *f, const char *text)
+{
+	for (const struct field_word *w = f->words; w && w->word; w++)
+		if (!strcmp(w->word, text))
+			return w;
+	return NULL;
+}
+
+static int not_an_integer(const struct value *v, const struct field *f, const char *text)
+{
+	struct text t = { 0 };
+
+	text_add(&t, "not an integer");
+	for (const struct field_word *w = f->words; w && w->word; w++)
+		text_printf(&t, "%s%s", w == f->words ? ", nor one of " : ", ", w->word);
+	bad(v, text, t.s);
+	text_free(&t);
+	return -1;
+}
+
 static int parse_scalar(void *at, const struct field *f, const char *text, const struct value *v)
 {
+	const struct field_word *word = find_word(f, text);
 	char *end;
+
+	if (word) {
+		*(int64_t *)at = word->value;
+		return 0;
+	}
 
 	errno = 0;
 	switch (f->type) {
 	case FIELD_INT: {
 		long long x = strtoll(text, &end, 10);
 		if (end == text || *end || strchr(" \t\n+", *text))
-			return bad(v, text, "not an integer");
+			return not_an_integer(v, f, text);
 		if (errno || outside(f, (double)x))
 			return out_of_range(v, f, text);
 		*(int64_t *)at = x;
@@ -412,6 +438,11 @@ static bool needs_quotes(const char *s)
 
 static void value_text(struct text *t, const void *at, const struct field *f)
 {
+	for (const struct field_word *w = f->words; w && w->word; w++)
+		if (w->value == *(const int64_t *)at) {
+			text_add(t, w->word);
+			return;
+		}
 	switch (f->type) {
 	case FIELD_INT:
 		text_printf(t, "%lld", (long long)*(const int64_t *)at);
@@ -462,6 +493,8 @@ static void range_text(struct text *t, const struct field *f)
 	} else if (f->type == FIELD_BOOL) {
 		text_add(t, "true, false");
 	} else if (f->min != 0 || f->max != 0) {
+		for (const struct field_word *w = f->words; w && w->word; w++)
+			text_printf(t, "%s, ", w->word);
 		text_real(t, f->min);
 		text_add(t, " .. ");
 		text_real(t, f->max);

@@ -24,6 +24,12 @@ struct conf_list { /* a YAML sequence of scalars; `--set k=[a,b]` or `--set k=a,
 	int n;
 };
 
+/* A value that has a name: "auto" where a number stands otherwise. */
+struct field_word {
+	const char *word; /* NULL ends a list */
+	int64_t value;    /* bounds do not hold for it */
+};
+
 struct field {
 	const char *name; /* "train.lr": also the C path of the member */
 	enum field_type type;
@@ -31,8 +37,9 @@ struct field {
 	const char *init;           /* default, as text, parsed like the user's value; NULL: required */
 	double min, max;            /* inclusive; both 0: unbounded.  FIELD_LIST: bounds on the count */
 	const char *const *choices; /* FIELD_TEXT and FIELD_LIST: NULL-terminated, or NULL for free text */
-	const char *unit;           /* "steps", "s", "MiB", or NULL */
-	const char *doc;            /* one sentence, ends without a full stop */
+	const struct field_word *words; /* FIELD_INT: what it may say in place of a number, or NULL */
+	const char *unit;               /* "steps", "s", "MiB", or NULL */
+	const char *doc;                /* one sentence, ends without a full stop */
 };
 
 /* Name, type and offset come from the member itself, so they cannot disagree with it. */

@@ -17,16 +17,18 @@ struct inner {
 	char *kind;
 };
 struct sample {
-	int64_t steps, free;
+	int64_t steps, free, size;
 	bool fast;
 	char *name;
 	struct conf_list items;
 	struct inner opt;
 };
 static const char *const kinds[] = { "linear", "cosine", NULL };
+static const struct field_word sizes[] = { { "auto", 0 }, { "all", 1000 }, { NULL, 0 } };
 static const struct field fields[] = {
 	FIELD(struct sample, steps, .init = "10", .min = 1, .max = 100, .doc = "how many"),
 	FIELD(struct sample, free, .init = "0", .doc = "any number"),
+	FIELD(struct sample, size, .init = "auto", .min = 1, .max = 64, .words = sizes, .doc = "how large"),
 	FIELD(struct sample, fast, .init = "false", .doc = "whether"),
 	FIELD(struct sample, name, .init = "x", .doc = "what"),
 	FIELD(struct sample, items, .init = "a, b", .min = 1, .max = 3, .doc = "which"),
@@ -234,6 +236,36 @@ static void test_round_trip(void **state)
 	}
 }
 
+/* Words stand for numbers out of the bounds, both ways. */
+static void test_words(void **state)
+{
+	static const int64_t value[] = { 0, 1000, 7 };
+	static const char *const text[] = { "size: auto", "size: all", "size: 7" };
+	struct sample s;
+
+	(void)state;
+	assert_string_equal(fill(&s, "steps: 1", NULL), "");
+	assert_int_equal(s.size, 0);
+	conf_release(&s, fields);
+	for (int i = 0; i < 3; i++) {
+		struct conf_node *tree = conf_empty();
+		struct text t = { 0 };
+
+		assert_string_equal(fill(&s, text[i], NULL), "");
+		assert_int_equal(s.size, value[i]);
+		conf_store(tree, &s, fields, "");
+		conf_emit(&t, tree);
+		assert_non_null(strstr(t.s, text[i]));
+		conf_release(&s, fields);
+		conf_node_free(tree);
+		text_free(&t);
+	}
+	assert_non_null(strstr(fill(&s, "size: 0", NULL), "size = '0': must be in [1, 64]"));
+	assert_non_null(
+	    strstr(fill(&s, "size: much", NULL), "size = 'much': not an integer, nor one of auto, all"));
+	assert_non_null(strstr(fill(&s, "steps: auto", NULL), "steps = 'auto': not an integer"));
+}
+
 static void test_pages(void **state)
 {
 	struct text t = { 0 };
@@ -241,6 +273,7 @@ static void test_pages(void **state)
 	(void)state;
 	conf_docs(&t, "Title", fields, "sec");
 	assert_non_null(strstr(t.s, "| `sec.opt.rate` | `1e-3` | 0 .. 1 | rate, in s |"));
+	assert_non_null(strstr(t.s, "| `sec.size` | `auto` | auto, all, 1 .. 64 | how large |"));
 	assert_non_null(strstr(t.s, "| `sec.opt.kind` | `linear` | linear, cosine | kind |"));
 	text_free(&t);
 	conf_help(&t, fields, "sec");
@@ -253,7 +286,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_values),     cmocka_unit_test(test_mistakes),
 		cmocka_unit_test(test_extends),    cmocka_unit_test(test_required),
-		cmocka_unit_test(test_round_trip), cmocka_unit_test(test_pages),
+		cmocka_unit_test(test_round_trip), cmocka_unit_test(test_words),
+		cmocka_unit_test(test_pages),
 	};
 	return cmocka_run_group_tests(tests, make_folder, drop_folder);
 }
