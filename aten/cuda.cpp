@@ -1,6 +1,5 @@
 // cuda.cpp -- what NCCL, timings and the log need to know of the GPU; only in builds with CUDA.
 #include "aten/shim.hpp"
-#include <c10/cuda/CUDACachingAllocator.h>
 #include <c10/cuda/CUDAFunctions.h>
 #include <c10/cuda/CUDAStream.h>
 #include <stdexcept>
@@ -31,20 +30,5 @@ float *at_cuda_f32(at_t x)
 		p = x->v.mutable_data_ptr<float>();
 	});
 	return p;
-}
-size_t at_cuda_peak(bool reset)
-{
-	size_t out = 0;
-
-	shim::run("at_cuda_peak", {}, [&] {
-		const auto device = c10::cuda::current_device();
-		const auto stats = c10::cuda::CUDACachingAllocator::getDeviceStats(device);
-		const auto all = static_cast<size_t>(c10::CachingAllocator::StatType::AGGREGATE);
-
-		out = static_cast<size_t>(stats.reserved_bytes[all].peak);
-		if (reset)
-			c10::cuda::CUDACachingAllocator::resetPeakStats(device);
-	});
-	return out;
 }
 }

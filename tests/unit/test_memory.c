@@ -1,0 +1,127 @@
+/* aten/memory.h: what tensors of known sizes take, at once and at the most. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+#include <pthread.h>
+#include <unistd.h>
+#include "aten/memory.h"
+
+#define MIB     1048576
+#define SLACK   65536 /* what allocators add to blocks, and scalars beside them */
+#define NUMBERS (MIB / 4)
+
+static struct at_memory read_now(void)
+{
+	struct at_memory m;
+
+	at_memory_read(AT_CPU, &m);
+	return m;
+}
+
+static void near(size_t got, size_t want)
+{
+	if (got < want || got > want + SLACK)
+		fail_msg("%zu bytes, not %zu", got, want);
+}
+
+static void test_blocks(void **state)
+{
+	struct at_scope *s = at_begin(AT_NO_GRAD);
+	size_t before;
+
+	(void)state;
+	at_memory_count_anew(AT_CPU);
+	before = read_now().now;
+	assert_int_equal(read_now().peak, before);
+	at_t a = at_empty(DIMS(3, NUMBERS), AT_F32, AT_CPU);
+	near(read_now().now - before, 3 * MIB);
+	at_t view = at_narrow(a, 0, 1, 1); /* no memory of its own, but it keeps all of a's */
+	at_drop(a);
+	near(read_now().now - before, 3 * MIB);
+	at_t b = at_add(view, 1.0);
+	near(read_now().now - before, 4 * MIB);
+	at_drop(view);
+	near(read_now().now - before, MIB);
+	near(read_now().peak - before, 4 * MIB);
+	at_memory_count_anew(AT_CPU);
+	near(read_now().peak - before, MIB);
+	at_drop(b);
+	assert_int_equal(read_now().now, before);
+	near(read_now().peak - before, MIB); /* a peak stays */
+	at_end(s);
+}
+
+/* What an op needs on its way counts, and so do gradients. */
+static void test_ops(void **state)
+{
+	struct at_scope *s = at_begin(AT_WITH_GRAD);
+	at_t x = at_full(DIMS(NUMBERS), 2, AT_F32, AT_CPU), grad;
+	size_t before;
+
+	(void)state;
+	at_set_requires_grad(x, true);
+	at_memory_count_anew(AT_CPU);
+	before = read_now().now;
+	at_t y = at_sum(at_exp(at_mul(x, 0.5)));
+	near(read_now().now - before, 2 * MIB); /* of the product, and of the exponential for the backward */
+	at_grad(y, 1, &x, &grad);
+	assert_true(read_now().peak - before >= 3 * MIB);
+	near(read_now().now - before, 3 * MIB);
+	at_end(s);
+}
+
+static void *drop_it(void *kept)
+{
+	at_free(kept);
+	return NULL;
+}
+
+/* Counted for the process: another thread may end what this one began. */
+static void test_threads(void **state)
+{
+	struct at_scope *s = at_begin(AT_NO_GRAD);
+	size_t before = read_now().now;
+	at_t kept = at_keep(at_empty(DIMS(2, NUMBERS), AT_F32, AT_CPU));
+	pthread_t other;
+
+	(void)state;
+	at_end(s);
+	near(read_now().now - before, 2 * MIB);
+	assert_int_equal(pthread_create(&other, NULL, drop_it, kept), 0);
+	pthread_join(other, NULL);
+	assert_int_equal(read_now().now, before);
+}
+
+/* Memory that is somebody else's is not ours. */
+static void test_borrowed(void **state)
+{
+	static float data[NUMBERS];
+	struct at_scope *s = at_begin(AT_NO_GRAD);
+	size_t before = read_now().now;
+
+	(void)state;
+	at_borrow(data, DIMS(NUMBERS), AT_F32, NULL, NULL);
+	assert_true(read_now().now - before < SLACK);
+	at_end(s);
+}
+
+static void test_left(void **state)
+{
+	double all = (double)sysconf(_SC_PHYS_PAGES) * (double)sysconf(_SC_PAGESIZE);
+	struct at_memory m = read_now();
+
+	(void)state;
+	assert_true(m.left > 0 && (double)m.left <= all);
+	assert_true(m.reserved == m.now && m.reserved_peak == m.peak);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_blocks),   cmocka_unit_test(test_ops),  cmocka_unit_test(test_threads),
+		cmocka_unit_test(test_borrowed), cmocka_unit_test(test_left),
+	};
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
