@@ -284,7 +284,7 @@ at_t mmdit_forward(const struct mmdit *m, const struct pass *p, at_t x_BCHW, at_
 	tap(c_BLD, "context_embedder");
 	tap(y_B1D, "silu(time_text_embed)");
 	for (int64_t i = 0; i < m->conf.num_layers; i++) {
-		bool again = p->checkpoint_every && i % p->checkpoint_every == 0 && at_grad_enabled();
+		bool again = i < p->checkpoint_blocks && at_grad_enabled();
 		(again ? checkpointed_block : block_forward)(m, &m->block[i], p, &x_BND, &c_BLD, y_B1D);
 		tap(x_BND, "transformer_blocks.%lld", (long long)i);
 		if (!m->block[i].last)

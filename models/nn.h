@@ -60,8 +60,10 @@ struct pass {
 	const struct lora *lora;          /* pairs added as products run: y += scale * (x A^T) B^T */
 	const struct lora_merged *merged; /* or weights that have the pairs in them already */
 	const struct fp8_weights *fp8;    /* of the base or of merged; without gradients only */
-	/* With gradients: every n-th block keeps its inputs alone and runs again in the backward; 0: none */
-	int64_t checkpoint_every;
+	/* With gradients: so many blocks, from the first, keep their inputs alone and run again in the
+	 * backward. The first, because the backward comes to them last, when the others' activations have
+	 * gone. */
+	int64_t checkpoint_blocks;
 };
 
 at_t nn_linear(const struct nn_linear *l, const struct pass *p, at_t x);

@@ -4,6 +4,8 @@
 
 static const char *const timestep_names[] = { "float", "integer", NULL };
 
+const struct field_word batch_words[] = { { "auto", 0 }, { NULL, 0 } };
+
 #define SAMPLER_FIELDS(SOLVER, STEPS)                                                                        \
 	FIELD(struct sampler_conf, solver, .init = SOLVER, .choices = solver_names,                          \
 	      .doc = "how the flow is integrated"),                                                          \
@@ -19,7 +21,8 @@ static const char *const timestep_names[] = { "float", "integer", NULL };
 		  .doc =                                                                                     \
 		      "what the transformer is told of the noise level: 1000 sigma, or its integer part"),   \
 	    FIELD(struct sampler_conf, batch, .init = "32", .min = 1, .max = 65536, .unit = "pictures",      \
-		  .doc = "pictures sampled at a time on each rank"),                                         \
+		  .words = batch_words,                                                                      \
+		  .doc = "pictures sampled at a time on each rank; auto: as many as fit into `run.memory`"), \
 	    FIELD(struct sampler_conf, graphs, .init = "true",                                               \
 		  .doc = "on a GPU, record the launches of a forward once and replay them (CUDA graphs)")
 

@@ -54,14 +54,14 @@ class Reference:
         latent, tokens = a.latent or latent, a.text_tokens or tokens
         with self.device:
             base = SD3Transformer2DModel.from_config(conf) if a.model not in MODELS else SD3Transformer2DModel(**conf)
-        if a.checkpoint_every:
+        if a.checkpoint_blocks:
             base.enable_gradient_checkpointing()
         base.requires_grad_(False)
         lora = LoraConfig(r=a.rank, lora_alpha=2 * a.rank, init_lora_weights="gaussian", target_modules=TARGETS)
         self.model = get_peft_model(base, lora, adapter_name="default")
         self.model.add_adapter("old", lora)
         self.model.set_adapter("default")
-        self.model.train(bool(a.checkpoint_every))  # diffusers checkpoints in training mode alone
+        self.model.train(bool(a.checkpoint_blocks))  # diffusers checkpoints in training mode alone
         self.theta = [p for n, p in self.model.named_parameters() if ".default." in n]
         self.opt = torch.optim.AdamW(self.theta, lr=1e-4, weight_decay=1e-4)
         self.forward = torch.compile(self.model) if a.compile else self.model
@@ -155,7 +155,7 @@ def ours(a):
         if a.ranks > 1:
             command = ["mpirun", "--bind-to", "none", "-n", a.ranks, *command]
         for key in ("model", "latent", "text_tokens", "groups", "group_size", "batch", "micro_batch", "steps", "levels", "rank",
-                    "checkpoint_every", "dtype", "device"):  # fmt: skip
+                    "checkpoint_blocks", "dtype", "device"):  # fmt: skip
             command += ["--" + key.replace("_", "-"), getattr(a, key)]
         subprocess.run(list(map(str, command)), cwd=ROOT, env=env, check=True, stdout=subprocess.DEVNULL)
         b = json.load(open(f"{folder}/b.json"))
@@ -168,7 +168,7 @@ def main():
     p.add_argument("--shapes", action="store_true", help="sizes of the shapes world: 192 pictures, 10 steps, 3 levels")
     p.add_argument("--model", default="tiny", help="tiny, medium, or a transformer's folder")
     for key, default in dict(latent=0, text_tokens=0, groups=2, group_size=4, batch=8, micro_batch=8, steps=10, levels=9, rank=32,
-                             checkpoint_every=0, repeats=5, ranks=1, threads=os.cpu_count()).items():  # fmt: skip
+                             checkpoint_blocks=0, repeats=5, ranks=1, threads=os.cpu_count()).items():  # fmt: skip
         p.add_argument("--" + key.replace("_", "-"), type=int, default=default)
     p.add_argument("--dtype", default="float32")
     p.add_argument("--device", default="cpu")

@@ -53,6 +53,11 @@ static json_t *state_json(const struct trainer *t, uint64_t data_hash)
 	    (json_int_t)t->optimizer.step, "seed", (json_int_t)t->x->run.seed, "train_seconds",
 	    t->at.train_seconds, "cpu_seconds", t->at.cpu_seconds, "base_model", base, "adapter", shape,
 	    "data", data, "before", before);
+	json_object_set_new(j, "batches",
+			    json_pack("{s:I, s:I, s:I, s:I, s:f}", "rollout", (json_int_t)t->batches.rollout,
+				      "eval", (json_int_t)t->batches.eval, "micro",
+				      (json_int_t)t->batches.micro, "blocks", (json_int_t)t->batches.blocks,
+				      "bytes", t->batches.bytes));
 	free(base);
 	free(shape);
 	free(data);
@@ -185,6 +190,28 @@ static int check_hash(const json_t *j, const char *key, uint64_t mine, const cha
 	return ret;
 }
 
+/* Sizes that `auto` became; those of a stage that has not begun are 0, and what runs keeps its own. */
+static int read_batches(struct trainer *t, const json_t *j, const char *path, struct err *e)
+{
+	const json_t *in = json_object_get(j, "batches");
+	struct batches b;
+
+	if (!in)
+		return 0;
+	if (json_get_int(&b.rollout, in, "rollout", 0, path, e) ||
+	    json_get_int(&b.eval, in, "eval", 0, path, e) ||
+	    json_get_int(&b.micro, in, "micro", 0, path, e) ||
+	    json_get_int(&b.blocks, in, "blocks", 0, path, e) ||
+	    json_get_real(&b.bytes, in, "bytes", 0, path, e))
+		return -1;
+	if (b.rollout > 65536 || b.eval > 65536 || b.micro > 65536 || b.rollout < 0 || b.eval < 0 ||
+	    b.micro < 0 || b.blocks < 0 || !b.rollout != !b.micro || !b.rollout != !b.eval)
+		return err_set(e, "%s: batches: no sizes that a run has", path);
+	if (b.rollout)
+		t->batches = b;
+	return 0;
+}
+
 static int read_counters(struct trainer *t, const json_t *j, const char *path, struct err *e)
 {
 	int64_t format, seed, stage;
@@ -217,7 +244,8 @@ static int read_counters(struct trainer *t, const json_t *j, const char *path, s
 		       json_get_int(&t->at.unavailable, j, "unavailable", 0, path, e) ||
 		       json_get_int(&t->optimizer.step, j, "optimizer_step", 0, path, e) ||
 		       json_get_real(&t->at.train_seconds, j, "train_seconds", 0, path, e) ||
-		       json_get_real(&t->at.cpu_seconds, j, "cpu_seconds", 0, path, e)
+		       json_get_real(&t->at.cpu_seconds, j, "cpu_seconds", 0, path, e) ||
+		       read_batches(t, j, path, e)
 		   ? -1
 		   : eval_from_json(&t->before, json_object_get(j, "before"), path, e);
 }

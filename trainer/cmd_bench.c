@@ -4,6 +4,7 @@
  * The code that is timed is the trainer's own: sampling with the old policy's merged weights, and update_step
  * with its forwards, backward, all-reduce, clipping, AdamW and EMA.  Text, pictures and rewards are left out.
  */
+#include "aten/memory.h"
 #include "base/json.h"
 #include "base/log.h"
 #include "base/mem.h"
@@ -138,7 +139,7 @@ static int make_experiment(struct bench *b, struct err *e)
 	set[n++] = mem_printf("rollout.steps=%lld", (long long)b->steps);
 	set[n++] = mem_printf("rollout.batch=%lld", (long long)b->batch);
 	set[n++] = mem_printf("train.micro_batch=%lld", (long long)b->micro);
-	set[n++] = mem_printf("train.checkpoint_every=%lld", (long long)b->checkpoint);
+	set[n++] = mem_printf("train.checkpoint_blocks=%lld", (long long)b->checkpoint);
 	set[n++] = mem_printf("train.timestep_fraction=%.17g", ((double)b->levels + 0.5) / (double)b->steps);
 	set[n++] = mem_printf("rollout.fp8=%s", b->fp8 ? "true" : "false");
 	set[n++] = mem_printf("rollout.graphs=%s", b->no_graphs ? "false" : "true");
@@ -333,11 +334,11 @@ static double peak_bytes(const struct bench *b)
 {
 	struct rusage use;
 
-#ifdef CONTRAFLOW_CUDA
+	struct at_memory m;
+
+	at_memory_read(b->t.pipeline.device, &m);
 	if (b->t.pipeline.device == AT_CUDA)
-		return (double)at_cuda_peak(false);
-#endif
-	(void)b;
+		return (double)m.reserved_peak;
 	getrusage(RUSAGE_SELF, &use);
 	return (double)use.ru_maxrss * 1024;
 }
@@ -392,7 +393,7 @@ static int report(const struct bench *b, struct err *e)
 		      "threads", at_threads(), "latent", (json_int_t)b->latent, "text_tokens",
 		      (json_int_t)b->text_tokens, "images", (json_int_t)b->s.n, "steps", (json_int_t)b->steps,
 		      "levels", (json_int_t)b->levels, "micro_batch", (json_int_t)b->micro,
-		      "checkpoint_every", (json_int_t)b->checkpoint, "rank", (json_int_t)b->rank, "kl_beta",
+		      "checkpoint_blocks", (json_int_t)b->checkpoint, "rank", (json_int_t)b->rank, "kl_beta",
 		      b->kl, "gemm_flop_per_second", b->gemm, "peak_bytes", peak_bytes(b),
 		      "seconds_of_1152_pictures", step, "fp8", b->fp8, "recordings", recordings, "replayed",
 		      (json_int_t)replayed, "phases", list);
@@ -466,7 +467,8 @@ static int run(int argc, char **argv, struct err *e)
 		{ "levels", 'i', &b.levels, "N", "noise levels trained a picture (default 9)" },
 		{ "rank", 'i', &b.rank, "N", "of the adapter (default 32)" },
 		{ "kl", 'r', &b.kl, "X", "nft.kl_beta; 0 saves the base's forward (default 1e-4)" },
-		{ "checkpoint-every", 'i', &b.checkpoint, "N", "activation checkpointing (default 0: none)" },
+		{ "checkpoint-blocks", 'i', &b.checkpoint, "N",
+		  "blocks whose activations are computed twice (default 0: none)" },
 		{ "fp8", 'f', &b.fp8, NULL, "sample with 8-bit weights" },
 		{ "no-graphs", 'f', &b.no_graphs, NULL, "run every forward, replay none (on a GPU)" },
 		{ "repeats", 'i', &b.repeats, "N", "rounds; medians are told (default 3)" },

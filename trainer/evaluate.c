@@ -308,6 +308,38 @@ void eval_print(const struct eval_result *before, const struct eval_result *afte
 	fflush(stdout);
 }
 
+static int draw_grid(struct image *grid, const struct evaluator *v, const struct pass *pass,
+		     const int64_t *id, int n, int cols, int zoom, struct err *e)
+{
+	const uint8_t **tile = mem_zero((size_t)n, sizeof *tile);
+	uint8_t *all = NULL;
+	int w = 0, h = 0, ret = 0;
+
+	for (int at = 0; at < n && !ret; at += (int)v->batch) {
+		struct at_scope *sc = at_begin(AT_NO_GRAD);
+		int k = n - at < v->batch ? n - at : (int)v->batch;
+		at_t rgb;
+
+		ret = sample_items(&rgb, v, pass, id + at, k, e);
+		if (!ret) {
+			size_t each = (size_t)at_numel(rgb) / (size_t)k;
+
+			h = (int)at_size(rgb, 1);
+			w = (int)at_size(rgb, 2);
+			all = all ? all : mem_zero((size_t)n, each);
+			memcpy(all + each * (size_t)at, at_data(rgb), each * (size_t)k);
+			for (int i = 0; i < k; i++)
+				tile[at + i] = all + each * (size_t)(at + i);
+		}
+		at_end(sc);
+	}
+	if (!ret)
+		*grid = image_grid(tile, n, w, h, cols, 2, zoom);
+	free(tile);
+	free(all);
+	return ret;
+}
+
 int eval_grid(struct image *grid, const struct evaluator *v, const struct pass *pass, int n, int cols,
 	      int zoom, struct err *e)
 {
@@ -323,22 +355,8 @@ int eval_grid(struct image *grid, const struct evaluator *v, const struct pass *
 		for (int64_t i = 0; i < v->prompts->n && got < n; i++)
 			if (seen[i] == turn)
 				id[got++] = i * v->images_per_prompt;
-	if (v->dist->rank == 0) {
-		struct at_scope *sc = at_begin(AT_NO_GRAD);
-		at_t rgb;
-
-		ret = sample_items(&rgb, v, pass, id, got, e);
-		if (!ret) {
-			int h = (int)at_size(rgb, 1), w = (int)at_size(rgb, 2);
-			const uint8_t **tile = mem_zero((size_t)got, sizeof *tile);
-
-			for (int i = 0; i < got; i++)
-				tile[i] = (const uint8_t *)at_data(rgb) + (size_t)i * (size_t)(h * w * 3);
-			*grid = image_grid(tile, got, w, h, cols, 2, zoom);
-			free(tile);
-		}
-		at_end(sc);
-	}
+	if (v->dist->rank == 0)
+		ret = draw_grid(grid, v, pass, id, got, cols, zoom, e);
 	free(id);
 	free(seen);
 	return ret;

@@ -2,6 +2,7 @@
 #include "base/file.h"
 #include "base/mem.h"
 #include "rewards/mixture.h"
+#include "trainer/fit.h"
 #include <stdlib.h>
 #include <string.h>
 
@@ -15,6 +16,9 @@ static const struct field run_fields[] = {
 	FIELD(struct run_conf, device, .init = "cpu", .choices = device_names, .doc = "where tensors live"),
 	FIELD(struct run_conf, dtype, .init = "float32", .choices = dtype_names,
 	      .doc = "type of the frozen weights; adapters, optimizer and loss are float32 always"),
+	FIELD(struct run_conf, memory, .init = "0.9",
+	      .doc = "what `auto` may take: a share of the memory that a rank finds left, or a size (600MiB, "
+		     "2.5GiB) for all its tensors, weights included"),
 	FIELD(struct run_conf, threads, .init = "0", .min = 0, .max = 1024,
 	      .doc = "CPU threads a rank; 0 divides the machine's cores among its ranks"),
 	FIELD_END
@@ -44,18 +48,26 @@ static const struct field prompts_fields[] = {
 	      .doc = "width of a picture; 0 takes the model's own size"),
 	FIELD_END
 };
+static const struct field_word block_words[] = {
+	{ "auto", -1 }, { "false", 0 }, { "true", MMDIT_LAYERS }, { NULL, 0 }
+};
 static const struct field train_fields[] = {
 	FIELD(struct train_conf, max_steps, .init = "1000", .min = 1, .max = 1e9, .unit = "optimizer steps",
 	      .doc = "when the run ends"),
-	FIELD(struct train_conf, checkpoint_every, .init = "0", .min = 0, .max = 1000, .unit = "blocks",
-	      .doc = "activation checkpointing: every n-th block is computed again in the backward; 0: none"),
+	FIELD(struct train_conf, checkpoint_blocks, .init = "false", .min = 0, .max = MMDIT_LAYERS,
+	      .words = block_words, .unit = "blocks",
+	      .doc =
+		  "activation checkpointing: so many blocks are computed again in the backward; true: all, "
+		  "auto: as few as fit into `run.memory`"),
 	FIELD(struct train_conf, max_seconds, .init = "0", .min = 0, .max = 1e9, .unit = "s",
 	      .doc = "the run also ends after the first step past so much training time; 0: never"),
 	FIELD(struct train_conf, steps_per_epoch, .init = "1", .min = 1, .max = 1000,
 	      .unit = "optimizer steps",
 	      .doc = "gradient steps that the pictures of an epoch are divided among"),
-	FIELD(struct train_conf, micro_batch, .init = "32", .min = 1, .max = 65536,
-	      .doc = "(picture, noise level) pairs a forward and backward takes at a time on each rank"),
+	FIELD(struct train_conf, micro_batch, .init = "32", .min = 1, .max = 65536, .words = batch_words,
+	      .doc =
+		  "(picture, noise level) pairs a forward and backward takes at a time on each rank; auto: "
+		  "as many as fit into `run.memory`"),
 	FIELD(struct train_conf, stop_at, .init = "0", .min = 0, .max = 1e9,
 	      .doc = "the run or stage also ends after an evaluation with at least this held-out score; 0: "
 		     "never"),
@@ -226,6 +238,12 @@ int experiment_read(struct experiment *x, const char *path, const char *const *s
 			goto out;
 	if (fill(x, e))
 		goto out;
+	double share, bytes;
+	if (fit_parse_memory(&share, &bytes, x->run.memory, e)) {
+		const char *where = conf_where(x->tree, "run.memory");
+		err_in(e, "%s%srun.memory", where, *where ? ": " : "");
+		goto out;
+	}
 	x->stage = conf_keys(x->tree, "stages", &x->n_stages);
 	if (check_stages(x, e))
 		goto out;

@@ -17,6 +17,7 @@ struct run_conf {
 	char *name; /* "": the file's name */
 	int64_t seed;
 	char *device, *dtype;
+	char *memory;    /* fit_parse_memory's */
 	int64_t threads; /* 0: the cores divided among the ranks of a machine */
 };
 struct model_conf {
@@ -30,8 +31,9 @@ struct prompts_conf {
 	int64_t height, width;
 };
 struct train_conf {
-	int64_t max_steps, steps_per_epoch, micro_batch;
-	int64_t checkpoint_every;
+	int64_t max_steps, steps_per_epoch;
+	int64_t micro_batch;       /* 0: auto */
+	int64_t checkpoint_blocks; /* -1: auto */
 	double max_seconds, stop_at;
 	double timestep_fraction, max_grad_norm;
 	int64_t max_skipped;

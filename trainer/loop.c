@@ -1,4 +1,5 @@
 /* loop.c -- a training run: prompts, rollout, rewards, advantage, update, old policy, round after round. */
+#include "aten/memory.h"
 #include "base/file.h"
 #include "base/json.h"
 #include "base/log.h"
@@ -127,6 +128,10 @@ static void add_metrics(struct trainer *t, const struct samples *s, const struct
 	metrics_add(m, "health/x0_norm", s->x0_norm);
 	metrics_add(m, "health/pixel_mean", s->pixel_mean);
 	metrics_add(m, "health/pixel_saturated", s->pixel_saturated);
+	struct at_memory memory;
+	at_memory_read(t->pipeline.device, &memory);
+	metrics_add(m, "memory/peak", (double)memory.peak / 1073741824);
+	metrics_add(m, "memory/reserved", (double)memory.reserved_peak / 1073741824);
 	metrics_add(m, "time/rollout", time->rollout);
 	metrics_add(m, "time/reward_wait", time->reward_wait);
 	metrics_add(m, "time/update", time->update);
@@ -355,6 +360,7 @@ static int next_stage(struct trainer *t, struct err *e)
 	t->at.stage_step = 0;
 	t->at.stage_seconds = 0;
 	t->at.held_out = 0;
+	t->batches = (struct batches) { 0 };
 	if (trainer_enter(t, t->at.stage, e))
 		return -1;
 	if (t->dist->rank == 0)
@@ -372,7 +378,7 @@ int trainer_run(struct trainer *t, struct err *e)
 			 (long long)(t->x->prompts.groups * t->x->prompts.group_size), t->dist->ranks,
 			 t->dist->ranks > 1 ? "s" : "", at_threads(), at_threads() > 1 ? "s" : "");
 	for (;;) {
-		if (run_stage(t, e))
+		if (batches_resolve(t, e) || run_stage(t, e))
 			return -1;
 		if (t->at.stage + 1 == experiment_stages(t->file))
 			break;

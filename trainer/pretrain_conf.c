@@ -114,6 +114,11 @@ int pretrain_read(struct pretrain_conf *c, const char *path, const char *const *
 			goto out;
 	if (shapes_check(&c->world, e))
 		goto out;
+	if (!c->eval.sampler.batch) {
+		err_set(e, "%s: eval.sampler.batch: auto is for `contraflow train`; give a number",
+			conf_where(c->tree, "eval.sampler.batch"));
+		goto out;
+	}
 	return 0;
 out:
 	pretrain_release(c);

@@ -11,6 +11,7 @@
 #include "models/pipeline.h"
 #include "rewards/mixture.h"
 #include "sampler/sample.h"
+#include "trainer/batches.h"
 #include "trainer/evaluate.h"
 #include "trainer/experiment.h"
 #include "trainer/judging.h"
@@ -45,6 +46,7 @@ struct trainer {
 	struct optimizer optimizer;
 	at_t grad_P;
 	struct progress_state at;
+	struct batches batches; /* of the stage that runs */
 	struct eval_result before;
 	struct metrics *metrics; /* NULL on ranks other than 0 */
 	char *dir;               /* the run directory */
@@ -90,6 +92,9 @@ struct update_stats {
 /* One optimizer step on part `part` of `parts` of the epoch's shuffled samples. */
 void update_step(struct trainer *t, const struct samples *s, int64_t part, int64_t parts,
 		 struct update_stats *u);
+/* What one micro-batch of n pairs does, for its memory: of made-up samples, all of them this rank's, with the
+ * old policy and the base in it.  Only grad_P is changed. */
+void update_try(struct trainer *t, const struct samples *s, int n);
 
 /* Runs to train.max_steps, evaluates before and after, writes result.json. */
 int trainer_run(struct trainer *t, struct err *e);

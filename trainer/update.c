@@ -179,7 +179,7 @@ static void accumulate(struct trainer *t, const struct samples *s, const struct 
 	const struct nft_conf *c = &t->x->nft;
 	struct micro m = gather(t, s, pair, n);
 	struct pass old = policies_old_pass(&t->policies),
-		    theta = { .checkpoint_every = t->x->train.checkpoint_every };
+		    theta = { .checkpoint_blocks = t->x->train.checkpoint_blocks };
 	struct lora_merged merged = { 0 };
 	at_t kl_K = NULL;
 
@@ -209,6 +209,27 @@ static void accumulate(struct trainer *t, const struct samples *s, const struct 
 	add_sums(sum, &m, &l, kl_K, n);
 	lora_merged_release(&merged);
 	at_end(sc);
+}
+
+void update_try(struct trainer *t, const struct samples *s, int n)
+{
+	int steps = t->rollout.schedule.steps;
+	struct pair *pair = mem_zero((size_t)n, sizeof *pair);
+	struct replays *replays = t->rollout.replays;
+	bool same = t->policies.old_is_theta;
+	int64_t every = t->x->nft.kl_every;
+	double sum[SUMS] = { 0 };
+
+	for (int i = 0; i < n; i++)
+		pair[i] = (struct pair) { .sample = i % s->count, .level = i % steps };
+	t->rollout.replays = NULL;
+	t->policies.old_is_theta = false;
+	t->x->nft.kl_every = 1;
+	accumulate(t, s, pair, n, n, sum);
+	t->rollout.replays = replays;
+	t->policies.old_is_theta = same;
+	t->x->nft.kl_every = every;
+	free(pair);
 }
 
 static void fill_stats(struct update_stats *u, const struct trainer *t, const double *sum)

@@ -77,7 +77,7 @@ static int with_adapter(const struct mmdit *m, const char *dir, const struct inp
 	at_t v = velocity(m, &(struct pass) { .lora = &l }, in);
 	(*item)[n++] = (struct st_item) { "v", at_detach(v) };
 	gradients(&l, v, in->g, "grad", *item, &n);
-	v = velocity(m, &(struct pass) { .lora = &l, .checkpoint_every = 1 }, in);
+	v = velocity(m, &(struct pass) { .lora = &l, .checkpoint_blocks = m->conf.num_layers }, in);
 	gradients(&l, v, in->g, "grad_again", *item, &n);
 
 	lora_merge_grad(&merged, &l);
@@ -85,7 +85,7 @@ static int with_adapter(const struct mmdit *m, const char *dir, const struct inp
 	(*item)[n++] = (struct st_item) { "v_merged_grad", at_detach(v) };
 	gradients(&l, v, in->g, "grad_merged", *item, &n);
 	lora_merge_grad(&merged, &l);
-	v = velocity(m, &(struct pass) { .merged = &merged, .checkpoint_every = 2 }, in);
+	v = velocity(m, &(struct pass) { .merged = &merged, .checkpoint_blocks = 1 }, in);
 	gradients(&l, v, in->g, "grad_merged_again", *item, &n);
 	lora_merged_release(&merged);
 	lora_release(&l);
