@@ -228,14 +228,21 @@ at_t pipeline_velocity(const struct pipeline *p, const struct pass *pass, at_t x
 	return at_return(s, at_cast(v_BCHW, AT_F32));
 }
 
-at_t pipeline_images(const struct pipeline *p, at_t latents_BChw)
+at_t pipeline_pixels(const struct pipeline *p, at_t latents_BChw)
 {
 	struct at_scope *s = at_begin(AT_NO_GRAD);
 	at_t x_B3HW = at_cast(p->vae_type->decode(p->vae, latents_BChw), AT_F32);
 	at_t unit = at_clamp(at_add(at_mul(x_B3HW, 0.5), 0.5), 0, 1);
 	at_t level = at_floor(at_add(at_mul(unit, 255.0), 0.5)); /* nearest: never negative */
 
-	return at_return(s, at_contiguous(at_to(at_permute(level, DIMS(0, 2, 3, 1)), AT_U8, AT_CPU)));
+	return at_return(s, at_contiguous(at_cast(at_permute(level, DIMS(0, 2, 3, 1)), AT_U8)));
+}
+
+at_t pipeline_images(const struct pipeline *p, at_t latents_BChw)
+{
+	struct at_scope *s = at_begin(AT_NO_GRAD);
+
+	return at_return(s, at_to(pipeline_pixels(p, latents_BChw), AT_U8, AT_CPU));
 }
 
 struct cond cond_rows(const struct cond *c, at_t index_i64)

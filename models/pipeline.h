@@ -45,7 +45,9 @@ int pipeline_encode(const struct pipeline *p, const char *const *prompts, int n,
 /* v(x, t): t_B is float32 in [0, 1000]; x and the result are float32 whatever the weights are. */
 at_t pipeline_velocity(const struct pipeline *p, const struct pass *pass, at_t x_BCHW, at_t t_B,
 		       const struct cond *c);
-/* Latents -> 8-bit RGB: clamp(x / 2 + 0.5, 0, 1) * 255 rounded to nearest; uint8 (B, H, W, 3) on the CPU. */
+/* Latents -> 8-bit RGB: clamp(x / 2 + 0.5, 0, 1) * 255 rounded to nearest; uint8 (B, H, W, 3), on the
+ * pipeline's device and on the CPU. */
+at_t pipeline_pixels(const struct pipeline *p, at_t latents_BChw);
 at_t pipeline_images(const struct pipeline *p, at_t latents_BChw);
 
 /* Conditioning rows index_i64 of a table of distinct prompts. */

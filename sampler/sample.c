@@ -1,4 +1,5 @@
 #include "sampler/replay.h"
+#include "aten/transfer.h"
 #include "base/mem.h"
 #include <string.h>
 
@@ -140,10 +141,10 @@ at_t sampler_noise(const struct pipeline *p, uint64_t seed, enum rng_purpose pur
 		shape.d[i + 1] = shape_CHW.d[i];
 		each *= (size_t)shape_CHW.d[i];
 	}
-	at_t noise = at_empty(shape, AT_F32, AT_CPU);
+	at_t noise = at_pinned(shape, AT_F32, p->device);
 	for (int i = 0; i < n; i++) {
 		struct rng r = rng_make(seed, purpose, epoch, (uint64_t)id[i]);
 		rng_normals(&r, at_f32(noise) + each * (size_t)i, each);
 	}
-	return at_return(sc, at_to(noise, AT_F32, p->device));
+	return at_return(sc, at_send(noise, p->device));
 }

@@ -1,5 +1,6 @@
 /* evaluate.c -- the held-out score.  Item i of an evaluation is picture i % per of prompt i / per. */
 #include "trainer/evaluate.h"
+#include "aten/transfer.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "trainer/judging.h"
@@ -71,7 +72,7 @@ int encode_prompts(const struct pipeline *p, const struct prompts *in, const int
 	return ret;
 }
 
-/* Pictures of items id[0..n): uint8 (n, H, W, 3), of the innermost scope. */
+/* Pictures of items id[0..n): uint8 (n, H, W, 3) on the pipeline's device, of the innermost scope. */
 static int sample_items(at_t *rgb_BHW3, const struct evaluator *v, const struct pass *pass, const int64_t *id,
 			int n, struct err *e)
 {
@@ -88,38 +89,31 @@ static int sample_items(at_t *rgb_BHW3, const struct evaluator *v, const struct 
 		at_t noise = sampler_noise(p, v->seed, RNG_EVAL, 0, id, n,
 					   pipeline_latent_shape(p, v->height, v->width));
 
-		*rgb_BHW3 = at_escape(sc, pipeline_images(p, sampler_run(v->sampler, pass, noise, &c)));
+		*rgb_BHW3 = at_escape(sc, pipeline_pixels(p, sampler_run(v->sampler, pass, noise, &c)));
 	}
 	free(prompt);
 	at_end(sc);
 	return ret;
 }
 
-static int score_share(const struct evaluator *v, const struct pass *pass, struct judging *j, struct err *e)
+/* Pictures of n items from `first` on, on their way to the CPU. */
+struct delivery {
+	struct at_fetch *pictures; /* NULL: none are */
+	int64_t first;
+	int n;
+};
+
+static void deliver(const struct evaluator *v, struct judging *j, struct delivery *d)
 {
-	int64_t first = j->first, count = j->count;
-	int ret = 0;
-	struct progress bar;
-	int64_t *id = mem_zero((size_t)v->batch, sizeof *id);
-	struct reward_item *item = mem_zero((size_t)v->batch, sizeof *item);
+	struct at_scope *sc = at_begin(AT_NO_GRAD);
+	struct reward_item *item = mem_zero((size_t)d->n + 1, sizeof *item);
 
-	if (!v->quiet)
-		progress_begin(&bar, "evaluate", 0, count);
-	for (int64_t at = 0; at < count && !ret; at += v->batch) {
-		struct at_scope *sc = at_begin(AT_NO_GRAD);
-		int n = (int)(count - at < v->batch ? count - at : v->batch);
-		at_t rgb;
-
-		for (int i = 0; i < n; i++)
-			id[i] = first + at + i;
-		ret = sample_items(&rgb, v, pass, id, n, e);
-		if (ret) {
-			at_end(sc);
-			break;
-		}
+	if (d->pictures) {
+		at_t rgb = at_fetch_end(d->pictures);
 		int h = (int)at_size(rgb, 1), w = (int)at_size(rgb, 2);
-		for (int i = 0; i < n; i++) {
-			const struct prompt *p = &v->prompts->v[id[i] / v->images_per_prompt];
+
+		for (int i = 0; i < d->n; i++) {
+			const struct prompt *p = &v->prompts->v[(d->first + i) / v->images_per_prompt];
 			item[i] = (struct reward_item) { .rgb = (const uint8_t *)at_data(rgb) +
 								(size_t)i * (size_t)(h * w * 3),
 							 .w = w,
@@ -127,15 +121,55 @@ static int score_share(const struct evaluator *v, const struct pass *pass, struc
 							 .prompt = p->text,
 							 .meta = p->meta };
 		}
-		judging_submit(j, at, item, n);
-		at_end(sc);
-		if (!v->quiet)
+		judging_submit(j, d->first - j->first, item, d->n);
+	}
+	d->pictures = NULL;
+	free(item);
+	at_end(sc);
+}
+
+/* Samples a batch of items from `first` on; the one before goes to the judges when this one is on its way. */
+static int score_batch(const struct evaluator *v, const struct pass *pass, struct judging *j,
+		       struct delivery *coming, int64_t first, int n, struct err *e)
+{
+	struct at_scope *sc = at_begin(AT_NO_GRAD);
+	int64_t *id = mem_zero((size_t)n, sizeof *id);
+	struct delivery next = { .first = first, .n = n };
+	at_t rgb;
+	int ret;
+
+	for (int i = 0; i < n; i++)
+		id[i] = first + i;
+	ret = sample_items(&rgb, v, pass, id, n, e);
+	if (!ret)
+		next.pictures = at_fetch_begin(rgb);
+	deliver(v, j, coming);
+	*coming = next;
+	if (!ret && at_fetch_ready(next.pictures))
+		deliver(v, j, coming);
+	free(id);
+	at_end(sc);
+	return ret;
+}
+
+static int score_share(const struct evaluator *v, const struct pass *pass, struct judging *j, struct err *e)
+{
+	struct delivery coming = { 0 };
+	struct progress bar;
+	int ret = 0;
+
+	if (!v->quiet)
+		progress_begin(&bar, "evaluate", 0, j->count);
+	for (int64_t at = 0; at < j->count && !ret; at += v->batch) {
+		int n = (int)(j->count - at < v->batch ? j->count - at : v->batch);
+
+		ret = score_batch(v, pass, j, &coming, j->first + at, n, e);
+		if (!ret && !v->quiet)
 			progress_tick(&bar, at + n, "%s", "");
 	}
+	deliver(v, j, &coming);
 	if (!v->quiet)
 		progress_end(&bar);
-	free(id);
-	free(item);
 	return ret;
 }
 
@@ -324,6 +358,7 @@ static int draw_grid(struct image *grid, const struct evaluator *v, const struct
 		if (!ret) {
 			size_t each = (size_t)at_numel(rgb) / (size_t)k;
 
+			rgb = at_to(rgb, AT_U8, AT_CPU);
 			h = (int)at_size(rgb, 1);
 			w = (int)at_size(rgb, 2);
 			all = all ? all : mem_zero((size_t)n, each);

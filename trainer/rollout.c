@@ -1,5 +1,6 @@
 /* rollout.c -- the pictures of an epoch: prompts, noise keyed by sample, the old policy, rewards beside,
  * advantages. */
+#include "aten/transfer.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "trainer/trainer.h"
@@ -51,6 +52,7 @@ static void pixel_health(struct samples *s, const uint8_t *rgb, size_t n)
 		sum += rgb[i];
 		saturated += rgb[i] == 0 || rgb[i] == 255;
 	}
+	s->pixels += (double)n;
 	s->pixel_mean += (double)sum / 255;
 	s->pixel_saturated += (double)saturated;
 }
@@ -106,7 +108,48 @@ struct cond samples_cond(const struct trainer *t, const struct samples *s, const
 	return cond_rows(&s->cond, index);
 }
 
-/* Samples this rank's share batch by batch; scoring goes on beside. */
+/* Pictures on their way to the CPU: samples at .. at + n - 1 of this rank's share. */
+struct delivery {
+	struct at_fetch *pictures; /* NULL: none are */
+	int64_t at;
+	int n;
+};
+
+static void deliver(struct trainer *t, struct samples *s, struct judging *j, struct delivery *d)
+{
+	struct at_scope *sc = at_begin(AT_NO_GRAD);
+
+	if (d->pictures)
+		submit(t, s, j, d->at, d->n, at_fetch_end(d->pictures));
+	d->pictures = NULL;
+	at_end(sc);
+}
+
+/* One batch; its latents go to x0, its pictures on their way. */
+static struct delivery sample_batch(struct trainer *t, struct samples *s, const struct pass *old,
+				    struct at_dims chw, int64_t at)
+{
+	struct at_scope *sc = at_begin(AT_NO_GRAD);
+	int n = (int)(s->count - at < t->x->rollout.batch ? s->count - at : t->x->rollout.batch);
+	int64_t *id = mem_zero((size_t)n, sizeof *id);
+	struct delivery d = { .at = at, .n = n };
+
+	for (int i = 0; i < n; i++)
+		id[i] = s->first + at + i;
+	at_t noise = sampler_noise(&t->pipeline, (uint64_t)t->x->run.seed, RNG_LATENT, (uint64_t)t->at.epoch,
+				   id, n, chw);
+	struct cond cond = samples_cond(t, s, id, n);
+	at_t x0 = sampler_run(&t->rollout, old, noise, &cond);
+
+	d.pictures = at_fetch_begin(pipeline_pixels(&t->pipeline, x0));
+	at_copy_(at_narrow(s->x0_NCHW, 0, at, n), x0);
+	free(id);
+	at_end(sc);
+	return d;
+}
+
+/* Samples this rank's share batch by batch; scoring goes on beside.  A GPU has the next batch to work on
+ * while this one's pictures come and go to the judges; where they are there at once, they go at once. */
 static void sample_share(struct trainer *t, struct samples *s, struct judging *j)
 {
 	struct at_scope *sc = at_begin(AT_NO_GRAD);
@@ -114,29 +157,21 @@ static void sample_share(struct trainer *t, struct samples *s, struct judging *j
 	struct at_dims chw = pipeline_latent_shape(&t->pipeline, c->height, c->width);
 	struct at_dims nchw = { .n = 4, .d = { s->count, chw.d[0], chw.d[1], chw.d[2] } };
 	struct pass old = policies_sampling_pass(&t->policies, t->x->rollout.fp8);
-	double pixels = 0;
+	struct delivery coming = { 0 };
 
 	s->x0_NCHW = at_keep(at_empty(nchw, AT_F32, t->pipeline.device));
 	for (int64_t at = 0; at < s->count; at += t->x->rollout.batch) {
-		struct at_scope *batch = at_begin(AT_NO_GRAD);
-		int n = (int)(s->count - at < t->x->rollout.batch ? s->count - at : t->x->rollout.batch);
-		int64_t *id = mem_zero((size_t)n, sizeof *id);
-		for (int i = 0; i < n; i++)
-			id[i] = s->first + at + i;
-		at_t noise = sampler_noise(&t->pipeline, (uint64_t)t->x->run.seed, RNG_LATENT,
-					   (uint64_t)t->at.epoch, id, n, chw);
-		struct cond cond = samples_cond(t, s, id, n);
-		at_t x0 = sampler_run(&t->rollout, &old, noise, &cond);
-		at_t rgb = pipeline_images(&t->pipeline, x0);
-		at_copy_(at_narrow(s->x0_NCHW, 0, at, n), x0);
-		submit(t, s, j, at, n, rgb);
-		pixels += (double)at_numel(rgb);
-		free(id);
-		at_end(batch);
+		struct delivery next = sample_batch(t, s, &old, chw, at);
+
+		deliver(t, s, j, &coming);
+		coming = next;
+		if (at_fetch_ready(coming.pictures))
+			deliver(t, s, j, &coming);
 	}
+	deliver(t, s, j, &coming);
 	s->x0_norm = s->count ? at_sum_squares(s->x0_NCHW) : 0;
 	double sums[5] = { s->x0_norm, (double)at_numel(s->x0_NCHW), s->pixel_mean, s->pixel_saturated,
-			   pixels };
+			   s->pixels };
 	dist_sum_f64(t->dist, sums, 5);
 	s->x0_norm = sqrt(sums[0] / sums[1]);
 	s->pixel_mean = sums[2] / sums[4];

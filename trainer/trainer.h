@@ -73,7 +73,7 @@ struct samples {
 	struct advantage_stats stats;
 	/* For the log. */
 	double *strict; /* n: the "strict" sub-score, NAN where there is none */
-	double x0_norm, pixel_mean, pixel_saturated;
+	double x0_norm, pixels, pixel_mean, pixel_saturated;
 	double rollout_seconds, reward_wait_seconds;
 };
 void samples_release(struct samples *s);
