@@ -39,12 +39,19 @@ struct mixture {
 	struct mixture_entry *entry;
 	struct activity *activity;
 	int entries;
-	int threads, alive, stuck; /* workers: wanted, there are, of these in calls given up */
+	int threads, alive, stuck; /* workers: shared ones, there are, of these in calls given up */
 	pthread_mutex_t lock;
 	pthread_cond_t work, idle; /* something to start; something is done */
 	struct task *head, **tail, *running;
 	bool closing, orphan; /* orphan: closed, and the last stuck worker frees it */
 };
+
+/* A thread that scores: entry `only`, or where that is SHARED all that have no thread of their own. */
+struct worker {
+	struct mixture *mixture;
+	int only;
+};
+#define SHARED -1
 
 static atomic_int left_behind;
 
@@ -122,10 +129,18 @@ static struct task *unlink_task(struct mixture *m, struct task **at)
 	return t;
 }
 
+/* Which workers score entry k. */
+static int worker_of(const struct mixture *m, int k)
+{
+	return m->entry[k].type->flags & REWARD_WAITS ? k : SHARED;
+}
+
 /* Calls of entry k at a time. */
 static int room(const struct mixture *m, int k)
 {
-	return m->entry[k].type->flags & REWARD_THREAD_SAFE ? m->threads : 1;
+	unsigned flags = m->entry[k].type->flags;
+
+	return flags & REWARD_THREAD_SAFE && !(flags & REWARD_WAITS) ? m->threads : 1;
 }
 
 /* All its room is taken by calls that were given up. */
@@ -134,12 +149,12 @@ static bool blocked(const struct mixture *m, int k)
 	return m->activity[k].stuck >= room(m, k);
 }
 
-/* The first queued task whose reward may start now, taken out of the queue. */
-static struct task *take(struct mixture *m)
+/* The first queued task of these workers whose reward may start now, taken out of the queue. */
+static struct task *take(struct mixture *m, int only)
 {
 	for (struct task **at = &m->head; *at; at = &(*at)->next) {
 		struct activity *a = &m->activity[(*at)->reward];
-		if (a->inside >= room(m, (*at)->reward))
+		if (worker_of(m, (*at)->reward) != only || a->inside >= room(m, (*at)->reward))
 			continue;
 		struct task *t = unlink_task(m, at);
 		a->inside++;
@@ -153,7 +168,7 @@ static struct task *take(struct mixture *m)
 	return NULL;
 }
 
-static void start_worker(struct mixture *m);
+static void start_worker(struct mixture *m, int only);
 
 static void warn_given_up(struct mixture *m, int k)
 {
@@ -196,7 +211,7 @@ static double expire(struct mixture *m)
 		a->stuck++;
 		a->stuck_since = now;
 		m->stuck++;
-		start_worker(m);
+		start_worker(m, worker_of(m, t->reward));
 	}
 	for (struct task **at = &m->head; *at;) {
 		double end = end_of(m, *at, false);
@@ -285,12 +300,14 @@ static void mixture_free(struct mixture *m)
 
 static void *worker(void *arg)
 {
-	struct mixture *m = arg;
+	struct mixture *m = ((struct worker *)arg)->mixture;
+	int only = ((struct worker *)arg)->only;
 	bool mine = true;
 
+	free(arg);
 	pthread_mutex_lock(&m->lock);
 	while (mine && !m->closing) {
-		struct task *t = take(m);
+		struct task *t = take(m, only);
 		if (!t) {
 			pthread_cond_wait(&m->work, &m->lock);
 			continue;
@@ -311,15 +328,17 @@ static void *worker(void *arg)
 	return NULL;
 }
 
-static void start_worker(struct mixture *m)
+static void start_worker(struct mixture *m, int only)
 {
+	struct worker *w = mem_alloc(sizeof *w);
 	pthread_attr_t detached;
 	pthread_t thread;
 
+	*w = (struct worker) { m, only };
 	pthread_attr_init(&detached);
 	pthread_attr_setdetachstate(&detached, PTHREAD_CREATE_DETACHED);
 	m->alive++;
-	if (pthread_create(&thread, &detached, worker, m))
+	if (pthread_create(&thread, &detached, worker, w))
 		die("cannot start a thread for the rewards (of %d)", m->alive);
 	pthread_attr_destroy(&detached);
 }
@@ -345,7 +364,10 @@ struct mixture *mixture_new(const struct mixture_entry *entry, int n, int thread
 	m->threads = threads < 1 ? 1 : threads;
 	pthread_mutex_lock(&m->lock);
 	for (int i = 0; i < m->threads; i++)
-		start_worker(m);
+		start_worker(m, SHARED);
+	for (int k = 0; k < n; k++)
+		if (worker_of(m, k) == k)
+			start_worker(m, k);
 	pthread_mutex_unlock(&m->lock);
 	return m;
 }

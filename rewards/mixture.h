@@ -3,7 +3,8 @@
  * sampled.
  *
  * Pictures are handed over batch by batch; worker threads score them in the order they came; mixture_wait
- * joins.  Several sets of samples may be under way at a time.
+ * joins.  Several sets of samples may be under way at a time.  A reward that waits for others (REWARD_WAITS)
+ * has a thread of its own beside those.
  *
  * A reward may have a deadline: what one call has not scored by then is unavailable.  The call cannot be
  * ended, so its thread is left to itself, another takes its place, and whatever it answers later is dropped.
@@ -24,7 +25,7 @@ struct mixture_entry {
 struct mixture;
 
 /* Reads section `rewards` (a mapping: name -> {type, weight, the reward's own keys}; without `type` the name
- * is the type), opens each.  `threads` scoring threads. */
+ * is the type), opens each.  `threads` scoring threads, for all rewards that do not have their own. */
 int mixture_open(struct mixture **m, const struct conf_node *root, int threads, struct err *e);
 /* The same over n rewards that are open already; takes their name (NULL: the type's), state and conf (the
  * array is copied). */

@@ -28,7 +28,12 @@ struct reward_score {
 	double sub[REWARD_SUBS]; /* in the order of sub_names; NAN when a picture has none */
 };
 
-enum reward_flags { REWARD_THREAD_SAFE = 1 }; /* score() may run in several threads at once */
+enum reward_flags {
+	REWARD_THREAD_SAFE = 1, /* score() may run in several threads at once */
+	/* score() waits for somebody else, a server or a child: it has a thread of its own, so that what is
+	 * scored here does not queue up behind it.  One call at a time, thread-safe or not. */
+	REWARD_WAITS = 2,
+};
 
 struct reward_type {
 	int abi; /* REWARD_ABI */

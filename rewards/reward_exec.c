@@ -317,6 +317,7 @@ const struct reward_type reward_exec = {
 	.abi = REWARD_ABI,
 	.name = "exec",
 	.doc = "A judge of one's own as a child process",
+	.flags = REWARD_WAITS,
 	.fields = fields,
 	.conf_size = sizeof(struct exec_conf),
 	.open = open_exec,

@@ -134,6 +134,7 @@ const struct reward_type reward_http = {
 	.abi = REWARD_ABI,
 	.name = "http",
 	.doc = "A judge of one's own behind HTTP",
+	.flags = REWARD_WAITS,
 	.fields = fields,
 	.conf_size = sizeof(struct http_conf),
 	.open = open_http,

@@ -235,6 +235,7 @@ const struct reward_type reward_openai = {
 	.abi = REWARD_ABI,
 	.name = "openai",
 	.doc = "A vision model as a judge, behind a server with OpenAI's interface",
+	.flags = REWARD_WAITS,
 	.fields = fields,
 	.conf_size = sizeof(struct openai_conf),
 	.open = open_openai,

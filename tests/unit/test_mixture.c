@@ -1,33 +1,17 @@
-/* The mixture with made-up rewards: threads, failures, deadlines, totals. */
+/* The mixture with made-up rewards: threads, failures, totals. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <cmocka.h>
-#include <errno.h>
 #include <math.h>
-#include <semaphore.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 #include <time.h>
-#include "base/mem.h"
-#include "rewards/mixture.h"
+#include "tests/unit/made_up.h"
 
 /* ---- made-up rewards: a picture is one pixel (v, sample, 0) ---- */
-
-static int value_score(void *state, const struct reward_item *item, int n, struct reward_score *out,
-		       struct err *e)
-{
-	(void)state, (void)e;
-	for (int i = 0; i < n; i++) {
-		out[i].ok = true;
-		out[i].value = item[i].rgb[0];
-		out[i].sub[1] = item[i].rgb[1];
-	}
-	return 0;
-}
 
 /* Everything a reward can do wrong, chosen by the first byte. */
 static int faulty_score(void *state, const struct reward_item *item, int n, struct reward_score *out,
@@ -77,30 +61,6 @@ static int alone_score(void *state, const struct reward_item *item, int n, struc
 	return ret;
 }
 
-static sem_t go;
-
-/* False after 20 s: a test that would hang fails instead. */
-static bool wait_for(sem_t *s)
-{
-	struct timespec until;
-
-	clock_gettime(CLOCK_REALTIME, &until);
-	until.tv_sec += 20;
-	while (sem_timedwait(s, &until))
-		if (errno != EINTR)
-			return false;
-	return true;
-}
-
-/* Slow: waits until the caller lets it go on, once a call. */
-static int slow_score(void *state, const struct reward_item *item, int n, struct reward_score *out,
-		      struct err *e)
-{
-	if (!wait_for(&go))
-		return err_set(e, "the caller was blocked");
-	return value_score(state, item, n, out, e);
-}
-
 /* Every sample fails; the first of three only when the third is reached, so that the second's reason is known
  * before. */
 static int late_score(void *state, const struct reward_item *item, int n, struct reward_score *out,
@@ -114,8 +74,6 @@ static int late_score(void *state, const struct reward_item *item, int n, struct
 	return err_set(e, "sample %d", item[0].rgb[1]);
 }
 
-static sem_t arrived;
-
 /* Needs company: only goes on when the slow reward's caller sees two threads here. */
 static int meeting_score(void *state, const struct reward_item *item, int n, struct reward_score *out,
 			 struct err *e)
@@ -124,9 +82,6 @@ static int meeting_score(void *state, const struct reward_item *item, int n, str
 	return slow_score(state, item, n, out, e);
 }
 
-static const struct reward_type value_reward = {
-	.abi = REWARD_ABI, .name = "value", .flags = REWARD_THREAD_SAFE, .score = value_score
-};
 static const struct reward_type faulty_reward = {
 	.abi = REWARD_ABI, .name = "faulty", .flags = REWARD_THREAD_SAFE, .score = faulty_score
 };
@@ -139,28 +94,6 @@ static const struct reward_type meeting_reward = {
 static const struct reward_type late_reward = {
 	.abi = REWARD_ABI, .name = "late", .flags = REWARD_THREAD_SAFE, .score = late_score
 };
-
-/* Hands over pixels[i] as sample i, `batch` at a time, from a buffer that is spoilt at once. */
-static void submit_all(struct mixture *m, struct mixture_scores *s, uint8_t (*pixel)[3], int n, int batch)
-{
-	for (int first = 0; first < n; first += batch) {
-		int k = n - first < batch ? n - first : batch;
-		struct reward_item *item = mem_alloc((size_t)k * sizeof *item);
-		uint8_t *copy = memcpy(mem_alloc((size_t)k * 3), pixel[first], (size_t)k * 3);
-		for (int i = 0; i < k; i++)
-			item[i] = (struct reward_item) { copy + 3 * i, 1, 1, "p", "{}" };
-		mixture_submit(m, s, first, item, k);
-		memset(copy, 77, (size_t)k * 3);
-		free(copy);
-		free(item);
-	}
-}
-
-static void finish(struct mixture *m, struct mixture_scores *s)
-{
-	assert_true(mixture_wait(m, s) >= 0);
-	mixture_total(m, s, NULL, 0);
-}
 
 static void weighted_sum(void **state)
 {
@@ -370,131 +303,6 @@ static void caller_overlaps(void **state)
 	mixture_close(m);
 }
 
-/* ---- deadlines ---- */
-
-static atomic_int hung_answers;
-
-/* Hangs on a picture whose first byte is 1 until it is let go; then answers what nobody waits for. */
-static int hanging_score(void *state, const struct reward_item *item, int n, struct reward_score *out,
-			 struct err *e)
-{
-	if (item[0].rgb[0] == 1) {
-		sem_post(&arrived);
-		if (!wait_for(&go))
-			return err_set(e, "never let go");
-		/* what it was given is still there, though the set and the prompts have gone */
-		if (item[0].rgb[0] == 1 && !strcmp(item[0].prompt, "p"))
-			atomic_fetch_add(&hung_answers, 1);
-	}
-	return value_score(state, item, n, out, e);
-}
-
-static const struct reward_type hanging_reward = { .abi = REWARD_ABI,
-						   .name = "hanging",
-						   .score = hanging_score };
-static const struct reward_type hanging_safe_reward = {
-	.abi = REWARD_ABI, .name = "hanging_safe", .flags = REWARD_THREAD_SAFE, .score = hanging_score
-};
-
-static void begin_hanging(void)
-{
-	sem_init(&go, 0, 0);
-	sem_init(&arrived, 0, 0);
-	atomic_store(&hung_answers, 0);
-}
-
-/* The batch that hangs and those behind it are unavailable, the other reward's scores are there; when the
- * reward answers it is heard again, and the late answer is not. */
-static void deadline(void **state)
-{
-	enum { N = 3 };
-	const struct mixture_entry entry[] = { { .type = &hanging_reward, .weight = 1, .deadline = 0.05 },
-					       { .type = &alone_reward, .weight = 1 } };
-	uint8_t pixel[N][3] = { { 1, 0, 0 }, { 2, 1, 0 }, { 3, 2, 0 } };
-
-	(void)state;
-	for (int threads = 1; threads < 3; threads++) {
-		struct mixture *m = mixture_new(entry, 2, threads);
-		struct mixture_scores s;
-
-		begin_hanging();
-		mixture_scores_init(&s, N, 2);
-		mixture_begin(m, &s);
-		submit_all(m, &s, pixel, N, 1);
-		finish(m, &s);
-		assert_int_equal(s.unavailable, N);
-		for (int i = 0; i < N; i++)
-			assert_true(isnan(s.value[i]) && s.value[N + i] == pixel[i][0]);
-		assert_string_equal(s.why, "hanging: no score within its deadline of 0.05 s");
-		mixture_scores_free(&s);
-
-		sem_post(&go); /* it answers into what nobody has any more */
-		for (int tries = 0; tries < 2000; tries++) {
-			mixture_scores_init(&s, N - 1, 2);
-			mixture_begin(m, &s);
-			submit_all(m, &s, pixel + 1, N - 1, 1);
-			finish(m, &s);
-			if (!s.unavailable)
-				break;
-			mixture_scores_free(&s);
-		}
-		assert_int_equal(s.unavailable, 0);
-		assert_true(s.total[0] == 4 && s.total[1] == 6);
-		assert_int_equal(atomic_load(&hung_answers), 1);
-		mixture_scores_free(&s);
-		mixture_close(m);
-		assert_int_equal(mixture_left_behind(), 0);
-	}
-}
-
-/* A thread-safe reward goes on beside a call that hangs. */
-static void deadline_of_a_safe_reward(void **state)
-{
-	enum { N = 4 };
-	const struct mixture_entry entry = { .type = &hanging_safe_reward, .weight = 1, .deadline = 0.2 };
-	struct mixture *m = mixture_new(&entry, 1, 2);
-	uint8_t pixel[N][3] = { { 1, 0, 0 }, { 2, 1, 0 }, { 3, 2, 0 }, { 4, 3, 0 } };
-	struct mixture_scores s;
-
-	(void)state;
-	begin_hanging();
-	mixture_scores_init(&s, N, 1);
-	mixture_begin(m, &s);
-	submit_all(m, &s, pixel, N, 1);
-	finish(m, &s);
-	assert_true(isnan(s.total[0]));
-	for (int i = 1; i < N; i++)
-		assert_true(s.total[i] == pixel[i][0]);
-	mixture_scores_free(&s);
-	sem_post(&go);
-	mixture_close(m);
-}
-
-/* Closing does not wait for a call that was given up, and what it uses lives until it returns. */
-static void close_while_stuck(void **state)
-{
-	const struct mixture_entry entry[] = { { .type = &hanging_reward, .weight = 1, .deadline = 0.05 },
-					       { .type = &value_reward, .weight = 1 } };
-	struct mixture *m = mixture_new(entry, 2, 1);
-	uint8_t pixel[2][3] = { { 1, 0, 0 }, { 1, 1, 0 } };
-	struct mixture_scores s;
-
-	(void)state;
-	begin_hanging();
-	mixture_scores_init(&s, 2, 2);
-	mixture_begin(m, &s);
-	submit_all(m, &s, pixel, 2, 2);
-	assert_true(wait_for(&arrived));
-	mixture_close(m); /* by its deadline, with the second reward still in the queue */
-	mixture_scores_free(&s);
-	assert_int_equal(mixture_left_behind(), 1);
-	sem_post(&go);
-	for (int i = 0; i < 20000 && mixture_left_behind(); i++)
-		nanosleep(&(struct timespec) { 0, 1000000 }, NULL);
-	assert_int_equal(mixture_left_behind(), 0); /* the sanitizers look for what is left */
-	assert_int_equal(atomic_load(&hung_answers), 1);
-}
-
 /* ---- totals ---- */
 
 /* Three groups of four: all have the second reward, three of four have it, one has it. */
@@ -580,9 +388,6 @@ int main(void)
 		cmocka_unit_test(unsafe_rewards_run_alone),
 		cmocka_unit_test(safe_rewards_run_together),
 		cmocka_unit_test(caller_overlaps),
-		cmocka_unit_test(deadline),
-		cmocka_unit_test(deadline_of_a_safe_reward),
-		cmocka_unit_test(close_while_stuck),
 		cmocka_unit_test(quorum),
 		cmocka_unit_test(close_with_work_left),
 	};
