@@ -176,3 +176,45 @@ void dist_gather_f64(struct dist *d, const double *mine, double *all, const int6
 	free(n);
 	free(at);
 }
+
+#define PIECE (1 << 30) /* bytes a message: MPI counts are ints */
+
+/* One piece after the other, under way at once; returns how many requests that makes. */
+static int begin_pieces(MPI_Request *request, char *data, int64_t size, int rank, bool send)
+{
+	int n = 0;
+
+	for (int64_t at = 0; at < size; at += PIECE, n++) {
+		int k = (int)(size - at < PIECE ? size - at : PIECE);
+
+		if (send)
+			MPI_Isend(data + at, k, MPI_BYTE, rank, 0, MPI_COMM_WORLD, &request[n]);
+		else
+			MPI_Irecv(data + at, k, MPI_BYTE, rank, 0, MPI_COMM_WORLD, &request[n]);
+	}
+	return n;
+}
+
+void dist_hand_over(struct dist *d, const int *to, const int64_t *size, const void *out, void *in)
+{
+	int64_t most = 0, at = 0;
+	int n = 0;
+
+	for (int r = 0; r < d->ranks; r++)
+		if (to[r] == d->rank || r == d->rank)
+			most += size[r] / PIECE + 1;
+	MPI_Request *request = mem_zero((size_t)most, sizeof *request);
+	for (int r = 0; r < d->ranks; r++)
+		if (r != d->rank && to[r] == d->rank) {
+			n += begin_pieces(request + n, (char *)in + at, size[r], r, false);
+			at += size[r];
+		} else if (r == d->rank && to[r] == r) {
+			memcpy((char *)in + at, out, (size_t)size[r]);
+			at += size[r];
+		}
+	if (to[d->rank] >= 0 && to[d->rank] != d->rank)
+		n += begin_pieces(request + n, (char *)(uintptr_t)out, size[d->rank], to[d->rank], true);
+	if (n)
+		MPI_Waitall(n, request, MPI_STATUSES_IGNORE);
+	free(request);
+}

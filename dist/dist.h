@@ -46,6 +46,9 @@ void dist_sum_f64(struct dist *d, double *v, int n); /* in place; the same bits 
 void dist_max_f64(struct dist *d, double *v, int n);
 /* Rank r contributes count[r] doubles; all ranks get all, in rank order. */
 void dist_gather_f64(struct dist *d, const double *mine, double *all, const int64_t *count);
+/* Rank r hands size[r] bytes to rank to[r] (-1: to nobody); into `in` go those meant for this rank, in the
+ * order of the ranks they come from.  A rank needs to know the sizes that concern it alone. */
+void dist_hand_over(struct dist *d, const int *to, const int64_t *size, const void *out, void *in);
 void dist_sum_tensor(struct dist *d, at_t flat_P); /* one fused all-reduce, float32, in place */
 
 #endif

@@ -41,7 +41,9 @@ static int score(void *state, const struct contraflow_item *item, int n, struct 
 	return 0;
 }
 
-static const struct contraflow_reward blue = { CONTRAFLOW_PLUGIN_ABI, "blue", open_blue, score, free };
+static const struct contraflow_reward blue = {
+	.abi = CONTRAFLOW_PLUGIN_ABI, .name = "blue", .open = open_blue, .score = score, .close = free
+};
 
 const struct contraflow_reward *contraflow_reward(void)
 {

@@ -9,8 +9,9 @@
 #include <string.h>
 #include <time.h>
 
-/* Pictures of one mixture_submit; the last task that is done with them frees them. */
+/* Pictures that were handed over together; the last task that is done with them frees them. */
 struct batch {
+	int *sample; /* the samples of the set that they are */
 	uint8_t *pixels;
 	char *text; /* prompts and metadata */
 	struct reward_item *item;
@@ -23,8 +24,8 @@ struct task {
 	struct batch *batch;
 	struct mixture_scores *set; /* NULL: given up; nobody waits for it */
 	struct reward_score *score;
-	int reward, offset, n, first; /* first: sample of the set that `offset` of the batch is */
-	double since;                 /* queued; once it runs, begun */
+	int reward, offset, n;
+	double since; /* queued; once it runs, begun */
 };
 
 /* What an entry is doing. */
@@ -78,14 +79,13 @@ static void store(struct mixture *m, const struct task *t, const struct err *e)
 	const struct reward_score *score = t->score;
 
 	for (int i = 0; i < t->n; i++) {
-		int at = t->reward * s->n + t->first + i;
+		int sample = t->batch->sample[t->offset + i], at = t->reward * s->n + sample;
 		if (e)
-			note_reason(m, s, t->first + i, t->reward, e->msg);
+			note_reason(m, s, sample, t->reward, e->msg);
 		else if (!score[i].ok)
-			note_reason(m, s, t->first + i, t->reward,
-				    score[i].why[0] ? score[i].why : "unavailable");
+			note_reason(m, s, sample, t->reward, score[i].why[0] ? score[i].why : "unavailable");
 		else if (!isfinite(score[i].value))
-			note_reason(m, s, t->first + i, t->reward, "the score is not a finite number");
+			note_reason(m, s, sample, t->reward, "the score is not a finite number");
 		else
 			s->value[at] = score[i].value;
 		if (!isnan(s->value[at]))
@@ -107,6 +107,7 @@ static void task_free(struct task *t)
 	struct batch *b = t->batch;
 
 	if (!--b->tasks) {
+		free(b->sample);
 		free(b->pixels);
 		free(b->text);
 		free(b->item);
@@ -350,9 +351,11 @@ struct mixture *mixture_new(const struct mixture_entry *entry, int n, int thread
 
 	m->entry = memcpy(mem_alloc((size_t)n * sizeof *entry), entry, (size_t)n * sizeof *entry);
 	m->entries = n;
-	for (int k = 0; k < n; k++)
+	for (int k = 0; k < n; k++) {
 		if (!m->entry[k].name)
 			m->entry[k].name = mem_str(m->entry[k].type->name);
+		m->entry[k].group |= (m->entry[k].type->flags & REWARD_GROUP) != 0;
+	}
 	m->activity = mem_zero((size_t)n, sizeof *m->activity);
 	m->tail = &m->head;
 	pthread_mutex_init(&m->lock, NULL);
@@ -406,7 +409,7 @@ void mixture_begin(struct mixture *m, struct mixture_scores *s)
 }
 
 /* With the texts: a call that was given up may read them when the prompts are gone. */
-static struct batch *copy_items(const struct reward_item *item, int n)
+static struct batch *copy_items(const int *sample, const struct reward_item *item, int n)
 {
 	struct batch *b = mem_zero(1, sizeof *b);
 	size_t size = 0, length = 0;
@@ -415,6 +418,7 @@ static struct batch *copy_items(const struct reward_item *item, int n)
 		size += (size_t)item[i].w * (size_t)item[i].h * 3;
 		length += strlen(item[i].prompt) + strlen(item[i].meta) + 2;
 	}
+	b->sample = memcpy(mem_alloc((size_t)n * sizeof *sample), sample, (size_t)n * sizeof *sample);
 	b->pixels = mem_alloc(size);
 	b->text = mem_alloc(length);
 	b->item = mem_alloc((size_t)n * sizeof *item);
@@ -433,45 +437,72 @@ static struct batch *copy_items(const struct reward_item *item, int n)
 	return b;
 }
 
-/* A thread-safe reward's batch is shared out to all threads, another's stays whole. */
+/* A thread-safe reward's batch is shared out to all threads; another's stays whole, and so does a group. */
 static int pieces(const struct mixture *m, int k, int n)
 {
-	int most = room(m, k);
+	int most = m->entry[k].group ? 1 : room(m, k);
 
 	return n < most ? n : most;
+}
+
+static void enqueue(struct mixture *m, struct mixture_scores *s, struct batch *b, int k, int n)
+{
+	int parts = pieces(m, k, n);
+
+	for (int i = 0; i < parts; i++) {
+		struct task *t = mem_alloc(sizeof *t);
+		int from = n * i / parts, to = n * (i + 1) / parts;
+
+		*t = (struct task) { .batch = b,
+				     .set = s,
+				     .score = mem_zero((size_t)(to - from), sizeof *t->score),
+				     .reward = k,
+				     .offset = from,
+				     .n = to - from,
+				     .since = clock_now() };
+		*m->tail = t;
+		m->tail = &t->next;
+		b->tasks++;
+		s->open_tasks++;
+	}
+}
+
+/* To the rewards that get groups, or to the others. */
+static void hand_over(struct mixture *m, struct mixture_scores *s, const int *sample,
+		      const struct reward_item *item, int n, bool group)
+{
+	bool wanted = false;
+
+	for (int k = 0; k < m->entries; k++)
+		wanted |= m->entry[k].group == group;
+	if (n < 1 || !wanted)
+		return;
+	struct batch *b = copy_items(sample, item, n);
+
+	pthread_mutex_lock(&m->lock);
+	for (int k = 0; k < m->entries; k++)
+		if (m->entry[k].group == group)
+			enqueue(m, s, b, k, n);
+	expire(m);
+	pthread_cond_broadcast(&m->work);
+	pthread_mutex_unlock(&m->lock);
 }
 
 void mixture_submit(struct mixture *m, struct mixture_scores *s, int first, const struct reward_item *item,
 		    int n)
 {
-	if (n < 1)
-		return;
-	struct batch *b = copy_items(item, n);
-	double now = clock_now();
+	int *sample = mem_zero((size_t)n, sizeof *sample);
 
-	pthread_mutex_lock(&m->lock);
-	for (int k = 0; k < m->entries; k++) {
-		int parts = pieces(m, k, n);
-		for (int i = 0; i < parts; i++) {
-			struct task *t = mem_alloc(sizeof *t);
-			int from = n * i / parts, to = n * (i + 1) / parts;
-			*t = (struct task) { .batch = b,
-					     .set = s,
-					     .score = mem_zero((size_t)(to - from), sizeof *t->score),
-					     .reward = k,
-					     .offset = from,
-					     .n = to - from,
-					     .first = first + from,
-					     .since = now };
-			*m->tail = t;
-			m->tail = &t->next;
-			b->tasks++;
-			s->open_tasks++;
-		}
-	}
-	expire(m);
-	pthread_cond_broadcast(&m->work);
-	pthread_mutex_unlock(&m->lock);
+	for (int i = 0; i < n; i++)
+		sample[i] = first + i;
+	hand_over(m, s, sample, item, n, false);
+	free(sample);
+}
+
+void mixture_submit_group(struct mixture *m, struct mixture_scores *s, const int *sample,
+			  const struct reward_item *item, int n)
+{
+	hand_over(m, s, sample, item, n, true);
 }
 
 bool mixture_done(struct mixture *m, struct mixture_scores *s)

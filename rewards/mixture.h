@@ -21,6 +21,7 @@ struct mixture_entry {
 	char *name;      /* its key in the section, by which messages, metrics and results call it */
 	double deadline; /* seconds a call may take; 0: for ever */
 	double quorum;   /* see mixture_total */
+	bool group;      /* it gets whole groups (REWARD_GROUP, or because it asked) */
 };
 struct mixture;
 
@@ -41,6 +42,7 @@ const struct mixture_entry *mixture_at(const struct mixture *m, int k);
 /* Where a sub-score of that name is: reward *k, column *sub; false when no reward has one. */
 bool mixture_find_sub(const struct mixture *m, const char *name, int *k, int *sub);
 bool mixture_has_quorum(const struct mixture *m); /* some reward may be left out of a group */
+bool mixture_has_groups(const struct mixture *m); /* some reward gets whole groups */
 int mixture_check(struct mixture *m, const char *prompt, const char *meta, struct err *e);
 /* The keys of an entry of this type (NULL: of any) that the mixture itself reads, ended by FIELD_END.  Where
  * a reward has a key of such a name, it is the reward's. */
@@ -71,9 +73,13 @@ void mixture_scores_free(struct mixture_scores *s);
 
 /* Begins a set of n samples whose scores go to s, which must stay until mixture_wait. */
 void mixture_begin(struct mixture *m, struct mixture_scores *s);
-/* Hands over items for samples first .. first + n - 1 of the set; everything is copied.  Returns at once. */
+/* Hands over items for samples first .. first + n - 1 of the set, to all rewards but those that get groups;
+ * everything is copied.  Returns at once. */
 void mixture_submit(struct mixture *m, struct mixture_scores *s, int first, const struct reward_item *item,
 		    int n);
+/* The same to those: a prompt's whole group, samples sample[0 .. n) of the set. */
+void mixture_submit_group(struct mixture *m, struct mixture_scores *s, const int *sample,
+			  const struct reward_item *item, int n);
 /* Has all that was handed over been scored or given up? */
 bool mixture_done(struct mixture *m, struct mixture_scores *s);
 /* Waits for that; returns the seconds spent waiting. */

@@ -204,6 +204,8 @@ int mixture_open(struct mixture **m, const struct conf_node *root, int threads, 
 	for (int k = 0; k < n && !ret; k++)
 		if (entry[k].type->open && entry[k].type->open(&entry[k].state, entry[k].conf, e))
 			ret = err_in(e, "reward %s", entry[k].name);
+	for (int k = 0; k < n && !ret; k++)
+		entry[k].group = entry[k].type->group && entry[k].type->group(entry[k].state, entry[k].conf);
 	if (ret) {
 		entries_free(entry, n);
 		return -1;
@@ -258,6 +260,14 @@ bool mixture_has_quorum(const struct mixture *m)
 {
 	for (int k = 0; k < mixture_count(m); k++)
 		if (mixture_at(m, k)->quorum > 0)
+			return true;
+	return false;
+}
+
+bool mixture_has_groups(const struct mixture *m)
+{
+	for (int k = 0; k < mixture_count(m); k++)
+		if (mixture_at(m, k)->group)
 			return true;
 	return false;
 }

@@ -3,13 +3,26 @@
 #include <stdio.h>
 #include <string.h>
 
-json_t *reply_item(const struct reward_item *item)
+static json_t *request_item(const struct reward_item *item)
 {
 	struct err ignored;
 	json_t *o = json_object(), *meta = json_parse(item->meta, strlen(item->meta), "metadata", &ignored);
 
 	json_object_set_new(o, "prompt", json_string(item->prompt));
 	json_object_set_new(o, "meta", meta ? meta : json_object());
+	return o;
+}
+
+json_t *reply_request(const struct reward_item *item, int n, bool group)
+{
+	json_t *o = json_object(), *list = json_array();
+
+	json_object_set_new(o, "version", json_integer(1));
+	if (group)
+		json_object_set_new(o, "group", json_true());
+	json_object_set_new(o, "items", list);
+	for (int i = 0; i < n; i++)
+		json_array_append_new(list, request_item(&item[i]));
 	return o;
 }
 

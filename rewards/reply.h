@@ -3,15 +3,18 @@
  *
  * They get {"version": 1, "items": [{"prompt": ..., "meta": {...}, ...picture...}, ...]} and answer with
  * {"scores": [...]}, one entry an item, in order: a number, or {"score": number}, or null or {"error": "why"}
- * for what cannot be scored.  Anything else makes all of them unavailable.
+ * for what cannot be scored.  Anything else makes all of them unavailable.  With "group": true beside the
+ * items, they are all the pictures of one prompt.
  */
 #ifndef REPLY_H
 #define REPLY_H
 #include "base/json.h"
 #include "rewards/reward.h"
 
-/* {"prompt": ..., "meta": ...} of an item. */
-json_t *reply_item(const struct reward_item *item);
+/* {"version": 1, "items": [{"prompt": ..., "meta": ...}, ...]}, with "group": true for a group. */
+json_t *reply_request(const struct reward_item *item, int n, bool group);
+/* The key `group` of these judges. */
+#define REPLY_GROUP_DOC "it gets all pictures of a prompt at once, so that it can rank or compare them"
 /* Scores from an answer's text; on an error all are unavailable, and the reason is in e too. */
 int reply_scores(struct reward_score *out, int n, const char *text, size_t size, struct err *e);
 /* All unavailable for this reason. */

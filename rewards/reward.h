@@ -12,7 +12,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#define REWARD_ABI  1
+#define REWARD_ABI  2
 #define REWARD_SUBS 4
 
 struct reward_item {
@@ -33,6 +33,9 @@ enum reward_flags {
 	/* score() waits for somebody else, a server or a child: it has a thread of its own, so that what is
 	 * scored here does not queue up behind it.  One call at a time, thread-safe or not. */
 	REWARD_WAITS = 2,
+	/* score() gets all pictures of one prompt's group, in the order of their samples, and nothing else:
+	 * what ranks them or compares them with each other. */
+	REWARD_GROUP = 4,
 };
 
 struct reward_type {
@@ -50,6 +53,8 @@ struct reward_type {
 	int (*score)(void *state, const struct reward_item *item, int n, struct reward_score *out,
 		     struct err *e);
 	void (*close)(void *state); /* NULL is fine */
+	/* Does this one want whole groups, though its type need not?  NULL: as the flag says. */
+	bool (*group)(const void *state, const void *conf);
 };
 
 extern const struct reward_type *const reward_types[]; /* NULL-terminated */

@@ -29,6 +29,7 @@ struct exec_conf {
 	struct conf_list command;
 	int64_t batch, retries;
 	double timeout;
+	bool group;
 };
 
 static const struct field fields[] = {
@@ -41,6 +42,8 @@ static const struct field fields[] = {
 		  "what a batch may take before the child is killed; the first may take ten times as long"),
 	FIELD(struct exec_conf, retries, .init = "2", .min = 0, .max = 1000,
 	      .doc = "new children a batch, before its pictures are unavailable"),
+	FIELD(struct exec_conf, group, .init = "false",
+	      .doc = REPLY_GROUP_DOC "; then `batch` does not count"),
 	FIELD_END
 };
 
@@ -241,18 +244,15 @@ static void close_exec(void *state)
 	free(state);
 }
 
-static char *make_header(const struct reward_item *item, int n)
+static char *make_header(const struct child *c, const struct reward_item *item, int n)
 {
-	json_t *o = json_object(), *list = json_array();
+	json_t *o = reply_request(item, n, c->conf->group), *list = json_object_get(o, "items");
 
-	json_object_set_new(o, "version", json_integer(1));
-	json_object_set_new(o, "items", list);
 	for (int i = 0; i < n; i++) {
-		json_t *x = reply_item(&item[i]);
+		json_t *x = json_array_get(list, (size_t)i);
 
 		json_object_set_new(x, "width", json_integer(item[i].w));
 		json_object_set_new(x, "height", json_integer(item[i].h));
-		json_array_append_new(list, x);
 	}
 	char *text = json_dumps(o, JSON_COMPACT);
 	json_decref(o);
@@ -283,7 +283,7 @@ static int try_batch(struct child *c, const char *header, const struct reward_it
 
 static void score_batch(struct child *c, const struct reward_item *item, int n, struct reward_score *out)
 {
-	char *header = make_header(item, n);
+	char *header = make_header(c, item, n);
 	struct err e = { "" };
 
 	for (int64_t tries = 0; tries <= c->conf->retries; tries++) {
@@ -305,12 +305,18 @@ static void score_batch(struct child *c, const struct reward_item *item, int n, 
 static int score(void *state, const struct reward_item *item, int n, struct reward_score *out, struct err *e)
 {
 	struct child *c = state;
-	int each = (int)c->conf->batch;
+	int each = c->conf->group ? n : (int)c->conf->batch;
 
 	(void)e;
 	for (int at = 0; at < n; at += each)
 		score_batch(c, item + at, n - at < each ? n - at : each, out + at);
 	return 0;
+}
+
+static bool wants_group(const void *state, const void *conf)
+{
+	(void)state;
+	return ((const struct exec_conf *)conf)->group;
 }
 
 const struct reward_type reward_exec = {
@@ -323,4 +329,5 @@ const struct reward_type reward_exec = {
 	.open = open_exec,
 	.score = score,
 	.close = close_exec,
+	.group = wants_group,
 };

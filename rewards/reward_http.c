@@ -15,6 +15,7 @@ struct http_conf {
 	char *url, *token_env;
 	int64_t batch, in_flight, retries;
 	double timeout, deadline;
+	bool group;
 };
 
 static const struct field fields[] = {
@@ -31,6 +32,8 @@ static const struct field fields[] = {
 	      .doc = "tries after a failed one, each after twice the pause"),
 	FIELD(struct http_conf, deadline, .init = "300", .min = 1e-3, .max = 1e6, .unit = "s",
 	      .doc = "what all requests of a batch of samples may take; then they are unavailable"),
+	FIELD(struct http_conf, group, .init = "false",
+	      .doc = REPLY_GROUP_DOC "; then `batch` does not count"),
 	FIELD_END
 };
 
@@ -71,21 +74,18 @@ static int open_http(void **state, const void *conf, struct err *e)
 }
 
 /* The body of a request; NULL when a picture cannot be written. */
-static char *make_body(const struct reward_item *item, int n, struct err *e)
+static char *make_body(const struct judge *j, const struct reward_item *item, int n, struct err *e)
 {
-	json_t *o = json_object(), *list = json_array();
+	json_t *o = reply_request(item, n, j->conf->group), *list = json_object_get(o, "items");
 	char *body = NULL;
 	int ret = 0;
 
-	json_object_set_new(o, "version", json_integer(1));
-	json_object_set_new(o, "items", list);
 	for (int i = 0; i < n && !ret; i++) {
-		json_t *x = reply_item(&item[i]);
+		json_t *x = json_array_get(list, (size_t)i);
 		struct text image = { 0 };
 		uint8_t *png;
 		size_t size;
 
-		json_array_append_new(list, x);
 		ret = image_png(&png, &size, item[i].w, item[i].h, item[i].rgb, e);
 		if (!ret) {
 			text_base64(&image, png, size);
@@ -103,12 +103,12 @@ static char *make_body(const struct reward_item *item, int n, struct err *e)
 static int score(void *state, const struct reward_item *item, int n, struct reward_score *out, struct err *e)
 {
 	struct judge *j = state;
-	int each = (int)j->conf->batch, posts = (n + each - 1) / each, ret = 0;
+	int each = j->conf->group ? n : (int)j->conf->batch, posts = (n + each - 1) / each, ret = 0;
 	struct http_post *post = mem_zero((size_t)posts, sizeof *post);
 
 	for (int i = 0; i < posts && !ret; i++) {
 		int k = n - i * each < each ? n - i * each : each;
-		char *body = make_body(item + i * each, k, e);
+		char *body = make_body(j, item + i * each, k, e);
 
 		ret = body ? 0 : -1;
 		post[i] = (struct http_post) { .body = body, .size = body ? strlen(body) : 0 };
@@ -130,6 +130,12 @@ static int score(void *state, const struct reward_item *item, int n, struct rewa
 	return ret;
 }
 
+static bool wants_group(const void *state, const void *conf)
+{
+	(void)state;
+	return ((const struct http_conf *)conf)->group;
+}
+
 const struct reward_type reward_http = {
 	.abi = REWARD_ABI,
 	.name = "http",
@@ -140,4 +146,5 @@ const struct reward_type reward_http = {
 	.open = open_http,
 	.score = score,
 	.close = close_http,
+	.group = wants_group,
 };

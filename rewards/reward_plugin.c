@@ -11,12 +11,16 @@
 
 struct plugin_conf {
 	char *path, *options;
+	bool group;
 };
 
 static const struct field fields[] = {
 	FIELD(struct plugin_conf, path, .init = NULL,
 	      .doc = "the shared library, with a slash in its name: it is not looked for"),
-	FIELD(struct plugin_conf, options, .init = "", .doc = "given to the library as it is"), FIELD_END
+	FIELD(struct plugin_conf, options, .init = "", .doc = "given to the library as it is"),
+	FIELD(struct plugin_conf, group, .init = "false",
+	      .doc = "the library gets all pictures of a prompt at once, though it does not ask for that"),
+	FIELD_END
 };
 
 struct plugin {
@@ -51,9 +55,12 @@ static int load(struct plugin *p, const struct plugin_conf *c, struct err *e)
 		return err_set(e, "%s exports no contraflow_reward(): see rewards/plugin.h", c->path);
 	memcpy(&entry, &symbol, sizeof entry); /* ISO C has no other way from a data to a function pointer */
 	p->reward = entry();
-	if (!p->reward || p->reward->abi != CONTRAFLOW_PLUGIN_ABI)
+	if (!p->reward || p->reward->abi < 1 || p->reward->abi > CONTRAFLOW_PLUGIN_ABI)
 		return err_set(e, "%s is built for version %d of the interface, this is %d", c->path,
 			       p->reward ? p->reward->abi : 0, CONTRAFLOW_PLUGIN_ABI);
+	if (p->reward->abi >= 2 && p->reward->flags & ~CONTRAFLOW_GROUP)
+		return err_set(e, "%s has flags %#x that this program does not know", c->path,
+			       p->reward->flags);
 	if (!p->reward->score)
 		return err_set(e, "%s has no score()", c->path);
 	if (p->reward->open && p->reward->open(&p->state, c->options, why, sizeof why))
@@ -98,6 +105,13 @@ static int score(void *state, const struct reward_item *item, int n, struct rewa
 		   : 0;
 }
 
+static bool wants_group(const void *state, const void *conf)
+{
+	const struct contraflow_reward *r = ((const struct plugin *)state)->reward;
+
+	return ((const struct plugin_conf *)conf)->group || (r->abi >= 2 && r->flags & CONTRAFLOW_GROUP);
+}
+
 const struct reward_type reward_plugin = {
 	.abi = REWARD_ABI,
 	.name = "plugin",
@@ -107,4 +121,5 @@ const struct reward_type reward_plugin = {
 	.open = open_plugin,
 	.score = score,
 	.close = close_plugin,
+	.group = wants_group,
 };

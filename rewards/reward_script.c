@@ -2,7 +2,7 @@
  * reward_script.c -- any network as a judge: a TorchScript file or an AOTInductor package.
  *
  * forward(images (N, 3, H, W) float32 in [0, 1]) or, with a tokenizer, forward(images, ids (N, L) int64)
- * returns N scores, (N) or (N, 1).
+ * returns N scores, (N) or (N, 1).  With `group` the N are all pictures of one prompt.
  */
 #include "aten/script.h"
 #include "base/mem.h"
@@ -16,6 +16,7 @@
 struct script_conf {
 	char *module, *tokenizer, *device;
 	int64_t size, text_length, batch;
+	bool group;
 };
 
 static const char *const device_names[] = { "cpu", "cuda", NULL };
@@ -33,6 +34,10 @@ static const struct field fields[] = {
 	FIELD(struct script_conf, device, .init = "cpu", .choices = device_names, .doc = "where it runs"),
 	FIELD(struct script_conf, batch, .init = "16", .min = 1, .max = 4096, .unit = "pictures",
 	      .doc = "pictures scored at a time, all of one size"),
+	FIELD(struct script_conf, group, .init = "false",
+	      .doc =
+		  "it gets all pictures of a prompt at once, so that it can compare them; then `batch` does "
+		  "not count"),
 	FIELD_END
 };
 
@@ -116,11 +121,20 @@ static int score(void *state, const struct reward_item *item, int n, struct rewa
 	int ret = 0;
 
 	for (int at = 0, k; at < n && !ret; at += k) {
-		int most = n - at < j->conf->batch ? n - at : (int)j->conf->batch;
+		int most = j->conf->group || n - at < j->conf->batch ? n - at : (int)j->conf->batch;
 		k = j->conf->size ? most : pictures_alike(item + at, most, most);
-		ret = score_some(j, item + at, k, out + at, e);
+		if (j->conf->group && k < n)
+			ret = err_set(e, "the group's pictures have several sizes: set `size`");
+		else
+			ret = score_some(j, item + at, k, out + at, e);
 	}
 	return ret;
+}
+
+static bool wants_group(const void *state, const void *conf)
+{
+	(void)state;
+	return ((const struct script_conf *)conf)->group;
 }
 
 static int check_prompt(void *state, const char *prompt, const char *meta, struct err *e)
@@ -146,4 +160,5 @@ const struct reward_type reward_script = {
 	.check = check_prompt,
 	.score = score,
 	.close = close_script,
+	.group = wants_group,
 };

@@ -14,40 +14,52 @@ void judging_begin(struct judging *j, struct dist *d, struct mixture *m, int64_t
 	j->count = end - j->first;
 	mixture_scores_init(&j->mine, (int)j->count, mixture_count(m));
 	mixture_begin(m, &j->mine);
+	grouping_begin(&j->groups, d, m, n, group_size);
 }
 
 void judging_submit(struct judging *j, int64_t at, const struct reward_item *item, int k)
 {
 	mixture_submit(j->mixture, &j->mine, (int)at, item, k);
+	grouping_add(&j->groups, at, item, k);
 }
 
-/* Everybody's values and sub-scores of all rewards. */
-static void gather(struct judging *j, struct mixture_scores *all)
+/* Everybody's values and sub-scores of the rewards that get groups, or of the others. */
+static void gather(struct judging *j, struct mixture_scores *all, bool groups)
 {
 	struct dist *d = j->dist;
-	const struct mixture_scores *mine = &j->mine;
-	int64_t each = 1 + REWARD_SUBS, record = all->rewards * each;
+	const struct mixture_scores *mine = groups ? &j->groups.scores : &j->mine;
+	int64_t each = 1 + REWARD_SUBS, record = 0;
 	int64_t *count = mem_zero((size_t)d->ranks, sizeof *count);
-	double *out = mem_zero((size_t)(j->count * record + 1), sizeof *out);
-	double *in = mem_zero((size_t)(j->n * record + 1), sizeof *in);
 
-	for (int64_t i = 0; i < j->count; i++)
+	for (int k = 0; k < all->rewards; k++)
+		record += mixture_at(j->mixture, k)->group == groups ? each : 0;
+	double *out = mem_zero((size_t)(mine->n * record + 1), sizeof *out), *x = out;
+	double *in = mem_zero((size_t)(j->n * record + 1), sizeof *in);
+	for (int64_t i = 0; i < mine->n; i++)
 		for (int k = 0; k < all->rewards; k++) {
-			double *x = out + i * record + k * each;
+			if (mixture_at(j->mixture, k)->group != groups)
+				continue;
 			x[0] = mine->value[k * mine->n + i];
 			memcpy(x + 1, mine->sub + (k * mine->n + i) * REWARD_SUBS, REWARD_SUBS * sizeof *x);
+			x += each;
 		}
 	for (int r = 0; r < d->ranks; r++) {
 		int64_t begin, end;
+
 		prompts_share(j->n, r, d->ranks, &begin, &end);
+		if (groups)
+			grouping_share(j->n, j->group_size, r, d->ranks, &begin, &end);
 		count[r] = (end - begin) * record;
 	}
 	dist_gather_f64(d, out, in, count);
+	x = in;
 	for (int64_t i = 0; i < j->n; i++)
 		for (int k = 0; k < all->rewards; k++) {
-			const double *x = in + i * record + k * each;
+			if (mixture_at(j->mixture, k)->group != groups)
+				continue;
 			all->value[k * all->n + i] = x[0];
 			memcpy(all->sub + (k * all->n + i) * REWARD_SUBS, x + 1, REWARD_SUBS * sizeof *x);
+			x += each;
 		}
 	free(out);
 	free(in);
@@ -57,33 +69,44 @@ static void gather(struct judging *j, struct mixture_scores *all)
 /* The reason of the first sample of all that lacks a score, whichever rank knows it. */
 static void gather_reason(struct judging *j, struct mixture_scores *all)
 {
-	int64_t rewards = all->rewards, at = j->mine.why_at;
-	double mine = at == INT64_MAX ? -INFINITY : -(double)(at + j->first * rewards), first = mine;
-	double owner = -1;
+	const struct mixture_scores *s[2] = { &j->mine, &j->groups.scores };
+	const int64_t begin[2] = { j->first, j->groups.owned };
+	double mine = -INFINITY, first, owner;
 
+	for (int i = 0; i < (j->groups.wanted ? 2 : 1); i++) {
+		if (s[i]->why_at == INT64_MAX || -(double)(s[i]->why_at + begin[i] * all->rewards) <= mine)
+			continue;
+		mine = -(double)(s[i]->why_at + begin[i] * all->rewards);
+		memcpy(all->why, s[i]->why, sizeof all->why);
+	}
+	first = mine;
 	dist_max_f64(j->dist, &first, 1);
 	if (isinf(first))
 		return;
 	owner = mine == first ? j->dist->rank : -1;
 	dist_max_f64(j->dist, &owner, 1);
-	memcpy(all->why, j->mine.why, sizeof all->why);
 	dist_broadcast(j->dist, all->why, sizeof all->why, (int)owner);
 }
 
 void judging_finish(struct judging *j, struct mixture_scores *all, double *waited)
 {
 	int64_t *group = mem_zero((size_t)j->n, sizeof *group);
-	double seconds = mixture_wait(j->mixture, &j->mine);
+	/* groups first: those that were cut are scored while the rest is waited for */
+	double seconds = grouping_finish(&j->groups);
 
+	seconds += mixture_wait(j->mixture, &j->mine);
 	if (waited)
 		*waited = seconds;
 	for (int64_t i = 0; i < j->n; i++)
 		group[i] = i / j->group_size;
 	mixture_scores_init(all, (int)j->n, mixture_count(j->mixture));
-	gather(j, all);
+	gather(j, all, false);
+	if (j->groups.wanted)
+		gather(j, all, true);
 	gather_reason(j, all);
 	mixture_total(j->mixture, all, group, (j->n + j->group_size - 1) / j->group_size);
 	mixture_scores_free(&j->mine);
+	grouping_release(&j->groups);
 	free(group);
 }
 
@@ -91,4 +114,5 @@ void judging_drop(struct judging *j)
 {
 	mixture_wait(j->mixture, &j->mine);
 	mixture_scores_free(&j->mine);
+	grouping_release(&j->groups);
 }

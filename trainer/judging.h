@@ -8,16 +8,19 @@
 #define JUDGING_H
 #include "dist/dist.h"
 #include "rewards/mixture.h"
+#include "trainer/grouping.h"
 
 struct judging {
 	struct dist *dist;
 	struct mixture *mixture;
 	int64_t n, group_size;
-	int64_t first, count; /* this rank's share */
-	struct mixture_scores mine;
+	int64_t first, count;       /* this rank's share */
+	struct mixture_scores mine; /* of the rewards that take pictures as they come */
+	struct grouping groups;     /* of those that get whole groups */
 };
 void judging_begin(struct judging *j, struct dist *d, struct mixture *m, int64_t n, int64_t group_size);
-/* The next k pictures of this rank's share, in order; `at` counts from its first.  Scoring goes on beside. */
+/* The next k pictures of this rank's share, in order, all of one size; `at` counts from its first.  Prompts
+ * and metadata must stay until the end.  Scoring goes on beside. */
 void judging_submit(struct judging *j, int64_t at, const struct reward_item *item, int k);
 /* Collective: waits for the scores and gives everybody's, with totals, to *all, which the caller frees; into
  * *waited, unless NULL, the seconds that this rank waited. */

@@ -279,9 +279,9 @@ def test_plugin(pictures, tmp_path):
     assert [x is None for x in got] == [b < least for b in blue] and got.count(None) == 1 and "too little blue" in done.stderr
     assert all(x is None or abs(x - b) < 1e-9 for x, b in zip(got, blue))
     refused = {
-        "old": (text.replace("{ CONTRAFLOW_PLUGIN_ABI,", "{ 0,"), "version 0 of the interface"),
+        "old": (text.replace("= CONTRAFLOW_PLUGIN_ABI,", "= 0,"), "version 0 of the interface"),
         "nameless": ("int x;", "exports no contraflow_reward()"), "options": (text, "are not a number"),
-        "idle": (text.replace("open_blue, score,", "open_blue, 0,").replace("static int score", "int score"), "has no score()"),
+        "idle": (text.replace(".score = score, ", "").replace("static int score", "int score"), "has no score()"),
     }  # fmt: skip
     for name, (source, message) in refused.items():
         said, _ = score(tmp_path, {"plugin": dict(path=build_plugin(tmp_path, name, source), options="x" if name == "options" else "0")}, pictures)

@@ -173,6 +173,37 @@ static void test_gather_uneven(void)
 	free(all);
 }
 
+/* To the rank before, to rank 0, to oneself, to nobody; nothing at all from some. */
+static void test_hand_over(void)
+{
+	int *to = mem_zero((size_t)d.ranks, sizeof *to);
+	int64_t *size = mem_zero((size_t)d.ranks, sizeof *size);
+
+	for (int mode = 0; mode < 4; mode++) {
+		int64_t get = 0, at = 0;
+
+		for (int r = 0; r < d.ranks; r++) {
+			const int whom[] = { r - 1, 0, r, -1 };
+			to[r] = whom[mode];
+			size[r] = r == 2 ? 0 : 1 + (r + 1) * 70001;
+			get += to[r] == d.rank ? size[r] : 0;
+		}
+		unsigned char *out = mem_alloc((size_t)size[d.rank] + 1), *in = mem_alloc((size_t)get + 1);
+		for (int64_t i = 0; i < size[d.rank]; i++)
+			out[i] = (unsigned char)(i * 7 + d.rank);
+		in[get] = 0x55;
+		dist_hand_over(&d, to, size, out, in);
+		for (int r = 0; r < d.ranks; r++)
+			for (int64_t i = 0; to[r] == d.rank && i < size[r]; i++, at++)
+				CHECK(in[at] == (unsigned char)(i * 7 + r));
+		CHECK(at == get && in[get] == 0x55);
+		free(out);
+		free(in);
+	}
+	free(to);
+	free(size);
+}
+
 static void test_sum_tensor(void)
 {
 	static const int64_t numel[] = { 1, 1000,
@@ -259,6 +290,7 @@ int main(int argc, char **argv)
 		{ "sum_f64", test_sum_f64 },
 		{ "max_f64", test_max_f64 },
 		{ "gather_uneven", test_gather_uneven },
+		{ "hand_over", test_hand_over },
 		{ "sum_tensor", test_sum_tensor },
 	};
 	struct err e;

@@ -187,10 +187,15 @@ static void replies(void **unused)
 	assert_true(out[0].ok && out[0].value == 1 && out[1].ok && out[1].value == -2.5);
 	assert_int_equal(reply_scores(out, 1, good, strlen(good), &e), -1);
 	assert_non_null(strstr(out[0].why, "2 scores for 1"));
-	json_t *x = reply_item(&item[1]);
-	assert_int_equal(json_integer_value(json_object_get(json_object_get(x, "meta"), "n")), 1);
-	assert_string_equal(json_string_value(json_object_get(x, "prompt")), "b");
-	json_decref(x);
+	for (int group = 0; group < 2; group++) {
+		json_t *o = reply_request(item, 2, group), *list = json_object_get(o, "items");
+		json_t *x = json_array_get(list, 1);
+		assert_int_equal(json_integer_value(json_object_get(json_object_get(x, "meta"), "n")), 1);
+		assert_string_equal(json_string_value(json_object_get(x, "prompt")), "b");
+		assert_int_equal(json_is_true(json_object_get(o, "group")), group);
+		assert_int_equal(json_array_size(list), 2);
+		json_decref(o);
+	}
 }
 
 int main(void)
