@@ -1,7 +1,7 @@
 #include "dist/dist.h"
 #include "base/mem.h"
+#include "dist/comm.h"
 #include <limits.h>
-#include <mpi.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -38,20 +38,34 @@ static int mpi_up(void)
 	return up && !down;
 }
 
-int dist_open(struct dist *d, struct err *e)
+/* Those of this communicator on this machine. */
+static void count_local(MPI_Comm comm, int *rank, int *ranks)
 {
 	MPI_Comm node;
+
+	MPI_Comm_split_type(comm, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &node);
+	MPI_Comm_rank(node, rank);
+	MPI_Comm_size(node, ranks);
+	MPI_Comm_free(&node);
+}
+
+int dist_open(struct dist *d, struct err *e)
+{
 	int provided;
 
-	*d = (struct dist) {
-		.ranks = 1, .local_ranks = 1, .reducer = &dist_reduce_mpi, .timeout = DIST_TIMEOUT
-	};
+	*d = (struct dist) { .ranks = 1,
+			     .local_ranks = 1,
+			     .machine_ranks = 1,
+			     .reducer = &dist_reduce_mpi,
+			     .timeout = DIST_TIMEOUT };
 	if (!launched())
 		return 0;
 	if (MPI_Init_thread(NULL, NULL, MPI_THREAD_FUNNELED, &provided) != MPI_SUCCESS)
 		return err_set(
 		    e, "MPI cannot start; was contraflow built against the MPI whose mpirun started it?");
 	d->mpi = true;
+	d->comm = mem_zero(1, sizeof *d->comm);
+	*d->comm = (struct dist_comm) { .group = MPI_COMM_WORLD, .link = MPI_COMM_NULL };
 	MPI_Comm_rank(MPI_COMM_WORLD, &d->rank);
 	MPI_Comm_size(MPI_COMM_WORLD, &d->ranks);
 	/* An MPI that does not speak the launcher's protocol makes each process a job of its own: N equal
@@ -61,11 +75,23 @@ int dist_open(struct dist *d, struct err *e)
 			       "the launcher started %d ranks but MPI sees only one: "
 			       "use the mpirun of the MPI that contraflow is linked with, or srun --mpi=pmix",
 			       promised_ranks());
-	MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &node);
-	MPI_Comm_rank(node, &d->local_rank);
-	MPI_Comm_size(node, &d->local_ranks);
-	MPI_Comm_free(&node);
+	count_local(MPI_COMM_WORLD, &d->local_rank, &d->local_ranks);
+	d->machine_ranks = d->local_ranks;
 	return 0;
+}
+
+void dist_split(struct dist *d, int servers)
+{
+	struct dist_comm *c = d->comm;
+
+	d->servers = servers;
+	d->first_server = d->ranks - servers;
+	d->serves = d->rank >= d->first_server;
+	MPI_Comm_dup(MPI_COMM_WORLD, &c->link);
+	MPI_Comm_split(MPI_COMM_WORLD, d->serves, d->rank, &c->group);
+	MPI_Comm_rank(c->group, &d->rank);
+	MPI_Comm_size(c->group, &d->ranks);
+	count_local(c->group, &d->local_rank, &d->local_ranks);
 }
 
 #ifndef CONTRAFLOW_CUDA
@@ -84,9 +110,12 @@ void dist_close_nccl(struct dist *d)
 void dist_close(struct dist *d)
 {
 	dist_close_nccl(d);
-	if (d->mpi && mpi_up())
+	if (d->mpi && mpi_up()) {
+		dist_link_close(d);
 		MPI_Finalize();
-	*d = (struct dist) { .ranks = 1, .local_ranks = 1 };
+	}
+	free(d->comm);
+	*d = (struct dist) { .ranks = 1, .local_ranks = 1, .machine_ranks = 1 };
 }
 
 void dist_abort(int code)
@@ -107,11 +136,11 @@ int dist_agree(struct dist *d, int ret, struct err *e)
 
 	if (d->ranks == 1)
 		return ret ? -1 : 0;
-	MPI_Allreduce(&mine, &worst, 1, MPI_INT, MPI_MIN, MPI_COMM_WORLD);
+	MPI_Allreduce(&mine, &worst, 1, MPI_INT, MPI_MIN, dist_group(d));
 	if (worst == d->ranks)
 		return 0;
 	said = *e;
-	MPI_Bcast(said.msg, sizeof said.msg, MPI_CHAR, worst, MPI_COMM_WORLD);
+	MPI_Bcast(said.msg, sizeof said.msg, MPI_CHAR, worst, dist_group(d));
 	said.msg[sizeof said.msg - 1] = '\0';
 	return err_set(e, "rank %d: %.1000s", worst, said.msg);
 }
@@ -119,7 +148,7 @@ int dist_agree(struct dist *d, int ret, struct err *e)
 void dist_barrier(struct dist *d)
 {
 	if (d->ranks > 1)
-		MPI_Barrier(MPI_COMM_WORLD);
+		MPI_Barrier(dist_group(d));
 }
 
 void dist_broadcast(struct dist *d, void *data, size_t size, int root)
@@ -128,7 +157,7 @@ void dist_broadcast(struct dist *d, void *data, size_t size, int root)
 
 	while (d->ranks > 1 && size) {
 		int n = size < 1u << 30 ? (int)size : 1 << 30;
-		MPI_Bcast(p, n, MPI_BYTE, root, MPI_COMM_WORLD);
+		MPI_Bcast(p, n, MPI_BYTE, root, dist_group(d));
 		p += n;
 		size -= (size_t)n;
 	}
@@ -142,9 +171,9 @@ static void reduce(struct dist *d, double *v, int n, MPI_Op op)
 	if (d->ranks == 1 || !n)
 		return;
 	all = mem_zero((size_t)n, sizeof *all);
-	MPI_Reduce(v, all, n, MPI_DOUBLE, op, 0, MPI_COMM_WORLD);
+	MPI_Reduce(v, all, n, MPI_DOUBLE, op, 0, dist_group(d));
 	memcpy(v, all, (size_t)n * sizeof *v);
-	MPI_Bcast(v, n, MPI_DOUBLE, 0, MPI_COMM_WORLD);
+	MPI_Bcast(v, n, MPI_DOUBLE, 0, dist_group(d));
 	free(all);
 }
 
@@ -172,25 +201,23 @@ void dist_gather_f64(struct dist *d, const double *mine, double *all, const int6
 	if (d->ranks == 1)
 		memcpy(all, mine, (size_t)n[0] * sizeof *all);
 	else
-		MPI_Allgatherv(mine, n[d->rank], MPI_DOUBLE, all, n, at, MPI_DOUBLE, MPI_COMM_WORLD);
+		MPI_Allgatherv(mine, n[d->rank], MPI_DOUBLE, all, n, at, MPI_DOUBLE, dist_group(d));
 	free(n);
 	free(at);
 }
 
-#define PIECE (1 << 30) /* bytes a message: MPI counts are ints */
-
 /* One piece after the other, under way at once; returns how many requests that makes. */
-static int begin_pieces(MPI_Request *request, char *data, int64_t size, int rank, bool send)
+static int begin_pieces(struct dist *d, MPI_Request *request, char *data, int64_t size, int rank, bool send)
 {
 	int n = 0;
 
-	for (int64_t at = 0; at < size; at += PIECE, n++) {
-		int k = (int)(size - at < PIECE ? size - at : PIECE);
+	for (int64_t at = 0; at < size; at += DIST_PIECE, n++) {
+		int k = (int)(size - at < DIST_PIECE ? size - at : DIST_PIECE);
 
 		if (send)
-			MPI_Isend(data + at, k, MPI_BYTE, rank, 0, MPI_COMM_WORLD, &request[n]);
+			MPI_Isend(data + at, k, MPI_BYTE, rank, 0, dist_group(d), &request[n]);
 		else
-			MPI_Irecv(data + at, k, MPI_BYTE, rank, 0, MPI_COMM_WORLD, &request[n]);
+			MPI_Irecv(data + at, k, MPI_BYTE, rank, 0, dist_group(d), &request[n]);
 	}
 	return n;
 }
@@ -202,18 +229,18 @@ void dist_hand_over(struct dist *d, const int *to, const int64_t *size, const vo
 
 	for (int r = 0; r < d->ranks; r++)
 		if (to[r] == d->rank || r == d->rank)
-			most += size[r] / PIECE + 1;
+			most += size[r] / DIST_PIECE + 1;
 	MPI_Request *request = mem_zero((size_t)most, sizeof *request);
 	for (int r = 0; r < d->ranks; r++)
 		if (r != d->rank && to[r] == d->rank) {
-			n += begin_pieces(request + n, (char *)in + at, size[r], r, false);
+			n += begin_pieces(d, request + n, (char *)in + at, size[r], r, false);
 			at += size[r];
 		} else if (r == d->rank && to[r] == r) {
 			memcpy((char *)in + at, out, (size_t)size[r]);
 			at += size[r];
 		}
 	if (to[d->rank] >= 0 && to[d->rank] != d->rank)
-		n += begin_pieces(request + n, (char *)(uintptr_t)out, size[d->rank], to[d->rank], true);
+		n += begin_pieces(d, request + n, (char *)(uintptr_t)out, size[d->rank], to[d->rank], true);
 	if (n)
 		MPI_Waitall(n, request, MPI_STATUSES_IGNORE);
 	free(request);

@@ -2,7 +2,8 @@
  * dist.h -- the ranks of a job: MPI for control and, on CPU, for gradients.
  *
  * Started without mpirun (or srun) the job is one rank and MPI is never initialised.  Every function below is
- * a collective unless it says otherwise: all ranks call it, in the same order.
+ * a collective unless it says otherwise: all ranks call it, in the same order.  MPI belongs to the main
+ * thread.
  */
 #ifndef DIST_H
 #define DIST_H
@@ -15,7 +16,13 @@
 struct dist {
 	int rank, ranks;
 	int local_rank, local_ranks; /* on this machine */
+	int machine_ranks;           /* of the job on this machine, servers included */
+	/* From dist_split: the job's last ranks serve the others.  Each part then has collectives, ranks and
+	 * local ranks of its own, as if the other were not there. */
+	int servers, first_server; /* ranks of the job first_server .. first_server + servers - 1; 0: none */
+	bool serves;               /* this is one of them */
 	bool mpi;
+	struct dist_comm *comm;             /* communicators; NULL without MPI */
 	const struct dist_reducer *reducer; /* how gradients are summed: MPI here; NCCL slots in beside it */
 	double reduce_seconds;              /* spent in dist_sum_tensor since the caller last zeroed it */
 	double timeout;                     /* seconds that a rank waits for the others in NCCL */
@@ -32,6 +39,8 @@ extern const struct dist_reducer dist_reduce_mpi; /* contiguous float32 on CPU *
 int dist_open(struct dist *d, struct err *e);
 /* From now on tensors are summed over the GPUs, one a rank, chosen before; a build without CUDA refuses. */
 int dist_use_nccl(struct dist *d, struct err *e);
+/* Makes the last `servers` ranks servers, 0 < servers < ranks; before dist_use_nccl, at most once. */
+void dist_split(struct dist *d, int servers);
 void dist_close_nccl(struct dist *d); /* before MPI goes; nothing when it is not in use */
 void dist_close(struct dist *d);
 /* Not a collective: ends the whole job at once (panic handlers, fatal signals). Prints nothing of its own. */
@@ -49,6 +58,15 @@ void dist_gather_f64(struct dist *d, const double *mine, double *all, const int6
 /* Rank r hands size[r] bytes to rank to[r] (-1: to nobody); into `in` go those meant for this rank, in the
  * order of the ranks they come from.  A rank needs to know the sizes that concern it alone. */
 void dist_hand_over(struct dist *d, const int *to, const int64_t *size, const void *out, void *in);
+/*
+ * After dist_split: messages of any length between ranks of the job (which for those that do not serve are
+ * their ranks).  Not collectives.  Two messages from one rank to another arrive in order.
+ */
+void dist_send(struct dist *d, int to, const void *data, size_t size); /* returns when it was taken */
+void dist_post(struct dist *d, int to, char *data, size_t size); /* returns at once, and frees data later */
+/* The next message, whole, if one is there: *data is the caller's to free, with a zero byte behind its end.
+ * Never waits for a message to begin. */
+bool dist_receive(struct dist *d, int *from, char **data, size_t *size);
 void dist_sum_tensor(struct dist *d, at_t flat_P); /* one fused all-reduce, float32, in place */
 
 #endif

@@ -1,7 +1,6 @@
 /* reduce_mpi.c -- gradients summed by MPI, in one piece, the same bits on every rank. */
 #include "base/log.h"
-#include "dist/dist.h"
-#include <mpi.h>
+#include "dist/comm.h"
 
 #define PIECE                                                                                                \
 	(1 << 22) /* elements a call: MPI counts are ints, and a piece is broadcast while it is in the cache \
@@ -19,10 +18,10 @@ static void sum_mpi(struct dist *d, at_t x)
 		/* Reduce, then broadcast: an all-reduce may round differently from rank to rank, and replicas
 		 * would drift. */
 		if (d->rank == 0)
-			MPI_Reduce(MPI_IN_PLACE, p, n, MPI_FLOAT, MPI_SUM, 0, MPI_COMM_WORLD);
+			MPI_Reduce(MPI_IN_PLACE, p, n, MPI_FLOAT, MPI_SUM, 0, dist_group(d));
 		else
-			MPI_Reduce(p, NULL, n, MPI_FLOAT, MPI_SUM, 0, MPI_COMM_WORLD);
-		MPI_Bcast(p, n, MPI_FLOAT, 0, MPI_COMM_WORLD);
+			MPI_Reduce(p, NULL, n, MPI_FLOAT, MPI_SUM, 0, dist_group(d));
+		MPI_Bcast(p, n, MPI_FLOAT, 0, dist_group(d));
 		p += n;
 		left -= n;
 	}

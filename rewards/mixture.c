@@ -44,7 +44,9 @@ struct mixture {
 	pthread_mutex_t lock;
 	pthread_cond_t work, idle; /* something to start; something is done */
 	struct task *head, **tail, *running;
-	bool closing, orphan; /* orphan: closed, and the last stuck worker frees it */
+	bool closing, orphan;            /* orphan: closed, and the last stuck worker frees it */
+	const struct mixture_back *back; /* NULL: the threads here score */
+	void *back_ctx;
 };
 
 /* A thread that scores: entry `only`, or where that is SHARED all that have no thread of their own. */
@@ -344,7 +346,7 @@ static void start_worker(struct mixture *m, int only)
 	pthread_attr_destroy(&detached);
 }
 
-struct mixture *mixture_new(const struct mixture_entry *entry, int n, int threads)
+static struct mixture *make(const struct mixture_entry *entry, int n)
 {
 	struct mixture *m = mem_zero(1, sizeof *m);
 	pthread_condattr_t monotonic;
@@ -364,6 +366,13 @@ struct mixture *mixture_new(const struct mixture_entry *entry, int n, int thread
 	pthread_cond_init(&m->work, NULL);
 	pthread_cond_init(&m->idle, &monotonic);
 	pthread_condattr_destroy(&monotonic);
+	return m;
+}
+
+struct mixture *mixture_new(const struct mixture_entry *entry, int n, int threads)
+{
+	struct mixture *m = make(entry, n);
+
 	m->threads = threads < 1 ? 1 : threads;
 	pthread_mutex_lock(&m->lock);
 	for (int i = 0; i < m->threads; i++)
@@ -375,10 +384,22 @@ struct mixture *mixture_new(const struct mixture_entry *entry, int n, int thread
 	return m;
 }
 
+struct mixture *mixture_new_over(const struct mixture_entry *entry, int n, const struct mixture_back *back,
+				 void *ctx)
+{
+	struct mixture *m = make(entry, n);
+
+	m->back = back;
+	m->back_ctx = ctx;
+	return m;
+}
+
 void mixture_close(struct mixture *m)
 {
 	if (!m)
 		return;
+	if (m->back)
+		m->back->close(m->back_ctx);
 	pthread_mutex_lock(&m->lock);
 	m->closing = true;
 	pthread_cond_broadcast(&m->work);
@@ -477,6 +498,10 @@ static void hand_over(struct mixture *m, struct mixture_scores *s, const int *sa
 		wanted |= m->entry[k].group == group;
 	if (n < 1 || !wanted)
 		return;
+	if (m->back) {
+		m->back->submit(m->back_ctx, s, sample, item, n, group);
+		return;
+	}
 	struct batch *b = copy_items(sample, item, n);
 
 	pthread_mutex_lock(&m->lock);
@@ -507,6 +532,8 @@ void mixture_submit_group(struct mixture *m, struct mixture_scores *s, const int
 
 bool mixture_done(struct mixture *m, struct mixture_scores *s)
 {
+	if (m->back)
+		return m->back->done(m->back_ctx, s);
 	pthread_mutex_lock(&m->lock);
 	expire(m);
 	bool done = !s->open_tasks;
@@ -518,6 +545,8 @@ double mixture_wait(struct mixture *m, struct mixture_scores *s)
 {
 	double start = clock_now();
 
+	while (m->back && !m->back->done(m->back_ctx, s))
+		nanosleep(&(struct timespec) { .tv_nsec = 200000 }, NULL);
 	pthread_mutex_lock(&m->lock);
 	for (double next; next = expire(m), s->open_tasks;)
 		wait_idle(m, next);
@@ -533,4 +562,34 @@ int mixture_count(const struct mixture *m)
 const struct mixture_entry *mixture_at(const struct mixture *m, int k)
 {
 	return &m->entry[k];
+}
+
+void mixture_set_group(struct mixture *m, int k, bool group)
+{
+	m->entry[k].group = group;
+}
+
+int mixture_check_all(struct mixture *m, const struct reward_item *item, int n, int *bad, struct err *e)
+{
+	if (m->back)
+		return m->back->check(m->back_ctx, item, n, bad, e);
+	for (int i = 0; i < n; i++)
+		for (int k = 0; k < m->entries; k++) {
+			const struct mixture_entry *entry = &m->entry[k];
+
+			if (!entry->type->check ||
+			    !entry->type->check(entry->state, item[i].prompt, item[i].meta, e))
+				continue;
+			*bad = i;
+			return err_in(e, "reward %s cannot score '%.100s'", entry->name, item[i].prompt);
+		}
+	return 0;
+}
+
+int mixture_check(struct mixture *m, const char *prompt, const char *meta, struct err *e)
+{
+	const struct reward_item item = { .prompt = prompt, .meta = meta };
+	int bad;
+
+	return mixture_check_all(m, &item, 1, &bad, e);
 }

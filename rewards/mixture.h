@@ -24,6 +24,7 @@ struct mixture_entry {
 	bool group;      /* it gets whole groups (REWARD_GROUP, or because it asked) */
 };
 struct mixture;
+struct mixture_scores;
 
 /* Reads section `rewards` (a mapping: name -> {type, weight, the reward's own keys}; without `type` the name
  * is the type), opens each.  `threads` scoring threads, for all rewards that do not have their own. */
@@ -31,6 +32,22 @@ int mixture_open(struct mixture **m, const struct conf_node *root, int threads, 
 /* The same over n rewards that are open already; takes their name (NULL: the type's), state and conf (the
  * array is copied). */
 struct mixture *mixture_new(const struct mixture_entry *entry, int n, int threads);
+/* Somebody else who scores what is handed over (remote.h): the mixture then opens nothing and has no threads.
+ * Sets count what is under way in open_tasks. */
+struct mixture_back {
+	void (*submit)(void *ctx, struct mixture_scores *s, const int *sample, const struct reward_item *item,
+		       int n, bool group);
+	bool (*done)(void *ctx, struct mixture_scores *s); /* takes what has been scored; never waits */
+	int (*check)(void *ctx, const struct reward_item *item, int n, int *bad, struct err *e);
+	void (*close)(void *ctx);
+};
+/* The rewards of a section, read and not opened, in front of `back`, whose ctx the mixture closes; on an
+ * error it is the caller's still. */
+int mixture_open_over(struct mixture **m, const struct conf_node *root, const struct mixture_back *back,
+		      void *ctx, struct err *e);
+struct mixture *mixture_new_over(const struct mixture_entry *entry, int n, const struct mixture_back *back,
+				 void *ctx);
+void mixture_set_group(struct mixture *m, int k, bool group); /* what the one who opened entry k knows */
 /* Ends all but the calls that were given up; those keep what they need. */
 void mixture_close(struct mixture *m);
 /* Calls that were given up and still run in mixtures that are closed: the process then has to end without
@@ -43,7 +60,10 @@ const struct mixture_entry *mixture_at(const struct mixture *m, int k);
 bool mixture_find_sub(const struct mixture *m, const char *name, int *k, int *sub);
 bool mixture_has_quorum(const struct mixture *m); /* some reward may be left out of a group */
 bool mixture_has_groups(const struct mixture *m); /* some reward gets whole groups */
+/* Can all rewards score this prompt?  Of several, *bad is the first that cannot be scored. */
 int mixture_check(struct mixture *m, const char *prompt, const char *meta, struct err *e);
+int mixture_check_all(struct mixture *m, const struct reward_item *item, int n, int *bad,
+		      struct err *e); /* pixels are not looked at */
 /* The keys of an entry of this type (NULL: of any) that the mixture itself reads, ended by FIELD_END.  Where
  * a reward has a key of such a name, it is the reward's. */
 #define MIXTURE_FIELDS 5

@@ -215,6 +215,17 @@ int mixture_open(struct mixture **m, const struct conf_node *root, int threads, 
 	return 0;
 }
 
+int mixture_open_over(struct mixture **m, const struct conf_node *root, const struct mixture_back *back,
+		      void *ctx, struct err *e)
+{
+	int n;
+	struct mixture_entry *entry = entries_read(root, &n, e);
+
+	*m = entry ? mixture_new_over(entry, n, back, ctx) : NULL;
+	free(entry);
+	return *m ? 0 : -1;
+}
+
 static struct entry_conf entry_values(const struct mixture_entry *k)
 {
 	return (struct entry_conf) { .type = (char *)(uintptr_t)k->type->name,
@@ -270,14 +281,4 @@ bool mixture_has_groups(const struct mixture *m)
 		if (mixture_at(m, k)->group)
 			return true;
 	return false;
-}
-
-int mixture_check(struct mixture *m, const char *prompt, const char *meta, struct err *e)
-{
-	for (int k = 0; k < mixture_count(m); k++) {
-		const struct mixture_entry *entry = mixture_at(m, k);
-		if (entry->type->check && entry->type->check(entry->state, prompt, meta, e))
-			return err_in(e, "reward %s cannot score '%.100s'", entry->name, prompt);
-	}
-	return 0;
 }

@@ -44,19 +44,20 @@ static void all_tables(bool docs)
 	struct text t = { 0 };
 
 	if (docs)
-		text_add(&t,
-			 "# Configuration reference\n\nMade by `contraflow config reference`; a test "
-			 "checks that it is "
-			 "current. Files are YAML; `extends: other.yaml` takes another file's keys "
-			 "first; `--set a.b=c` "
-			 "overrides them.\n\n# `contraflow train`\n\n"
-			 "An experiment may have stages, `stages: {NAME: {...}, ...}`, run in the file's "
-			 "order: below a name, any "
-			 "section but run, model and lora, over the file's own; `rewards` takes the place "
-			 "of the file's. Adapters, "
-			 "moments and counters go on from stage to stage; `max_steps`, `max_seconds`, the "
-			 "learning rate's and the old "
-			 "policy's schedules count the stage's own steps.\n\n");
+		text_add(
+		    &t,
+		    "# Configuration reference\n\nMade by `contraflow config reference`; a test "
+		    "checks that it is "
+		    "current. Files are YAML; `extends: other.yaml` takes another file's keys "
+		    "first; `--set a.b=c` "
+		    "overrides them.\n\n# `contraflow train`\n\n"
+		    "An experiment may have stages, `stages: {NAME: {...}, ...}`, run in the file's "
+		    "order: below a name, any "
+		    "section but run, ranks, model and lora, over the file's own; `rewards` takes the place "
+		    "of the file's. Adapters, "
+		    "moments and counters go on from stage to stage; `max_steps`, `max_seconds`, the "
+		    "learning rate's and the old "
+		    "policy's schedules count the stage's own steps.\n\n");
 	for (const struct experiment_section *s = experiment_sections; s->name; s++)
 		table(&t, docs, s->doc, s->fields, s->name);
 	mixture_fields(NULL, every);

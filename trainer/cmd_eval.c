@@ -1,27 +1,36 @@
 /* cmd_eval.c -- contraflow eval: the score of a model, with or without an adapter, on a prompt file. */
 #include "base/log.h"
 #include "trainer/evaluate.h"
+#include "trainer/judging.h"
 #include "trainer/options.h"
+#include "trainer/reward_ranks.h"
 #include "trainer/session.h"
 #include <stdio.h>
 #include <string.h>
 
 struct request {
 	const char *prompts, *out, *config;
-	int64_t per, seed, height, width;
+	int64_t per, seed, height, width, reward_ranks;
 	bool quiet;
 };
 
 /* The rewards of --config, or geneval with its defaults. */
-static int open_rewards(struct mixture **m, const struct request *r, struct err *e)
+static struct conf_node *read_rewards(const struct request *r, struct err *e)
 {
 	struct conf_node *tree = r->config ? conf_read(r->config, e) : conf_empty();
-	int ret = tree ? 0 : -1;
 
-	if (!ret && !r->config)
-		ret = conf_set(tree, "rewards={geneval: {}}", e);
-	if (!ret)
-		ret = mixture_open(m, tree, 1, e);
+	if (r->config || !conf_set(tree, "rewards={geneval: {}}", e))
+		return tree;
+	conf_node_free(tree);
+	return NULL;
+}
+
+static int open_set(void *ctx, struct mixture **m, int set, struct err *e)
+{
+	struct conf_node *tree = read_rewards(ctx, e);
+	int ret = tree ? mixture_open(m, tree, 1, e) : -1;
+
+	(void)set; /* there is one */
 	conf_node_free(tree);
 	return ret;
 }
@@ -31,12 +40,16 @@ static int score(struct dist *d, struct session *s, const struct request *r, int
 	struct prompts prompts = { 0 };
 	struct eval_result result;
 	struct mixture *m = NULL;
-	int ret = open_rewards(&m, r, e) || prompts_read(&prompts, r->prompts, e) ? -1 : 0;
+	struct conf_node *tree = read_rewards(r, e);
+	int ret = !tree || reward_ranks_open(&m, d, tree, 0, e) || prompts_read(&prompts, r->prompts, e) ||
+			  judging_check(m, &prompts, e)
+		      ? -1
+		      : 0;
 
-	for (int64_t i = 0; i < prompts.n && !ret; i++)
-		if (mixture_check(m, prompts.v[i].text, prompts.v[i].meta, e))
-			ret = err_in(e, "%s: prompt %lld", r->prompts, (long long)i + 1);
+	conf_node_free(tree);
 	ret = dist_agree(d, ret, e);
+	if (!ret)
+		reward_ranks_agree(d, m);
 	if (!ret)
 		ret = prepare_prompts(d, &s->pipeline, &prompts, e);
 	conditioner_rest(s->pipeline.text);
@@ -64,6 +77,20 @@ static int score(struct dist *d, struct session *s, const struct request *r, int
 	return dist_agree(d, ret, e);
 }
 
+static int evaluate_session(struct dist *d, const struct session_options *o, const struct request *r,
+			    struct err *e)
+{
+	struct session s;
+	int ret = dist_agree(d, session_open(&s, o, "eval", e), e);
+
+	if (!ret) {
+		ret = score(d, &s, r, o->batch, e);
+		session_close(&s);
+	}
+	reward_ranks_dismiss(d);
+	return ret;
+}
+
 static int run(int argc, char **argv, struct err *e)
 {
 	struct session_options o = SESSION_DEFAULTS;
@@ -78,11 +105,12 @@ static int run(int argc, char **argv, struct err *e)
 		{ "seed", 'i', &r.seed, "N", "other noise (default 0)" },
 		{ "height", 'i', &r.height, "PIXELS", "default: the model's own size" },
 		{ "width", 'i', &r.width, "PIXELS", "default: the model's own size" },
+		{ "reward-ranks", 'i', &r.reward_ranks, "N",
+		  "the last N ranks score what the others sample (default 0)" },
 		{ "quiet", 'f', &r.quiet, NULL, "no progress" },
 		{ "o", 's', &r.out, "FILE.json", "where the result goes" },
 		{ NULL, 0, NULL, NULL, NULL },
 	};
-	struct session s;
 	struct dist d;
 	int n, ret = options_parse(&cmd_eval, spec, argc, argv, args, 0, &n, e);
 
@@ -96,11 +124,14 @@ static int run(int argc, char **argv, struct err *e)
 		return -1;
 	log_rank(d.rank, d.ranks);
 	log_quiet(r.quiet);
-	ret = dist_agree(&d, session_open(&s, &o, "eval", e), e);
-	if (!ret) {
-		ret = score(&d, &s, &r, o.batch, e);
-		session_close(&s);
+	ret = reward_ranks_split(&d, r.reward_ranks, "--reward-ranks", e);
+	if (!ret && d.serves) {
+		reward_ranks_serve(&d, &(struct remote_sets) { &r, open_set }, o.threads);
+		dist_close(&d);
+		return 0;
 	}
+	if (!ret)
+		ret = evaluate_session(&d, &o, &r, e);
 	if (ret && d.rank != 0)
 		ret = 1;
 	dist_close(&d);

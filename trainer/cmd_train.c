@@ -1,25 +1,50 @@
 /* cmd_train.c -- contraflow train CONFIG */
 #include "base/log.h"
 #include "trainer/options.h"
+#include "trainer/reward_ranks.h"
 #include "trainer/rundir.h"
 #include "trainer/trainer.h"
 
-static int train(struct dist *d, const char *config, const char *run, bool resume,
-		 const struct option_list *set, struct err *e)
+/* For a reward rank: the rewards of stage `set`. */
+static int open_set(void *ctx, struct mixture **m, int set, struct err *e)
 {
-	struct experiment x;
-	struct trainer t;
-	int ret;
+	struct experiment stage;
 
-	if (dist_agree(d, experiment_read(&x, config, set->v, set->n, e), e))
+	if (experiment_stage(&stage, ctx, set, e))
 		return -1;
-	ret = trainer_open(&t, &x, d, e);
+	int ret = mixture_open(m, stage.tree, 1, e);
+	experiment_release(&stage);
+	return ret;
+}
+
+static int train(struct dist *d, struct experiment *x, const char *run, bool resume, struct err *e)
+{
+	struct trainer t;
+	int ret = trainer_open(&t, x, d, e);
+
 	if (!ret) {
 		ret = rundir_open(&t, run, resume, e);
 		if (!ret)
 			ret = trainer_run(&t, e);
 		trainer_close(&t);
 	}
+	reward_ranks_dismiss(d);
+	return ret;
+}
+
+static int read_and_train(struct dist *d, const char *config, const char *run, bool resume,
+			  const struct option_list *set, struct err *e)
+{
+	struct experiment x;
+	int ret;
+
+	if (dist_agree(d, experiment_read(&x, config, set->v, set->n, e), e))
+		return -1;
+	ret = reward_ranks_split(d, x.ranks.reward, "ranks.reward", e);
+	if (!ret && d->serves)
+		reward_ranks_serve(d, &(struct remote_sets) { &x, open_set }, x.run.threads);
+	else if (!ret)
+		ret = train(d, &x, run, resume, e);
 	experiment_release(&x);
 	log_close();
 	return ret;
@@ -48,7 +73,7 @@ static int run(int argc, char **argv, struct err *e)
 		return -1;
 	log_rank(d.rank, d.ranks);
 	log_quiet(quiet);
-	ret = train(&d, config, dir, resume, &set, e);
+	ret = read_and_train(&d, config, dir, resume, &set, e);
 	/* Every rank failed with the same words: one of them says it. */
 	if (ret && d.rank != 0) {
 		dist_close(&d);

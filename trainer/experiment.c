@@ -23,6 +23,13 @@ static const struct field run_fields[] = {
 	      .doc = "CPU threads a rank; 0 divides the machine's cores among its ranks"),
 	FIELD_END
 };
+static const struct field ranks_fields[] = {
+	FIELD(struct ranks_conf, reward, .init = "0", .min = 0, .max = 1e6, .unit = "ranks",
+	      .doc =
+		  "the last so many ranks of mpirun score for the others, which train: for heavy judges on "
+		  "GPUs of their own; 0: every rank scores what it samples"),
+	FIELD_END
+};
 static const struct field model_fields[] = {
 	FIELD(struct model_conf, path, .init = NULL, .doc = "model directory in diffusers layout"),
 	FIELD(struct model_conf, t5_length, .init = "128", .min = 1, .max = 4096, .unit = "tokens",
@@ -111,6 +118,7 @@ static const struct field log_fields[] = {
 	}
 const struct experiment_section experiment_sections[] = {
 	SECTION(run, run_fields, .doc = "The run as a whole"),
+	SECTION(ranks, ranks_fields, .doc = "What the ranks of a job do"),
 	SECTION(model, model_fields, .doc = "The base model"),
 	SECTION(lora, lora_fields, .doc = "The adapter that is trained"),
 	SECTION(prompts, prompts_fields, .doc = "Prompts and pictures of an epoch"),
@@ -163,11 +171,20 @@ static int fill(struct experiment *x, struct err *e)
 	return 0;
 }
 
+/* What is the same for all stages. */
+static bool is_common(const char *section)
+{
+	static const char *const common[] = { "run", "ranks", "model", "lora", "stages" };
+
+	for (size_t i = 0; i < sizeof common / sizeof *common; i++)
+		if (!strcmp(section, common[i]))
+			return true;
+	return false;
+}
+
 /* A stage is a section, and may not change what all have in common. */
 static int check_stages(const struct experiment *x, struct err *e)
 {
-	static const char *const common[] = { "run", "model", "lora", "stages" };
-
 	for (int i = 0; i < x->n_stages; i++) {
 		char *section = mem_printf("stages.%s", x->stage[i]);
 		const char *where = conf_where(x->tree, section);
@@ -178,10 +195,9 @@ static int check_stages(const struct experiment *x, struct err *e)
 				      x->stage[i]);
 		const char **keys = conf_keys(x->tree, section, &n);
 		for (int k = 0; k < n && !ret; k++)
-			for (size_t c = 0; c < sizeof common / sizeof *common && !ret; c++)
-				if (!strcmp(keys[k], common[c]))
-					ret = err_set(e, "%s: %s.%s: it is the same for all stages", where,
-						      section, keys[k]);
+			if (is_common(keys[k]))
+				ret = err_set(e, "%s: %s.%s: it is the same for all stages", where, section,
+					      keys[k]);
 		free(keys);
 		free(section);
 		if (ret)
@@ -299,8 +315,7 @@ void experiment_store(const struct experiment *x, struct conf_node *out)
 			for (const struct experiment_section *s = experiment_sections; s->name; s++) {
 				char *section = mem_printf("stages.%s.%s", x->stage[i], s->name);
 
-				if (strcmp(s->name, "run") && strcmp(s->name, "model") &&
-				    strcmp(s->name, "lora"))
+				if (!is_common(s->name))
 					conf_store(out, (const char *)&stage + s->offset, s->fields, section);
 				free(section);
 			}

@@ -20,6 +20,9 @@ struct run_conf {
 	char *memory;    /* fit_parse_memory's */
 	int64_t threads; /* 0: the cores divided among the ranks of a machine */
 };
+struct ranks_conf {
+	int64_t reward; /* the job's last ranks, which score for the others */
+};
 struct model_conf {
 	char *path, *text_cache;
 	int64_t t5_length;
@@ -52,6 +55,7 @@ struct log_conf {
 };
 struct experiment {
 	struct run_conf run;
+	struct ranks_conf ranks;
 	struct model_conf model;
 	struct lora_conf lora;
 	struct prompts_conf prompts;
@@ -85,7 +89,7 @@ int experiment_read(struct experiment *x, const char *path, const char *const *s
 int experiment_from(struct experiment *x, const struct conf_node *tree, struct err *e);
 void experiment_release(struct experiment *x);
 /* Stage i as an experiment of its own: the file's keys, and over them the stage's.  A stage's `rewards` take
- * the place of the file's; run, model and lora are the same for all. */
+ * the place of the file's; run, ranks, model and lora are the same for all. */
 int experiment_stage(struct experiment *out, const struct experiment *x, int i, struct err *e);
 int experiment_stages(const struct experiment *x); /* at least 1 */
 /* Resolved, every stage with all its sections. */

@@ -1,9 +1,20 @@
 #include "trainer/judging.h"
 #include "base/mem.h"
-#include "data/prompts.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+
+int judging_check(struct mixture *m, const struct prompts *p, struct err *e)
+{
+	struct reward_item *item = mem_zero((size_t)p->n, sizeof *item);
+	int bad = 0;
+
+	for (int64_t i = 0; i < p->n; i++)
+		item[i] = (struct reward_item) { .prompt = p->v[i].text, .meta = p->v[i].meta };
+	int ret = mixture_check_all(m, item, (int)p->n, &bad, e);
+	free(item);
+	return ret ? err_in(e, "%s: prompt %d ('%.80s')", p->path, bad + 1, p->v[bad].text) : 0;
+}
 
 void judging_begin(struct judging *j, struct dist *d, struct mixture *m, int64_t n, int64_t group_size)
 {

@@ -6,6 +6,7 @@
  */
 #ifndef JUDGING_H
 #define JUDGING_H
+#include "data/prompts.h"
 #include "dist/dist.h"
 #include "rewards/mixture.h"
 #include "trainer/grouping.h"
@@ -18,6 +19,8 @@ struct judging {
 	struct mixture_scores mine; /* of the rewards that take pictures as they come */
 	struct grouping groups;     /* of those that get whole groups */
 };
+/* Every prompt of the file can be scored. */
+int judging_check(struct mixture *m, const struct prompts *p, struct err *e);
 void judging_begin(struct judging *j, struct dist *d, struct mixture *m, int64_t n, int64_t group_size);
 /* The next k pictures of this rank's share, in order, all of one size; `at` counts from its first.  Prompts
  * and metadata must stay until the end.  Scoring goes on beside. */

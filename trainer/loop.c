@@ -5,6 +5,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "trainer/archive.h"
+#include "trainer/reward_ranks.h"
 #include "trainer/trainer.h"
 #include <math.h>
 #include <stdio.h>
@@ -377,6 +378,10 @@ int trainer_run(struct trainer *t, struct err *e)
 			 t->x->run.name, (long long)t->policies.theta.numel, t->policies.theta.n,
 			 (long long)(t->x->prompts.groups * t->x->prompts.group_size), t->dist->ranks,
 			 t->dist->ranks > 1 ? "s" : "", at_threads(), at_threads() > 1 ? "s" : "");
+	if (t->dist->rank == 0 && t->dist->servers) {
+		char name[64];
+		log_info("rewards are scored by %s", reward_ranks_name(t->dist, name, sizeof name));
+	}
 	for (;;) {
 		if (batches_resolve(t, e) || run_stage(t, e))
 			return -1;

@@ -4,26 +4,18 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "trainer/reward_ranks.h"
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-
-static int check_prompts(struct trainer *t, const struct prompts *p, struct err *e)
-{
-	for (int64_t i = 0; i < p->n; i++)
-		if (mixture_check(t->mixture, p->v[i].text, p->v[i].meta, e))
-			return err_in(e, "%s: prompt %lld ('%.80s')", p->path, (long long)i + 1,
-				      p->v[i].text);
-	return 0;
-}
 
 static int open_prompts(struct trainer *t, struct err *e)
 {
 	const struct prompts_conf *c = &t->x->prompts;
 
-	if (prompts_read(&t->train, c->train, e) || check_prompts(t, &t->train, e))
+	if (prompts_read(&t->train, c->train, e) || judging_check(t->mixture, &t->train, e))
 		return -1;
-	if (*c->test && (prompts_read(&t->test, c->test, e) || check_prompts(t, &t->test, e)))
+	if (*c->test && (prompts_read(&t->test, c->test, e) || judging_check(t->mixture, &t->test, e)))
 		return -1;
 	if (c->groups * c->group_size < t->dist->ranks)
 		return err_set(e,
@@ -99,7 +91,7 @@ static int open_stage(struct trainer *t, int64_t i, struct err *e)
 	if (experiment_stage(&t->stage, t->file, (int)i, e))
 		return -1;
 	t->x = &t->stage;
-	if (mixture_open(&t->mixture, t->x->tree, 1, e) || open_prompts(t, e))
+	if (reward_ranks_open(&t->mixture, t->dist, t->x->tree, (int)i, e) || open_prompts(t, e))
 		return t->file->n_stages ? err_in(e, "stage %s", t->file->stage[i]) : -1;
 	return 0;
 }
@@ -115,6 +107,7 @@ static int open_samplers(struct trainer *t, struct err *e)
 /* The rest of what a stage needs: its prompts encoded, its samplers. */
 static int finish_stage(struct trainer *t, struct err *e)
 {
+	reward_ranks_agree(t->dist, t->mixture);
 	return prepare_prompts(t->dist, &t->pipeline, &t->train, e) ||
 		       (t->test.n && prepare_prompts(t->dist, &t->pipeline, &t->test, e)) ||
 		       dist_agree(t->dist, open_samplers(t, e), e)
@@ -167,7 +160,7 @@ int trainer_open(struct trainer *t, const struct experiment *x, struct dist *d, 
 {
 	*t = (struct trainer) { .file = x, .dist = d };
 	long cores = sysconf(_SC_NPROCESSORS_ONLN);
-	int threads = x->run.threads ? (int)x->run.threads : (int)(cores / d->local_ranks);
+	int threads = x->run.threads ? (int)x->run.threads : (int)(cores / d->machine_ranks);
 
 	at_set_threads(threads > 0 ? threads : 1);
 	if (dist_agree(d, open_stages(t, e), e) || dist_agree(d, open_pipeline(t, e), e) ||

@@ -29,8 +29,9 @@ struct progress_state {
 	int64_t images;            /* pictures sampled for training */
 	int64_t skipped;           /* steps skipped for non-finite numbers */
 	int64_t skipped_in_row;
-	int64_t unavailable;               /* pictures without a reward */
-	double train_seconds, cpu_seconds; /* spent in epochs, evaluation not counted; CPU over all ranks */
+	int64_t unavailable; /* pictures without a reward */
+	double train_seconds,
+	    cpu_seconds; /* spent in epochs, evaluation not counted; CPU over all ranks that train */
 };
 
 struct trainer {

@@ -262,8 +262,7 @@ static void safe_rewards_run_together(void **state)
 	struct mixture_scores s;
 
 	(void)state;
-	sem_init(&go, 0, 0);
-	sem_init(&arrived, 0, 0);
+	begin_waits();
 	mixture_scores_init(&s, N, 1);
 	mixture_begin(m, &s);
 	submit_all(m, &s, pixel, N, N);
@@ -288,8 +287,7 @@ static void caller_overlaps(void **state)
 	struct mixture_scores s;
 
 	(void)state;
-	sem_init(&go, 0, 0);
-	sem_init(&arrived, 0, 0);
+	begin_waits();
 	mixture_scores_init(&s, N, 2);
 	mixture_begin(m, &s);
 	submit_all(m, &s, pixel, N, 1);  /* returns though no score can be finished yet */

@@ -157,8 +157,7 @@ static void deadline_of_a_group(void **unused)
 	struct mixture_scores s;
 
 	(void)unused;
-	sem_init(&go, 0, 0);
-	sem_init(&arrived, 0, 0);
+	begin_waits();
 	mixture_scores_init(&s, N, 1);
 	mixture_begin(m, &s);
 	for (int g = 0; g < 2; g++) {

@@ -35,8 +35,7 @@ static void waiting_rewards_hold_up_nobody(void **state)
 	struct mixture_scores s;
 
 	(void)state;
-	sem_init(&go, 0, 0);
-	sem_init(&arrived, 0, 0);
+	begin_waits();
 	mixture_scores_init(&s, N, 3);
 	mixture_begin(m, &s);
 	submit_all(m, &s, pixel, N, 1);
@@ -79,8 +78,7 @@ static const struct reward_type hanging_safe_reward = {
 
 static void begin_hanging(void)
 {
-	sem_init(&go, 0, 0);
-	sem_init(&arrived, 0, 0);
+	begin_waits();
 	atomic_store(&hung_answers, 0);
 }
 

@@ -1,0 +1,21 @@
+/* comm.h -- what dist's own files know of MPI; no other folder includes it. */
+#ifndef COMM_H
+#define COMM_H
+#include "dist/dist.h"
+#include <mpi.h>
+
+struct dist_comm {
+	MPI_Comm group; /* the ranks that work together: collectives */
+	MPI_Comm link;  /* the whole job: messages; MPI_COMM_NULL before dist_split */
+	struct posted *posts;
+};
+#define DIST_PIECE (1 << 30) /* bytes a message: MPI counts are ints */
+
+static inline MPI_Comm dist_group(const struct dist *d)
+{
+	return d->comm->group;
+}
+
+void dist_link_close(struct dist *d); /* waits until everything posted is taken */
+
+#endif
