@@ -1,5 +1,6 @@
 #include "base/json.h"
 #include "base/file.h"
+#include "base/mem.h"
 #include "base/text.h"
 #include <stdlib.h>
 #include <string.h>
@@ -87,6 +88,21 @@ int json_write(const char *path, const json_t *j, struct err *e)
 char *json_line(const json_t *j)
 {
 	return json_text(j, JSON_COMPACT);
+}
+
+json_t *json_words(const char *s)
+{
+	json_t *j = json_string(s);
+
+	if (j)
+		return j;
+	char *copy = mem_str(s);
+	for (char *c = copy; *c; c++)
+		if ((unsigned char)*c >= 0x80)
+			*c = '?';
+	j = json_string(copy);
+	free(copy);
+	return j;
 }
 
 static int wrong(const char *key, const char *what, const char *type, struct err *e)

@@ -15,6 +15,9 @@ int json_write(const char *path, const json_t *j,
  * free(). `flags`: JSON_INDENT(n) or JSON_COMPACT. */
 char *json_text(const json_t *j, size_t flags);
 char *json_line(const json_t *j); /* the same, compact */
+/* A string from text that may be cut within a character or come from anywhere: what is no UTF-8 becomes '?'.
+ */
+json_t *json_words(const char *s);
 
 /* Members of an object with a type: absent gives the default, another type is an error naming key and `what`.
  */

@@ -74,6 +74,45 @@ void text_base64(struct text *t, const void *p, size_t n)
 	}
 }
 
+/* The six bits of a digit, or -1. */
+static int sextet(char c)
+{
+	if (c >= 'A' && c <= 'Z')
+		return c - 'A';
+	if (c >= 'a' && c <= 'z')
+		return c - 'a' + 26;
+	if (c >= '0' && c <= '9')
+		return c - '0' + 52;
+	return c == '+' ? 62 : c == '/' ? 63 : -1;
+}
+
+bool text_unbase64(struct text *t, const char *s, size_t n)
+{
+	size_t pad = n && s[n - 1] == '=' ? 1 + (n > 1 && s[n - 2] == '=') : 0, before = t->n;
+	unsigned bits = 0;
+
+	if (n % 4)
+		return false;
+	reserve(t, n / 4 * 3);
+	for (size_t i = 0; i < n - pad; i++) {
+		int x = sextet(s[i]);
+
+		bits = bits << 6 | (unsigned)x;
+		if (x < 0)
+			goto bad;
+		if (i % 4)
+			t->s[t->n++] = (char)(bits >> (6 - i % 4 * 2) & 255);
+	}
+	if (pad && bits & (pad == 1 ? 3u : 15u)) /* the bits behind the last byte */
+		goto bad;
+	t->s[t->n] = '\0';
+	return true;
+bad:
+	t->n = before;
+	t->s[t->n] = '\0';
+	return false;
+}
+
 void text_free(struct text *t)
 {
 	free(t->s);

@@ -14,7 +14,10 @@ void text_add_bytes(struct text *t, const void *p, size_t n);
 void text_printf(struct text *t, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 void text_real(struct text *t, double x); /* the shortest of %.15g, %.16g, %.17g that reads back as x */
 void text_base64(struct text *t, const void *p, size_t n); /* RFC 4648, padded */
-void text_free(struct text *t);                            /* back to empty */
+/* The bytes of n characters of base64, appended.  False, with nothing appended, for what text_base64 does not
+ * write: other characters, white space too, missing padding, bits behind the last byte. */
+bool text_unbase64(struct text *t, const char *s, size_t n);
+void text_free(struct text *t); /* back to empty */
 
 bool text_starts(const char *s, const char *prefix);
 bool text_ends(const char *s, const char *suffix);

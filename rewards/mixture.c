@@ -24,6 +24,7 @@ struct task {
 	struct batch *batch;
 	struct mixture_scores *set; /* NULL: given up; nobody waits for it */
 	struct reward_score *score;
+	bool check;                   /* ask the reward about the prompts first */
 	int reward, offset, n;
 	double since; /* queued; once it runs, begun */
 };
@@ -69,6 +70,8 @@ static void note_reason(struct mixture *m, struct mixture_scores *s, int sample,
 {
 	int64_t at = (int64_t)sample * m->entries + reward;
 
+	if (s->reason)
+		snprintf(s->reason[reward * s->n + sample], sizeof *s->reason, "%.159s", why);
 	if (at >= s->why_at)
 		return;
 	s->why_at = at;
@@ -195,6 +198,18 @@ static double end_of(const struct mixture *m, const struct task *t, bool runs)
 	return (runs ? since : fmax(since, m->activity[t->reward].stuck_since)) + deadline;
 }
 
+/* A call that runs goes on for nobody; another worker takes its worker's place. */
+static void give_up(struct mixture *m, struct task *t, const struct err *e, double now)
+{
+	struct activity *a = &m->activity[t->reward];
+
+	settle(m, t, e);
+	a->stuck++;
+	a->stuck_since = now;
+	m->stuck++;
+	start_worker(m, worker_of(m, t->reward));
+}
+
 /* Gives up what is over its deadline; returns when the next will be. */
 static double expire(struct mixture *m)
 {
@@ -202,19 +217,14 @@ static double expire(struct mixture *m)
 	struct err e;
 
 	for (struct task *t = m->running; t; t = t->next) {
-		struct activity *a = &m->activity[t->reward];
 		double end = t->set ? end_of(m, t, true) : INFINITY;
 
 		next = end > now ? fmin(next, end) : next;
 		if (end > now)
 			continue;
 		err_set(&e, "no score within its deadline of %g s", m->entry[t->reward].deadline);
-		settle(m, t, &e);
+		give_up(m, t, &e, now);
 		warn_given_up(m, t->reward);
-		a->stuck++;
-		a->stuck_since = now;
-		m->stuck++;
-		start_worker(m, worker_of(m, t->reward));
 	}
 	for (struct task **at = &m->head; *at;) {
 		double end = end_of(m, *at, false);
@@ -256,14 +266,37 @@ static void wait_idle(struct mixture *m, double next)
 
 /* ---- the threads ---- */
 
+/* Can the reward score this prompt?  If not, the score says why. */
+static bool ask(const struct mixture_entry *k, const struct reward_item *item, struct reward_score *score)
+{
+	struct err why;
+
+	if (!k->type->check || !k->type->check(k->state, item->prompt, item->meta, &why))
+		return true;
+	snprintf(score->why, sizeof score->why, "%.159s", why.msg);
+	return false;
+}
+
 static int call(const struct mixture_entry *k, struct task *t, struct err *e)
 {
+	const struct reward_item *item = t->batch->item + t->offset;
+	int ret = 0;
+
 	for (int i = 0; i < t->n; i++) {
 		t->score[i].value = NAN;
 		for (int j = 0; j < REWARD_SUBS; j++)
 			t->score[i].sub[j] = NAN;
+		t->score[i].ok = !t->check || ask(k, &item[i], &t->score[i]);
 	}
-	int ret = k->type->score(k->state, t->batch->item + t->offset, t->n, t->score, e);
+	/* runs of those that can be scored */
+	for (int i = 0, end; i < t->n && !ret; i = end) {
+		for (end = i; end < t->n && t->score[end].ok; end++)
+			t->score[end].ok = false;
+		if (end > i)
+			ret = k->type->score(k->state, item + i, end - i, t->score + i, e);
+		else
+			end++;
+	}
 	for (int i = 0; i < t->n; i++)
 		t->score[i].why[sizeof t->score[i].why - 1] = '\0';
 	return ret;
@@ -480,6 +513,7 @@ static void enqueue(struct mixture *m, struct mixture_scores *s, struct batch *b
 				     .reward = k,
 				     .offset = from,
 				     .n = to - from,
+				     .check = s->check,
 				     .since = clock_now() };
 		*m->tail = t;
 		m->tail = &t->next;
@@ -552,6 +586,36 @@ double mixture_wait(struct mixture *m, struct mixture_scores *s)
 		wait_idle(m, next);
 	pthread_mutex_unlock(&m->lock);
 	return clock_now() - start;
+}
+
+/* Nobody waits for the rest of a set. */
+static void drop(struct mixture *m, struct mixture_scores *s)
+{
+	struct err e;
+
+	err_set(&e, "not scored in time");
+	for (struct task *t = m->running; t; t = t->next)
+		if (t->set == s)
+			give_up(m, t, &e, clock_now());
+	for (struct task **at = &m->head; *at;) {
+		if ((*at)->set != s) {
+			at = &(*at)->next;
+			continue;
+		}
+		struct task *t = unlink_task(m, at);
+		settle(m, t, &e);
+		task_free(t);
+	}
+}
+
+void mixture_wait_until(struct mixture *m, struct mixture_scores *s, double end)
+{
+	pthread_mutex_lock(&m->lock);
+	for (double next; next = expire(m), s->open_tasks && clock_now() < end;)
+		wait_idle(m, fmin(next, end));
+	if (s->open_tasks)
+		drop(m, s);
+	pthread_mutex_unlock(&m->lock);
 }
 
 int mixture_count(const struct mixture *m)

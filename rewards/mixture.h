@@ -75,9 +75,11 @@ int mixture_resolve(const struct conf_node *root, struct conf_node *out, struct 
 /* Scores of n samples: value[k * n + i] of reward k, NAN when unavailable; sub likewise. */
 struct mixture_scores {
 	int n, rewards;
-	double *value; /* rewards * n */
-	double *sub;   /* rewards * n * REWARD_SUBS */
-	char why[256]; /* the first reason of an unavailable score */
+	double *value;              /* rewards * n */
+	double *sub;                /* rewards * n * REWARD_SUBS */
+	char why[256];              /* the first reason of an unavailable score */
+	char (*reason)[REWARD_WHY]; /* why value[i] is unavailable; NULL unless mixture_scores_keep_reasons */
+	bool check; /* set before mixture_submit: nobody has asked the rewards about these prompts yet */
 	/* From mixture_total. */
 	double *total;       /* n */
 	int64_t unavailable; /* samples without a total */
@@ -89,6 +91,7 @@ struct mixture_scores {
 	int64_t why_at; /* sample * rewards + reward of the reason kept: the first, whoever came first */
 };
 void mixture_scores_init(struct mixture_scores *s, int n, int rewards);
+void mixture_scores_keep_reasons(struct mixture_scores *s);
 void mixture_scores_free(struct mixture_scores *s);
 
 /* Begins a set of n samples whose scores go to s, which must stay until mixture_wait. */
@@ -104,6 +107,8 @@ void mixture_submit_group(struct mixture *m, struct mixture_scores *s, const int
 bool mixture_done(struct mixture *m, struct mixture_scores *s);
 /* Waits for that; returns the seconds spent waiting. */
 double mixture_wait(struct mixture *m, struct mixture_scores *s);
+/* The same until clock_now() is `end`: what is queued then is unavailable, and what runs is given up. */
+void mixture_wait_until(struct mixture *m, struct mixture_scores *s, double end);
 
 /*
  * Totals from the values: the weighted sum, NAN (unavailable) for a sample that lacks a score.

@@ -14,8 +14,14 @@ void mixture_scores_init(struct mixture_scores *s, int n, int rewards)
 	s->sub = mem_zero(cells * REWARD_SUBS, sizeof *s->sub);
 }
 
+void mixture_scores_keep_reasons(struct mixture_scores *s)
+{
+	s->reason = mem_zero((size_t)s->n * (size_t)s->rewards, sizeof *s->reason);
+}
+
 void mixture_scores_free(struct mixture_scores *s)
 {
+	free(s->reason);
 	free(s->total);
 	free(s->value);
 	free(s->sub);

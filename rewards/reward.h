@@ -14,6 +14,7 @@
 
 #define REWARD_ABI  2
 #define REWARD_SUBS 4
+#define REWARD_WHY  160
 
 struct reward_item {
 	const uint8_t *rgb; /* h x w x 3, rows from the top */
@@ -24,7 +25,7 @@ struct reward_item {
 struct reward_score {
 	double value;
 	bool ok; /* false: unavailable, `why` says why */
-	char why[160];
+	char why[REWARD_WHY];
 	double sub[REWARD_SUBS]; /* in the order of sub_names; NAN when a picture has none */
 };
 

@@ -22,7 +22,7 @@ command -v apt-get >/dev/null || fail "this is not Debian or Ubuntu: install by 
 
 # ---- Packages --------------------------------------------------------------------------------------------------
 packages=(build-essential meson ninja-build pkg-config libopenmpi-dev openmpi-bin libyaml-dev libjansson-dev
-	libzstd-dev libjpeg-dev libpng-dev libpcre2-dev libutf8proc-dev
+	libzstd-dev libjpeg-dev libpng-dev libpcre2-dev libutf8proc-dev libmicrohttpd-dev
 	libtesseract-dev tesseract-ocr-eng python3 python3-venv ca-certificates)
 # any flavour of libcurl does; libtesseract-dev brings one, but not on every release
 pkg-config --exists libcurl 2>/dev/null || packages+=(libcurl4-openssl-dev)

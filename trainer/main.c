@@ -13,7 +13,7 @@
 
 static const struct command *const commands[] = { &cmd_train,  &cmd_eval,    &cmd_sample,   &cmd_export,
 						  &cmd_score,  &cmd_inspect, &cmd_pretrain, &cmd_config,
-						  &cmd_shapes, &cmd_probe,   &cmd_bench };
+						  &cmd_shapes, &cmd_probe,   &cmd_bench,    &cmd_serve };
 #define N_COMMANDS (sizeof commands / sizeof *commands)
 
 static void usage(FILE *out)
@@ -23,7 +23,7 @@ static void usage(FILE *out)
 	    "contraflow: online RL post-training of text-to-image flow models (DiffusionNFT)\n\n"
 	    "usage: contraflow COMMAND ...        (mpirun -n N contraflow train ... for several ranks)\n\n");
 	for (size_t i = 0; i < N_COMMANDS; i++)
-		fprintf(out, "  %-10s %s\n", commands[i]->name, commands[i]->doc);
+		fprintf(out, "  %-12s %s\n", commands[i]->name, commands[i]->doc);
 	fprintf(out, "\n  contraflow COMMAND --help tells more; contraflow --version\n");
 }
 

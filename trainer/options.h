@@ -32,6 +32,6 @@ int options_parse(const struct command *c, const struct option_spec *spec, int a
 
 /* The commands: each has a file cmd_NAME.c. */
 extern const struct command cmd_bench, cmd_config, cmd_eval, cmd_export, cmd_inspect, cmd_pretrain, cmd_probe,
-    cmd_sample, cmd_score, cmd_shapes, cmd_train;
+    cmd_sample, cmd_score, cmd_serve, cmd_shapes, cmd_train;
 
 #endif
