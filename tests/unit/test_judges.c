@@ -169,10 +169,22 @@ static void base64(void **unused)
 		text_base64(&t, pairs[i][0], strlen(pairs[i][0]));
 		assert_string_equal(t.s, pairs[i][1]);
 		text_free(&t);
+		assert_true(text_unbase64(&t, pairs[i][1], strlen(pairs[i][1])));
+		assert_int_equal(t.n, strlen(pairs[i][0]));
+		assert_string_equal(t.s, pairs[i][0]);
+		text_free(&t);
 	}
 	struct text t = { 0 };
 	text_base64(&t, "\xff\xfe\xfb\xff", 4);
 	assert_string_equal(t.s, "//77/w==");
+	text_free(&t);
+	assert_true(text_unbase64(&t, "//77/w==", 8) && t.n == 4 && !memcmp(t.s, "\xff\xfe\xfb\xff", 4));
+	/* not what text_base64 writes: nothing is appended */
+	static const char *const bad[] = { "Z",    "Zg",   "Zg=",  "=",       "====", "Z===",        "Zm9v=",
+					   "Zm=v", "Zh==", "Zm9=", "Zm 9vYg", "Zm9-", "Zm9v\n\n\n\n" };
+	for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
+		assert_false(text_unbase64(&t, bad[i], strlen(bad[i])));
+	assert_int_equal(t.n, 4);
 	text_free(&t);
 }
 
