@@ -2,14 +2,54 @@
 #include "base/file.h"
 #include "base/mem.h"
 #include "base/text.h"
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+
+/* The end of the string or number that begins at s, or of what is neither; of a string without an end: NUL.
+ */
+static const char *token_end(const char *s, bool *number)
+{
+	*number = *s == '-' || (*s >= '0' && *s <= '9');
+	if (*number)
+		return s + strspn(s, "+-.0123456789eE");
+	if (*s != '"')
+		return s + strcspn(s, "\"-0123456789");
+	for (s++; *s && *s != '"'; s++)
+		s += *s == '\\' && s[1];
+	return s + (*s == '"');
+}
+
+/* With integers that 64 bits cannot hold as reals. */
+static json_t *parse_long(const char *text, size_t n, json_error_t *at)
+{
+	struct text all = { 0 }, t = { 0 };
+	const char *s, *end;
+	bool number;
+
+	text_add_bytes(&all, text, n);
+	for (s = all.s; *s; s = end) {
+		end = token_end(s, &number);
+		text_add_bytes(&t, s, (size_t)(end - s));
+		errno = 0;
+		if (number && s + strspn(s, "-0123456789") == end && strtoll(s, NULL, 10) && errno == ERANGE)
+			text_add(&t, ".0");
+	}
+	text_add_bytes(&t, s, (size_t)(all.s + all.n - s)); /* what follows a zero byte is no text */
+	json_t *j = json_loadb(t.s, t.n, JSON_REJECT_DUPLICATES, at);
+	text_free(&all);
+	text_free(&t);
+	return j;
+}
 
 json_t *json_parse(const char *text, size_t n, const char *what, struct err *e)
 {
 	json_error_t at;
 	json_t *j = json_loadb(text, n, JSON_REJECT_DUPLICATES, &at);
 
+	/* transformers writes "no limit" as the integer 10^30 */
+	if (!j && json_error_code(&at) == json_error_numeric_overflow)
+		j = parse_long(text, n, &at);
 	if (!j)
 		err_set(e, "%s:%d: not valid JSON: %s", what, at.line, at.text);
 	return j;
@@ -46,23 +86,15 @@ char *json_text(const json_t *j, size_t flags)
 {
 	char *raw = json_dumps(j, flags | JSON_SORT_KEYS | JSON_ENCODE_ANY);
 	struct text t = { 0 };
+	bool number;
 
 	/* jansson gives every real of a text the same number of digits: 0.1 would be 0.10000000000000001 */
-	for (const char *s = raw; s && *s;) {
-		size_t n = strcspn(s, "\"-0123456789");
-
-		text_add_bytes(&t, s, n);
-		s += n;
-		n = 0;
-		if (*s == '"') {
-			for (n = 1; s[n] != '"'; n++)
-				n += s[n] == '\\';
-			text_add_bytes(&t, s, ++n);
-		} else if (*s) {
-			n = strspn(s, "+-.0123456789e");
-			add_number(&t, s, n);
-		}
-		s += n;
+	for (const char *s = raw, *end; s && *s; s = end) {
+		end = token_end(s, &number);
+		if (number)
+			add_number(&t, s, (size_t)(end - s));
+		else
+			text_add_bytes(&t, s, (size_t)(end - s));
 	}
 	free(raw);
 	return t.s;

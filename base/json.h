@@ -6,7 +6,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-/* The root object or array of a file, or NULL with "PATH:LINE: what". json_decref() it. */
+/* The root object or array of a file, or NULL with "PATH:LINE: what". json_decref() it.  An integer beyond 64
+ * bits is a real. */
 json_t *json_read(const char *path, struct err *e);
 json_t *json_parse(const char *text, size_t n, const char *what, struct err *e);
 int json_write(const char *path, const json_t *j,

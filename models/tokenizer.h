@@ -1,6 +1,6 @@
 /*
- * tokenizer.h -- prompts to the ids that SD3's three text encoders read, identical to transformers'
- * tokenizers.
+ * tokenizer.h -- prompts to the ids that text encoders read, identical to transformers' tokenizers: SD3's
+ * three, and BERT's for rewards.
  *
  * Text is UTF-8; other bytes are an error.  Ids are truncated so that the closing token fits, and padded.
  */
@@ -29,5 +29,27 @@ void t5_tokenizer_close(struct t5_tokenizer *t);
 /* At most length - 1 ids, </s>, padding: `length` entries. */
 int t5_tokenizer_encode(const struct t5_tokenizer *t, const char *text, int64_t length, int64_t *ids,
 			struct err *e);
+
+/* ---- BERT: WordPiece ------------------------------------------------------------------------------ */
+struct bert_tokenizer;
+
+/* tokenizer.json, or vocab.txt where it is missing, with tokenizer_config.json for its lower case, accents,
+ * ideographs and added tokens (its absence means bert-base-uncased). */
+int bert_tokenizer_open(struct bert_tokenizer **t, const char *dir, struct err *e);
+void bert_tokenizer_close(struct bert_tokenizer *t);
+/* [CLS], at most length - 2 ids, [SEP], padding: `length` entries. */
+int bert_tokenizer_encode(const struct bert_tokenizer *t, const char *text, int64_t length, int64_t *ids,
+			  struct err *e);
+
+/* ---- Whichever a folder holds --------------------------------------------------------------------- */
+struct tokenizer;
+
+/* By the first of these files: spiece.model is T5's, vocab.json CLIP's, vocab.txt BERT's, and tokenizer.json
+ * says whose it is. */
+int tokenizer_open(struct tokenizer **t, const char *dir, struct err *e);
+void tokenizer_close(struct tokenizer *t); /* NULL is fine */
+/* As above; length is at least 2. */
+int tokenizer_encode(const struct tokenizer *t, const char *text, int64_t length, int64_t *ids,
+		     struct err *e);
 
 #endif

@@ -42,19 +42,41 @@ void unicode_put(struct text *t, int32_t c)
 	text_add_bytes(t, buf, (size_t)utf8proc_encode_char(c, buf));
 }
 
+void unicode_put_lower(struct text *t, int32_t c)
+{
+	if (c == DOTTED_I)
+		text_add(t, "i\xCC\x87");
+	else
+		unicode_put(t, utf8proc_tolower(c));
+}
+
+/* The text is checked: memory alone can be short. */
+static char *map(const char *s, size_t n, utf8proc_option_t how, size_t *size)
+{
+	utf8proc_uint8_t *out = NULL;
+	utf8proc_ssize_t k =
+	    utf8proc_map((const utf8proc_uint8_t *)s, (utf8proc_ssize_t)n, &out, UTF8PROC_STABLE | how);
+
+	if (k < 0)
+		die("utf8proc: %s", utf8proc_errmsg(k));
+	*size = (size_t)k;
+	return (char *)out;
+}
+
+char *unicode_nfd(const char *s, size_t n, size_t *size)
+{
+	return map(s, n, UTF8PROC_DECOMPOSE, size);
+}
+
 void unicode_clip(struct text *out, const char *s, size_t n)
 {
-	utf8proc_uint8_t *nfc = NULL;
-	utf8proc_ssize_t size = utf8proc_map((const utf8proc_uint8_t *)s, (utf8proc_ssize_t)n, &nfc,
-					     UTF8PROC_STABLE | UTF8PROC_COMPOSE);
+	size_t size;
+	char *nfc = map(s, n, UTF8PROC_COMPOSE, &size);
 	bool blank = false;
 	int32_t c;
 
-	if (size < 0)
-		die("utf8proc: %s",
-		    utf8proc_errmsg(size)); /* the text is checked: memory alone can be short */
-	for (utf8proc_ssize_t i = 0; i < size;) {
-		i += (utf8proc_ssize_t)unicode_next((const char *)nfc + i, (size_t)(size - i), &c);
+	for (size_t i = 0; i < size;) {
+		i += unicode_next(nfc + i, size - i, &c);
 		if (unicode_is_space(c)) {
 			if (!blank)
 				text_add(out, " ");
@@ -62,10 +84,7 @@ void unicode_clip(struct text *out, const char *s, size_t n)
 			continue;
 		}
 		blank = false;
-		if (c == DOTTED_I)
-			text_add(out, "i\xCC\x87");
-		else
-			unicode_put(out, utf8proc_tolower(c));
+		unicode_put_lower(out, c);
 	}
 	free(nfc);
 }

@@ -12,6 +12,9 @@ bool unicode_is_space(int32_t c);
 /* One code point from valid UTF-8; returns its bytes. */
 size_t unicode_next(const char *s, size_t n, int32_t *c);
 void unicode_put(struct text *t, int32_t c);
+void unicode_put_lower(struct text *t, int32_t c); /* in lower case, without its context */
+/* Canonical decomposition of valid UTF-8; *size: its bytes; free(). */
+char *unicode_nfd(const char *s, size_t n, size_t *size);
 /* NFC, runs of white space as one blank, lower case: CLIP's normaliser.  s is valid UTF-8. */
 void unicode_clip(struct text *out, const char *s, size_t n);
 

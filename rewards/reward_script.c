@@ -28,9 +28,10 @@ static const struct field fields[] = {
 	      .doc = "pictures are resized to this square first (bicubic, as PIL); 0: as they are"),
 	FIELD(struct script_conf, tokenizer, .init = "",
 	      .doc =
-		  "folder of a CLIP tokenizer: forward then also gets the prompts' ids; empty: it does not"),
+		  "folder of a tokenizer (CLIP's, T5's or BERT's, by its files): forward then also gets the "
+		  "prompts' ids; empty: it does not"),
 	FIELD(struct script_conf, text_length, .init = "77", .min = 2, .max = 4096, .unit = "tokens",
-	      .doc = "ids a prompt"),
+	      .doc = "ids a prompt, padding included"),
 	FIELD(struct script_conf, device, .init = "cpu", .choices = device_names, .doc = "where it runs"),
 	FIELD(struct script_conf, batch, .init = "16", .min = 1, .max = 4096, .unit = "pictures",
 	      .doc = "pictures scored at a time, all of one size"),
@@ -44,7 +45,7 @@ static const struct field fields[] = {
 struct judge {
 	const struct script_conf *conf;
 	struct at_script *script;
-	struct clip_tokenizer *tokenizer;
+	struct tokenizer *tokenizer;
 	enum at_device device;
 };
 
@@ -55,7 +56,7 @@ static void close_script(void *state)
 	if (!j)
 		return;
 	at_script_close(j->script);
-	clip_tokenizer_close(j->tokenizer);
+	tokenizer_close(j->tokenizer);
 	free(j);
 }
 
@@ -67,7 +68,7 @@ static int open_script(void **state, const void *conf, struct err *e)
 	j->conf = c;
 	if (!at_device_parse(&j->device, c->device, e) &&
 	    !at_script_open(&j->script, c->module, j->device, e) &&
-	    (!*c->tokenizer || !clip_tokenizer_open(&j->tokenizer, c->tokenizer, e))) {
+	    (!*c->tokenizer || !tokenizer_open(&j->tokenizer, c->tokenizer, e))) {
 		*state = j;
 		return 0;
 	}
@@ -81,7 +82,7 @@ static int ids(const struct judge *j, const struct reward_item *item, int n, at_
 
 	*out_NL = at_zeros(DIMS(n, L), AT_I64, AT_CPU);
 	for (int i = 0; i < n; i++)
-		if (clip_tokenizer_encode(j->tokenizer, item[i].prompt, L, at_i64(*out_NL) + i * L, e))
+		if (tokenizer_encode(j->tokenizer, item[i].prompt, L, at_i64(*out_NL) + i * L, e))
 			return -1;
 	return 0;
 }

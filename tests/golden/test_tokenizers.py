@@ -1,13 +1,19 @@
 """The tokenizers against transformers': identical ids on 10,000 strings each."""
 
 import json
+import os
+import pathlib
+import shutil
+import subprocess
+import unicodedata
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from sd3 import contraflow
-from vocabularies import clip_folder, corpus, t5_folder
-from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokenizer, T5Config, T5EncoderModel, T5Tokenizer
+from sd3 import ROOT, contraflow
+from vocabularies import BERT_WORDS, WORDS, bert_folder, clip_folder, corpus, t5_folder
+from transformers import (BertTokenizer, CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokenizer, T5Config, T5EncoderModel,
+                          T5Tokenizer)  # fmt: skip
 
 N, T5_LENGTH = 10000, 512
 
@@ -59,3 +65,137 @@ def test_t5(pipeline, ids):
     ).input_ids
     assert ours["input_ids_3"].shape == (N, T5_LENGTH)
     assert not differences(prompts, ours["input_ids_3"], theirs)
+
+
+# ---- BERT, and whichever a folder holds --------------------------------------------------------------
+
+
+def tokenize(folder, prompts, length):
+    build = pathlib.Path(os.environ.get("BUILD", "build"))
+    program = (build if build.is_absolute() else ROOT / build) / "tests/golden_tokenizer"
+    (folder / "prompts.json").write_text(json.dumps(prompts))
+    done = subprocess.run([program, folder, str(length), folder / "prompts.json"], capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(done.stderr)
+    return torch.tensor([json.loads(line) for line in done.stdout.splitlines()])
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("bert") / "tokenizer"
+    return folder, bert_folder(folder)
+
+
+def as_vocab(folder, to, **config):
+    """The folder as transformers 4 wrote it: vocab.txt, and the added tokens in tokenizer_config.json."""
+    whole = json.loads((folder / "tokenizer.json").read_text())
+    to.mkdir(parents=True)
+    (to / "vocab.txt").write_text("".join(t + "\n" for t in whole["model"]["vocab"]), encoding="utf-8")
+    added = {str(t.pop("id")): t for t in whole["added_tokens"]}
+    names = dict(bos_token="[DEC]", additional_special_tokens=["[ENC]"], tokenizer_class="BertTokenizer")
+    (to / "tokenizer_config.json").write_text(json.dumps(dict(added_tokens_decoder=added, **names, **config)))
+    return to
+
+
+@pytest.mark.parametrize("layout", ["json", "vocab"])
+@pytest.mark.parametrize("options", [{}, dict(do_lower_case=False), dict(strip_accents=False), dict(do_lower_case=False, strip_accents=True),
+                                     dict(tokenize_chinese_chars=False)], ids=lambda o: "_".join(o) or "uncased")  # fmt: skip
+def test_bert(bert, tmp_path, layout, options):
+    """Both layouts of the folder, and the options of cased models; as long as ImageReward's prompts and longer."""
+    folder = tmp_path / "bert"
+    if layout == "json":
+        bert_folder(folder, **options)
+    else:
+        as_vocab(bert[0], folder, **options)
+    tokenizer = BertTokenizer.from_pretrained(folder)
+    assert tokenizer.convert_tokens_to_ids("[ENC]") == len(tokenizer) - 1
+    prompts = corpus(N if not options else 1000, words=WORDS + BERT_WORDS)
+    for length in (35, 512) if not options else (64,):
+        theirs = tokenizer(prompts, padding="max_length", max_length=length, truncation=True, return_tensors="pt").input_ids
+        assert not differences(prompts, tokenize(folder, prompts, length), theirs)
+        assert (theirs == tokenizer.unk_token_id).float().mean() < 0.05
+
+
+def by_category(c):
+    """What BERT does with a character, by Python's table: keeps, drops, blank or apart."""
+    category = unicodedata.category(c)
+    if c in "\t\n\r" or category in ("Zs", "Zl", "Zp"):
+        return "blank"
+    if c == "\ufffd" or category in ("Cc", "Cf", "Co"):
+        return "drops"
+    marks = [x for x in unicodedata.normalize("NFD", c) if unicodedata.category(x) != "Mn"]
+    if not marks:
+        return "drops"
+    return "apart" if category[0] == "P" or (c.isascii() and not c.isalnum()) else None
+
+
+def test_bert_characters(bert):
+    """Every character between two letters.  Tables of Unicode differ in age: where tokenizers' and Python's agree, so do
+    we; elsewhere we are with one of them."""
+    folder, tokenizer = bert
+    some = [chr(c) for c in range(1, 0x110000) if unicodedata.category(chr(c)) not in ("Cs", "Cn")]
+    prompts = [f"a{c}b" for c in some]
+    ours = tokenize(folder, prompts, 8).tolist()
+    theirs = tokenizer(prompts, padding="max_length", max_length=8, truncation=True).input_ids
+    a, inner, b, unk = tokenizer.convert_tokens_to_ids(["a", "##b", "b", "[UNK]"])
+    ends = {"drops": tokenizer("ab").input_ids[1:-1], "blank": [a, b]}
+    new = 0
+    for c, x, y in zip(some, ours, theirs):
+        if x == y:
+            continue
+        new += 1
+        want, x = by_category(c), x[1 : x.index(tokenizer.sep_token_id)]
+        assert (x == ends[want]) if want in ends else (x[0] == a and x[-1] == b) == (want == "apart"), (hex(ord(c)), want, x, y)
+    assert new < 700 and len(some) > 280000
+
+
+@pytest.mark.parametrize("change, message", [
+    (lambda f: (f / "tokenizer.json").unlink(), "no tokenizer (vocab.json"),
+    (lambda f: (f / "tokenizer.json").write_text("{}"), "model.type is missing, wanted BPE, Unigram or WordPiece"),
+    (lambda f: edit(f, lambda o: o["model"].update(type="WordLevel")), "model.type is WordLevel"),
+    (lambda f: edit(f, lambda o: o["model"].pop("vocab")), "no model.vocab"),
+    (lambda f: edit(f, lambda o: o["model"]["vocab"].pop("[SEP]")), "lacks [SEP]"),
+    (lambda f: edit(f, lambda o: o["model"]["vocab"].update(a=-3)), "the id of 'a'"),
+    (lambda f: edit(f, lambda o: o["model"].update(continuing_subword_prefix="@@")), "'@@'"),
+    (lambda f: edit(f, lambda o: o["model"].update(max_input_chars_per_word=0)), "max_input_chars_per_word"),
+    (lambda f: edit(f, lambda o: o["normalizer"].update(type="NFC")), "its normalizer is NFC"),
+    (lambda f: edit(f, lambda o: o.update(pre_tokenizer=None)), "its pre_tokenizer is missing"),
+    (lambda f: edit(f, lambda o: o["added_tokens"][0].update(lstrip=True)), "is `lstrip`, which is not supported"),
+    (lambda f: edit(f, lambda o: o["added_tokens"][0].update(content="")), "without content"),
+    (lambda f: (f / "vocab.txt").write_bytes(b"a\nb\xff\n") and (f / "tokenizer.json").unlink(), "vocab.txt:2: not UTF-8"),
+    (lambda f: (f / "vocab.txt").write_bytes(b"[CLS]\n[SEP]\n[PAD]\n") and (f / "tokenizer.json").unlink(), "lacks [UNK]"),
+])  # fmt: skip
+def test_bert_mistakes(bert, tmp_path, change, message):
+    shutil.copytree(bert[0], tmp_path / "f")
+    change(tmp_path / "f")
+    with pytest.raises(RuntimeError) as e:
+        tokenize(tmp_path / "f", ["a"], 9)
+    assert message in str(e.value) and str(e.value).count("\n") == 1, str(e.value)
+
+
+def edit(folder, change):
+    whole = json.loads((folder / "tokenizer.json").read_text())
+    change(whole)
+    (folder / "tokenizer.json").write_text(json.dumps(whole))
+
+
+@pytest.mark.parametrize("kind", ["clip", "clip_json", "t5", "bert", "bert_vocab"])
+def test_folder_says_which(bert, tmp_path, kind):
+    """Ids of the tokenizer that a folder is of; CLIP's from tokenizer.json alone too."""
+    folder = tmp_path / "x"
+    if kind.startswith("bert"):
+        folder = bert[0] if kind == "bert" else as_vocab(bert[0], folder)
+        tokenizer = BertTokenizer.from_pretrained(folder)
+    elif kind == "t5":
+        t5_folder(folder)
+        tokenizer = T5Tokenizer.from_pretrained(folder)
+    else:
+        clip_folder(folder, merges=300)
+        tokenizer = CLIPTokenizer.from_pretrained(folder)
+        if kind == "clip_json":
+            tokenizer.save_pretrained(tmp_path / "j")
+            folder = tmp_path / "j"
+            assert not (folder / "vocab.json").exists()
+    prompts = corpus(300, seed=3)
+    theirs = tokenizer(prompts, padding="max_length", max_length=40, truncation=True, return_tensors="pt").input_ids
+    assert not differences(prompts, tokenize(folder, prompts, 40), theirs)

@@ -1,5 +1,6 @@
 """Tokenizer folders for the tests, and a corpus that tries to break them."""
 
+import collections
 import gzip
 import importlib.util
 import json
@@ -62,6 +63,30 @@ def t5_folder(folder, size=1500):
     return size + 100
 
 
+BERT_WORDS = """[CLS] [SEP] [PAD] [UNK] [MASK] [mask] [ENC] [DEC] [ ENC] [CLS]] Ünïcödé ÅNGSTRÖM 東京タワー 㐀 𠀀 豈 İI ẞ ǅ $5+5=10
+~a^b|c` <>_ don't café. a\u0300\u0316 \u0344 한국어 \ufffd a\ufffdb \x7f \u2011 «x» ¡¿ ٪ ।""".split(" ")
+
+
+def bert_folder(folder, pieces=6000, **options):
+    """A folder as bert-base-uncased's, saved by transformers with the two tokens that BLIP adds: tokenizer.json and
+    tokenizer_config.json.  The vocabulary: what is common in another corpus, and most single characters."""
+    from transformers import BertTokenizer
+
+    special = ["[PAD]", "[unused0]", "[unused1]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    save = dict(clean_up_tokenization_spaces=True, **options)
+    empty = BertTokenizer(vocab={t: i for i, t in enumerate(special)}, **save).backend_tokenizer
+    counts = collections.Counter()
+    for text in corpus(3000, seed=9, words=WORDS + BERT_WORDS):
+        for word, _ in empty.pre_tokenizer.pre_tokenize_str(empty.normalizer.normalize_str(text[:500])):
+            counts.update("##" * (i > 0) + word[i:j] for i in range(len(word)) for j in range(i + 1, min(i + 6, len(word)) + 1))
+    common = [t for t, _ in counts.most_common(pieces)] + [t for t in sorted(counts) if len(t.removeprefix("##")) == 1 and ord(t[-1]) % 13]
+    vocab = {t: i for i, t in enumerate(dict.fromkeys(special + common))}
+    tokenizer = BertTokenizer(vocab=vocab, **save)
+    tokenizer.add_special_tokens({"bos_token": "[DEC]", "additional_special_tokens": ["[ENC]"]})
+    tokenizer.save_pretrained(folder)
+    return tokenizer
+
+
 RANGES = [
     (0x20, 0x7E), (0x20, 0x7E), (0xA0, 0x24F), (0x300, 0x36F), (0x370, 0x3FF), (0x400, 0x4FF), (0x5D0, 0x5EA),
     (0x621, 0x64A), (0x904, 0x94D), (0xE01, 0xE3A), (0x1E00, 0x1EFF), (0x2000, 0x206F), (0x20A0, 0x20BF),
@@ -74,14 +99,14 @@ WORDS = """a photo of the red crosses left above don't it's we'll I'VE they're '
 a\u0308\u0301 é \u1100\u1161 👩‍👩‍👧‍👦 🇩🇪 👍🏽 ❤️ \u200b \ufeff \u00ad \u2028 \u0085 \t \r\n \u3000 ▁ ▁▁x # $%^ -- ...""".split(" ")
 
 
-def corpus(n, seed=0):
+def corpus(n, seed=0, words=WORDS):
     """n strings without zero bytes: words, any script, marks, emoji, controls; some empty, some 10 kB long."""
     r = random.Random(seed)
     out = ["", " ", "\n", "▁", "a", "'", "a" * 10000, "ab " * 3400, "é" * 5000, "\u0301" * 300, " \t x"]
 
     def piece():
         if r.random() < 0.5:
-            return r.choice(WORDS)
+            return r.choice(words)
         low, high = r.choice(RANGES)
         return "".join(chr(r.randint(low, high)) for _ in range(r.randint(1, 8)))
 

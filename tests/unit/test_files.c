@@ -188,6 +188,24 @@ static void test_json(void **state)
 	assert_int_equal(json_get_int(&i, j, "s", 0, "here", &e), -1);
 	assert_string_equal(e.msg, "here: 's' is not an integer");
 	json_decref(j);
+
+	/* integers that 64 bits cannot hold are reals, in strings they are text */
+	static const char large[] =
+	    "{\"big\": 1000000000000000019884624838656, \"most\": 9223372036854775807, "
+	    "\"1000000000000000019884624838656\": \"\\\"-1000000000000000019884624838656\", "
+	    "\"list\": [-99999999999999999999,1e300, -9223372036854775808]}";
+	j = json_parse(large, sizeof large - 1, "text", &e);
+	assert_non_null(j);
+	assert_true(json_real_value(json_object_get(j, "big")) == 1e30);
+	assert_int_equal(json_integer_value(json_object_get(j, "most")), INT64_MAX);
+	assert_string_equal(json_string_value(json_object_get(j, "1000000000000000019884624838656")),
+			    "\"-1000000000000000019884624838656");
+	assert_true(json_real_value(json_array_get(json_object_get(j, "list"), 0)) == -1e20);
+	assert_int_equal(json_integer_value(json_array_get(json_object_get(j, "list"), 2)), INT64_MIN);
+	json_decref(j);
+	assert_null(json_parse("[1e999]", 7, "text", &e));
+	assert_null(json_parse("[99999999999999999999]\0x", 24, "text", &e));
+	assert_null(json_parse("[99999999999999999999, \"", 24, "text", &e));
 	free(path);
 }
 
