@@ -2,9 +2,15 @@
  * detector_script.c -- a detection network as GenEval's eyes: a TorchScript file or an AOTInductor package.
  *
  * forward(images (N, 3, H, W) float32 in [0, 1], as they are: resizing and normalising are the module's)
- * returns N lists of Q candidates as a tuple boxes (N, Q, 4)       x0, y0, x1, y1 in the picture's pixels, x1
- * and y1 behind the last one classes (N, Q)        index of the class, from 0 scores (N, Q) confidence; 0
- * fills a shorter list up masks (N, Q, H, W)    what is above 0.5 belongs to the object; may be absent
+ * returns N lists of Q candidates as a tuple:
+ *
+ * boxes (N, Q, 4): x0, y0, x1, y1 in the picture's pixels, x1 and y1 behind the last one
+ *
+ * classes (N, Q): index of the class, from 0
+ *
+ * scores (N, Q): confidence; 0 fills a shorter list up
+ *
+ * masks (N, Q, H, W): what is above 0.5 belongs to the object; may be absent
  *
  * Shapes: N pictures, Q candidates, H, W pixels.
  */
