@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
 """A Mask2Former from transformers as GenEval's eyes: the TorchScript module that contraflow's detector `script` runs.
 
-    tools/export_mask2former.py facebook/mask2former-swin-small-coco-instance rewards/mask2former.pt
+    tools/export_mask2former.py facebook/mask2former-swin-small-coco-instance models/mask2former.pt
 
 The source is a folder or a hub id of a Mask2FormerForUniversalSegmentation trained on instances. Beside the module goes
 NAME.classes.txt, a class a line as GenEval spells it. In the configuration:
 
-    geneval: {detector: script, module: rewards/mask2former.pt, classes: rewards/mask2former.classes.txt, clip: ..., device: cuda}
+    geneval: {detector: script, module: models/mask2former.pt, classes: models/mask2former.classes.txt, clip: ..., device: cuda}
 
 The module takes pictures of any size, one after the other, and does what GenEval's published evaluation does through
 mmdet: the shorter side to 800 (the longer to 1333 at most), bilinear without antialiasing, rounded to bytes, padded with

@@ -6,6 +6,7 @@ import os
 import pathlib
 import subprocess
 
+import pytest
 import torch
 from sd3 import ROOT, contraflow
 from test_pipeline import SD35, make, save, words  # noqa: F401 (words is a fixture)
@@ -106,3 +107,49 @@ def test_three_rewards(words, tmp_path):  # noqa: F811
             assert math.isclose(a[key], b[key], rel_tol=1e-4), key
         total = a["reward/pickscore"] + 0.5 * a["reward/hpsv2"] + 2 * a["reward/clipscore"]
         assert math.isclose(a["reward/mean"], total, rel_tol=1e-6) and a["reward/std"] > 0 and not a["reward/unavailable"]
+
+
+# A line of every tag, as GenEval's metadata.jsonl has them.
+GENEVAL = """
+{"tag": "single_object", "include": [{"class": "umbrella", "count": 1}], "prompt": "a photo of an umbrella"}
+{"tag": "two_object", "include": [{"class": "tv remote", "count": 1}, {"class": "hair drier", "count": 1}], "prompt": "a photo of a tv remote and a hair drier"}
+{"tag": "counting", "include": [{"class": "computer mouse", "count": 3}], "exclude": [{"class": "computer mouse", "count": 4}], "prompt": "a photo of three computer mouses"}
+{"tag": "colors", "include": [{"class": "fire hydrant", "count": 1, "color": "purple"}], "prompt": "a photo of a purple fire hydrant"}
+{"tag": "position", "include": [{"class": "kite", "count": 1}, {"class": "cow", "count": 1, "position": ["left of", 0]}], "prompt": "a photo of a cow left of a kite"}
+{"tag": "color_attr", "include": [{"class": "oven", "count": 1, "color": "pink"}, {"class": "sink", "count": 1, "color": "brown"}], "prompt": "a photo of a pink oven and a brown sink"}
+"""  # fmt: skip
+
+
+class Eyes(torch.nn.Module):
+    """Sees one of everything that is asked for, and three mice: where, and how surely, hangs on the picture's pixels."""
+
+    def forward(self, images):
+        classes = torch.tensor([25, 65, 78, 64, 64, 64, 10, 33, 19, 69, 71])
+        n, at = images.shape[0], torch.arange(11)
+        x = (images[:, 0, 0, :11] * 16).floor()
+        y = (images[:, 1, 1, :11] * 16).floor()
+        boxes = torch.stack([x, y, x + 10, y + 10], 2)
+        return boxes, (classes + 0 * at).expand(n, 11), 0.85 + 0.15 * images[:, 2, 2, :11]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_geneval_prompts(words, tmp_path):  # noqa: F811
+    """GenEval's own prompt file, for training and for evaluation: every tag is judged."""
+    save(make(words, transformer=SD35, seed=11), words, tmp_path / "model")
+    (tmp_path / "metadata.jsonl").write_text(GENEVAL.lstrip())
+    tiny_clip(tmp_path / "clip", words)
+    torch.jit.script(Eyes()).save(tmp_path / "eyes.pt")
+    rewards = {"geneval": dict(detector="script", module=str(tmp_path / "eyes.pt"), clip=str(tmp_path / "clip"), threshold=0.9, counting_threshold=0.9)}
+    text = CONFIG.format(cache=tmp_path / "cache", model=tmp_path / "model", prompts=tmp_path / "metadata.jsonl")
+    text = text.replace("{train: ", f"{{by_tag: true, test: {tmp_path / 'metadata.jsonl'}, train: ").replace("groups: 4", "groups: 6").replace("group_size: 12", "group_size: 4")
+    (tmp_path / "c.yaml").write_text(text.replace("rewards: {jpeg_compressibility: {}}", "rewards: " + json.dumps(rewards)))
+    launch(2, "train", tmp_path / "c.yaml", "--run", tmp_path / "run", "--set", "run.threads=1", "--set", "train.max_steps=2", "--set", "eval.every=2",
+           "--set", "eval.images_per_prompt=4", "--quiet")  # fmt: skip
+    rows = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert not rows[0]["reward/unavailable"] and rows[0]["reward/std"] > 0 and 0 < rows[0]["reward/geneval"] < 1
+    lora = next((tmp_path / "run/checkpoints").glob("step-00000002")) / "lora"
+    contraflow("eval", "--model", tmp_path / "model", "--lora", lora, "--prompts", tmp_path / "metadata.jsonl", "--config", tmp_path / "c.yaml",
+               "--images-per-prompt", 4, "--height", 32, "--width", 32, "--steps", 6, "-o", tmp_path / "eval.json")  # fmt: skip
+    tags = json.loads((tmp_path / "eval.json").read_text())["tags"]
+    assert sorted(tags) == ["color_attr", "colors", "counting", "position", "single_object", "two_object"]
+    assert all(t["images"] == 4 and 0 <= t["strict"] <= 1 for t in tags.values()) and len({t["soft"] for t in tags.values()}) > 2

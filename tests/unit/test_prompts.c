@@ -8,7 +8,9 @@
 #include <string.h>
 #include <unistd.h>
 #include "base/file.h"
+#include "base/json.h"
 #include "base/mem.h"
+#include "base/text.h"
 #include "data/prompts.h"
 
 static char dir[] = "/tmp/test_prompts_XXXXXX";
@@ -288,11 +290,64 @@ static void same_for_any_ranks(void **state)
 	prompts_free(&p);
 }
 
+/* As GenEval's metadata.jsonl has them, a line of every tag. */
+static void geneval(void **state)
+{
+	static const char *const line[] = {
+		"{\"tag\": \"single_object\", \"include\": [{\"class\": \"umbrella\", \"count\": 1}], "
+		"\"prompt\": \"a photo of an umbrella\"}",
+		"{\"tag\": \"two_object\", \"include\": [{\"class\": \"tv remote\", \"count\": 1}, "
+		"{\"class\": \"hair drier\", \"count\": 1}], \"prompt\": \"a photo of a tv remote and a hair "
+		"drier\"}",
+		"{\"tag\": \"counting\", \"include\": [{\"class\": \"computer mouse\", \"count\": 3}], "
+		"\"exclude\": [{\"class\": \"computer mouse\", \"count\": 4}], \"prompt\": \"a photo of "
+		"three computer mouses\"}",
+		"{\"tag\": \"colors\", \"include\": [{\"class\": \"fire hydrant\", \"count\": 1, \"color\": "
+		"\"purple\"}], \"prompt\": \"a photo of a purple fire hydrant\"}",
+		"{\"tag\": \"position\", \"include\": [{\"class\": \"kite\", \"count\": 1}, {\"class\": "
+		"\"cow\", \"count\": 1, \"position\": [\"left of\", 0]}], \"prompt\": \"a photo of a cow "
+		"left of a kite\"}",
+		"{\"tag\": \"color_attr\", \"include\": [{\"class\": \"oven\", \"count\": 1, \"color\": "
+		"\"pink\"}, {\"class\": \"sink\", \"count\": 1, \"color\": \"brown\"}], \"prompt\": \"a "
+		"photo of a pink oven and a brown sink\"}",
+	};
+	static const char *const tag[] = { "single_object", "two_object", "counting",
+					   "colors",        "position",   "color_attr" };
+	struct text all = { 0 };
+	struct prompts p;
+	struct err e;
+	int64_t drawn[12];
+	int seen[6] = { 0 };
+
+	(void)state;
+	for (int i = 0; i < 6; i++)
+		text_printf(&all, "%s\n", line[i]);
+	assert_int_equal(read_as(&p, "metadata.jsonl", all.s, all.n, &e), 0);
+	assert_int_equal(p.n, 6);
+	assert_string_equal(p.v[4].text, "a photo of a cow left of a kite");
+	for (int i = 0; i < 6; i++) {
+		json_t *want = json_parse(line[i], strlen(line[i]), "line", &e),
+		       *meta = json_parse(p.v[i].meta, strlen(p.v[i].meta), "meta", &e);
+		assert_string_equal(p.v[i].tag, tag[i]);
+		assert_true(json_equal(want, meta)); /* nothing is lost on the way to the reward */
+		json_decref(want);
+		json_decref(meta);
+	}
+	prompts_draw(&p, 1, 0, 12, true, drawn);
+	for (int i = 0; i < 12; i++)
+		seen[drawn[i]]++;
+	for (int i = 0; i < 6; i++)
+		assert_int_equal(seen[i], 2);
+	prompts_free(&p);
+	text_free(&all);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(txt),
 		cmocka_unit_test(jsonl),
+		cmocka_unit_test(geneval),
 		cmocka_unit_test(bad_files),
 		cmocka_unit_test(without_replacement),
 		cmocka_unit_test(more_groups_than_prompts),
