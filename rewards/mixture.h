@@ -103,6 +103,9 @@ void mixture_submit(struct mixture *m, struct mixture_scores *s, int first, cons
 /* The same to those: a prompt's whole group, samples sample[0 .. n) of the set. */
 void mixture_submit_group(struct mixture *m, struct mixture_scores *s, const int *sample,
 			  const struct reward_item *item, int n);
+/* Finds the groups among samples 0 .. n - 1: those of one prompt with one metadata. */
+void mixture_submit_groups(struct mixture *m, struct mixture_scores *s, const struct reward_item *item,
+			   int n);
 /* Has all that was handed over been scored or given up? */
 bool mixture_done(struct mixture *m, struct mixture_scores *s);
 /* Waits for that; returns the seconds spent waiting. */

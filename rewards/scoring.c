@@ -48,6 +48,7 @@ char *scoring_answer(struct mixture *m, const struct request *r, double end)
 	s.check = true;
 	mixture_begin(m, &s);
 	mixture_submit(m, &s, 0, r->item, r->n);
+	mixture_submit_groups(m, &s, r->item, r->n);
 	mixture_wait_until(m, &s, end);
 	mixture_total(m, &s, NULL, 0);
 	for (int i = 0; i < r->n; i++) {

@@ -38,31 +38,6 @@ static json_t *report(const struct mixture *m, const struct mixture_scores *s, c
 	return all;
 }
 
-/* To the rewards that get groups: pictures of one prompt with one metadata are a group. */
-static void submit_groups(struct mixture *m, struct mixture_scores *s, const struct reward_item *item, int n)
-{
-	struct reward_item *group = mem_zero((size_t)n, sizeof *group);
-	int *sample = mem_zero((size_t)n, sizeof *sample);
-	bool *seen = mem_zero((size_t)n, sizeof *seen);
-
-	for (int i = 0; i < n; i++) {
-		int k = 0;
-
-		for (int j = i; j < n; j++) {
-			if (seen[j] || strcmp(item[i].prompt, item[j].prompt) ||
-			    strcmp(item[i].meta, item[j].meta))
-				continue;
-			seen[j] = true;
-			group[k] = item[j];
-			sample[k++] = j;
-		}
-		mixture_submit_group(m, s, sample, group, k);
-	}
-	free(group);
-	free(sample);
-	free(seen);
-}
-
 static int score(struct mixture *m, const char *const *path, int n, const struct prompts *p, const char *out,
 		 struct err *e)
 {
@@ -84,8 +59,7 @@ static int score(struct mixture *m, const char *const *path, int n, const struct
 		mixture_scores_init(&s, n, mixture_count(m));
 		mixture_begin(m, &s);
 		mixture_submit(m, &s, 0, item, n);
-		if (mixture_has_groups(m))
-			submit_groups(m, &s, item, n);
+		mixture_submit_groups(m, &s, item, n);
 		mixture_wait(m, &s);
 		mixture_total(m, &s, NULL, 0);
 		json_t *j = report(m, &s, path, p);
