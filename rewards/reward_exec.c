@@ -14,6 +14,7 @@
 #include <fcntl.h>
 #include <math.h>
 #include <poll.h>
+#include <pthread.h>
 #include <signal.h>
 #include <spawn.h>
 #include <stdio.h>
@@ -54,9 +55,47 @@ struct child {
 	int in, out;   /* to it, from it */
 	bool warm;     /* it has answered */
 	int64_t failures;
+	struct child *next; /* of all */
 };
 
 /* ---- The process --------------------------------------------------------------------------------- */
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* of the list and of pids */
+static struct child *children;
+
+/* The program ends while a call that was given up is still inside: nobody else would end its child.  The lock
+ * stays taken, so that none is started any more. */
+static void kill_all(void)
+{
+	pthread_mutex_lock(&lock);
+	for (struct child *c = children; c; c = c->next)
+		if (c->pid)
+			kill(-c->pid, SIGKILL);
+}
+
+static void enlist(struct child *c)
+{
+	static bool begun;
+
+	pthread_mutex_lock(&lock);
+	if (!begun)
+		at_quick_exit(kill_all);
+	begun = true;
+	c->next = children;
+	children = c;
+	pthread_mutex_unlock(&lock);
+}
+
+static void delist(struct child *c)
+{
+	struct child **at = &children;
+
+	pthread_mutex_lock(&lock);
+	while (*at != c)
+		at = &(*at)->next;
+	*at = c->next;
+	pthread_mutex_unlock(&lock);
+}
 
 static void stop(struct child *c)
 {
@@ -64,18 +103,36 @@ static void stop(struct child *c)
 		return;
 	close(c->in);
 	close(c->out);
+	pthread_mutex_lock(&lock);
 	kill(-c->pid, SIGKILL); /* with whatever it has started */
 	waitpid(c->pid, NULL, 0);
 	c->pid = 0;
+	pthread_mutex_unlock(&lock);
+}
+
+/* Sets c->pid; an errno, or 0. */
+static int spawn(struct child *c, char **argv, const posix_spawn_file_actions_t *files)
+{
+	extern char **environ;
+	posix_spawnattr_t attr;
+	int code;
+
+	posix_spawnattr_init(&attr);
+	posix_spawnattr_setflags(&attr, POSIX_SPAWN_SETPGROUP); /* a group of its own, to be killed whole */
+	pthread_mutex_lock(&lock);
+	code = posix_spawnp(&c->pid, argv[0], files, &attr, argv, environ);
+	if (code)
+		c->pid = 0;
+	pthread_mutex_unlock(&lock);
+	posix_spawnattr_destroy(&attr);
+	return code;
 }
 
 static int start(struct child *c, struct err *e)
 {
-	extern char **environ;
 	int n = c->conf->command.n, to[2], from[2], code;
 	char **argv = mem_zero((size_t)n + 1, sizeof *argv);
 	posix_spawn_file_actions_t files;
-	posix_spawnattr_t attr;
 
 	for (int i = 0; i < n; i++)
 		argv[i] = c->conf->command.v[i];
@@ -92,17 +149,13 @@ static int start(struct child *c, struct err *e)
 	posix_spawn_file_actions_init(&files);
 	posix_spawn_file_actions_adddup2(&files, to[0], STDIN_FILENO);
 	posix_spawn_file_actions_adddup2(&files, from[1], STDOUT_FILENO);
-	posix_spawnattr_init(&attr);
-	posix_spawnattr_setflags(&attr, POSIX_SPAWN_SETPGROUP); /* a group of its own, to be killed whole */
-	code = posix_spawnp(&c->pid, argv[0], &files, &attr, argv, environ);
-	posix_spawnattr_destroy(&attr);
+	code = spawn(c, argv, &files);
 	posix_spawn_file_actions_destroy(&files);
 	close(to[0]);
 	close(from[1]);
 	if (code) {
 		close(to[1]);
 		close(from[0]);
-		c->pid = 0;
 		err_set(e, "cannot start '%s': %s", argv[0], strerror(code));
 	} else {
 		c->in = to[1];
@@ -233,14 +286,17 @@ static int open_exec(void **state, const void *conf, struct err *e)
 		free(c);
 		return -1;
 	}
+	enlist(c);
 	*state = c;
 	return 0;
 }
 
 static void close_exec(void *state)
 {
-	if (state)
-		stop(state);
+	if (!state)
+		return;
+	stop(state);
+	delist(state);
 	free(state);
 }
 
