@@ -25,6 +25,7 @@ from typing import List, Tuple
 
 import torch
 import torch.nn.functional as F
+from tracing import check_same, devices_stay_variable
 
 # Names that GenEval spells otherwise than COCO, and those of older label files.
 GENEVAL = {
@@ -129,19 +130,6 @@ def sizes_stay_variable():
         torch.tensor = plain
 
 
-def devices_stay_variable(traced):
-    """The devices that a trace has as constants become the input's: one file serves the CPU and GPUs."""
-    graph = traced.graph
-    torch._C._jit_pass_inline(graph)
-    constants = [n for n in graph.findAllNodes("prim::Constant") if n.output().type().kind() == "DeviceObjType"]
-    here = graph.create("prim::device", [list(graph.inputs())[1]], 1)
-    here.output().setType(torch._C.DeviceObjType.get())
-    graph.prependNode(here)
-    for n in constants:
-        n.output().replaceAllUsesWith(here.output())
-    torch._C._jit_pass_dce(graph)
-
-
 def trace(network):
     with torch.no_grad(), warnings.catch_warnings(), sizes_stay_variable():
         warnings.simplefilter("ignore")
@@ -149,11 +137,7 @@ def trace(network):
         traced = torch.jit.trace(network, torch.zeros(1, 3, 96, 160), check_trace=False)
     devices_stay_variable(traced)
     for h, w in ((160, 96), (224, 224), (64, 320)):
-        x = torch.randn(1, 3, h, w, generator=torch.Generator().manual_seed(h))
-        with torch.no_grad():
-            for a, b in zip(traced(x), network(x)):
-                if not torch.allclose(a, b, rtol=1e-3, atol=1e-3 * b.abs().max().item()):
-                    sys.exit(f"the traced network is off by {(a - b).abs().max():g} at {h} x {w}: this transformers traces otherwise")
+        check_same(traced, network, [torch.randn(1, 3, h, w, generator=torch.Generator().manual_seed(h))], f"{h} x {w} pixels")
     return traced
 
 

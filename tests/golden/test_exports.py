@@ -15,7 +15,8 @@ import transformers.models.mask2former.modeling_mask2former as mask2former
 from PIL import Image
 from sd3 import ROOT
 from test_geneval import HUES, clip, color_logits, crop, probe, run_score  # noqa: F401
-from test_rewards import picture
+from test_rewards import picture, resize, score
+from vocabularies import BERT_WORDS, WORDS, bert_folder, corpus
 from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation, Mask2FormerImageProcessor, SwinConfig
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::torch.jit.TracerWarning")
@@ -238,3 +239,182 @@ def test_mask2former_mistakes(tmp_path):
     with pytest.raises(RuntimeError) as e:
         tool("export_mask2former", tmp_path, tmp_path / "m.onnx")
     assert "is named .pt" in str(e.value) and str(e.value).count("\n") == 1
+
+
+# ---- ImageReward -------------------------------------------------------------------------------------
+
+SIDE, PATCH, SEE, SAY, LAYERS, HEADS = 48, 8, 32, 24, 2, (4, 3)
+
+
+def imagereward_state(words, seed=0):
+    """Random tensors under the published names, with those that the score does not use."""
+    g, state = torch.Generator().manual_seed(seed), {}
+
+    def add(name, *shape, scale=None):
+        state[name] = torch.randn(*shape, generator=g) * (scale or (shape[1] ** -0.5 if len(shape) == 2 else 0.3))
+
+    def linear(name, out, inner):
+        add(f"{name}.weight", out, inner)
+        add(f"{name}.bias", out)
+
+    def norm(name, n):
+        state[f"{name}.weight"] = 1 + 0.2 * torch.randn(n, generator=g)
+        add(f"{name}.bias", n)
+
+    v, t = "blip.visual_encoder", "blip.text_encoder"
+    add(f"{v}.cls_token", 1, 1, SEE)
+    add(f"{v}.pos_embed", 1, (SIDE // PATCH) ** 2 + 1, SEE)
+    add(f"{v}.patch_embed.proj.weight", SEE, 3, PATCH, PATCH, scale=0.1)
+    add(f"{v}.patch_embed.proj.bias", SEE)
+    for i in range(LAYERS):
+        b = f"{v}.blocks.{i}"
+        norm(f"{b}.norm1", SEE)
+        linear(f"{b}.attn.qkv", 3 * SEE, SEE)
+        linear(f"{b}.attn.proj", SEE, SEE)
+        norm(f"{b}.norm2", SEE)
+        linear(f"{b}.mlp.fc1", 2 * SEE, SEE)
+        linear(f"{b}.mlp.fc2", SEE, 2 * SEE)
+    norm(f"{v}.norm", SEE)
+    add(f"{t}.embeddings.word_embeddings.weight", words, SAY, scale=1)
+    add(f"{t}.embeddings.position_embeddings.weight", 60, SAY)
+    state[f"{t}.embeddings.position_ids"] = torch.arange(60)[None]
+    norm(f"{t}.embeddings.LayerNorm", SAY)
+    for i in range(LAYERS):
+        b = f"{t}.encoder.layer.{i}"
+        for kind, inner in ("attention", SAY), ("crossattention", SEE):
+            linear(f"{b}.{kind}.self.query", SAY, SAY)
+            linear(f"{b}.{kind}.self.key", SAY, inner)
+            linear(f"{b}.{kind}.self.value", SAY, inner)
+            linear(f"{b}.{kind}.output.dense", SAY, SAY)
+            norm(f"{b}.{kind}.output.LayerNorm", SAY)
+        linear(f"{b}.intermediate.dense", 3 * SAY, SAY)
+        linear(f"{b}.output.dense", SAY, 3 * SAY)
+        norm(f"{b}.output.LayerNorm", SAY)
+    linear("blip.vision_proj", 8, SEE)
+    linear("blip.text_proj", 8, SAY)
+    sizes = [SAY, 20, 12, 8, 6, 1]
+    for i, k in enumerate([0, 2, 4, 6, 7]):
+        linear(f"mlp.layers.{k}", sizes[i + 1], sizes[i])
+    return state
+
+
+def attend(q, k, v, heads, mask=None):
+    def split(x):
+        return x.view(x.shape[0], x.shape[1], heads, -1).transpose(1, 2)
+
+    q, k, v = split(q), split(k), split(v)
+    logits = q @ k.transpose(2, 3) / q.shape[-1] ** 0.5
+    if mask is not None:
+        logits = logits + (1 - mask[:, None, None].to(logits.dtype)) * -10000
+    return (logits.softmax(-1) @ v).transpose(1, 2).flatten(2)
+
+
+def imagereward(state, x, ids):
+    """The published model's steps in float64."""
+    s = {k: v.double() for k, v in state.items()}
+
+    def linear(name, x):
+        return F.linear(x, s[f"{name}.weight"], s[f"{name}.bias"])
+
+    def norm(name, x, eps):
+        return F.layer_norm(x, x.shape[-1:], s[f"{name}.weight"], s[f"{name}.bias"], eps)
+
+    v, t = "blip.visual_encoder", "blip.text_encoder"
+    x = F.conv2d(x.double(), s[f"{v}.patch_embed.proj.weight"], s[f"{v}.patch_embed.proj.bias"], stride=PATCH).flatten(2).transpose(1, 2)
+    x = torch.cat([s[f"{v}.cls_token"].expand(len(x), -1, -1), x], 1) + s[f"{v}.pos_embed"]
+    for i in range(LAYERS):
+        b = f"{v}.blocks.{i}"
+        q, k, w = linear(f"{b}.attn.qkv", norm(f"{b}.norm1", x, 1e-6)).chunk(3, -1)
+        x = x + linear(f"{b}.attn.proj", attend(q, k, w, HEADS[0]))
+        x = x + linear(f"{b}.mlp.fc2", F.gelu(linear(f"{b}.mlp.fc1", norm(f"{b}.norm2", x, 1e-6))))
+    x = norm(f"{v}.norm", x, 1e-6)
+    y = s[f"{t}.embeddings.word_embeddings.weight"][ids] + s[f"{t}.embeddings.position_embeddings.weight"][: ids.shape[1]]
+    y = norm(f"{t}.embeddings.LayerNorm", y, 1e-12)
+    for i in range(LAYERS):
+        b = f"{t}.encoder.layer.{i}"
+        for kind, of, mask in ("attention", None, ids != 0), ("crossattention", x, None):
+            n = f"{b}.{kind}"
+            of = y if of is None else of
+            z = attend(linear(f"{n}.self.query", y), linear(f"{n}.self.key", of), linear(f"{n}.self.value", of), HEADS[1], mask)
+            y = norm(f"{n}.output.LayerNorm", linear(f"{n}.output.dense", z) + y, 1e-12)
+        z = linear(f"{b}.output.dense", F.gelu(linear(f"{b}.intermediate.dense", y)))
+        y = norm(f"{b}.output.LayerNorm", z + y, 1e-12)
+    y = y[:, 0]
+    for k in 0, 2, 4, 6, 7:
+        y = linear(f"mlp.layers.{k}", y)
+    return (y[:, 0] - 0.16717362830052426) / 1.0333394966054072
+
+
+def published_picture(im):
+    """Resize to the shorter side, CenterCrop, ToTensor, Normalize."""
+    w, h = im.size
+    w, h = (SIDE, int(SIDE * h / w)) if w <= h else (int(SIDE * w / h), SIDE)
+    im = resize(im, w, h)
+    left, top = int(round((w - SIDE) / 2)), int(round((h - SIDE) / 2))
+    x = torch.from_numpy(np.array(im.crop((left, top, left + SIDE, top + SIDE)))).permute(2, 0, 1).float() / 255
+    return (x - torch.tensor([0.48145466, 0.4578275, 0.40821073]).view(3, 1, 1)) / torch.tensor([0.26862954, 0.26130258, 0.27577711]).view(3, 1, 1)
+
+
+@pytest.fixture(scope="module")
+def judge(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("imagereward")
+    tokenizer = bert_folder(folder / "bert")
+    state = imagereward_state(len(tokenizer) + 3)
+    torch.save(state, folder / "ImageReward.pt")
+    tool("export_imagereward", folder / "ImageReward.pt", folder / "out/judge.pt", "--tokenizer", folder / "bert", "--vision-heads", HEADS[0],
+         "--text-heads", HEADS[1])  # fmt: skip
+    return state, folder, tokenizer
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_imagereward(tmp_path, judge, device):
+    """Pictures and prompts to scores, through `contraflow score`."""
+    state, folder, tokenizer = judge
+    sizes = [(48, 48), (64, 64), (101, 70), (70, 101), (33, 47), (200, 49), (64, 64), (512, 512)]
+    images = [picture(w, h, i) for i, (w, h) in enumerate(sizes)]
+    prompts = ["a photo of a red circle", "Two DOGS left of a café — 'don't' 日本", "", "[ENC] x [MASK]"] + corpus(200, seed=7, words=WORDS + BERT_WORDS)[-4:]
+    for i, im in enumerate(images):
+        im.save(tmp_path / f"{i}.png")
+    keys = dict(module=str(folder / "out/judge.pt"), tokenizer=str(folder / "out/judge.tokenizer"), text_length=35, batch=3, device=device)
+    got = [x["reward"] for x in score(tmp_path, {"script": keys}, prompts, [tmp_path / f"{i}.png" for i in range(len(images))])]
+    ids = tokenizer(prompts, padding="max_length", truncation=True, max_length=35, return_tensors="pt").input_ids
+    want = imagereward(state, torch.stack([published_picture(im) for im in images]), ids)
+    assert torch.allclose(torch.tensor(got, dtype=torch.float64), want, rtol=1e-4, atol=1e-4 * want.abs().max().item()), (got, want)
+    assert want.std() > 0.1 and (ids == 0).any(1).sum() >= 4
+
+
+def test_imagereward_prepares_as_pillow(judge):
+    """The same bytes, but for halves that the two take to different sides."""
+    sys.path.insert(0, str(ROOT / "tools"))
+    from export_imagereward import Judge
+
+    class Seen(torch.nn.Module):
+        def forward(self, x, ids):
+            return x
+
+    prepare = Judge(Seen(), SIDE)
+    for i, (w, h) in enumerate([(48, 48), (64, 64), (101, 70), (33, 47), (200, 49), (49, 203), (512, 512), (20, 31)]):
+        im = picture(w, h, i)
+        levels = (prepare(tensor(np.array(im)), None)[0] - published_picture(im)) * 255 * 0.27
+        assert levels.abs().max() < 1.1 and (levels.abs() > 0.1).float().mean() < 2e-3, (w, h)
+
+
+@pytest.mark.parametrize("change, message", [
+    (lambda s: s.pop("mlp.layers.6.weight"), "no tensor 'mlp"), (lambda s: s.pop("blip.visual_encoder.pos_embed"), "no tensor"),
+    (lambda s: s.pop("blip.text_encoder.encoder.layer.1.crossattention.self.key.bias"), "crossattention.self.key.bias is on one side only"),
+    (lambda s: s.update({"blip.visual_encoder.blocks.0.gamma": torch.ones(3)}), "gamma is on one side only"),
+    (lambda s: s.update({"blip.text_encoder.embeddings.word_embeddings.weight": torch.ones(5, SAY)}), "tokens, the checkpoint knows 5"),
+    (lambda s: s.update(evil=Evil()), "Weights only load failed"),
+])  # fmt: skip
+def test_imagereward_mistakes(tmp_path, judge, change, message):
+    state = dict(judge[0])
+    change(state)
+    torch.save(state, tmp_path / "x.pt")
+    with pytest.raises(RuntimeError) as e:
+        tool("export_imagereward", tmp_path / "x.pt", tmp_path / "y.pt", "--tokenizer", judge[1] / "bert", "--vision-heads", 4, "--text-heads", 3)
+    assert message in str(e.value) and not (tmp_path / "y.pt").exists() and not (tmp_path / "evil").exists()
+
+
+class Evil:
+    def __reduce__(self):
+        return (os.mkdir, ("evil",))
