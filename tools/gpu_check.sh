@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # On a machine with an NVIDIA GPU: is everything right there, and how fast is it? One line a check; logs and figures in a
-# folder. Needs a build with CUDA (meson setup build-cuda -Dcuda=enabled && ninja -C build-cuda contraflow tests/test_dist tests/test_fused).
+# folder. Needs a build with CUDA (meson setup build-cuda -Dcuda=enabled && ninja -C build-cuda contraflow tests/test_{dist,fused,transfer}).
 #   tools/gpu_check.sh [build-cuda [OUT_FOLDER]]
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 1
@@ -67,11 +67,26 @@ shapes() {
 	"$python" -c "import json, sys; s = json.load(open('$out/shapes/result.json'))['after']['strict']; print(s); sys.exit(s < 0.85)"
 }
 
+# Sizes that are found by trying: what tensors take stays under the limit, and a resume has the bits of a run that was not cut.
+memory() {
+	local run=$out/memory args
+	rm -rf "$run" "$run-cut"
+	args=(--quiet --set run.device=cuda --set run.memory=1GiB --set rollout.batch=auto --set train.micro_batch=auto
+		--set train.checkpoint_blocks=auto --set prompts.test= --set log.tensorboard=false --set optimizer.decay=constant)
+	"$program" train configs/shapes.yaml --run "$run" "${args[@]}" --set train.max_steps=4 || return 1
+	"$program" train configs/shapes.yaml --run "$run-cut" "${args[@]}" --set train.max_steps=2 || return 1
+	"$program" train configs/shapes.yaml --run "$run-cut" "${args[@]}" --set train.max_steps=4 --resume || return 1
+	cmp "$run"{,-cut}/checkpoints/step-00000004/state.safetensors.zst || return 1
+	"$python" -c "import json; p = max(json.loads(l)['memory/peak'] for l in open('$run/metrics.jsonl')); print(p, 'GiB'); assert 0 < p <= 1"
+}
+
 medium=(--model medium --device cuda --dtype bfloat16 --groups 1 --group-size 24 --batch 12 --micro-batch 4)
 check "one rank over NCCL" mpirun --allow-run-as-root -n 1 "$build/tests/test_dist" 1 nccl
 check "fused kernels and graphs against float64" "$build/tests/test_fused"
+check "pinned memory, copies beside computing" "$build/tests/test_transfer"
 check "parity with the CPU" parity
 check "graphs against eager, bit for bit" graphs
+check "sizes that fit into memory" memory
 check "shapes on the GPU" shapes
 if command -v compute-sanitizer >/dev/null; then
 	check "compute-sanitizer, fused kernels" compute-sanitizer --error-exitcode 1 "$build/tests/test_fused"
