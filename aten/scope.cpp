@@ -71,6 +71,8 @@ void destroy(at_tensor *t)
 		delete t;
 		return;
 	}
+	if (!spare)
+		cleaner.hire(); // this thread may end what others began and have made none itself
 	t->next = spare;
 	spare = t;
 	n_spare++;
