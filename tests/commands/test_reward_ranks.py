@@ -36,9 +36,14 @@ def train(folder, reward, trainers, *args, rewards=REWARDS, check=True):
     return contraflow("train", CONFIG, "--run", folder, *args, ranks=ranks, check=check)
 
 
+def metrics(run):
+    """A run's metrics, without its times and what its memory took: where judges share the process, their threads count too."""
+    return [{k: v for k, v in r.items() if not k.startswith(("time/", "memory/"))} for r in read_lines(run / "metrics.jsonl")]
+
+
 def numbers(run):
     """What a run tells, without its times."""
-    rows = [{k: v for k, v in r.items() if not k.startswith("time")} for r in read_lines(run / "metrics.jsonl")]
+    rows = metrics(run)
     result = json.loads((run / "result.json").read_text())
     for part in result, result.get("before", {}), result.get("after", {}):
         for k in [k for k in part if "seconds" in k]:
@@ -95,8 +100,7 @@ def test_stages(tmp_path):
     for ranks, reward in (2, 0), (3, 1):
         contraflow("train", tmp_path / "staged.yaml", "--run", tmp_path / str(reward), "--quiet", *sets(ranks__reward=reward), ranks=ranks)
     assert states(tmp_path / "0") == states(tmp_path / "1") and len(states(tmp_path / "0")) == 8  # steps 1 to 7, and 9
-    rows = [[{k: v for k, v in r.items() if not k.startswith("time")} for r in read_lines(tmp_path / x / "metrics.jsonl")] for x in "01"]
-    assert rows[0] == rows[1]
+    assert metrics(tmp_path / "0") == metrics(tmp_path / "1")
     line = fails("train", tmp_path / "staged.yaml", "--run", tmp_path / "x", "--set", "stages.right.ranks.reward=1")
     assert "stages.right.ranks: it is the same for all stages" in line
 
