@@ -1,4 +1,5 @@
 // machine.cpp -- threads, devices, versions.
+#include "aten/lanes.hpp"
 #include "aten/shim.hpp"
 #include "base/err.h"
 #include <ATen/Context.h>
@@ -31,6 +32,19 @@ void parallel(int64_t n, int64_t grain, c10::function_ref<void(int64_t from, int
 		      grain);
 }
 } // namespace shim
+
+const lanes::kernels *lanes::best()
+{
+#ifdef __x86_64__
+	static const kernels *const found = [] {
+		const std::string set = at::get_cpu_capability();
+		return set == "AVX512" ? &avx512 : set == "AVX2" ? &avx2 : nullptr;
+	}();
+	return found;
+#else
+	return nullptr;
+#endif
+}
 
 extern "C" {
 void at_set_threads(int n)

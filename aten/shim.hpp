@@ -96,9 +96,10 @@ at_dtype dtype_of(at::ScalarType t);
 at::TensorOptions options(at_dtype dt, at_device dev);
 } // namespace shim
 
-// Compiled for several instruction sets, chosen when the program is loaded.
+// Compiled for several instruction sets, chosen when the program is loaded. By features: "arch=haswell" would
+// be chosen on a Haswell alone.
 #ifdef __x86_64__
-#define KERNEL __attribute__((target_clones("avx512f", "arch=haswell", "default")))
+#define KERNEL __attribute__((target_clones("avx512f", "avx2", "default")))
 #else
 #define KERNEL
 #endif
