@@ -43,11 +43,16 @@ struct Gelu : torch::autograd::Function<Gelu> {
 };
 } // namespace
 
+at::Tensor shim::gelu_tanh(const at::Tensor &x)
+{
+	if (lanes::best() && is_f32(x) && x.is_contiguous())
+		return Gelu::apply(x);
+	return at::gelu(x, "tanh");
+}
+
 extern "C" at_t at_gelu(at_t x, bool tanh_approximation)
 {
 	return shim::call("at_gelu", { x }, [&] {
-		if (tanh_approximation && best() && shim::is_f32(x->v) && x->v.is_contiguous())
-			return Gelu::apply(x->v);
-		return at::gelu(x->v, tanh_approximation ? "tanh" : "none");
+		return tanh_approximation ? shim::gelu_tanh(x->v) : at::gelu(x->v, "none");
 	});
 }

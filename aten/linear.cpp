@@ -4,7 +4,6 @@
 #include <ATen/ops/_addmm_activation.h>
 #include <ATen/ops/_scaled_mm.h>
 #include <ATen/ops/amax.h>
-#include <ATen/ops/gelu.h>
 #include <ATen/ops/linear.h>
 #include <ATen/ops/where.h>
 
@@ -29,7 +28,7 @@ at::Tensor linear_gelu(const at::Tensor &x, const at::Tensor &w, const at::Tenso
 		shape.back() = w.size(0);
 		return at::_addmm_activation(b, rows, w.t(), 1, 1, true).view(shape);
 	}
-	return at::gelu(at::linear(x, w, b), "tanh");
+	return shim::gelu_tanh(at::linear(x, w, b));
 }
 
 // Each row over its largest value, in E4M3.

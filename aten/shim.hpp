@@ -91,6 +91,7 @@ inline bool is_f32(const at::Tensor &x)
 {
 	return x.device().is_cpu() && x.scalar_type() == at::kFloat;
 }
+at::Tensor gelu_tanh(const at::Tensor &x); // at_gelu's, for ops that end with it
 at::ScalarType scalar_type(at_dtype dt);
 at_dtype dtype_of(at::ScalarType t);
 at::TensorOptions options(at_dtype dt, at_device dev);

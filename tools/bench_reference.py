@@ -4,7 +4,7 @@
     python=.venv/bin/python  # needs LD_LIBRARY_PATH=/usr/local/cuda/lib64 where CUDA is not in the loader's path
     $python tools/bench_reference.py --shapes --ranks 2                            # the embedded default, 2 ranks of ours
     $python tools/bench_reference.py --model medium --device cuda --dtype bfloat16 --group-size 24 --groups 1 \\
-        --batch 12 --micro-batch 4 --checkpoint-every 1
+        --batch 12 --micro-batch 4 --checkpoint-blocks 24
 
 Python does what the public reference does: rollout with the adapter `old` unmerged, DPM-Solver++(2M); update with three
 forwards a noise level (old without gradient, theta, base without gradient), the weights of the loss in double, backward,
