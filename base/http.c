@@ -191,6 +191,8 @@ void http_post_all(struct http_client *c, struct http_post *post, int n)
 	for (int i = 0; i < n; i++)
 		job[i] = (struct job) { .client = c, .post = &post[i] };
 	while (fill(job, n, c, end)) {
+		bool finished = false; /* then there may be nothing to wait for, or a place to fill */
+
 		curl_multi_perform(c->multi, &running);
 		for (CURLMsg *m; (m = curl_multi_info_read(c->multi, &queued));) {
 			struct job *j;
@@ -200,8 +202,10 @@ void http_post_all(struct http_client *c, struct http_post *post, int n)
 			CURLcode code = m->data.result; /* m is gone with its handle */
 			curl_easy_getinfo(m->easy_handle, CURLINFO_PRIVATE, (char **)&j);
 			finish(j, code, end);
+			finished = true;
 		}
-		curl_multi_poll(c->multi, NULL, 0, running ? 100 : 20, NULL);
+		if (!finished)
+			curl_multi_poll(c->multi, NULL, 0, running ? 100 : 20, NULL);
 	}
 	free(job);
 }

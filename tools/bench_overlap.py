@@ -39,7 +39,7 @@ def serve(seconds):
     """One judge behind HTTP for each rank: one request at a time, as long as an exec one takes."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
+        protocol_version, wbufsize = "HTTP/1.1", -1
 
         def do_POST(self):
             items = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["items"]
