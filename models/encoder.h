@@ -31,8 +31,9 @@ struct text_encoder_type {
 struct autoencoder_type {
 	const char *class_name; /* "LinearAutoencoder" */
 	int (*open)(void **state, const char *dir, enum at_dtype dt, enum at_device dev, struct err *e);
-	/* Latents as the sampler makes them (B, C, h, w) -> unclamped pixels in [-1, 1], and back. */
-	at_t (*decode)(void *state, at_t latents_BChw);
+	/* Latents as the sampler makes them (B, C, h, w) -> unclamped pixels in [-1, 1], and back. Where
+	 * decoding takes memory, it is that of `at_a_time` pictures. */
+	at_t (*decode)(void *state, at_t latents_BChw, int64_t at_a_time);
 	at_t (*encode)(void *state, at_t pixels_B3HW);
 	int64_t (*scale)(void *state); /* pixels a latent: 4 here, 8 for SD3 */
 	int64_t (*channels)(void *state);

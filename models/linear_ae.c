@@ -228,10 +228,11 @@ static int open_type(void **state, const char *dir, enum at_dtype dt, enum at_de
 	return 0;
 }
 
-static at_t decode_type(void *state, at_t z_BChw)
+static at_t decode_type(void *state, at_t z_BChw, int64_t at_a_time)
 {
 	const struct linear_ae *a = state;
 
+	(void)at_a_time; /* a product: pictures in one go */
 	return linear_ae_decode(a, at_to(z_BChw, at_dtype_of(a->decode_FC), at_device_of(a->decode_FC)));
 }
 

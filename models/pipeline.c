@@ -162,7 +162,7 @@ static int open_parts(struct pipeline *p, const struct text_encoder_type *type,
 				     .device = o->device };
 	if (!ret)
 		ret = conditioner_open(&p->text, type, &text, o->text_cache, e) ||
-			      p->vae_type->open(&p->vae, vae, AT_F32, o->device, e) || check_fit(p, e)
+			      p->vae_type->open(&p->vae, vae, o->vae_dtype, o->device, e) || check_fit(p, e)
 			  ? -1
 			  : 0;
 	p->hash = p->transformer.hash;
@@ -178,7 +178,10 @@ int pipeline_open(struct pipeline *p, const struct pipeline_options *o, struct e
 	const struct text_encoder_type *text = NULL;
 	int ret;
 
-	*p = (struct pipeline) { .dir = mem_str(o->dir), .device = o->device, .dtype = o->dtype };
+	*p = (struct pipeline) { .dir = mem_str(o->dir),
+				 .device = o->device,
+				 .dtype = o->dtype,
+				 .vae_batch = o->vae_batch ? o->vae_batch : 1 };
 	ret = read_index(p, &text, index, e) ||
 		      pipeline_read_scheduler(&p->shift, &p->num_train_timesteps, scheduler, e) ||
 		      open_parts(p, text, o, e)
@@ -231,7 +234,7 @@ at_t pipeline_velocity(const struct pipeline *p, const struct pass *pass, at_t x
 at_t pipeline_pixels(const struct pipeline *p, at_t latents_BChw)
 {
 	struct at_scope *s = at_begin(AT_NO_GRAD);
-	at_t x_B3HW = at_cast(p->vae_type->decode(p->vae, latents_BChw), AT_F32);
+	at_t x_B3HW = at_cast(p->vae_type->decode(p->vae, latents_BChw, p->vae_batch), AT_F32);
 	at_t unit = at_clamp(at_add(at_mul(x_B3HW, 0.5), 0.5), 0, 1);
 	at_t level = at_floor(at_add(at_mul(unit, 255.0), 0.5)); /* nearest: never negative */
 

@@ -21,6 +21,7 @@ struct pipeline {
 	int64_t num_train_timesteps;
 	enum at_device device;
 	enum at_dtype dtype;
+	int64_t vae_batch;
 	uint64_t hash; /* of the transformer's weight bytes: names the base model in checkpoints */
 };
 
@@ -29,6 +30,8 @@ struct pipeline_options {
 	const char *dir;
 	enum at_dtype dtype;
 	enum at_device device;
+	enum at_dtype vae_dtype;
+	int64_t vae_batch;      /* pictures decoded at a time; 0: 1 */
 	int64_t t5_length;      /* tokens that T5 reads; 0: PIPELINE_T5_LENGTH */
 	const char *text_cache; /* a folder for embeddings of prompts (conditioner.h), or NULL */
 };

@@ -64,11 +64,11 @@ static at_t level(const struct vae *m, const struct vae_level *l, at_t x)
 	return at_return(s, x);
 }
 
-static at_t decode_one(const struct vae *m, at_t z_1Chw)
+static at_t decode(const struct vae *m, at_t z_BChw)
 {
 	struct at_scope *s = at_begin(AT_GRAD_AS_IS);
 	const struct vae_half *f = &m->decoder;
-	at_t x = at_add(at_div(z_1Chw, m->conf.scaling_factor), m->conf.shift_factor);
+	at_t x = at_add(at_div(z_BChw, m->conf.scaling_factor), m->conf.shift_factor);
 
 	if (f->quant.w_OIkk)
 		x = conv(&f->quant, x, 1, 0);
@@ -90,11 +90,11 @@ static at_t decode_one(const struct vae *m, at_t z_1Chw)
 	return at_return(s, x);
 }
 
-static at_t encode_one(const struct vae *m, at_t x_13HW)
+static at_t encode(const struct vae *m, at_t x_B3HW)
 {
 	struct at_scope *s = at_begin(AT_GRAD_AS_IS);
 	const struct vae_half *f = &m->encoder;
-	at_t x = conv(&f->conv_in, x_13HW, 1, 1), mean;
+	at_t x = conv(&f->conv_in, x_B3HW, 1, 1), mean;
 
 	tap(x, "encoder.conv_in");
 	for (int i = 0; i < m->conf.n_levels; i++) {
@@ -116,40 +116,42 @@ static at_t encode_one(const struct vae *m, at_t x_13HW)
 	return at_return(s, at_mul(at_sub(mean, m->conf.shift_factor), m->conf.scaling_factor));
 }
 
-static at_t each(const struct vae *m, at_t (*one)(const struct vae *, at_t), at_t x_BCHW)
+static at_t in_pieces(const struct vae *m, at_t (*some)(const struct vae *, at_t), at_t x_BCHW,
+		      int64_t at_a_time)
 {
 	struct at_scope *s = at_begin(AT_GRAD_AS_IS);
 	int64_t B = at_size(x_BCHW, 0);
 	at_t out = NULL;
 
-	for (int64_t b = 0; b < B; b++) {
-		struct at_scope *picture = at_begin(AT_GRAD_AS_IS);
-		at_t y = one(m, at_narrow(x_BCHW, 0, b, 1));
-		if (B == 1) {
-			out = at_escape(picture, y);
+	for (int64_t b = 0; b < B; b += at_a_time) {
+		struct at_scope *piece = at_begin(AT_GRAD_AS_IS);
+		int64_t n = at_a_time < B - b ? at_a_time : B - b;
+		at_t y = some(m, at_narrow(x_BCHW, 0, b, n));
+		if (n == B) {
+			out = at_escape(piece, y);
 		} else if (at_requires_grad(y)) {
-			out = at_escape(picture, out ? at_cat2(out, y, 0) : y);
+			out = at_escape(piece, out ? at_cat2(out, y, 0) : y);
 		} else { /* into place: a second copy of all pictures is never needed */
 			if (!out) {
 				struct at_dims d = at_shape(y);
 				d.d[0] = B;
-				out = at_escape(picture, at_empty(d, at_dtype_of(y), at_device_of(y)));
+				out = at_escape(piece, at_empty(d, at_dtype_of(y), at_device_of(y)));
 			}
-			at_copy_(at_narrow(out, 0, b, 1), y);
+			at_copy_(at_narrow(out, 0, b, n), y);
 		}
-		at_end(picture);
+		at_end(piece);
 	}
 	return at_return(s, out);
 }
 
-at_t vae_decode(const struct vae *m, at_t z_BChw)
+at_t vae_decode(const struct vae *m, at_t z_BChw, int64_t at_a_time)
 {
-	return each(m, decode_one, z_BChw);
+	return in_pieces(m, decode, z_BChw, at_a_time);
 }
 
 at_t vae_encode(const struct vae *m, at_t x_B3HW)
 {
-	return each(m, encode_one, x_B3HW);
+	return in_pieces(m, encode, x_B3HW, 1);
 }
 
 int64_t vae_scale(const struct vae *m)

@@ -44,13 +44,15 @@ struct vae {
 	struct vae_half encoder, decoder;
 };
 
+/* Random weights, float32 on the CPU, of a configuration that is known to be right. */
+void vae_new(struct vae *m, const struct vae_conf *c, uint64_t seed);
 /* DIR/config.json and weights.  Must not move while open. */
 int vae_open(struct vae *m, const char *dir, enum at_dtype dt, enum at_device dev, struct err *e);
 void vae_release(struct vae *m);
 int64_t vae_scale(const struct vae *m); /* pixels a latent */
-/* Latents (B, C, h, w) as the sampler makes them -> pixels (B, 3, 8 h, 8 w), unclamped.  Pictures are decoded
- * one after the other, so that memory is one picture's. */
-at_t vae_decode(const struct vae *m, at_t z_BChw);
+/* Latents (B, C, h, w) as the sampler makes them -> pixels (B, 3, 8 h, 8 w), unclamped.  At most
+ * `at_a_time` pictures are decoded together: memory is theirs. */
+at_t vae_decode(const struct vae *m, at_t z_BChw, int64_t at_a_time);
 /* Pixels in [-1, 1] -> the posterior's mean, shifted and scaled as the sampler has it. */
 at_t vae_encode(const struct vae *m, at_t x_B3HW);
 

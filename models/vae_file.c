@@ -206,6 +206,13 @@ static void lay_out(struct vae *m)
 		conv(m, &m->decoder.quant, "", "post_quant_conv", z, z, 1);
 }
 
+void vae_new(struct vae *m, const struct vae_conf *c, uint64_t seed)
+{
+	*m = (struct vae) { .conf = *c };
+	lay_out(m);
+	nn_init(&m->net, seed);
+}
+
 int vae_open(struct vae *m, const char *dir, enum at_dtype dt, enum at_device dev, struct err *e)
 {
 	char *path = file_join(dir, "config.json");
@@ -247,9 +254,11 @@ static int open_type(void **state, const char *dir, enum at_dtype dt, enum at_de
 	return 0;
 }
 
-static at_t decode_type(void *state, at_t latents_BChw)
+static at_t decode_type(void *state, at_t latents_BChw, int64_t at_a_time)
 {
-	return vae_decode(state, latents_BChw);
+	const struct vae *m = state;
+
+	return vae_decode(m, at_cast(latents_BChw, at_dtype_of(m->decoder.conv_in.w_OIkk)), at_a_time);
 }
 
 static at_t encode_type(void *state, at_t pixels_B3HW)

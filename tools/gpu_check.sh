@@ -96,6 +96,7 @@ check "bench tiny, float32" "$program" bench --device cuda -o "$out/tiny.json"
 check "bench SD3.5 Medium, bfloat16" "$program" bench "${medium[@]}" -o "$out/medium.json"
 check "the same without replays" "$program" bench "${medium[@]}" --no-graphs -o "$out/medium-no-graphs.json"
 check "the same, rollouts in 8 bits" "$program" bench "${medium[@]}" --fp8 -o "$out/medium-fp8.json"
+check "the same, decoding in bfloat16, 12 at a time" "$program" bench "${medium[@]}" --vae-dtype bfloat16 --vae-batch 12 -o "$out/medium-vae.json"
 check "the same without the base's forward" "$program" bench "${medium[@]}" --kl 0 -o "$out/medium-no-kl.json"
 "$python" -c 'import diffusers, peft' 2>/dev/null &&
 	check "against the reference's loop" "$python" tools/bench_reference.py "${medium[@]}" --repeats 1 --program "$program" -o "$out/reference.json"

@@ -2,12 +2,15 @@
  * cmd_bench.c -- contraflow bench: the phases of a step on random weights of any size, no files needed.
  *
  * The code that is timed is the trainer's own: sampling with the old policy's merged weights, and update_step
- * with its forwards, backward, all-reduce, clipping, AdamW and EMA.  Text, pictures and rewards are left out.
+ * with its forwards, backward, all-reduce, clipping, AdamW and EMA.  Text and rewards are left out, and
+ * decoding where the model is a transformer alone.
  */
 #include "aten/memory.h"
 #include "base/json.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "models/encoder.h"
+#include "models/vae.h"
 #include "sampler/replay.h"
 #include "trainer/options.h"
 #include "trainer/trainer.h"
@@ -21,9 +24,9 @@
 #define MOST_REPEATS 100
 
 struct bench {
-	const char *model, *dtype, *device, *out;
+	const char *model, *dtype, *device, *vae_dtype, *out;
 	int64_t latent, text_tokens, groups, group_size, batch, micro, steps, levels, rank, checkpoint,
-	    threads, repeats;
+	    threads, repeats, vae_batch;
 	bool fp8, no_graphs;
 	double kl;
 	struct experiment x;
@@ -33,6 +36,8 @@ struct bench {
 	double forward;         /* FLOP of one sample's forward */
 	double rollout, update; /* seconds, medians over the repeats, of the slowest rank */
 	double reduce, refresh; /* all-reduce; merging the old policy's weights */
+	double decode;          /* latents to pictures on the CPU; 0 without a VAE */
+	struct vae vae;
 };
 
 /* ---- The model ----------------------------------------------------------------------------------- */
@@ -41,6 +46,7 @@ static const struct preset {
 	const char *name;
 	int64_t latent, text_tokens;
 	struct mmdit_conf conf;
+	struct vae_conf vae;
 } presets[] = {
 	{ "tiny",
 	  8,
@@ -57,7 +63,17 @@ static const struct preset {
 	    .pooled_projection_dim = 32,
 	    .pos_embed_max_size = 16,
 	    .qk_norm = "rms_norm",
-	    .n_dual = 1 } },
+	    .n_dual = 1 },
+	  { .in_channels = 3,
+	    .out_channels = 3,
+	    .latent_channels = 16,
+	    .layers_per_block = 1,
+	    .norm_num_groups = 4,
+	    .n_levels = 4,
+	    .block_out_channels = { 8, 8, 16, 16 },
+	    .mid_block_add_attention = true,
+	    .scaling_factor = 1.5305,
+	    .shift_factor = 0.0609 } },
 	{ "medium",
 	  64,
 	  205,
@@ -74,7 +90,17 @@ static const struct preset {
 	    .pos_embed_max_size = 384,
 	    .qk_norm = "rms_norm",
 	    .n_dual = 13,
-	    .dual = { 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12 } } },
+	    .dual = { 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12 } },
+	  { .in_channels = 3,
+	    .out_channels = 3,
+	    .latent_channels = 16,
+	    .layers_per_block = 2,
+	    .norm_num_groups = 32,
+	    .n_levels = 4,
+	    .block_out_channels = { 128, 256, 512, 512 },
+	    .mid_block_add_attention = true,
+	    .scaling_factor = 1.5305,
+	    .shift_factor = 0.0609 } },
 };
 
 static int make_model(struct bench *b, struct err *e)
@@ -85,6 +111,7 @@ static int make_model(struct bench *b, struct err *e)
 		if (!strcmp(presets[i].name, b->model)) {
 			b->latent = b->latent ? b->latent : presets[i].latent;
 			b->text_tokens = b->text_tokens ? b->text_tokens : presets[i].text_tokens;
+			vae_new(&b->vae, &presets[i].vae, 2);
 			return mmdit_new(m, &presets[i].conf, 1, e);
 		}
 	if (mmdit_describe(&shape, b->model, e))
@@ -194,16 +221,22 @@ static int make_trainer(struct bench *b, struct dist *d, struct err *e)
 {
 	struct trainer *t = &b->t;
 	struct pipeline *p = &t->pipeline;
-	enum at_dtype dt;
+	enum at_dtype dt, vae;
 
 	*t = (struct trainer) { .file = &b->x, .x = &b->x, .dist = d };
-	if (at_dtype_parse(&dt, b->dtype, e) || trainer_device(&p->device, b->device, d, e) ||
-	    make_model(b, e))
+	if (at_dtype_parse(&dt, b->dtype, e) || at_dtype_parse(&vae, b->vae_dtype, e) ||
+	    trainer_device(&p->device, b->device, d, e) || make_model(b, e))
 		return -1;
 	p->dtype = dt;
 	p->shift = 3;
 	p->num_train_timesteps = 1000;
 	nn_move(&p->transformer.net, dt, p->device);
+	if (b->vae.net.n_param) {
+		nn_move(&b->vae.net, vae, p->device);
+		p->vae_type = &kl_autoencoder;
+		p->vae = &b->vae;
+		p->vae_batch = b->vae_batch;
+	}
 	if (b->latent % p->transformer.conf.patch_size ||
 	    b->latent > p->transformer.conf.patch_size * p->transformer.conf.pos_embed_max_size)
 		return err_set(
@@ -231,6 +264,7 @@ static void release(struct bench *b)
 	at_free(t->grad_P);
 	policies_release(&t->policies);
 	sampler_release(&t->rollout);
+	vae_release(&b->vae);
 	mmdit_release(&t->pipeline.transformer);
 	experiment_release(&b->x);
 }
@@ -287,6 +321,17 @@ static void rollout(struct bench *b)
 	}
 }
 
+static void decode(const struct bench *b)
+{
+	for (int64_t at = 0; at < b->s.count; at += b->batch) {
+		struct at_scope *s = at_begin(AT_NO_GRAD);
+		int64_t n = b->s.count - at < b->batch ? b->s.count - at : b->batch;
+
+		pipeline_images(&b->t.pipeline, at_narrow(b->s.x0_NCHW, 0, at, n));
+		at_end(s);
+	}
+}
+
 static int ascending(const void *a, const void *b)
 {
 	double d = *(const double *)a - *(const double *)b;
@@ -303,11 +348,11 @@ static double median(double *v, int64_t n)
 /* The first round warms up and is not counted. */
 static void measure(struct bench *b)
 {
-	double time[4][MOST_REPEATS];
+	double time[5][MOST_REPEATS];
 
 	for (int64_t i = -1; i < b->repeats; i++) {
 		struct update_stats u;
-		double v[4], start = now(b);
+		double v[5], start = now(b);
 
 		rollout(b);
 		v[0] = now(b) - start;
@@ -318,14 +363,19 @@ static void measure(struct bench *b)
 		start = now(b);
 		policies_after_epoch(&b->t.policies, b->t.at.step);
 		v[3] = now(b) - start;
-		dist_max_f64(b->t.dist, v, 4);
-		for (int k = 0; k < 4 && i >= 0; k++)
+		start = now(b);
+		if (b->t.pipeline.vae)
+			decode(b);
+		v[4] = b->t.pipeline.vae ? now(b) - start : 0;
+		dist_max_f64(b->t.dist, v, 5);
+		for (int k = 0; k < 5 && i >= 0; k++)
 			time[k][i] = v[k];
 	}
 	b->rollout = median(time[0], b->repeats);
 	b->update = median(time[1], b->repeats);
 	b->reduce = median(time[2], b->repeats);
 	b->refresh = median(time[3], b->repeats);
+	b->decode = median(time[4], b->repeats);
 }
 
 /* ---- What is told -------------------------------------------------------------------------------- */
@@ -362,7 +412,8 @@ static int report(const struct bench *b, struct err *e)
 	double images = (double)b->s.n, pairs = images * (double)b->levels;
 	/* forward and its backward without gradients of frozen weights; base and old policy on top */
 	double passes = 2 + (b->kl > 0 ? 1 : 0) + 1;
-	double step = (b->rollout * 1152 / images + b->update * 1152 * 9 / pairs) * t->dist->ranks;
+	double step =
+	    ((b->rollout + b->decode) * 1152 / images + b->update * 1152 * 9 / pairs) * t->dist->ranks;
 	json_t *list = json_array(), *j;
 	int ret, recordings = 0;
 	int64_t replayed = 0;
@@ -379,6 +430,8 @@ static int report(const struct bench *b, struct err *e)
 	phase(list, "update", b->update, pairs * passes * b->forward, b);
 	phase(list, "  of it all-reduce", b->reduce, 0, b);
 	phase(list, "merging the old policy", b->refresh, 0, b);
+	if (t->pipeline.vae)
+		phase(list, "decoding the pictures", b->decode, 0, b);
 	printf("  %.0f pictures of %lld steps: %.3f a second; %.0f (picture, level) pairs: %.3f a second\n",
 	       images, (long long)b->steps, images / b->rollout, pairs, pairs / b->update);
 	if (t->rollout.replays)
@@ -405,8 +458,9 @@ static int report(const struct bench *b, struct err *e)
 static int check(const struct bench *b, struct err *e)
 {
 	if (b->groups < 1 || b->group_size < 2 || b->batch < 1 || b->micro < 1 || b->steps < 2 ||
-	    b->levels < 1 || b->levels > b->steps || b->repeats < 1 || b->repeats > MOST_REPEATS ||
-	    b->latent < 0 || b->text_tokens < 0 || b->rank < 1 || b->checkpoint < 0 || !(b->kl >= 0))
+	    b->levels < 1 || b->levels > b->steps || b->repeats < 1 || b->vae_batch < 1 ||
+	    b->repeats > MOST_REPEATS || b->latent < 0 || b->text_tokens < 0 || b->rank < 1 ||
+	    b->checkpoint < 0 || !(b->kl >= 0))
 		return err_set(
 		    e,
 		    "bench: sizes must be above 0, --group-size and --steps at least 2, --levels at most "
@@ -451,6 +505,8 @@ static int run(int argc, char **argv, struct err *e)
 			   .levels = 9,
 			   .rank = 32,
 			   .repeats = 3,
+			   .vae_dtype = "float32",
+			   .vae_batch = 1,
 			   .kl = 1e-4 };
 	const char *args[1];
 	const struct option_spec spec[] = {
@@ -471,6 +527,8 @@ static int run(int argc, char **argv, struct err *e)
 		  "blocks whose activations are computed twice (default 0: none)" },
 		{ "fp8", 'f', &b.fp8, NULL, "sample with 8-bit weights" },
 		{ "no-graphs", 'f', &b.no_graphs, NULL, "run every forward, replay none (on a GPU)" },
+		{ "vae-dtype", 's', &b.vae_dtype, "TYPE", "precision of decoding (default float32)" },
+		{ "vae-batch", 'i', &b.vae_batch, "N", "pictures decoded at a time (default 1)" },
 		{ "repeats", 'i', &b.repeats, "N", "rounds; medians are told (default 3)" },
 		{ "threads", 'i', &b.threads, "N", "CPU threads a rank (default: cores / ranks)" },
 		{ "dtype", 's', &b.dtype, "TYPE", "of the frozen weights (default float32)" },

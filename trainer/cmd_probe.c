@@ -19,7 +19,7 @@
 
 struct probe {
 	const char *component, *dir, *in, *out, *dtype_name;
-	int64_t t5_length, steps;
+	int64_t t5_length, steps, batch;
 	double shift;
 	bool taps;
 	enum at_dtype dtype;
@@ -129,7 +129,7 @@ static int vae(struct probe *p, bool encode, struct err *e)
 	if (!ret) {
 		x = at_cast(x, p->dtype);
 		start_taps(p, &taps);
-		x = encode ? vae_encode(&m, x) : vae_decode(&m, x);
+		x = encode ? vae_encode(&m, x) : vae_decode(&m, x, p->batch);
 		stop_taps(p, &taps);
 		output(p, encode ? "latents" : "sample", x);
 	}
@@ -288,8 +288,10 @@ static int probe(struct probe *p, struct err *e)
 
 	if (!p->dir || !p->out || (needs_input && !p->in))
 		return err_set(e, "probe: usage: contraflow probe %s", cmd_probe.usage);
-	if (p->steps < 1 || p->steps > 100000 || p->t5_length < 1 || p->t5_length > 1 << 16)
-		return err_set(e, "probe: --steps must be in [1, 100000], --t5-length in [1, 65536]");
+	if (p->batch < 1 || p->steps < 1 || p->steps > 100000 || p->t5_length < 1 || p->t5_length > 1 << 16)
+		return err_set(
+		    e,
+		    "probe: --steps must be in [1, 100000], --t5-length in [1, 65536], --batch at least 1");
 	if (at_dtype_parse(&p->dtype, p->dtype_name, e) || (needs_input && st_open(&p->file, p->in, e)))
 		return -1;
 	s = at_begin(AT_NO_GRAD);
@@ -303,7 +305,9 @@ static int probe(struct probe *p, struct err *e)
 
 static int run(int argc, char **argv, struct err *e)
 {
-	struct probe p = { .dtype_name = "float32", .t5_length = PIPELINE_T5_LENGTH, .steps = 40 };
+	struct probe p = {
+		.dtype_name = "float32", .t5_length = PIPELINE_T5_LENGTH, .steps = 40, .batch = 1
+	};
 	const struct option_spec spec[] = {
 		{ "model", 's', &p.dir, "DIR", "a model directory, or one with the component's folders" },
 		{ "in", 's', &p.in, "FILE", "the inputs, a safetensors file" },
@@ -311,6 +315,7 @@ static int run(int argc, char **argv, struct err *e)
 		{ "taps", 'f', &p.taps, NULL, "write intermediates too, as tap.NUMBER.MODULE" },
 		{ "dtype", 's', &p.dtype_name, "TYPE", "type of the weights (default float32)" },
 		{ "t5-length", 'i', &p.t5_length, "N", "tokens that T5 reads (default 256)" },
+		{ "batch", 'i', &p.batch, "N", "pictures that vae-decode takes at a time (default 1)" },
 		{ "steps", 'i', &p.steps, "N", "noise levels of schedule (default 40)" },
 		{ "shift", 'r', &p.shift, "X", "shift of schedule (default: the model's)" },
 		{ NULL, 0, NULL, NULL, NULL },

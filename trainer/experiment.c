@@ -34,6 +34,10 @@ static const struct field model_fields[] = {
 	FIELD(struct model_conf, path, .init = NULL, .doc = "model directory in diffusers layout"),
 	FIELD(struct model_conf, t5_length, .init = "128", .min = 1, .max = 4096, .unit = "tokens",
 	      .doc = "what the T5 encoder of Stable Diffusion 3 reads of a prompt"),
+	FIELD(struct model_conf, vae_dtype, .init = "float32", .choices = dtype_names,
+	      .doc = "precision of decoding pictures; the published runs decode in float32"),
+	FIELD(struct model_conf, vae_batch, .init = "1", .min = 1, .max = 4096, .unit = "pictures",
+	      .doc = "pictures decoded at a time: more keep a GPU busier and take more memory"),
 	FIELD(struct model_conf, text_cache, .init = "",
 	      .doc = "folder for embeddings of prompts, which later runs find again; empty: "
 		     "$XDG_CACHE_HOME/contraflow/text or ~/.cache/contraflow/text"),

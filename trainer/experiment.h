@@ -24,8 +24,8 @@ struct ranks_conf {
 	int64_t reward; /* the job's last ranks, which score for the others */
 };
 struct model_conf {
-	char *path, *text_cache;
-	int64_t t5_length;
+	char *path, *text_cache, *vae_dtype;
+	int64_t t5_length, vae_batch;
 };
 struct prompts_conf {
 	char *train, *test;

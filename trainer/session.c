@@ -12,6 +12,9 @@ static int check(const struct session_options *o, const char *command, struct er
 		return err_set(e, "%s: --steps %lld: must be in [1, 1000]", command, (long long)o->steps);
 	if (o->batch < 1)
 		return err_set(e, "%s: --batch %lld: must be at least 1", command, (long long)o->batch);
+	if (o->vae_batch < 1)
+		return err_set(e, "%s: --vae-batch %lld: must be at least 1", command,
+			       (long long)o->vae_batch);
 	if (o->t5_length < 0 || o->t5_length > 4096) /* 0: not given */
 		return err_set(e, "%s: --t5-length %lld: must be in [1, 4096]", command,
 			       (long long)o->t5_length);
@@ -37,11 +40,12 @@ static int merge(struct session *s, const char *lora, struct err *e)
 int session_open(struct session *s, const struct session_options *o, const char *command, struct err *e)
 {
 	enum at_device dev;
-	enum at_dtype dt;
+	enum at_dtype dt, vae;
 	long cores = sysconf(_SC_NPROCESSORS_ONLN);
 
 	*s = (struct session) { 0 };
-	if (check(o, command, e) || at_dtype_parse(&dt, o->dtype, e) || at_device_parse(&dev, o->device, e))
+	if (check(o, command, e) || at_dtype_parse(&dt, o->dtype, e) ||
+	    at_dtype_parse(&vae, o->vae_dtype, e) || at_device_parse(&dev, o->device, e))
 		return -1;
 	at_set_threads(o->threads > 0 ? (int)o->threads : (int)cores);
 	if (!o->model && !o->lora)
@@ -49,7 +53,13 @@ int session_open(struct session *s, const struct session_options *o, const char 
 	char *model = o->model ? mem_str(o->model) : adapters_model(o->lora, e);
 	if (!model)
 		return err_in(e, "%s", command);
-	struct pipeline_options m = { model, dt, dev, o->t5_length, o->text_cache };
+	struct pipeline_options m = { .dir = model,
+				      .dtype = dt,
+				      .device = dev,
+				      .vae_dtype = vae,
+				      .vae_batch = o->vae_batch,
+				      .t5_length = o->t5_length,
+				      .text_cache = o->text_cache };
 	int ret = pipeline_open(&s->pipeline, &m, e);
 	free(model);
 	if (ret)

@@ -7,14 +7,14 @@
 #include "sampler/sample.h"
 
 struct session_options {
-	const char *model, *lora, *solver, *negative, *dtype, *device, *text_cache;
-	int64_t steps, batch, threads, t5_length;
+	const char *model, *lora, *solver, *negative, *dtype, *vae_dtype, *device, *text_cache;
+	int64_t steps, batch, threads, t5_length, vae_batch;
 	double guidance, shift;
 };
 #define SESSION_DEFAULTS                                                                                     \
 	{                                                                                                    \
-		.solver = "euler", .dtype = "float32", .device = "cpu", .steps = 40, .batch = 32,            \
-		.guidance = 1                                                                                \
+		.solver = "euler", .dtype = "float32", .vae_dtype = "float32", .vae_batch = 1,               \
+		.device = "cpu", .steps = 40, .batch = 32, .guidance = 1                                     \
 	}
 /* The rows of an option table that fill a struct session_options o. */
 #define SESSION_OPTIONS(o)                                                                                   \
@@ -31,6 +31,8 @@ struct session_options {
 	      "keep embeddings of prompts here (default: nowhere)" },                                        \
 	    { "threads", 'i', &(o).threads, "N", "CPU threads (default: all cores)" },                       \
 	    { "dtype", 's', &(o).dtype, "TYPE", "type of the weights (default float32)" },                   \
+	    { "vae-dtype", 's', &(o).vae_dtype, "TYPE", "precision of decoding (default float32)" },         \
+	    { "vae-batch", 'i', &(o).vae_batch, "N", "pictures decoded at a time (default 1)" },             \
 	{                                                                                                    \
 		"device", 's', &(o).device, "NAME", "cpu or cuda (default cpu)"                              \
 	}

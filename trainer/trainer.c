@@ -57,14 +57,17 @@ static int open_pipeline(struct trainer *t, struct err *e)
 {
 	const struct experiment *x = t->file;
 	enum at_device dev;
-	enum at_dtype dt;
+	enum at_dtype dt, vae;
 
-	if (at_dtype_parse(&dt, x->run.dtype, e) || trainer_device(&dev, x->run.device, t->dist, e))
+	if (at_dtype_parse(&dt, x->run.dtype, e) || at_dtype_parse(&vae, x->model.vae_dtype, e) ||
+	    trainer_device(&dev, x->run.device, t->dist, e))
 		return -1;
 	char *cache = cache_dir(x);
 	struct pipeline_options m = { .dir = x->model.path,
 				      .dtype = dt,
 				      .device = dev,
+				      .vae_dtype = vae,
+				      .vae_batch = x->model.vae_batch,
 				      .t5_length = x->model.t5_length,
 				      .text_cache = cache };
 	int ret = pipeline_open(&t->pipeline, &m, e);

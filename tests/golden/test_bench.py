@@ -35,14 +35,26 @@ def test_flop(folder, name):
     assert abs(per_forward / counter.get_total_flops() - 1) < 0.02
     assert update["flop"] == b["images"] * b["levels"] * 4 * per_forward  # forward, backward, old policy, base
     assert b["images"] == 8 and all(p["seconds"] >= 0 for p in b["phases"]) and b["gemm_flop_per_second"] > 1e8
-    assert b["peak_bytes"] > 1e7 and "48 x 24 pictures" in said
+    assert b["phases"][-1]["phase"] == "merging the old policy" and b["peak_bytes"] > 1e7 and "48 x 24 pictures" in said
     rate = rollout["flop"] / rollout["seconds"]
     assert abs(rollout["flop_per_second_of_a_rank"] / rate - 1) < 1e-6
+
+
+@pytest.mark.parametrize("dtype, batch", [("float32", 1), ("bfloat16", 3)])
+def test_decoding(folder, dtype, batch):
+    """A preset has a VAE, which counts: the seconds of a whole step are those of its phases, extrapolated."""
+    contraflow("bench", "--repeats", 1, "--vae-dtype", dtype, "--vae-batch", batch, "-o", folder / "b.json")
+    b = json.loads((folder / "b.json").read_text())
+    seconds = {p["phase"].strip(): p["seconds"] for p in b["phases"]}
+    assert seconds["decoding the pictures"] > 0
+    whole = (seconds["rollout"] + seconds["decoding the pictures"]) * 1152 / 8 + seconds["update"] * 1152 * 9 / 72
+    assert b["seconds_of_1152_pictures"] == pytest.approx(whole)
 
 
 @pytest.mark.parametrize("args, message", [
     (["--model", "huge"], "tiny, medium or a transformer's folder"), (["--latent", 7], "a multiple of 2"), (["--levels", 11], "--levels"),
     (["--dtype", "int4"], "int4"), (["--repeats", 0], "--repeats"), (["--device", "tpu"], "tpu"),
+    (["--vae-batch", 0], "above 0"), (["--vae-dtype", "int8"], "int8"),
 ])  # fmt: skip
 def test_mistakes(args, message):
     with pytest.raises(RuntimeError) as e:

@@ -129,7 +129,8 @@ def test_vae(case):
     shift = pipe.vae.config.shift_factor or 0
     with torch.no_grad():
         want = pipe.vae.decode(z / pipe.vae.config.scaling_factor + shift, return_dict=False)[0]
-    assert error(probe(folder, "vae-decode", {"latents": z})["sample"], want) < 1e-5
+    for batch in 1, 2, 8:  # one by one; two and the last; all
+        assert error(probe(folder, "vae-decode", {"latents": z}, "--batch", batch)["sample"], want) < 1e-5
     h, w = conf.get("size", (32, 32))
     image = torch.rand(2, 3, h, w, generator=torch.Generator().manual_seed(9)) * 2 - 1
     with torch.no_grad():
@@ -226,7 +227,9 @@ def test_low_precision(words, tmp_path, name, dtype):
             v = pipe.transformer(**{k: x.to(dtype) if k != "timestep" else x for k, x in inputs.items()}, return_dict=False)[0]
             x0 = pipe(PROMPTS[:3:2], output_type="latent", height=h, width=w, num_inference_steps=10, guidance_scale=3.0,
                       latents=start.to(dtype), max_sequence_length=16).images  # fmt: skip
-        return dict(embeds=text[0], pooled=text[2], v=v, x0=x0)
+            z = start.to(dtype) / pipe.vae.config.scaling_factor + (pipe.vae.config.shift_factor or 0)
+            pixels = pipe.vae.decode(z, return_dict=False)[0]
+        return dict(embeds=text[0], pooled=text[2], v=v, x0=x0, pixels=pixels)
 
     exact = run(pipe, torch.float32)
     theirs = run(pipe.to(low), low)
@@ -237,7 +240,8 @@ def test_low_precision(words, tmp_path, name, dtype):
                "--latents", tmp_path / "start.safetensors", "--save-latents", tmp_path / "x0.safetensors", "--height", h,
                "--width", w, "--t5-length", 16, *more)  # fmt: skip
     ours = dict(embeds=text["prompt_embeds"], pooled=text["pooled_prompt_embeds"], v=probe(tmp_path, "transformer", inputs, *more)["sample"],
-                x0=load_file(tmp_path / "x0.safetensors")["latents"])  # fmt: skip
+                x0=load_file(tmp_path / "x0.safetensors")["latents"],
+                pixels=probe(tmp_path, "vae-decode", {"latents": start}, "--batch", 2, *more)["sample"])  # fmt: skip
     for key in exact:
         mine, other = error(ours[key], exact[key]), error(theirs[key], exact[key])
         print(f"{name}, {dtype}: {key}: {mine:.2e}, diffusers {other:.2e}, ratio {mine / other:.2f}")

@@ -485,7 +485,7 @@ static void pipeline(void **state)
 
 	images = pipeline_images(&p, x);
 	assert_true(at_dtype_of(images) == AT_U8 && at_shape_is(images, DIMS(2, 4, 4, 3)));
-	at_t pixels = p.vae_type->decode(p.vae, x);
+	at_t pixels = p.vae_type->decode(p.vae, x, 1);
 	for (int i = 0; i < 96; i++) {
 		double u =
 		    (double)at_f32(at_contiguous(pixels))[i / 3 / 16 * 48 + i % 3 * 16 + i / 3 % 16] / 2 +
