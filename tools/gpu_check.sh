@@ -60,6 +60,19 @@ graphs() {
 	cmp "$out"/graphs-{true,false}/checkpoints/step-00000003/state.safetensors.zst
 }
 
+# The same of the update.
+update_graphs() {
+	local g
+	for g in true false; do
+		rm -rf "$out/update-$g"
+		"$program" train configs/shapes.yaml --run "$out/update-$g" --quiet --set run.device=cuda --set train.max_steps=4 \
+			--set prompts.groups=4 --set prompts.group_size=6 --set prompts.test= --set log.tensorboard=false \
+			--set train.graphs=$g 2>&1 | tee "$out/update-$g.txt" || return 1
+		! grep -q 'is not replayed' "$out/update-$g.txt" || return 1
+	done
+	cmp "$out"/update-{true,false}/checkpoints/step-00000004/state.safetensors.zst
+}
+
 # The whole default run: the same score as on the CPU (0.90 to 0.93).
 shapes() {
 	rm -rf "$out/shapes"
@@ -86,6 +99,7 @@ check "fused kernels and graphs against float64" "$build/tests/test_fused"
 check "pinned memory, copies beside computing" "$build/tests/test_transfer"
 check "parity with the CPU" parity
 check "graphs against eager, bit for bit" graphs
+check "the update's graphs against eager, bit for bit" update_graphs
 check "sizes that fit into memory" memory
 check "shapes on the GPU" shapes
 if command -v compute-sanitizer >/dev/null; then
@@ -95,6 +109,7 @@ fi
 check "bench tiny, float32" "$program" bench --device cuda -o "$out/tiny.json"
 check "bench SD3.5 Medium, bfloat16" "$program" bench "${medium[@]}" -o "$out/medium.json"
 check "the same without replays" "$program" bench "${medium[@]}" --no-graphs -o "$out/medium-no-graphs.json"
+check "the same, the update replayed, too" "$program" bench "${medium[@]}" --record-update -o "$out/medium-record-update.json"
 check "the same, rollouts in 8 bits" "$program" bench "${medium[@]}" --fp8 -o "$out/medium-fp8.json"
 check "the same, decoding in bfloat16, 12 at a time" "$program" bench "${medium[@]}" --vae-dtype bfloat16 --vae-batch 12 -o "$out/medium-vae.json"
 check "the same without the base's forward" "$program" bench "${medium[@]}" --kl 0 -o "$out/medium-no-kl.json"

@@ -110,7 +110,8 @@ static double try_micro(void *ctx, int64_t n)
 
 	at_memory_count_anew(device(p));
 	update_try(p->t, &p->s, (int)n);
-	return peak(p) + fmax(p->recorded, p->recorded_each * (double)n);
+	double took = peak(p), again = device(p) == AT_CUDA && p->t->x->train.graphs ? took - p->base : 0;
+	return took + fmax(again, fmax(p->recorded, p->recorded_each * (double)n));
 }
 
 /* Size k keeps the activations of all blocks but N - (k - 1). */

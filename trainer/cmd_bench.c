@@ -12,6 +12,7 @@
 #include "models/encoder.h"
 #include "models/vae.h"
 #include "sampler/replay.h"
+#include "trainer/gradient.h"
 #include "trainer/options.h"
 #include "trainer/trainer.h"
 #include <math.h>
@@ -27,7 +28,7 @@ struct bench {
 	const char *model, *dtype, *device, *vae_dtype, *out;
 	int64_t latent, text_tokens, groups, group_size, batch, micro, steps, levels, rank, checkpoint,
 	    threads, repeats, vae_batch;
-	bool fp8, no_graphs;
+	bool fp8, no_graphs, record_update;
 	double kl;
 	struct experiment x;
 	struct trainer t;
@@ -248,6 +249,8 @@ static int make_trainer(struct bench *b, struct dist *d, struct err *e)
 		return -1;
 	struct at_scope *s = at_begin(AT_NO_GRAD);
 	optimizer_init(&t->optimizer, &b->x.optimizer, t->policies.theta.numel, p->device);
+	if (b->record_update)
+		t->gradients = gradient_replays_new();
 	t->grad_P = at_keep(at_zeros(DIMS(t->policies.theta.numel), AT_F32, p->device));
 	at_end(s);
 	make_samples(b);
@@ -262,6 +265,7 @@ static void release(struct bench *b)
 	if (t->optimizer.m_P)
 		optimizer_release(&t->optimizer);
 	at_free(t->grad_P);
+	gradient_replays_free(t->gradients);
 	policies_release(&t->policies);
 	sampler_release(&t->rollout);
 	vae_release(&b->vae);
@@ -526,6 +530,8 @@ static int run(int argc, char **argv, struct err *e)
 		{ "checkpoint-blocks", 'i', &b.checkpoint, "N",
 		  "blocks whose activations are computed twice (default 0: none)" },
 		{ "fp8", 'f', &b.fp8, NULL, "sample with 8-bit weights" },
+		{ "record-update", 'f', &b.record_update, NULL,
+		  "replay forward and backward, too (on a GPU)" },
 		{ "no-graphs", 'f', &b.no_graphs, NULL, "run every forward, replay none (on a GPU)" },
 		{ "vae-dtype", 's', &b.vae_dtype, "TYPE", "precision of decoding (default float32)" },
 		{ "vae-batch", 'i', &b.vae_batch, "N", "pictures decoded at a time (default 1)" },

@@ -79,6 +79,9 @@ static const struct field train_fields[] = {
 	      .doc =
 		  "(picture, noise level) pairs a forward and backward takes at a time on each rank; auto: "
 		  "as many as fit into `run.memory`"),
+	FIELD(struct train_conf, graphs, .init = "false",
+	      .doc = "on a GPU, record the launches of a forward and backward once and replay them (CUDA "
+		     "graphs); not where `nft.kl_every` leaves out pairs"),
 	FIELD(struct train_conf, stop_at, .init = "0", .min = 0, .max = 1e9,
 	      .doc = "the run or stage also ends after an evaluation with at least this held-out score; 0: "
 		     "never"),

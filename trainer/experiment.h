@@ -41,6 +41,7 @@ struct train_conf {
 	double timestep_fraction, max_grad_norm;
 	int64_t max_skipped;
 	double max_unavailable;
+	bool graphs;
 };
 struct eval_conf {
 	int64_t every, images_per_prompt;

@@ -4,6 +4,7 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "trainer/gradient.h"
 #include "trainer/reward_ranks.h"
 #include <stdlib.h>
 #include <string.h>
@@ -77,6 +78,8 @@ static int open_pipeline(struct trainer *t, struct err *e)
 
 static void leave(struct trainer *t)
 {
+	gradient_replays_free(t->gradients);
+	t->gradients = NULL;
 	sampler_release(&t->rollout);
 	sampler_release(&t->eval_sampler);
 	prompts_free(&t->train);
@@ -101,6 +104,8 @@ static int open_stage(struct trainer *t, int64_t i, struct err *e)
 
 static int open_samplers(struct trainer *t, struct err *e)
 {
+	if (t->x->train.graphs)
+		t->gradients = gradient_replays_new();
 	return sampler_init(&t->rollout, &t->pipeline, &t->x->rollout, e) ||
 		       sampler_init(&t->eval_sampler, &t->pipeline, &t->x->eval.sampler, e)
 		   ? -1

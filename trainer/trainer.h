@@ -45,6 +45,7 @@ struct trainer {
 	struct sampler rollout, eval_sampler;
 	struct policies policies;
 	struct optimizer optimizer;
+	struct gradient_replays *gradients; /* NULL: the update is not recorded */
 	at_t grad_P;
 	struct progress_state at;
 	struct batches batches; /* of the stage that runs */

@@ -6,6 +6,7 @@
  */
 #include "base/log.h"
 #include "base/mem.h"
+#include "trainer/gradient.h"
 #include "trainer/trainer.h"
 #include <math.h>
 #include <stdlib.h>
@@ -58,39 +59,34 @@ static struct pair *list_pairs(const struct trainer *t, const struct samples *s,
 	return list;
 }
 
-struct micro {
-	struct nft_terms terms;
-	struct cond cond;
-	at_t timestep_B; /* what the transformer is told */
-	at_t kl_row;     /* rows with a reference velocity, int64; NULL for all of them */
-	int kl_rows;
-};
-
 /* Every random thing of a pair has a stream of its own, named by sample and level. */
 static uint64_t pair_id(const struct trainer *t, const struct pair *p)
 {
 	return (uint64_t)p->sample * (uint64_t)t->rollout.schedule.steps + (uint64_t)p->level;
 }
 
-static void pick_kl_rows(const struct trainer *t, struct micro *m, const struct pair *pair, int n)
+/* How many of the pairs have a reference, and which unless all do. */
+static int pick_kl_rows(const struct trainer *t, struct gradient_batch *m, const struct pair *pair, int n)
 {
 	int64_t every = t->x->nft.kl_every, *row = mem_zero((size_t)n, sizeof *row);
+	int rows = 0;
 
-	m->kl_rows = 0;
 	for (int i = 0; i < n; i++) {
 		struct rng r =
 		    rng_make((uint64_t)t->x->run.seed, RNG_KL, (uint64_t)t->at.epoch, pair_id(t, &pair[i]));
 		if (rng_below(&r, (uint32_t)every) == 0)
-			row[m->kl_rows++] = i;
+			row[rows++] = i;
 	}
-	if (m->kl_rows < n)
-		m->kl_row = at_to(at_from(row, DIMS(m->kl_rows), AT_I64), AT_I64, t->pipeline.device);
+	if (rows > 0 && rows < n)
+		m->row_K = at_to(at_from(row, DIMS(rows), AT_I64), AT_I64, t->pipeline.device);
 	free(row);
+	return rows;
 }
 
-static struct micro gather(const struct trainer *t, const struct samples *s, const struct pair *pair, int n)
+static struct gradient_batch gather(const struct trainer *t, const struct samples *s, const struct pair *pair,
+				    int n)
 {
-	struct micro m = { 0 };
+	struct gradient_batch m = { 0 };
 	enum at_device dev = t->pipeline.device;
 	struct at_dims chw = at_shape(s->x0_NCHW);
 	int64_t *row = mem_zero((size_t)n, sizeof *row), *sample = mem_zero((size_t)n, sizeof *sample);
@@ -116,8 +112,6 @@ static struct micro gather(const struct trainer *t, const struct samples *s, con
 	m.timestep_B = at_to(at_from(f + n, DIMS(n), AT_F32), AT_F32, dev);
 	m.terms.r_B = at_to(at_from(f + 2 * n, DIMS(n), AT_F32), AT_F32, dev);
 	m.terms.xt_BCHW = nft_noised(m.terms.x0_BCHW, eps, m.terms.t_B);
-	if (t->x->nft.kl_beta > 0)
-		pick_kl_rows(t, &m, pair, n);
 	free(row);
 	free(sample);
 	free(id);
@@ -125,32 +119,29 @@ static struct micro gather(const struct trainer *t, const struct samples *s, con
 	return m;
 }
 
-/* v of the frozen base on the rows that have a reference; NULL when none has. */
-static at_t reference_kl(const struct trainer *t, const struct micro *m)
-{
-	struct at_scope *sc = at_begin(AT_GRAD_AS_IS);
-	at_t x = m->terms.xt_BCHW, at = m->timestep_B, v = m->terms.v_BCHW;
-	struct cond c = m->cond;
-
-	if (m->kl_row) {
-		x = at_index_select(x, 0, m->kl_row);
-		at = at_index_select(at, 0, m->kl_row);
-		v = at_index_select(v, 0, m->kl_row);
-		c = cond_rows(&c, m->kl_row);
-	}
-	struct at_scope *frozen = at_begin(AT_NO_GRAD);
-	at_t ref = at_return(frozen, sampler_still_velocity(&t->rollout, &(struct pass) { 0 }, x, at, &c));
-	return at_return(sc, nft_kl(v, ref));
-}
-
-static void add_sums(double *sum, const struct micro *m, const struct nft_losses *l, at_t kl_K, int n)
+/* v of the frozen base on the rows that have a reference. */
+static at_t reference(const struct trainer *t, const struct gradient_batch *m)
 {
 	struct at_scope *sc = at_begin(AT_NO_GRAD);
+	at_t x = m->terms.xt_BCHW, at = m->timestep_B;
+	struct cond c = m->cond;
+
+	if (m->row_K) {
+		x = at_index_select(x, 0, m->row_K);
+		at = at_index_select(at, 0, m->row_K);
+		c = cond_rows(&c, m->row_K);
+	}
+	return at_return(sc, sampler_still_velocity(&t->rollout, &(struct pass) { 0 }, x, at, &c));
+}
+
+static void add_sums(double *sum, const struct gradient_batch *m, const struct gradient *g, int n,
+		     int kl_rows)
+{
 	double *v = mem_zero((size_t)(4 * n), sizeof *v), *plus = v + n, *minus = v + 2 * n, *r = v + 3 * n;
 
-	at_copy_out(l->policy_B, v, AT_F64);
-	at_copy_out(l->positive_B, plus, AT_F64);
-	at_copy_out(l->negative_B, minus, AT_F64);
+	at_copy_out(g->policy_B, v, AT_F64);
+	at_copy_out(g->positive_B, plus, AT_F64);
+	at_copy_out(g->negative_B, minus, AT_F64);
 	at_copy_out(m->terms.r_B, r, AT_F64);
 	for (int i = 0; i < n; i++) {
 		double d = minus[i] - plus[i];
@@ -162,52 +153,34 @@ static void add_sums(double *sum, const struct micro *m, const struct nft_losses
 		sum[SUM_RD] += r[i] * d;
 	}
 	sum[SUM_N] += n;
-	sum[SUM_DEVIATION] += at_item(at_sum(nft_kl(m->terms.v_BCHW, m->terms.v_old_BCHW)));
-	if (kl_K) {
-		sum[SUM_KL] += at_item(at_sum(kl_K));
-		sum[SUM_KL_N] += m->kl_rows;
-	}
+	sum[SUM_DEVIATION] += at_item(g->deviation);
+	sum[SUM_KL] += at_item(g->kl);
+	sum[SUM_KL_N] += kl_rows;
 	free(v);
-	at_end(sc);
 }
 
 /* Adds one micro-batch's gradient, each pair weighing 1 / total of the step. */
 static void accumulate(struct trainer *t, const struct samples *s, const struct pair *pair, int n,
 		       int64_t total, double *sum)
 {
-	struct at_scope *sc = at_begin(AT_WITH_GRAD);
+	struct at_scope *sc = at_begin(AT_NO_GRAD);
 	const struct nft_conf *c = &t->x->nft;
-	struct micro m = gather(t, s, pair, n);
-	struct pass old = policies_old_pass(&t->policies),
-		    theta = { .checkpoint_blocks = t->x->train.checkpoint_blocks };
-	struct lora_merged merged = { 0 };
-	at_t kl_K = NULL;
+	struct gradient_batch m = gather(t, s, pair, n);
+	int kl_rows = c->kl_beta > 0 ? pick_kl_rows(t, &m, pair, n) : 0;
 
 	if (!t->policies.old_is_theta) {
-		struct at_scope *frozen = at_begin(AT_NO_GRAD);
+		struct pass old = policies_old_pass(&t->policies);
 		m.terms.v_old_BCHW =
-		    at_return(frozen, sampler_still_velocity(&t->rollout, &old, m.terms.xt_BCHW, m.timestep_B,
-							     &m.cond));
+		    sampler_still_velocity(&t->rollout, &old, m.terms.xt_BCHW, m.timestep_B, &m.cond);
 	}
-	if (lora_prefers_merge(&t->policies.theta, at_numel(m.terms.x0_BCHW) / at_size(m.terms.x0_BCHW, 1))) {
-		lora_merge_grad(&merged, &t->policies.theta);
-		theta.merged = &merged;
-	} else {
-		theta.lora = &t->policies.theta;
-	}
-	m.terms.v_BCHW = sampler_velocity(&t->rollout, &theta, m.terms.xt_BCHW, m.timestep_B, &m.cond);
-	if (t->policies.old_is_theta)
-		m.terms.v_old_BCHW = at_detach(m.terms.v_BCHW);
+	if (kl_rows)
+		m.v_ref_KCHW = reference(t, &m);
+	m.weight_policy = t->x->advantage.clip / c->beta / (double)total;
+	m.weight_kl = c->kl_beta * (double)c->kl_every / (double)total;
 
-	struct nft_losses l = nft_policy_loss(c->beta, &m.terms);
-	at_t loss = at_mul(at_sum(l.policy_B), t->x->advantage.clip / c->beta / (double)total);
-	if (c->kl_beta > 0 && m.kl_rows > 0) {
-		kl_K = reference_kl(t, &m);
-		loss = at_add(loss, at_mul(at_sum(kl_K), c->kl_beta * (double)c->kl_every / (double)total));
-	}
-	lora_backward(&t->policies.theta, loss, t->grad_P);
-	add_sums(sum, &m, &l, kl_K, n);
-	lora_merged_release(&merged);
+	struct gradient g = gradient_of(t, t->gradients, &m);
+	at_add_(t->grad_P, g.grad_P);
+	add_sums(sum, &m, &g, n, kl_rows);
 	at_end(sc);
 }
 
@@ -216,6 +189,7 @@ void update_try(struct trainer *t, const struct samples *s, int n)
 	int steps = t->rollout.schedule.steps;
 	struct pair *pair = mem_zero((size_t)n, sizeof *pair);
 	struct replays *replays = t->rollout.replays;
+	struct gradient_replays *gradients = t->gradients;
 	bool same = t->policies.old_is_theta;
 	int64_t every = t->x->nft.kl_every;
 	double sum[SUMS] = { 0 };
@@ -223,10 +197,12 @@ void update_try(struct trainer *t, const struct samples *s, int n)
 	for (int i = 0; i < n; i++)
 		pair[i] = (struct pair) { .sample = i % s->count, .level = i % steps };
 	t->rollout.replays = NULL;
+	t->gradients = NULL;
 	t->policies.old_is_theta = false;
 	t->x->nft.kl_every = 1;
 	accumulate(t, s, pair, n, n, sum);
 	t->rollout.replays = replays;
+	t->gradients = gradients;
 	t->policies.old_is_theta = same;
 	t->x->nft.kl_every = every;
 	free(pair);

@@ -59,6 +59,17 @@ def test_sampling_in_8_bits(tmp_path):
     assert np.isfinite(state["theta"]).all() and np.abs(state["theta"]).max() > 1e-4
 
 
+@pytest.mark.parametrize("sets", [(), ("nft.kl_beta=0",), ("nft.kl_every=2",), ("lora.rank=2", "train.checkpoint_blocks=2")])
+def test_update_as_a_recording(tmp_path, sets):
+    """With train.graphs the update goes through the recordings (which only a GPU replays): the same bits, whether theta is the old
+    policy or not, with references for all pairs, for some and for none, micro-batches that are not whole, adapters merged or not."""
+    sets = [x for s in ("train.max_steps=3", "train.micro_batch=9", "nft.kl_beta=0.1", *sets) for x in ("--set", s)]
+    for name in "false", "true":
+        contraflow("train", "configs/shapes.yaml", "--run", tmp_path / name, *TINY, *sets, "--set", f"train.graphs={name}")
+    plain, recorded = (read_zst(tmp_path / name / "checkpoints/step-00000003/state.safetensors.zst") for name in ("false", "true"))
+    assert plain.keys() == recorded.keys() and all(np.array_equal(plain[k], recorded[k]) for k in plain)
+
+
 def test_more_ranks_than_pictures(tmp_path):
     done = contraflow("train", CONFIG, "--run", tmp_path / "r", *TINY, "--set", "prompts.groups=1",
                       "--set", "prompts.group_size=2", ranks=3, check=False)  # fmt: skip

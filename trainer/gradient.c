@@ -1,0 +1,149 @@
+/* gradient.c -- theta's forward, NFT's loss and its backward. */
+#include "trainer/gradient.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "trainer/trainer.h"
+#include <stdlib.h>
+#include <string.h>
+
+#define MOST                                                                                                 \
+	8 /* recordings: a micro-batch, the last and smaller one, with and without an old policy of its own  \
+	   */
+
+enum { X0, XT, T, TIMESTEP, R, TEXT, POOLED, WEIGHTS, ALWAYS, MOST_IN = ALWAYS + 3 };
+enum { GRAD, POLICY, POSITIVE, NEGATIVE, DEVIATION, KL, OUT };
+
+/* What the function depends on beyond tensors. */
+struct function {
+	struct trainer *t;
+	bool has_old, has_ref, has_rows; /* inputs that follow the others, in this order */
+};
+struct gradient_replays {
+	int n;
+	struct recording {
+		struct function f;
+		struct at_dims x, text;
+		struct at_graph *graph;
+		bool told;
+	} v[MOST];
+};
+
+struct gradient_replays *gradient_replays_new(void)
+{
+	return mem_zero(1, sizeof(struct gradient_replays));
+}
+
+void gradient_replays_free(struct gradient_replays *r)
+{
+	for (int i = 0; r && i < r->n; i++)
+		at_graph_free(r->v[i].graph);
+	free(r);
+}
+
+static void differentiate(void *ctx, const at_t *in, at_t *out)
+{
+	const struct function *f = ctx;
+	struct trainer *t = f->t;
+	struct lora *lora = &t->policies.theta;
+	const at_t *more = in + ALWAYS;
+	at_t old = f->has_old ? *more++ : NULL, ref = f->has_ref ? *more++ : NULL,
+	     row = f->has_rows ? *more : NULL;
+	struct at_scope *sc = at_begin(AT_WITH_GRAD);
+	struct pass theta = { .checkpoint_blocks = t->x->train.checkpoint_blocks };
+	struct lora_merged merged = { 0 };
+	struct cond cond = { in[TEXT], in[POOLED] };
+
+	if (lora_prefers_merge(lora, at_numel(in[X0]) / at_size(in[X0], 1))) {
+		lora_merge_grad(&merged, lora);
+		theta.merged = &merged;
+	} else {
+		theta.lora = lora;
+	}
+	at_t v = sampler_velocity(&t->rollout, &theta, in[XT], in[TIMESTEP], &cond);
+	struct nft_terms terms = { .x0_BCHW = in[X0],
+				   .xt_BCHW = in[XT],
+				   .t_B = in[T],
+				   .r_B = in[R],
+				   .v_BCHW = v,
+				   .v_old_BCHW = old ? old : at_detach(v) };
+	struct nft_losses l = nft_policy_loss(t->x->nft.beta, &terms);
+	at_t loss = at_mul(at_sum(l.policy_B), at_select(in[WEIGHTS], 0, 0)), kl = NULL;
+
+	if (ref) {
+		kl = at_sum(nft_kl(row ? at_index_select(v, 0, row) : v, ref));
+		loss = at_add(loss, at_mul(kl, at_select(in[WEIGHTS], 0, 1)));
+	}
+	at_t grad_P = at_zeros(DIMS(lora->numel), AT_F32, at_device_of(v));
+	lora_backward(lora, loss, grad_P);
+	lora_merged_release(&merged);
+
+	struct at_scope *plain = at_begin(AT_NO_GRAD);
+	out[GRAD] = grad_P;
+	out[POLICY] = at_detach(l.policy_B);
+	out[POSITIVE] = at_detach(l.positive_B);
+	out[NEGATIVE] = at_detach(l.negative_B);
+	out[DEVIATION] = at_sum(nft_kl(at_detach(v), terms.v_old_BCHW));
+	out[KL] = kl ? at_detach(kl) : at_zeros(DIMS(1), AT_F64, at_device_of(v));
+	for (int i = 0; i < OUT; i++)
+		out[i] = at_escape(plain, out[i]);
+	at_end(plain);
+	for (int i = 0; i < OUT; i++)
+		out[i] = at_escape(sc, out[i]);
+	at_end(sc);
+}
+
+static bool same_dims(const struct at_dims *a, const struct at_dims *b)
+{
+	return a->n == b->n && !memcmp(a->d, b->d, (size_t)a->n * sizeof *a->d);
+}
+
+static struct recording *find(struct gradient_replays *r, const struct function *f, int n, const at_t *in)
+{
+	struct at_dims x = at_shape(in[XT]), text = at_shape(in[TEXT]);
+
+	for (int i = 0; i < r->n; i++) {
+		struct recording *v = &r->v[i];
+		if (v->f.has_old == f->has_old && v->f.has_ref == f->has_ref && same_dims(&v->x, &x) &&
+		    same_dims(&v->text, &text))
+			return v;
+	}
+	if (r->n == MOST)
+		return NULL;
+	struct recording *v = &r->v[r->n++];
+	*v = (struct recording) {
+		.f = *f, .x = x, .text = text, .graph = at_graph_new(differentiate, f, sizeof *f, n, OUT)
+	};
+	return v;
+}
+
+struct gradient gradient_of(struct trainer *t, struct gradient_replays *r, const struct gradient_batch *b)
+{
+	const struct nft_terms *m = &b->terms;
+	const double weights[] = { b->weight_policy, b->weight_kl };
+	at_t w = at_to(at_from(weights, DIMS(2), AT_F64), AT_F64, at_device_of(m->xt_BCHW));
+	at_t in[MOST_IN] = { m->x0_BCHW,       m->xt_BCHW,        m->t_B, b->timestep_B, m->r_B,
+			     b->cond.text_BLE, b->cond.pooled_BP, w };
+	at_t more[MOST_IN - ALWAYS] = { m->v_old_BCHW, b->v_ref_KCHW, b->v_ref_KCHW ? b->row_K : NULL },
+			    out[OUT];
+	struct function f = { t, more[0], more[1], more[2] };
+	struct recording *v;
+	const char *why;
+	int n = ALWAYS;
+
+	for (int i = 0; i < MOST_IN - ALWAYS; i++)
+		if (more[i])
+			in[n++] = more[i];
+	v = r && !f.has_rows ? find(r, &f, n, in) : NULL;
+	if (v) {
+		at_graph_run(v->graph, in, out);
+		at_graph_replays(v->graph, &why);
+		if (why && !v->told)
+			log_warn("the update of %lld pairs is not replayed on the GPU, only run: %s",
+				 (long long)v->x.d[0], why);
+		v->told = why != NULL;
+	} else {
+		differentiate(&f, in, out);
+	}
+	return (struct gradient) { out[GRAD],     out[POLICY],    out[POSITIVE],
+				   out[NEGATIVE], out[DEVIATION], out[KL] };
+}

@@ -1,0 +1,40 @@
+/*
+ * gradient.h -- the gradient of one micro-batch, as a function of tensors: what a GPU can record once and
+ * replay.
+ *
+ * Shapes: B pairs of a sample and a noise level, K of them with a reference, C channels, H height, W width of
+ * the latents, P adapter parameters.
+ */
+#ifndef GRADIENT_H
+#define GRADIENT_H
+#include "trainer/nft.h"
+#include "models/pipeline.h"
+
+struct trainer;
+
+struct gradient_batch {
+	struct nft_terms terms; /* without v; without v_old where that is theta's own velocity */
+	struct cond cond;
+	at_t timestep_B; /* what the transformer is told */
+	at_t v_ref_KCHW; /* the frozen base's; NULL: no pair has a reference */
+	at_t row_K;      /* int64, the pairs that do; NULL: all of them */
+	/* What the sums of losses and of squared distances from the reference are multiplied by. */
+	double weight_policy, weight_kl;
+};
+struct gradient {
+	at_t grad_P;                           /* float32 */
+	at_t policy_B, positive_B, negative_B; /* losses, float64 */
+	at_t deviation; /* the sum of mean squared differences of v and v_old, float64 */
+	at_t kl;        /* the same for v and v_ref; 0 without */
+};
+
+/* Recordings of this function for the shapes that have come, on a GPU and where a batch has no row_K; they
+ * read the adapter and the base's weights where they are now. */
+struct gradient_replays;
+struct gradient_replays *gradient_replays_new(void);
+void gradient_replays_free(struct gradient_replays *r); /* NULL is fine */
+
+/* In the caller's scope.  Replays where r is not NULL. */
+struct gradient gradient_of(struct trainer *t, struct gradient_replays *r, const struct gradient_batch *b);
+
+#endif
