@@ -278,7 +278,7 @@ int image_write_png(const char *path, int w, int h, const uint8_t *rgb, struct e
 	return ret;
 }
 
-int image_jpeg_size(size_t *bytes, int w, int h, const uint8_t *rgb, int quality, struct err *e)
+int image_jpeg(uint8_t **out, size_t *size, int w, int h, const uint8_t *rgb, int quality, struct err *e)
 {
 	struct jpeg_compress_struct c;
 	struct jpeg_trap trap;
@@ -289,6 +289,7 @@ int image_jpeg_size(size_t *bytes, int w, int h, const uint8_t *rgb, int quality
 	if (setjmp(trap.out)) {
 		jpeg_destroy_compress(&c);
 		free(buf);
+		*out = NULL;
 		return err_set(e, "cannot encode a picture of %d x %d: %s", w, h, trap.msg);
 	}
 	jpeg_create_compress(&c);
@@ -306,8 +307,8 @@ int image_jpeg_size(size_t *bytes, int w, int h, const uint8_t *rgb, int quality
 	}
 	jpeg_finish_compress(&c);
 	jpeg_destroy_compress(&c);
-	free(buf);
-	*bytes = n;
+	*out = buf;
+	*size = n;
 	return 0;
 }
 

@@ -23,8 +23,8 @@ int image_size(int *w, int *h, const void *data, size_t size, const char *name, 
 int image_write_png(const char *path, int w, int h, const uint8_t *rgb, struct err *e); /* atomic */
 int image_png(uint8_t **out, size_t *size, int w, int h, const uint8_t *rgb,
 	      struct err *e); /* in memory; free() */
-int image_jpeg_size(size_t *bytes, int w, int h, const uint8_t *rgb, int quality,
-		    struct err *e); /* 4:2:0 as PIL writes */
+int image_jpeg(uint8_t **out, size_t *size, int w, int h, const uint8_t *rgb, int quality,
+	       struct err *e); /* likewise; 4:2:0, quality 1 .. 100, the bytes that PIL writes */
 
 /* n pictures of w x h, `cols` a row, `gap` grey pixels between, each enlarged `zoom` times (nearest).
  * image_free the result. */

@@ -8,6 +8,7 @@
 #include "base/image.h"
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 
 enum { QUALITY = 95 };
 
@@ -15,12 +16,14 @@ static int score(const struct reward_item *item, int n, struct reward_score *out
 {
 	for (int i = 0; i < n; i++) {
 		struct err e;
+		uint8_t *jpeg;
 		size_t bytes;
 		out[i] = (struct reward_score) { .sub = { NAN, NAN, NAN, NAN } };
-		if (image_jpeg_size(&bytes, item[i].w, item[i].h, item[i].rgb, QUALITY, &e)) {
+		if (image_jpeg(&jpeg, &bytes, item[i].w, item[i].h, item[i].rgb, QUALITY, &e)) {
 			snprintf(out[i].why, sizeof out[i].why, "%.150s", e.msg);
 			continue;
 		}
+		free(jpeg);
 		out[i].ok = true;
 		out[i].value = (double)bytes / unit;
 	}

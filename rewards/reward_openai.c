@@ -16,8 +16,8 @@
 #include <string.h>
 
 struct openai_conf {
-	char *url, *model, *key_env, *template, *pattern;
-	int64_t in_flight, retries, max_tokens;
+	char *url, *model, *key_env, *template, *pattern, *picture;
+	int64_t in_flight, retries, max_tokens, jpeg_quality;
 	double timeout, deadline, scale, low, high;
 };
 
@@ -27,6 +27,8 @@ struct openai_conf {
 	"objects, attributes, relations and composition agree with the caption; and quality, how clear, "    \
 	"natural and pleasing the image is. Give a score from 1 (worst) to 5 (best), with decimals where "   \
 	"they help.\\nCaption: {prompt}\\nEnd with a line of its own:\\nFinal Score: X"
+
+static const char *const pictures[] = { "png", "jpeg", NULL };
 
 static const struct field fields[] = {
 	FIELD(struct openai_conf, url, .init = "http://127.0.0.1:8000/v1/chat/completions",
@@ -38,6 +40,11 @@ static const struct field fields[] = {
 	      .doc = "what is asked; {prompt} stands for the picture's prompt and \\n for a new line"),
 	FIELD(struct openai_conf, pattern, .init = "Final Score:\\s*([-+]?[0-9]*\\.?[0-9]+)",
 	      .doc = "regular expression whose first group is the score; its last match counts"),
+	FIELD(struct openai_conf, picture, .init = "png", .choices = pictures,
+	      .doc =
+		  "how pictures are sent; jpeg is a fraction of the bytes, and not quite what was sampled"),
+	FIELD(struct openai_conf, jpeg_quality, .init = "95", .min = 1, .max = 100,
+	      .doc = "of `picture: jpeg`"),
 	FIELD(struct openai_conf, scale, .init = "0.2", .min = -1e9, .max = 1e9,
 	      .doc = "the reward is the score times this"),
 	FIELD(struct openai_conf, low, .init = "1", .min = -1e9, .max = 1e9,
@@ -131,14 +138,18 @@ static void ask(struct text *out, const char *template, const char *prompt)
 static char *make_body(const struct openai_conf *c, const struct reward_item *item, struct err *e)
 {
 	struct text url = { 0 }, question = { 0 };
-	uint8_t *png;
+	bool jpeg = !strcmp(c->picture, "jpeg");
+	uint8_t *file;
 	size_t size;
 
-	if (image_png(&png, &size, item->w, item->h, item->rgb, e))
+	if (jpeg ? image_jpeg(&file, &size, item->w, item->h, item->rgb, (int)c->jpeg_quality, e)
+		 : image_png(&file, &size, item->w, item->h, item->rgb, e))
 		return NULL;
-	text_add(&url, "data:image/png;base64,");
-	text_base64(&url, png, size);
-	free(png);
+	text_add(&url, "data:image/");
+	text_add(&url, c->picture);
+	text_add(&url, ";base64,");
+	text_base64(&url, file, size);
+	free(file);
 	ask(&question, c->template, item->prompt);
 	json_t *o = json_pack("{s:s, s:i, s:I, s:[{s:s, s:[{s:s, s:{s:s}}, {s:s, s:s}]}]}", "model", c->model,
 			      "temperature", 0, "max_tokens", (json_int_t)c->max_tokens, "messages", "role",

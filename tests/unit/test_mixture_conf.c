@@ -189,12 +189,14 @@ static void real_rewards(void **state)
 	struct mixture_scores s;
 	struct mixture *m;
 	struct err e = { "" };
+	uint8_t *jpeg;
 	size_t bytes;
 
 	(void)state;
 	assert_int_equal(shapes_scene(&scene, &world, meta, &r, &e), 0);
 	shapes_render(&scene, &world, rgb);
-	assert_int_equal(image_jpeg_size(&bytes, 24, 24, rgb, 95, &e), 0);
+	assert_int_equal(image_jpeg(&jpeg, &bytes, 24, 24, rgb, 95, &e), 0);
+	free(jpeg);
 	for (int i = 0; i < N; i++)
 		item[i] = (struct reward_item) { rgb, 24, 24, "p", asked[i] };
 	assert_int_equal(
