@@ -4,7 +4,7 @@
 #include "base/mem.h"
 #include "base/text.h"
 #include "rewards/scoring.h"
-#include "trainer/options.h"
+#include "trainer/reward_options.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -14,8 +14,9 @@
 #include <unistd.h>
 
 struct serve_options {
-	const char *config, *reward, *host, *token_env;
-	int64_t port, body, items, side, pixels, connections, requests, threads;
+	struct reward_options rewards;
+	const char *host, *token_env;
+	int64_t port, body, items, side, pixels, connections, requests;
 	double idle, deadline;
 	bool quiet;
 };
@@ -51,70 +52,6 @@ static const struct http_route routes[] = {
 	{ .method = "GET", .path = "/health", .open = true, .answer = answer_health },
 	{ .method = NULL },
 };
-
-/* ---- The rewards ---- */
-
-/* Only this entry of the file's rewards. */
-static int choose(struct conf_node *tree, const char *config, const char *name, struct err *e)
-{
-	int n, at = 0;
-	const char **keys = conf_keys(tree, "rewards", &n), **names = mem_zero((size_t)n + 1, sizeof *names);
-	const char *near;
-
-	for (int i = 0; i < n; i++)
-		names[i] = keys[i];
-	while (at < n && strcmp(names[at], name))
-		at++;
-	near = text_nearest(name, names);
-	if (at == n)
-		err_set(e, "%s has no rewards.%s%s%s%s", config, name, near ? "; did you mean '" : "",
-			near ? near : "", near ? "'?" : "");
-	free(keys);
-	free(names);
-	if (at == n)
-		return -1;
-	char *section = mem_printf("rewards.%s", name);
-	struct conf_node *only = conf_copy(tree, section);
-	conf_remove(tree, "rewards");
-	conf_put(tree, section, only);
-	free(section);
-	return 0;
-}
-
-static int read_rewards(struct conf_node *tree, const struct serve_options *o, const struct option_list *set,
-			struct err *e)
-{
-	if (!o->config) {
-		if (!reward_find(o->reward, e))
-			return err_in(e, "serve-reward: --reward");
-		char *section = mem_printf("rewards={%s: {}}", o->reward);
-		int ret = conf_set(tree, section, e);
-		free(section);
-		if (ret)
-			return -1;
-	}
-	for (int i = 0; i < set->n; i++) {
-		if (!text_starts(set->v[i], "rewards.") && !text_starts(set->v[i], "rewards="))
-			return err_set(e, "serve-reward: --set %s: only keys of `rewards` are read",
-				       set->v[i]);
-		if (conf_set(tree, set->v[i], e))
-			return -1;
-	}
-	return o->config && o->reward ? choose(tree, o->config, o->reward, e) : 0;
-}
-
-static int open_rewards(struct mixture **m, const struct serve_options *o, const struct option_list *set,
-			struct err *e)
-{
-	struct conf_node *tree = o->config ? conf_read(o->config, e) : conf_empty();
-	long cores = sysconf(_SC_NPROCESSORS_ONLN);
-	int ret = tree ? read_rewards(tree, o, set, e) : -1;
-
-	if (!ret)
-		ret = mixture_open(m, tree, (int)(o->threads ? o->threads : cores), e);
-	conf_node_free(tree);
-	return ret;
-}
 
 /* ---- The server's life ---- */
 
@@ -178,11 +115,11 @@ static int check(const struct serve_options *o, int n, struct err *e)
 		{ "port", o->port, 0, 65535 },         { "max-body", o->body, 1, 4096 },
 		{ "max-items", o->items, 1, 65536 },   { "max-side", o->side, 1, 65535 },
 		{ "max-pixels", o->pixels, 1, 4096 },  { "connections", o->connections, 1, 10000 },
-		{ "requests", o->requests, 1, 10000 }, { "threads", o->threads, 0, 1024 },
+		{ "requests", o->requests, 1, 10000 },
 	};
 	const char *token = o->token_env ? getenv(o->token_env) : NULL;
 
-	if (!n && !o->reward)
+	if (!n && !o->rewards.reward)
 		return err_set(
 		    e, "serve-reward: name a configuration or a reward; usage: contraflow serve-reward %s",
 		    cmd_serve.usage);
@@ -211,11 +148,8 @@ static int run(int argc, char **argv, struct err *e)
 				   .requests = 32,
 				   .idle = 60,
 				   .deadline = 300 };
-	struct option_list set = { .n = 0 };
 	const struct option_spec spec[] = {
-		{ "reward", 's', &o.reward, "NAME",
-		  "only this entry of the file; without a file: this reward with its defaults" },
-		{ "set", 'm', &set, "KEY=VALUE", "override a key of `rewards`; many times" },
+		REWARD_OPTIONS(o.rewards),
 		{ "host", 's', &o.host, "ADDRESS",
 		  "where to listen (default 127.0.0.1: this machine alone)" },
 		{ "port", 'i', &o.port, "N", "0: any that is free (default 8765)" },
@@ -230,19 +164,18 @@ static int run(int argc, char **argv, struct err *e)
 		{ "idle", 'r', &o.idle, "S", "seconds a connection may be silent (default 60)" },
 		{ "deadline", 'r', &o.deadline, "S",
 		  "for a request to come and be scored; then its pictures are errors (default 300)" },
-		{ "threads", 'i', &o.threads, "N", "scoring threads (default: all cores)" },
 		{ "quiet", 'f', &o.quiet, NULL, "only warnings, and the line with the address" },
 		{ NULL, 0, NULL, NULL, NULL },
 	};
 	struct mixture *m = NULL;
-	int n, ret = options_parse(&cmd_serve, spec, argc, argv, &o.config, 1, &n, e);
+	int n, ret = options_parse(&cmd_serve, spec, argc, argv, &o.rewards.config, 1, &n, e);
 
 	if (ret)
 		return ret;
 	log_quiet(o.quiet);
 	ret = check(&o, n, e);
 	if (!ret)
-		ret = open_rewards(&m, &o, &set, e);
+		ret = reward_options_open(&m, &o.rewards, "serve-reward", e);
 	if (!ret)
 		ret = serve(m, &o, e);
 	mixture_close(m);

@@ -186,30 +186,30 @@ static struct eval_tag *tag_of(struct eval_result *r, const char *name)
 	return t;
 }
 
-/* Scores of all items -> the result.  soft is the value of the reward that has `strict`, else the total. */
-static void summarise(const struct evaluator *v, struct eval_result *r, const struct mixture_scores *s,
-		      const double *soft, const double *strict)
+void eval_count(struct eval_result *r, const struct mixture *m, const struct mixture_scores *s, int64_t i,
+		const char *tag)
 {
-	int64_t n = s->n;
-	int64_t scored = 0;
+	struct eval_tag *t = tag_of(r, *tag ? tag : "all");
+	int k = 0, sub = 0;
 
-	for (int64_t i = 0; i < n; i++) {
-		const char *name = v->prompts->v[i / v->images_per_prompt].tag;
-		struct eval_tag *t = tag_of(r, *name ? name : "all");
-		if (isnan(s->total[i])) {
-			r->unavailable++;
-			continue;
-		}
-		scored++;
-		r->total += s->total[i];
-		t->images++;
-		t->soft += soft[i];
-		t->strict += r->has_strict ? strict[i * REWARD_SUBS] : 0;
+	r->has_strict = mixture_find_sub(m, "strict", &k, &sub);
+	if (isnan(s->total[i])) {
+		r->unavailable++;
+		return;
 	}
-	r->images = scored;
-	r->total /= scored ? (double)scored : 1;
+	r->images++;
+	r->total += s->total[i];
+	t->images++;
+	t->soft += r->has_strict ? s->value[k * s->n + i] : s->total[i];
+	t->strict += r->has_strict ? s->sub[(k * s->n + i) * REWARD_SUBS + sub] : 0;
+}
+
+void eval_finish(struct eval_result *r)
+{
 	double variance = 0;
 	int tags = 0;
+
+	r->total /= r->images ? (double)r->images : 1;
 	for (int i = 0; i < r->n_tags; i++) {
 		struct eval_tag *t = &r->tag[i];
 		if (!t->images)
@@ -230,12 +230,12 @@ int evaluate(const struct evaluator *v, const struct pass *pass, struct eval_res
 {
 	struct dist *d = v->dist;
 	int64_t n = v->prompts->n * v->images_per_prompt;
-	int k = 0, sub = 0, ret;
+	int ret;
 	double start = clock_now();
 	struct mixture_scores all;
 	struct judging j;
 
-	*r = (struct eval_result) { .has_strict = mixture_find_sub(v->mixture, "strict", &k, &sub) };
+	*r = (struct eval_result) { 0 };
 	judging_begin(&j, d, v->mixture, n, v->images_per_prompt);
 	ret = dist_agree(d, score_share(v, pass, &j, e), e);
 	if (ret) {
@@ -243,10 +243,9 @@ int evaluate(const struct evaluator *v, const struct pass *pass, struct eval_res
 		return ret;
 	}
 	judging_finish(&j, &all, NULL);
-	if (r->has_strict)
-		summarise(v, r, &all, all.value + k * n, all.sub + k * n * REWARD_SUBS + sub);
-	else
-		summarise(v, r, &all, all.total, NULL);
+	for (int64_t i = 0; i < n; i++)
+		eval_count(r, v->mixture, &all, i, v->prompts->v[i / v->images_per_prompt].tag);
+	eval_finish(r);
 	if (!r->images)
 		ret = err_set(e, "evaluation: no picture could be scored; %s", all.why);
 	r->seconds = clock_now() - start;

@@ -29,6 +29,11 @@ struct eval_result {
 	double seconds;
 };
 
+/* From nothing ({ 0 }): count every picture, i of the set s with totals, then finish. */
+void eval_count(struct eval_result *r, const struct mixture *m, const struct mixture_scores *s, int64_t i,
+		const char *tag);
+void eval_finish(struct eval_result *r);
+
 struct evaluator {
 	struct dist *dist;
 	const struct pipeline *pipeline;

@@ -175,12 +175,12 @@ def test_score(tmp_path):
     pictures = sorted((tmp_path / "true").glob("*.png"))[:24]
     prompts = tmp_path / "p.jsonl"
     prompts.write_text("\n".join((ROOT / "data/shapes/test.jsonl").read_text().splitlines()[:24]))
-    out = json.loads(contraflow("score", "--prompts", prompts, *pictures).stdout)
+    out = json.loads(contraflow("score", "--prompts", prompts, *pictures).stdout)["images"]
     assert [x["geneval"]["strict"] for x in out] == [1.0] * 24
     Image.new("RGB", (24, 24)).save(tmp_path / "black.png")
     one = tmp_path / "one.jsonl"
     one.write_text(prompts.read_text().splitlines()[0])
-    out = json.loads(contraflow("score", "--prompts", one, tmp_path / "black.png").stdout)
+    out = json.loads(contraflow("score", "--prompts", one, tmp_path / "black.png").stdout)["images"]
     assert out[0]["geneval"]["strict"] == 0 and out[0]["reward"] == 0
     (tmp_path / "x.png").write_text("not a picture")
     assert "x.png" in fails("score", "--prompts", one, tmp_path / "x.png")

@@ -45,7 +45,7 @@ def pictures(tmp_path):
 def score(folder, files, rewards):
     (folder / "c.yaml").write_text(json.dumps(dict(rewards=rewards)))
     done = contraflow("score", "--config", folder / "c.yaml", "--prompts", folder / "p.jsonl", *files, check=False)
-    return json.loads(done.stdout) if done.stdout else done.stderr
+    return json.loads(done.stdout)["images"] if done.stdout else done.stderr
 
 
 def ranks_of(v):

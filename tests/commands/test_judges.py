@@ -83,7 +83,7 @@ def score(folder, rewards, files, check=True):
     (folder / "c.yaml").write_text(json.dumps(dict(rewards=rewards)))
     (folder / "p.jsonl").write_text("".join(json.dumps(dict(prompt=f'prompt {i} "é"', tag="t", n=i)) + "\n" for i in range(len(files))))
     done = contraflow("score", "--config", folder / "c.yaml", "--prompts", folder / "p.jsonl", *files, check=False)
-    return done.stderr if not done.stdout else [x["reward"] for x in json.loads(done.stdout)], done
+    return done.stderr if not done.stdout else [x["reward"] for x in json.loads(done.stdout)["images"]], done
 
 
 def means(body):
@@ -194,6 +194,21 @@ def test_openai(serve, pictures, tmp_path, monkeypatch):
     assert got == [None] * 6
 
 
+@pytest.mark.parametrize("kind, quality", [("png", 95), ("jpeg", 95), ("jpeg", 30)])
+def test_openai_pictures(serve, pictures, tmp_path, kind, quality):
+    """What the judge sees: the sampled pixels as a PNG, or those that PIL's JPEG of that quality has."""
+    s = serve(lambda n, body: chat("Final Score: 3"))
+    got, _ = score(tmp_path, {"openai": dict(url=s.url, picture=kind, jpeg_quality=quality, in_flight=1)}, pictures)
+    assert np.allclose(got, 0.6)
+    for file, (_, _, body, _) in zip(pictures, s.requests, strict=True):
+        head, data = body["messages"][0]["content"][0]["image_url"]["url"].split(",")
+        want = io.BytesIO()
+        Image.open(file).save(want, kind, quality=quality)
+        seen = Image.open(io.BytesIO(base64.b64decode(data)))
+        assert head == f"data:image/{kind};base64" and seen.format == kind.upper()
+        assert (np.array(seen) == np.array(Image.open(want))).all()
+
+
 def test_openai_faults(serve, pictures, tmp_path):
     s = serve(lambda n, b: [(503, "busy", {}), (200, "{}", {}), (200, "?", {}), None, chat("Final Score: 3")][min(n - 1, 4)])
     got, done = score(tmp_path, {"openai": dict(url=s.url, in_flight=1, retries=2, timeout=5)}, pictures[:5])
@@ -204,7 +219,7 @@ def test_openai_faults(serve, pictures, tmp_path):
     (dict(http={}), "rewards.http.url"), (dict(http=dict(url="ftp://x")), "must begin with http://"),
     (dict(http=dict(url="http://x", token_env="NOT_THERE")), "NOT_THERE"), (dict(openai=dict(key_env="NOT_THERE")), "NOT_THERE"),
     (dict(openai=dict(template="no place")), "{prompt}"), (dict(openai=dict(pattern="(")), "regular expression"),
-    (dict(openai=dict(pattern="x")), "no group"), (dict(openai=dict(low=5)), "not below"),
+    (dict(openai=dict(pattern="x")), "no group"), (dict(openai=dict(low=5)), "not below"), (dict(openai=dict(picture="webp")), "webp"), (dict(openai=dict(jpeg_quality=0)), "jpeg_quality"),
     (dict(exec=dict(command=["/no/such/judge"])), "/no/such/judge"), (dict(exec={}), "rewards.exec.command"),
 ])  # fmt: skip
 def test_mistakes(pictures, tmp_path, reward, message):
@@ -314,7 +329,7 @@ def test_hanging_plugin(pictures, tmp_path):
                    works=dict(type="plugin", path=build_plugin(tmp_path, "works", HANGS.replace("HEIGHT", "1"))))  # fmt: skip
     got, done = score(tmp_path, rewards, pictures)
     assert got == [None] * 6 and done.returncode == 1 and "hangs: no score within its deadline of 0.3 s" in done.stderr
-    assert all(r["works"]["score"] == 1 and r["hangs"]["score"] is None for r in json.loads(done.stdout))
+    assert all(r["works"]["score"] == 1 and r["hangs"]["score"] is None for r in json.loads(done.stdout)["images"])
 
 
 # ---- Several of one kind -----------------------------------------------------------------------------
@@ -326,11 +341,11 @@ def test_two_of_a_kind(serve, pictures, tmp_path):
     rewards = dict(fast=dict(type="http", url=a.url, weight=2), slow=dict(type="http", url=b.url, weight=0.5), jpeg_compressibility={})
     got, done = score(tmp_path, rewards, pictures)
     assert got == [None] * 6 and "could not be scored: slow: " in done.stderr
-    rows = json.loads(done.stdout)
+    rows = json.loads(done.stdout)["images"]
     assert np.allclose([r["fast"]["score"] for r in rows], true_means(pictures)) and all(r["slow"]["score"] is None for r in rows)
     rewards["slow"]["url"] = a.url
     got, done = score(tmp_path, rewards, pictures)
-    assert np.allclose(got, [2.5 * r["fast"]["score"] + r["jpeg_compressibility"]["score"] for r in json.loads(done.stdout)])
+    assert np.allclose(got, [2.5 * r["fast"]["score"] + r["jpeg_compressibility"]["score"] for r in json.loads(done.stdout)["images"]])
 
 
 # ---- In training -----------------------------------------------------------------------------------

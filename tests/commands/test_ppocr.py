@@ -45,7 +45,7 @@ def score(folder, python, prompts, images):
     (folder / "c.yaml").write_text(json.dumps(dict(rewards=rewards)))
     (folder / "p.jsonl").write_text("".join(json.dumps(dict(prompt=p)) + "\n" for p in prompts))
     done = contraflow("score", "--config", folder / "c.yaml", "--prompts", folder / "p.jsonl", *files, check=False)
-    return [x["reward"] for x in json.loads(done.stdout)], done.stderr
+    return [x["reward"] for x in json.loads(done.stdout)["images"]], done.stderr
 
 
 def written(text):

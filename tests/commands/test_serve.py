@@ -171,7 +171,7 @@ def signs(tmp_path):
 
 def in_process(folder, rewards, files):
     (folder / "score.yaml").write_text(json.dumps(dict(rewards=rewards)))
-    return json.loads(contraflow("score", "--config", folder / "score.yaml", "--prompts", folder / "prompts.jsonl", *files).stdout)
+    return json.loads(contraflow("score", "--config", folder / "score.yaml", "--prompts", folder / "prompts.jsonl", *files).stdout)["images"]
 
 
 def test_the_same_scores(serve, signs, judge, tmp_path):

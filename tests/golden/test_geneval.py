@@ -168,7 +168,7 @@ def run_score(folder, keys, metas, images, check=True):
     (folder / "p.jsonl").write_text("".join(json.dumps(m) + "\n" for m in metas))
     for i, im in enumerate(images):
         Image.fromarray(im).save(folder / f"{i:03}.png")
-    return json.loads(contraflow("score", "--config", folder / "c.yaml", "--prompts", folder / "p.jsonl", *sorted(folder.glob("*.png"))))
+    return json.loads(contraflow("score", "--config", folder / "c.yaml", "--prompts", folder / "p.jsonl", *sorted(folder.glob("*.png"))))["images"]
 
 
 @pytest.fixture(scope="module")

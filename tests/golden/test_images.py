@@ -80,7 +80,7 @@ def read(tmp_path_factory):
         files = [folder / f"{i}.bin" for i in range(len(pictures))]
         for file, data in zip(files, pictures):
             file.write_bytes(data)
-        return [x["reward"] for x in json.loads(contraflow("score", "--config", folder / "c.yaml", "--prompts", folder / "p.txt", *files))]
+        return [x["reward"] for x in json.loads(contraflow("score", "--config", folder / "c.yaml", "--prompts", folder / "p.txt", *files))["images"]]
 
     return sums
 

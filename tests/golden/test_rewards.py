@@ -57,7 +57,7 @@ def score(folder, rewards, prompts, files):
     (folder / "c.yaml").write_text(json.dumps(dict(rewards=rewards)))
     (folder / "p.jsonl").write_text("".join(json.dumps(dict(prompt=p)) + "\n" for p in prompts))
     done = contraflow("score", "--config", folder / "c.yaml", "--prompts", folder / "p.jsonl", *files)
-    return json.loads(done)
+    return json.loads(done)["images"]
 
 
 @pytest.fixture(scope="module", params=["quick_gelu", "gelu", "old"])

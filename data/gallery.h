@@ -1,0 +1,33 @@
+/*
+ * gallery.h -- pictures on disk, each with its prompt.
+ *
+ * A folder stands for the .png, .jpg and .jpeg files in it and below, by path, numbers in names as numbers
+ * (2 before 10); hidden files are not looked at.  Prompts come from a file, or lie beside the pictures:
+ *
+ *   a.png, a.txt             the prompt as text, on one line
+ *   a.png, a.jsonl           one object with `prompt` and anything else as metadata
+ *   metadata.jsonl, samples/ GenEval's folders: the object is of every picture in samples/.  Pictures beside
+ *                            metadata.jsonl are its grids, and left out when a folder is looked through.
+ */
+#ifndef GALLERY_H
+#define GALLERY_H
+#include "data/prompts.h"
+
+struct gallery {
+	int64_t n;
+	struct gallery_picture {
+		char *path;
+		const struct prompt *prompt; /* the gallery's */
+	} * picture;
+	/* The gallery's own. */
+	struct prompts *file; /* prompt files that were read */
+	int64_t files, room, file_room;
+};
+
+/* Pictures of n paths, files and folders, in this order.  `prompts` is a prompt file with one prompt for all
+ * or one a picture, or NULL: beside the pictures.  Errors: a path that is not there, a folder without
+ * pictures, a picture without a prompt. */
+int gallery_open(struct gallery *g, const char *const *path, int n, const char *prompts, struct err *e);
+void gallery_close(struct gallery *g);
+
+#endif

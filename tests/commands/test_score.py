@@ -1,0 +1,101 @@
+"""`contraflow score` over folders: whose prompt is whose, what the summary says, groups in more pictures than are read at a time."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+from command import ROOT, contraflow, fails
+from PIL import Image
+
+LINES = (ROOT / "data/shapes/test.jsonl").read_text().splitlines()[:48]
+# How many pictures it was given at a time.
+CHILD = r"""
+import json, struct, sys
+def frame():
+    head = sys.stdin.buffer.read(4)
+    if len(head) < 4: sys.exit(0)
+    return sys.stdin.buffer.read(struct.unpack("<I", head)[0])
+while True:
+    items = json.loads(frame())["items"]
+    for _ in items: frame()
+    assert len({i["prompt"] for i in items}) == 1
+    answer = json.dumps({"scores": [len(items)] * len(items)}).encode()
+    sys.stdout.buffer.write(struct.pack("<I", len(answer)) + answer); sys.stdout.buffer.flush()
+"""
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory):
+    """GenEval's folders: of each prompt its own picture and that of the next prompt, and a grid that is nobody's."""
+    top = tmp_path_factory.mktemp("score")
+    contraflow("shapes", "--render", "data/shapes/test.jsonl", "-o", top / "true")
+    true = sorted((top / "true").glob("*.png"))[: len(LINES)]
+    for i, line in enumerate(LINES):
+        folder = top / "out" / f"{i:05d}"
+        (folder / "samples").mkdir(parents=True)
+        (folder / "metadata.jsonl").write_text(line)
+        (folder / "samples/0000.png").write_bytes(true[i].read_bytes())
+        (folder / "samples/0001.png").write_bytes(true[(i + 1) % len(true)].read_bytes())
+        Image.new("RGB", (48, 24)).save(folder / "grid.png")
+    return top / "out"
+
+
+def test_geneval_folders(out, tmp_path):
+    """96 pictures: the same scores as one by one, and GenEval's summary of them."""
+    got = json.loads(contraflow("score", out).stdout)
+    images, summary = got["images"], got["summary"]
+    files = sorted(out.glob("*/samples/*.png"))
+    assert [x["image"] for x in images] == [str(f) for f in files] and len(files) == 96
+    (tmp_path / "p.jsonl").write_text("\n".join(line for line in LINES for _ in range(2)))
+    assert json.loads(contraflow("score", "--prompts", tmp_path / "p.jsonl", *files).stdout)["images"] == images
+    strict = np.array([x["geneval"]["strict"] for x in images])
+    assert (strict[::2] == 1).all() and 0 <= strict[1::2].mean() < 0.5
+    tags, shares = [json.loads(line)["tag"] for line in LINES for _ in range(2)], {}
+    for tag in dict.fromkeys(tags):
+        shares[tag] = np.mean([s for s, t in zip(strict, tags, strict=True) if t == tag])
+        assert summary["tags"][tag]["strict"] == pytest.approx(shares[tag]) and summary["tags"][tag]["images"] == tags.count(tag)
+    assert summary["strict"] == pytest.approx(np.mean(list(shares.values()))) and (summary["images"], summary["unavailable"]) == (96, 0)
+    assert summary["reward"] == pytest.approx(np.mean([x["reward"] for x in images]))
+    mean = summary["rewards"]["geneval"]
+    assert mean["score"] == pytest.approx(np.mean([x["geneval"]["score"] for x in images])) and mean["images"] == 96
+    assert mean["strict"] == pytest.approx(strict.mean())
+
+
+def test_a_file_and_a_table(out, tmp_path):
+    done = contraflow("score", out / "00000", "--reward", "jpeg_incompressibility", "--quiet", "-o", tmp_path / "s.json")
+    got = json.loads((tmp_path / "s.json").read_text())
+    assert len(got["images"]) == 2 and not done.stderr
+    assert got["summary"]["reward"] == pytest.approx(np.mean([x["reward"] for x in got["images"]]), rel=1e-6)
+    assert f"{got['summary']['reward']:.3f}" in done.stdout
+
+
+def test_whole_groups(tmp_path):
+    """Groups that lie among each other, one larger than a piece."""
+    own = ["a"] * 70 + ["b"] * 30 + ["c"]
+    own = [own[i] for i in np.random.default_rng(0).permutation(len(own))]
+    (tmp_path / "in").mkdir()
+    for i, prompt in enumerate(own):
+        Image.new("RGB", (3, 2)).save(tmp_path / f"in/{i}.png")
+        (tmp_path / f"in/{i}.txt").write_text(prompt + "\n")
+    (tmp_path / "c.yaml").write_text(json.dumps(dict(rewards={"exec": dict(command=[sys.executable, "-c", CHILD], group=True)})))
+    got = json.loads(contraflow("score", "--config", tmp_path / "c.yaml", tmp_path / "in").stdout)["images"]
+    assert [x["prompt"] for x in got] == own and [x["image"] for x in got] == [str(tmp_path / f"in/{i}.png") for i in range(len(own))]
+    assert [x["reward"] for x in got] == [own.count(p) for p in own]
+
+
+def test_bad_input(out, tmp_path):
+    Image.new("RGB", (4, 4)).save(tmp_path / "1.png")
+    assert "1.png: no prompt beside it" in fails("score", tmp_path)
+    (tmp_path / "1.txt").write_text("a cat")
+    assert "prompt 'a cat'" in fails("score", tmp_path)  # GenEval's rules need its metadata
+    (tmp_path / "2.txt").write_text("a cat")
+    (tmp_path / "2.png").write_text("text")
+    assert "2.png: neither PNG nor JPEG" in fails("score", "--reward", "jpeg_compressibility", tmp_path, "-o", tmp_path / "s.json")
+    whole = (out / "00000/samples/0000.png").read_bytes()
+    (tmp_path / "2.png").write_bytes(whole[: len(whole) // 2])
+    assert "2.png: not a valid PNG" in fails("score", "--reward", "jpeg_compressibility", tmp_path, "-o", tmp_path / "s.json")
+    assert not (tmp_path / "s.json").exists()
+    assert "geneva" in fails("score", "--reward", "geneva", out) and "only keys of `rewards`" in fails("score", "--set", "run.seed=1", out)
+    assert "--threads -1" in fails("score", "--threads", "-1", out)
+    assert "no such file or folder" in fails("score", "no/such/folder") and "usage" in fails("score")
