@@ -205,6 +205,9 @@ at_t at_upsample_nearest2(at_t x); /* (B, C, H, W) -> twice the height and width
 /* Scaled dot-product attention of (B, H, S, K) tensors; scale 0 means 1/sqrt(K); bias may be NULL.
  * The result may be a view of (B, S, H, K): transposed and flattened without a copy. */
 at_t at_sdpa(at_t q, at_t k, at_t v, at_t bias_or_null, bool causal, double scale);
+/* What computes that without bias and mask: libtorch's "flash", "efficient", "cudnn" or "math", or this
+ * library's own for "short" sequences on the CPU. */
+const char *at_sdpa_kernel(at_t q, at_t k, at_t v);
 
 /* Fused: layer_norm(x) * (1 + scale) + shift in fewer passes over memory. Differentiable. */
 at_t at_modulate(at_t x_BSD, at_t shift_B1D, at_t scale_B1D, double eps);

@@ -19,6 +19,8 @@
 // Shapes: B batch, H heads, I queries, J keys, K width of a head.
 #include "aten/lanes.hpp"
 #include "aten/shim.hpp"
+#include <ATen/SDPBackend.h>
+#include <ATen/ops/_fused_sdp_choice.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/scaled_dot_product_attention.h>
 #include <ATen/ops/zeros.h>
@@ -113,11 +115,39 @@ at::Tensor sdpa(const at::Tensor &q, const at::Tensor &k, const at::Tensor &v, c
 	    q, k, v, bias.defined() ? c10::optional<at::Tensor>(bias) : c10::nullopt, 0.0, causal,
 	    scale != 0 ? c10::optional<double>(scale) : c10::nullopt);
 }
+
+const char *kernel_of(const at::Tensor &q, const at::Tensor &k, const at::Tensor &v)
+{
+	if (best() && is_small(q, k, v))
+		return "short";
+	switch (static_cast<at::SDPBackend>(at::_fused_sdp_choice(q, k, v))) {
+	case at::SDPBackend::flash_attention:
+		return "flash";
+	case at::SDPBackend::efficient_attention:
+		return "efficient";
+	case at::SDPBackend::cudnn_attention:
+		return "cudnn";
+	case at::SDPBackend::overrideable:
+		return "the device's own";
+	default:
+		return "math";
+	}
+}
 } // namespace
 
-extern "C" at_t at_sdpa(at_t q, at_t k, at_t v, at_t bias, bool causal, double scale)
+extern "C" {
+at_t at_sdpa(at_t q, at_t k, at_t v, at_t bias, bool causal, double scale)
 {
 	return shim::call("at_sdpa", { q, k, v }, { bias }, [&] {
 		return sdpa(q->v, k->v, v->v, bias ? bias->v : at::Tensor(), causal, scale);
 	});
+}
+
+const char *at_sdpa_kernel(at_t q, at_t k, at_t v)
+{
+	const char *name = nullptr;
+
+	shim::run("at_sdpa_kernel", { q, k, v }, [&] { name = kernel_of(q->v, k->v, v->v); });
+	return name;
+}
 }

@@ -42,6 +42,20 @@ static at_t attend(struct qkv r)
 	return at_flatten(at_transpose(o_BHSK, 1, 2), 2, 3);
 }
 
+const char *mmdit_attention(const struct mmdit *m, at_t x_BCHW, at_t text_BLE)
+{
+	struct at_scope *s = at_begin(AT_NO_GRAD);
+	int64_t p = m->conf.patch_size, L = at_size(text_BLE, 1);
+	int64_t S = at_size(x_BCHW, 2) / p * (at_size(x_BCHW, 3) / p) + L;
+	at_t o_BSHK = at_empty(DIMS(1, S, m->conf.num_attention_heads, m->conf.attention_head_dim),
+			       at_dtype_of(m->patch_b_D), at_device_of(m->patch_b_D));
+	at_t o_BHSK = at_transpose(o_BSHK, 1, 2);
+	const char *name = at_sdpa_kernel(o_BHSK, o_BHSK, o_BHSK);
+
+	at_end(s);
+	return name;
+}
+
 /* Attention of both streams over all tokens, image first; *text_BLD stays NULL where nothing reads it. */
 static void joint_attention(const struct mmdit *m, const struct mmdit_block *b, const struct pass *p,
 			    at_t x_BND, at_t c_BLD, at_t *image_BND, at_t *text_BLD)

@@ -59,6 +59,8 @@ int mmdit_describe(struct mmdit *m, const char *dir, struct err *e);
 int mmdit_save(const struct mmdit *m, const struct lora_merged *merged, const char *dir, enum at_dtype dt,
 	       struct err *e);
 void mmdit_release(struct mmdit *m);
+/* The kernel (at_sdpa_kernel) of the joint attention over such latents and text, for the log. */
+const char *mmdit_attention(const struct mmdit *m, at_t x_BCHW, at_t text_BLE);
 /* H and W are multiples of patch_size, at most patch_size * pos_embed_max_size. */
 at_t mmdit_forward(const struct mmdit *m, const struct pass *p, at_t x_BCHW, at_t t_B, at_t text_BLE,
 		   at_t pooled_BP);

@@ -427,9 +427,11 @@ static int report(const struct bench *b, struct err *e)
 	       b->model, (double)nn_count(&t->pipeline.transformer.net) / 1e9, (long long)b->latent,
 	       (long long)b->latent, (long long)b->text_tokens, (long long)b->rank,
 	       (long long)t->policies.theta.numel);
-	printf("  %s, %s, %d rank%s of %d thread%s; a large product runs at %.3f TFLOP/s\n", b->device,
-	       b->dtype, t->dist->ranks, t->dist->ranks > 1 ? "s" : "", at_threads(),
-	       at_threads() > 1 ? "s" : "", b->gemm / 1e12);
+	const char *attention = mmdit_attention(&t->pipeline.transformer, b->s.x0_NCHW, b->s.cond.text_BLE);
+	printf(
+	    "  %s, %s, attention by '%s', %d rank%s of %d thread%s; a large product runs at %.3f TFLOP/s\n",
+	    b->device, b->dtype, attention, t->dist->ranks, t->dist->ranks > 1 ? "s" : "", at_threads(),
+	    at_threads() > 1 ? "s" : "", b->gemm / 1e12);
 	phase(list, "rollout", b->rollout, images * (double)b->steps * b->forward, b);
 	phase(list, "update", b->update, pairs * passes * b->forward, b);
 	phase(list, "  of it all-reduce", b->reduce, 0, b);
@@ -444,16 +446,16 @@ static int report(const struct bench *b, struct err *e)
 		printf("  %d forwards recorded, %lld replayed\n", recordings, (long long)replayed);
 	printf("  48 x 24 pictures and 9 levels each would take %.0f %s-seconds; peak memory %.2f GiB\n",
 	       step, strcmp(b->device, "cuda") ? "rank" : "GPU", peak_bytes(b) / 1073741824);
-	j = json_pack("{s:s, s:s, s:s, s:i, s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:f, s:f, "
-		      "s:b, s:i, s:I, s:o}",
-		      "model", b->model, "device", b->device, "dtype", b->dtype, "ranks", t->dist->ranks,
-		      "threads", at_threads(), "latent", (json_int_t)b->latent, "text_tokens",
-		      (json_int_t)b->text_tokens, "images", (json_int_t)b->s.n, "steps", (json_int_t)b->steps,
-		      "levels", (json_int_t)b->levels, "micro_batch", (json_int_t)b->micro,
-		      "checkpoint_blocks", (json_int_t)b->checkpoint, "rank", (json_int_t)b->rank, "kl_beta",
-		      b->kl, "gemm_flop_per_second", b->gemm, "peak_bytes", peak_bytes(b),
-		      "seconds_of_1152_pictures", step, "fp8", b->fp8, "recordings", recordings, "replayed",
-		      (json_int_t)replayed, "phases", list);
+	j = json_pack(
+	    "{s:s, s:s, s:s, s:s, s:i, s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:f, s:f, "
+	    "s:b, s:i, s:I, s:o}",
+	    "model", b->model, "device", b->device, "dtype", b->dtype, "attention", attention, "ranks",
+	    t->dist->ranks, "threads", at_threads(), "latent", (json_int_t)b->latent, "text_tokens",
+	    (json_int_t)b->text_tokens, "images", (json_int_t)b->s.n, "steps", (json_int_t)b->steps, "levels",
+	    (json_int_t)b->levels, "micro_batch", (json_int_t)b->micro, "checkpoint_blocks",
+	    (json_int_t)b->checkpoint, "rank", (json_int_t)b->rank, "kl_beta", b->kl, "gemm_flop_per_second",
+	    b->gemm, "peak_bytes", peak_bytes(b), "seconds_of_1152_pictures", step, "fp8", b->fp8,
+	    "recordings", recordings, "replayed", (json_int_t)replayed, "phases", list);
 	ret = b->out ? json_write(b->out, j, e) : 0;
 	json_decref(j);
 	return ret;

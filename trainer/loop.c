@@ -264,12 +264,20 @@ static int after_epoch(struct trainer *t, const struct samples *s, const struct 
 	return 0;
 }
 
+static void say_attention(const struct trainer *t, const struct samples *s)
+{
+	if (t->dist->rank == 0 && s->count)
+		log_info("attention: kernel '%s' in %s",
+			 mmdit_attention(&t->pipeline.transformer, s->x0_NCHW, s->cond.text_BLE),
+			 t->x->run.dtype);
+}
+
 static int train_loop(struct trainer *t, struct err *e)
 {
 	const struct train_conf *c = &t->x->train;
 	struct eval_result eval = t->before;
 	struct progress bar;
-	bool last = stage_is_over(t);
+	bool last = stage_is_over(t), said = false;
 	int ret = 0;
 
 	progress_begin(&bar, t->file->n_stages ? t->file->stage[t->at.stage] : "train", t->at.stage_step,
@@ -281,6 +289,9 @@ static int train_loop(struct trainer *t, struct err *e)
 		double eta = 0;
 		int64_t before = t->at.step;
 		ret = run_epoch(t, &s, &u, &eta, &time, e);
+		if (!ret && !said)
+			say_attention(t, &s);
+		said = true;
 		if (!ret) {
 			last = stage_is_over(t);
 			ret = after_epoch(t, &s, &u, eta, &time, before, &last, &eval, e);

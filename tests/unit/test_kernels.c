@@ -189,6 +189,10 @@ static void test_others(void **state)
 	at_t half = at_sdpa(at_cast(q, AT_BF16), at_cast(k, AT_BF16), at_cast(v, AT_BF16), NULL, false, 0);
 	assert_int_equal(at_dtype_of(half), AT_BF16);
 	assert_true(distance(half, want) < 2e-2);
+	assert_string_not_equal(at_sdpa_kernel(q64, k64, v64), "short");
+	at_t many = random_tensor(DIMS(1, 2, 65, 16), 1, 5); /* one too many for the kernel of ours */
+	assert_string_equal(at_sdpa_kernel(many, many, many), "flash");
+	assert_string_equal(at_sdpa_kernel(q, k, v), strstr(at_version(), "AVX") ? "short" : "flash");
 	at_end(s);
 }
 
