@@ -40,6 +40,14 @@ static json_t *number(double v)
 	return isfinite(v) ? json_real(v) : json_null();
 }
 
+/* A file's name and a line of text may be any bytes; what is not UTF-8 cannot stand in JSON. */
+static json_t *words(const char *s)
+{
+	json_t *o = json_string(s);
+
+	return o ? o : json_null();
+}
+
 static const struct gallery_picture *picture(const struct scoring *x, int64_t at)
 {
 	return &x->gallery->picture[x->order[at]];
@@ -65,12 +73,9 @@ static void report(struct scoring *x, const struct piece *p, int i)
 {
 	const struct gallery_picture *pic = picture(x, p->first + i);
 	const struct mixture_scores *s = &p->s;
-	json_t *o = json_pack("{s:s, s:s, s:o}", "image", pic->path, "prompt", pic->prompt->text, "reward",
-			      number(s->total[i]));
+	json_t *o = json_pack("{s:o, s:o, s:o}", "image", words(pic->path), "prompt",
+			      words(pic->prompt->text), "reward", number(s->total[i]));
 
-	if (!o) /* a file's name may be any bytes */
-		o = json_pack("{s:n, s:s, s:o}", "image", "prompt", pic->prompt->text, "reward",
-			      number(s->total[i]));
 	for (int k = 0; k < s->rewards; k++) {
 		const struct reward_type *type = mixture_at(x->mixture, k)->type;
 		struct mean *mean = x->mean + k * (1 + REWARD_SUBS);
@@ -281,9 +286,8 @@ static int run(int argc, char **argv, struct err *e)
 	bool quiet = false;
 	const struct option_spec spec[] = {
 		{ "prompts", 's', &file, "FILE",
-		  "a prompt a picture, in order, or one for all; .txt or .jsonl (default: what lies beside "
-		  "the "
-		  "pictures: NAME.txt, NAME.jsonl, or metadata.jsonl as GenEval's folders have it)" },
+		  "a prompt a picture, in order, or one for all; .txt or .jsonl (default: beside the "
+		  "pictures, NAME.txt, NAME.jsonl or GenEval's metadata.jsonl)" },
 		{ "config", 's', &o.config, "FILE",
 		  "take the section `rewards` of this file (default: geneval)" },
 		REWARD_OPTIONS(o),
@@ -310,6 +314,7 @@ static int run(int argc, char **argv, struct err *e)
 	return ret;
 }
 
-const struct command cmd_score = { "score",
-				   "[--prompts FILE] [--config FILE] [-o FILE.json] PICTURE|FOLDER ...",
-				   "score pictures with the configured rewards", run };
+const struct command cmd_score = {
+	"score", "[--prompts FILE] [--config FILE] [--reward NAME] [-o FILE.json] PICTURE|FOLDER ...",
+	"score pictures with the configured rewards", run
+};
