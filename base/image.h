@@ -24,7 +24,7 @@ int image_write_png(const char *path, int w, int h, const uint8_t *rgb, struct e
 int image_png(uint8_t **out, size_t *size, int w, int h, const uint8_t *rgb,
 	      struct err *e); /* in memory; free() */
 int image_jpeg(uint8_t **out, size_t *size, int w, int h, const uint8_t *rgb, int quality,
-	       struct err *e); /* likewise; 4:2:0, quality 1 .. 100, the bytes that PIL writes */
+	       struct err *e); /* likewise; 4:2:0, quality 1 .. 100, the same pixels as PIL's */
 
 /* n pictures of w x h, `cols` a row, `gap` grey pixels between, each enlarged `zoom` times (nearest).
  * image_free the result. */

@@ -1,7 +1,6 @@
 #include "data/gallery.h"
 #include "base/file.h"
 #include "base/mem.h"
-#include "base/text.h"
 #include <errno.h>
 #include <fts.h>
 #include <stdlib.h>

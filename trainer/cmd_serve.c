@@ -2,7 +2,6 @@
 #include "base/http_server.h"
 #include "base/log.h"
 #include "base/mem.h"
-#include "base/text.h"
 #include "rewards/scoring.h"
 #include "trainer/reward_options.h"
 #include <errno.h>
