@@ -67,7 +67,7 @@ static int score(struct dist *d, struct session *s, const struct request *r, int
 		ret = evaluate(&v, &s->pass, &result, e);
 	}
 	if (!ret && d->rank == 0) {
-		eval_print(&result, NULL);
+		eval_print(&result, NULL, "held-out pictures");
 		json_t *j = eval_json(&result);
 		ret = r->out ? json_write(r->out, j, e) : 0;
 		json_decref(j);

@@ -118,7 +118,7 @@ static int write_report(const struct scoring *x, const char *out, struct err *e)
 	if (out) {
 		ret = json_write(out, o, e);
 		if (!ret)
-			eval_print(&x->result, NULL);
+			eval_print(&x->result, NULL, "pictures");
 	} else {
 		char *text = json_text(o, JSON_INDENT(2));
 		puts(text);

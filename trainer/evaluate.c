@@ -318,7 +318,7 @@ static void print_row(const char *name, const struct eval_tag *before, const str
 		printf("  %-16s %8.3f\n", name, b);
 }
 
-void eval_print(const struct eval_result *before, const struct eval_result *after)
+void eval_print(const struct eval_result *before, const struct eval_result *after, const char *pictures)
 {
 	bool strict = before->has_strict;
 	struct eval_tag b = { .strict = before->strict, .soft = before->soft }, a = { 0 };
@@ -334,7 +334,7 @@ void eval_print(const struct eval_result *before, const struct eval_result *afte
 	if (strict)
 		print_row("soft", &b, after ? &a : NULL, false);
 	const struct eval_result *last = after ? after : before;
-	printf("  (%lld held-out pictures", (long long)last->images);
+	printf("  (%lld %s", (long long)last->images, pictures);
 	if (strict)
 		printf(", 95 %% interval of the overall score +-%.3f", 1.96 * last->strict_error);
 	printf(")\n");

@@ -49,8 +49,9 @@ int evaluate(const struct evaluator *v, const struct pass *pass, struct eval_res
 
 json_t *eval_json(const struct eval_result *r); /* new reference */
 int eval_from_json(struct eval_result *r, const json_t *j, const char *what, struct err *e);
-/* A table per tag on stdout and in the log: one column, or before and after. */
-void eval_print(const struct eval_result *before, const struct eval_result *after);
+/* A table per tag on stdout: one column, or before and after;
+ * `pictures` is what they are called. */
+void eval_print(const struct eval_result *before, const struct eval_result *after, const char *pictures);
 
 /* The first picture of up to n prompts, tags taking turns, as one grid; every rank calls, rank 0 gets it
  * (others an empty image). */

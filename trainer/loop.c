@@ -360,7 +360,7 @@ static int run_stage(struct trainer *t, struct err *e)
 	if (dist_agree(t->dist, t->dist->rank == 0 ? write_result(t, &after, e) : 0, e))
 		return -1;
 	if (t->dist->rank == 0 && t->test.n)
-		eval_print(&t->before, &after);
+		eval_print(&t->before, &after, "held-out pictures");
 	return 0;
 }
 

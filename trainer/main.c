@@ -79,6 +79,8 @@ int main(int argc, char **argv)
 		if (strcmp(argv[1], commands[i]->name))
 			continue;
 		int ret = commands[i]->run(argc - 2, argv + 2, &e);
+		if (!ret && (fflush(stdout) || ferror(stdout))) /* what was asked for went there */
+			ret = err_set(&e, "cannot write all of standard output: is the disk full?");
 		if (ret < 0)
 			fprintf(stderr, "contraflow: %s\n", e.msg);
 		return leave(ret < 0 ? 1 : 0);

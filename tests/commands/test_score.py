@@ -2,27 +2,22 @@
 
 import json
 import os
+import subprocess
 import sys
 
 import numpy as np
 import pytest
-from command import ROOT, contraflow, fails
+from command import FRAMES, ROOT, build, contraflow, fails
 from PIL import Image
 
 LINES = (ROOT / "data/shapes/test.jsonl").read_text().splitlines()[:48]
 # How many pictures it was given at a time.
-CHILD = r"""
-import json, struct, sys
-def frame():
-    head = sys.stdin.buffer.read(4)
-    if len(head) < 4: sys.exit(0)
-    return sys.stdin.buffer.read(struct.unpack("<I", head)[0])
+CHILD = FRAMES + r"""
 while True:
     items = json.loads(frame())["items"]
     for _ in items: frame()
     assert len({i["prompt"] for i in items}) == 1
-    answer = json.dumps({"scores": [len(items)] * len(items)}).encode()
-    sys.stdout.buffer.write(struct.pack("<I", len(answer)) + answer); sys.stdout.buffer.flush()
+    answer([len(items)] * len(items))
 """
 
 
@@ -113,4 +108,8 @@ def test_bad_input(out, tmp_path):
     assert not (tmp_path / "s.json").exists()
     assert "geneva" in fails("score", "--reward", "geneva", out) and "only keys of `rewards`" in fails("score", "--set", "run.seed=1", out)
     assert "--threads -1" in fails("score", "--threads", "-1", out)
+    (tmp_path / "2.png").write_bytes(whole)
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([build() / "contraflow", "score", "--reward", "jpeg_compressibility", tmp_path], stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 1 and done.stderr == "contraflow: cannot write all of standard output: is the disk full?\n"
     assert "no such file or folder" in fails("score", "no/such/folder") and "usage" in fails("score")
