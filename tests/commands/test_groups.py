@@ -5,25 +5,19 @@ import sys
 
 import numpy as np
 import pytest
-from command import ROOT, TINY, contraflow, read_lines
+from command import FRAMES, ROOT, TINY, contraflow, read_lines
 from PIL import Image
 from test_judges import build_plugin, means, serve  # noqa: F401 (serve is a fixture)
 
 RANKS = {"command": [sys.executable, str(ROOT / "examples/judge_group.py")], "group": True}
 # A judge that writes down what it was given, and ranks by brightness.
-CHILD = r"""
-import json, os, struct, sys
-def frame():
-    head = sys.stdin.buffer.read(4)
-    if len(head) < 4: sys.exit(0)
-    return sys.stdin.buffer.read(struct.unpack("<I", head)[0])
+CHILD = FRAMES + r"""
 while True:
     request = json.loads(frame())
     light = [sum(frame()) for _ in request["items"]]
     with open(os.path.join(sys.argv[1], f"{os.getpid()}.jsonl"), "a") as f:
         print(json.dumps([request.get("group"), [i["prompt"] for i in request["items"]], light]), file=f)
-    answer = json.dumps({"scores": [sum(x < y for x in light) / len(light) for y in light]}).encode()
-    sys.stdout.buffer.write(struct.pack("<I", len(answer)) + answer); sys.stdout.buffer.flush()
+    answer([sum(x < y for x in light) / len(light) for y in light])
 """
 
 

@@ -19,24 +19,19 @@ import zlib
 
 import numpy as np
 import pytest
-from command import ROOT, TINY, build, contraflow, fails, read_zst
+from command import FRAMES, ROOT, TINY, build, contraflow, fails, read_zst
 from PIL import Image, ImageDraw, ImageFont
 
 # Answers after the seconds that the prompt names ("wait 1.5"), with the mean of the picture; None when it says "none".
-JUDGE = r"""
-import json, re, struct, sys, time
-def frame():
-    head = sys.stdin.buffer.read(4)
-    if len(head) < 4: sys.exit(0)
-    return sys.stdin.buffer.read(struct.unpack("<I", head)[0])
+JUDGE = FRAMES + r"""
+import re, time
 while True:
     items, scores = json.loads(frame())["items"], []
     for i in items:
         pixels, wait = frame(), re.search(r"wait ([\d.]+)", i["prompt"])
         time.sleep(float(wait[1]) if wait else 0)
         scores.append(None if "none" in i["prompt"] else sum(pixels) / len(pixels))
-    answer = json.dumps(dict(scores=scores)).encode()
-    sys.stdout.buffer.write(struct.pack("<I", len(answer)) + answer); sys.stdout.buffer.flush()
+    answer(scores)
 """
 JPEG = dict(jpeg_compressibility={})
 
