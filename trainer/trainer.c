@@ -171,8 +171,9 @@ int trainer_open(struct trainer *t, const struct experiment *x, struct dist *d, 
 	int threads = x->run.threads ? (int)x->run.threads : (int)(cores / d->machine_ranks);
 
 	at_set_threads(threads > 0 ? threads : 1);
+	at_set_deterministic(x->run.deterministic);
 	if (dist_agree(d, open_stages(t, e), e) || dist_agree(d, open_pipeline(t, e), e) ||
-	    (t->pipeline.device == AT_CUDA && dist_use_nccl(d, e)) || finish_all(t, e) ||
+	    (t->pipeline.device == AT_CUDA && d->ranks > 1 && dist_use_nccl(d, e)) || finish_all(t, e) ||
 	    dist_agree(d, open_policies(t, e), e)) {
 		trainer_close(t);
 		return -1;
