@@ -57,13 +57,17 @@ tensors run_plain(at_graph *g, const tensors &in)
 
 #ifdef CONTRAFLOW_CUDA
 // All recordings share one pool of memory: they are replayed one after another, and what a replay leaves is
-// copied out before the next begins. The program holds a use of its own, so that the pool outlives the last
-// recording: libtorch refuses captures into a pool that was given back.
+// copied out before the next begins. The program holds a use of its own of the device's pool and of the
+// pinned one, so that they outlive the last recording: libtorch refuses captures into a pool that was given
+// back.
 at::cuda::MempoolId_t shared_pool()
 {
 	static const at::cuda::MempoolId_t pool = [] {
 		const auto id = at::cuda::graph_pool_handle();
+		at::HostAllocator *pinned = at::getHostAllocator(at::kCUDA);
 		c10::cuda::CUDACachingAllocator::createOrIncrefPool(c10::cuda::current_device(), id);
+		pinned->begin_allocate_to_pool(id, [](c10::Stream) { return false; });
+		pinned->end_allocate_to_pool(id); // which leaves the use
 		return id;
 	}();
 	return pool;
@@ -246,7 +250,8 @@ void at_graph_run(at_graph *g, const at_t *in, at_t *out)
 
 bool at_graph_replays(const at_graph *g, const char **why)
 {
-	*why = g->why.empty() ? nullptr : g->why.c_str();
+	if (why)
+		*why = g->why.empty() ? nullptr : g->why.c_str();
 #ifdef CONTRAFLOW_CUDA
 	return g->recorded != nullptr;
 #else

@@ -100,7 +100,7 @@ compare() {
 		    path = sorted(glob.glob(f"{out}/{run}/checkpoints/step-*/state.safetensors.zst"))[-1]
 		    return load(zstandard.ZstdDecompressor().stream_reader(io.BytesIO(open(path, "rb").read())).read())
 		x, y = state(a), state(b)
-		# an adapter starts with B = 0 and a known A: what training changed is its moments' direction; theta's own norm is the start's
+		# adam.m, the mean of the gradients: theta's own norm is mostly that of its start
 		apart = lambda k: np.linalg.norm(x[k].astype(float) - y[k]) / max(np.linalg.norm(x[k].astype(float)), 1e-30)
 		rows = [[json.loads(l) for l in open(f"{out}/{r}/metrics.jsonl")] for r in (a, b)]
 		worst = 0
@@ -109,9 +109,8 @@ compare() {
 		        if any(w in k for w in ("grad_norm", "loss", "kl")) and isinstance(p[k], float) and abs(p[k]) > 1e-12:
 		            worst = max(worst, abs(p[k] - q[k]) / abs(p[k]))
 		same = all(np.array_equal(x[k], y[k]) for k in x)
-		keys = [k for k in x if x[k].dtype == np.float32]
-		print("=", "same bits" if same else f"theta {apart('theta'):.1e} of its norm, losses and norms {worst:.1e}, keys {keys}")
-		sys.exit(not (same or (apart("theta") < limit and worst < 20 * limit)))
+		print("=", "same bits" if same else f"mean gradient {apart('adam.m'):.1e} apart, adapter {apart('theta'):.1e}, losses and norms {worst:.1e}")
+		sys.exit(not (same or (apart("adam.m") < limit and worst < limit)))
 	EOF
 }
 
@@ -132,7 +131,7 @@ parity() {
 		print(f"= first round's latents {x0:.1e}")
 		sys.exit(not x0 < 1e-4)
 	EOF
-	compare parity-cpu parity-cuda 1e-3
+	compare parity-cpu parity-cuda 2e-2
 }
 
 # Replayed forwards give the bits of plain ones.
@@ -190,23 +189,23 @@ table() { "$program" bench "${medium[@]}" --matrix --repeats "${1:-2}" -o "$out/
 # Where the time of one round goes: kernels by name, their time and their memory traffic.
 profile() {
 	command -v ncu >/dev/null || { echo "there is no ncu"; return 77; }
-	ours ncu --csv --page raw --metrics gpu__time_duration.sum,dram__bytes.sum --clock-control none --launch-skip "$1" --launch-count "$2" \
+	ours ncu --csv --page raw --metrics gpu__time_duration.sum,gpu__dram_throughput.avg.pct_of_peak_sustained_elapsed --clock-control none --launch-skip "$1" --launch-count "$2" \
 		--log-file "$out/ncu-$1.csv" "$bin/contraflow" bench "${medium[@]}" --group-size 8 --batch 8 --micro-batch 8 --steps 2 --levels 1 --repeats 1 --no-graphs || return 1
 	"$python" - "$out/ncu-$1.csv" <<-'EOF'
 		import collections, csv, sys
 		rows = list(csv.DictReader(l for l in open(sys.argv[1]) if l.startswith('"')))
 		unit = rows.pop(0)  # the second line holds units
-		t = next(k for k in unit if "time_duration" in k); b = next(k for k in unit if "dram__bytes" in k)
+		t = next(k for k in unit if "time_duration" in k); b = next(k for k in unit if "dram_throughput" in k)
 		ts = {"ns": 1e-6, "nsecond": 1e-6, "us": 1e-3, "usecond": 1e-3, "ms": 1, "msecond": 1}[unit[t]]
-		bs = {"byte": 1e-9, "Kbyte": 1e-6, "Mbyte": 1e-3, "Gbyte": 1}[unit[b]]
 		kinds = collections.defaultdict(lambda: [0, 0.0, 0.0])
 		for r in rows:
 		    k = kinds[r["Kernel Name"][:90]]
-		    k[0] += 1; k[1] += float(r[t].replace(",", "")) * ts; k[2] += float(r[b].replace(",", "")) * bs
+		    ms = float(r[t].replace(",", "")) * ts
+		    k[0] += 1; k[1] += ms; k[2] += ms * float(r[b].replace(",", ""))
 		total = sum(k[1] for k in kinds.values())
 		print(f"= {len(rows)} launches, {total:.2f} ms")
-		for name, (n, ms, gb) in sorted(kinds.items(), key=lambda k: -k[1][1])[:28]:
-		    print(f"{ms:8.2f} ms {100 * ms / total:5.1f} % {n:5d} x {gb / ms if ms else 0:5.2f} TB/s  {name}")
+		for name, (n, ms, busy) in sorted(kinds.items(), key=lambda k: -k[1][1])[:28]:
+		    print(f"{ms:8.2f} ms {100 * ms / total:5.1f} % {n:5d} x memory {busy / ms if ms else 0:3.0f} %  {name}")
 	EOF
 }
 

@@ -3,8 +3,8 @@
 
     python3 tools/gpu_parity.py --program contraflow [--temp DIR]
 
-diffusers in float32 is the truth (TF32 off). In bfloat16 ours may be no further from it than 1.3 times diffusers' own
-bfloat16; decoding in float32, where both use TF32 in convolutions by default, within 2e-3.
+diffusers in float32 is the truth (TF32 off). In bfloat16, and where float32 means TF32 (convolutions, in both by default),
+ours may be no further from it than 1.3 times diffusers' own.
 """
 
 import argparse
@@ -57,7 +57,7 @@ def transformer(program, folder):
     del model
     torch.cuda.empty_cache()
     ours, ours32 = probe(program, "transformer", folder, "bfloat16"), probe(program, "transformer", folder, "float32")
-    return apart(ours32, exact), apart(ours, exact), apart(theirs, exact)
+    return apart(ours32, exact), 1e-5, apart(ours, exact), apart(theirs, exact)
 
 
 @torch.no_grad()
@@ -72,10 +72,12 @@ def vae(program, folder):
     torch.backends.cudnn.allow_tf32 = False
     exact = decode(model, torch.float32)
     torch.backends.cudnn.allow_tf32 = True
+    tf32 = apart(decode(model, torch.float32), exact)
     theirs = decode(model.bfloat16(), torch.bfloat16)
     del model
     torch.cuda.empty_cache()
-    return apart(probe(program, "vae-decode", folder, "float32"), exact), apart(probe(program, "vae-decode", folder, "bfloat16", 3), exact), apart(theirs, exact)
+    ours32, ours = probe(program, "vae-decode", folder, "float32"), probe(program, "vae-decode", folder, "bfloat16", 3)
+    return apart(ours32, exact), 1.3 * tf32, apart(ours, exact), apart(theirs, exact)
 
 
 def main():
@@ -85,10 +87,10 @@ def main():
     a = p.parse_args()
     good = True
     with tempfile.TemporaryDirectory(dir=a.temp) as folder:
-        for name, f, limit in ("transformer", transformer, 1e-5), ("VAE", vae, 2e-3):
-            f32, ours, theirs = f(a.program.resolve(), folder)
+        for name, f in ("transformer", transformer), ("VAE", vae):
+            f32, limit, ours, theirs = f(a.program.resolve(), folder)
             good = good and f32 < limit and ours < 1.3 * theirs
-            print(f"= {name}: float32 {f32:.1e}; bfloat16 {ours:.2e}, diffusers' own {theirs:.2e}", flush=True)
+            print(f"= {name}: float32 {f32:.1e} (of {limit:.1e}); bfloat16 {ours:.2e}, diffusers' own {theirs:.2e}", flush=True)
     sys.exit(not good)
 
 
