@@ -23,11 +23,13 @@ def run(ranks, folder, servers=0, events="stream", **faults):
     env |= {f"FAKENCCL_{k}": v for k, v in faults.items()}
     command = ["mpirun", "--oversubscribe", "--bind-to", "none", "-n", str(ranks), TESTS / "test_reduce_nccl", str(TIMEOUT), str(servers), events]
     start = time.monotonic()
+    job = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
-        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=30)
-    except subprocess.TimeoutExpired as e:
-        pytest.fail(f"{faults}: the job does not end\n{e.stdout}\n{e.stderr}")
-    return done, time.monotonic() - start
+        out, err = job.communicate(timeout=30)
+    except subprocess.TimeoutExpired:
+        job.terminate()  # and mpirun its ranks, which a kill would leave behind
+        pytest.fail(f"{faults}: the job does not end\n{job.communicate()}")
+    return subprocess.CompletedProcess(command, job.returncode, out, err), time.monotonic() - start
 
 
 @pytest.mark.parametrize("events", ["stream", "host"])
