@@ -28,6 +28,10 @@ def run(ranks, folder, servers=0, events="stream", **faults):
         out, err = job.communicate(timeout=30)
     except subprocess.TimeoutExpired:
         job.terminate()  # and mpirun its ranks, which a kill would leave behind
+        try:
+            job.communicate(timeout=5)
+        except subprocess.TimeoutExpired:
+            job.kill()
         pytest.fail(f"{faults}: the job does not end\n{job.communicate()}")
     return subprocess.CompletedProcess(command, job.returncode, out, err), time.monotonic() - start
 
