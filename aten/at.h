@@ -131,7 +131,6 @@ at_t at_mul_ts(at_t a, double b);
 at_t at_div_tt(at_t a, at_t b);
 at_t at_div_ts(at_t a, double b);
 at_t at_add_scaled(at_t a, at_t b, double scale); /* a + scale * b */
-at_t at_addcmul(at_t x, at_t a, at_t b);          /* x + a * b */
 at_t at_lerp_tt(at_t a, at_t b, at_t w);          /* a + w * (b - a) */
 at_t at_lerp_ts(at_t a, at_t b, double w);
 at_t at_neg(at_t x);
@@ -212,6 +211,9 @@ const char *at_sdpa_kernel(at_t q, at_t k, at_t v);
 
 /* Fused: layer_norm(x) * (1 + scale) + shift in fewer passes over memory. Differentiable. */
 at_t at_modulate(at_t x_BSD, at_t shift_B1D, at_t scale_B1D, double eps);
+
+/* Fused: x + gate * y, differentiable. */
+at_t at_gate(at_t x_BSD, at_t gate_B1D, at_t y_BSD);
 
 /* Fused, float32 on one device: the error of the x0 that velocity v implies, e = xt - t v - x0, as the mean
  * of e^2 over max(mean |e|, 1e-5), through which no gradient goes: (B) float64 of (B, ...).  Differentiable

@@ -95,10 +95,6 @@ at_t at_add_scaled(at_t a, at_t b, double scale)
 {
 	return call("at_add_scaled", { a, b }, [&] { return at::add(a->v, b->v, scale); });
 }
-at_t at_addcmul(at_t x, at_t a, at_t b)
-{
-	return call("at_addcmul", { x, a, b }, [&] { return at::addcmul(x->v, a->v, b->v); });
-}
 at_t at_lerp_tt(at_t a, at_t b, at_t w)
 {
 	return call("at_lerp", { a, b, w }, [&] { return at::lerp(a->v, b->v, w->v); });

@@ -99,7 +99,7 @@ static at_t feed_forward(const struct mmdit_stream *t, const struct pass *p, at_
 	struct at_scope *s = at_begin(AT_GRAD_AS_IS); /* the hidden layer, 4 D wide, dies here */
 	at_t h = nn_linear_gelu(&t->up, p, at_modulate(x_BSD, mod[SHIFT_F], mod[SCALE_F], EPS));
 
-	return at_return(s, at_addcmul(x_BSD, mod[GATE_F], nn_linear(&t->down, p, h)));
+	return at_return(s, at_gate(x_BSD, mod[GATE_F], nn_linear(&t->down, p, h)));
 }
 
 /* y_B1D is silu(temb), the same in every block.  The last block consumes the text: *c_BLD is stale after it.
@@ -116,14 +116,14 @@ static void block_forward(const struct mmdit *m, const struct mmdit_block *b, co
 	h = b->last ? at_modulate(*c_BLD, c[1], c[0], EPS) : at_modulate(*c_BLD, c[SHIFT_A], c[SCALE_A], EPS);
 	joint_attention(m, b, p, at_modulate(*x_BND, x[SHIFT_A], x[SCALE_A], EPS), h, &image, &text);
 
-	h = at_addcmul(*x_BND, x[GATE_A], image);
+	h = at_gate(*x_BND, x[GATE_A], image);
 	if (b->dual) { /* attn2 reads the block's input, not what attn made of it */
 		image = self_attention(m, &b->attn2, p, at_modulate(*x_BND, x[SHIFT_2], x[SCALE_2], EPS));
-		h = at_addcmul(h, x[GATE_2], image);
+		h = at_gate(h, x[GATE_2], image);
 	}
 	at_replace(s, x_BND, feed_forward(&b->image, p, h, x));
 	if (!b->last)
-		at_replace(s, c_BLD, feed_forward(&b->text, p, at_addcmul(*c_BLD, c[GATE_A], text), c));
+		at_replace(s, c_BLD, feed_forward(&b->text, p, at_gate(*c_BLD, c[GATE_A], text), c));
 	at_end(s);
 }
 

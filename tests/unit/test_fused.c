@@ -120,6 +120,36 @@ static void test_modulate(void **state)
 		}
 }
 
+/* The gate is a chunk of a wider product; it needs a gradient only where an adapter is on that product. */
+static void check_gate(const struct place *p, int64_t B, int64_t S, int64_t D, bool trained)
+{
+	struct at_scope *s = at_begin(AT_WITH_GRAD);
+	at_t leaf[3] = { random_at(p, DIMS(B, S, D), 1), random_at(p, DIMS(B, S, D), 2),
+			 random_at(p, DIMS(B, 1, 3 * D), 3) },
+	     leaf64[3], part[3], part64[3];
+	int n = trained ? 3 : 2;
+
+	make_leaves(n, leaf, leaf64);
+	if (!trained)
+		leaf64[2] = exact(leaf[2]);
+	at_chunk(3, part, leaf[2], -1);
+	at_chunk(3, part64, leaf64[2], -1);
+	compare(p, at_gate(leaf[0], part[1], leaf[1]), at_add(leaf64[0], at_mul(part64[1], leaf64[1])), n,
+		leaf, leaf64);
+	at_end(s);
+}
+
+static void test_gate(void **state)
+{
+	(void)state;
+	for (int i = 0; i < PLACES; i++)
+		for (int trained = 0; trained < 2 && there_is(&places[i]); trained++) {
+			check_gate(&places[i], 3, 5, 33, trained); /* no whole packs */
+			check_gate(&places[i], 7, 19, 128, trained);
+			check_gate(&places[i], 1, 46, 1536, trained);
+		}
+}
+
 /* The heads of a stacked projection, as the transformer has them, or a plain tensor. */
 static void check_rms(const struct place *p, struct at_dims shape, bool of_product)
 {
@@ -372,8 +402,8 @@ static void test_graph(void **state)
 
 int main(void)
 {
-	const struct CMUnitTest tests[] = { T(test_modulate),   T(test_rms_norm), T(test_x0_loss),
-					    T(test_group_norm), T(test_adamw),    T(test_products),
-					    T(test_fp8),        T(test_graph) };
+	const struct CMUnitTest tests[] = { T(test_modulate), T(test_gate),       T(test_rms_norm),
+					    T(test_x0_loss),  T(test_group_norm), T(test_adamw),
+					    T(test_products), T(test_fp8),        T(test_graph) };
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
