@@ -258,7 +258,6 @@ int at_cuda_devices(void); /* 0 without a driver or in a CPU build */
 int at_device_parse(enum at_device *dev, const char *name, struct err *e);
 const char *at_version(void); /* "2.11.0, AVX512, mkl" */
 #ifdef CONTRAFLOW_CUDA        /* cuda.cpp */
-void at_cuda_use(int device); /* for every later op of this thread */
 void at_cuda_wait(void);      /* until the GPU has done everything it was given */
 void *at_cuda_stream(void);   /* the cudaStream_t that ops go to */
 float *at_cuda_f32(at_t x);   /* the address on the GPU: a contiguous float32 tensor */

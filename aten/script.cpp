@@ -2,6 +2,7 @@
 #include "aten/script.h"
 #include "aten/shim.hpp"
 #include <ATen/core/ivalue.h>
+#include <ATen/detail/CUDAHooksInterface.h>
 #include <c10/core/InferenceMode.h>
 #include <cstring>
 #include <dlfcn.h>
@@ -97,7 +98,8 @@ int at_script_open(struct at_script **out, const char *path, enum at_device dev,
 	const size_t n = strlen(path);
 
 	s->path = path;
-	s->device = dev == AT_CUDA ? at::Device(at::kCUDA, 0) : at::Device(at::kCPU);
+	s->device = dev == AT_CUDA ? at::Device(at::kCUDA, at::detail::getCUDAHooks().getCurrentDevice())
+				   : at::Device(at::kCPU);
 	try {
 		if (n > 4 && !strcmp(path + n - 4, ".pt2")) {
 			load_libtorch();

@@ -39,25 +39,31 @@ static int mpi_up(void)
 }
 
 /* Those of this communicator on this machine. */
-static void count_local(MPI_Comm comm, int *rank, int *ranks)
+static MPI_Comm of_machine(MPI_Comm comm, int *rank, int *ranks)
 {
-	MPI_Comm node;
+	MPI_Comm machine;
 
-	MPI_Comm_split_type(comm, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &node);
-	MPI_Comm_rank(node, rank);
-	MPI_Comm_size(node, ranks);
-	MPI_Comm_free(&node);
+	MPI_Comm_split_type(comm, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &machine);
+	MPI_Comm_rank(machine, rank);
+	MPI_Comm_size(machine, ranks);
+	return machine;
+}
+
+void dist_alone(struct dist *d)
+{
+	*d = (struct dist) { .ranks = 1,
+			     .local_ranks = 1,
+			     .machine_ranks = 1,
+			     .reducer = &dist_reduce_mpi,
+			     .timeout = DIST_TIMEOUT };
+	dist_place_cores(d);
 }
 
 int dist_open(struct dist *d, struct err *e)
 {
 	int provided;
 
-	*d = (struct dist) { .ranks = 1,
-			     .local_ranks = 1,
-			     .machine_ranks = 1,
-			     .reducer = &dist_reduce_mpi,
-			     .timeout = DIST_TIMEOUT };
+	dist_alone(d);
 	if (!launched())
 		return 0;
 	if (MPI_Init_thread(NULL, NULL, MPI_THREAD_FUNNELED, &provided) != MPI_SUCCESS)
@@ -75,8 +81,10 @@ int dist_open(struct dist *d, struct err *e)
 			       "the launcher started %d ranks but MPI sees only one: "
 			       "use the mpirun of the MPI that contraflow is linked with, or srun --mpi=pmix",
 			       promised_ranks());
-	count_local(MPI_COMM_WORLD, &d->local_rank, &d->local_ranks);
-	d->machine_ranks = d->local_ranks;
+	d->comm->machine = of_machine(MPI_COMM_WORLD, &d->machine_rank, &d->machine_ranks);
+	d->local_rank = d->machine_rank;
+	d->local_ranks = d->machine_ranks;
+	dist_place_cores(d);
 	return 0;
 }
 
@@ -91,7 +99,8 @@ void dist_split(struct dist *d, int servers)
 	MPI_Comm_split(MPI_COMM_WORLD, d->serves, d->rank, &c->group);
 	MPI_Comm_rank(c->group, &d->rank);
 	MPI_Comm_size(c->group, &d->ranks);
-	count_local(c->group, &d->local_rank, &d->local_ranks);
+	MPI_Comm machine = of_machine(c->group, &d->local_rank, &d->local_ranks);
+	MPI_Comm_free(&machine);
 }
 
 #ifndef CONTRAFLOW_CUDA
@@ -114,6 +123,8 @@ void dist_close(struct dist *d)
 		dist_link_close(d);
 		MPI_Finalize();
 	}
+	if (d->comm)
+		free(d->comm->gpu);
 	free(d->comm);
 	*d = (struct dist) { .ranks = 1, .local_ranks = 1, .machine_ranks = 1 };
 }

@@ -17,6 +17,8 @@ struct dist {
 	int rank, ranks;
 	int local_rank, local_ranks; /* on this machine */
 	int machine_ranks;           /* of the job on this machine, servers included */
+	int machine_rank;            /* among those */
+	int cores;                   /* that this rank may use, at least 1 */
 	/* From dist_split: the job's last ranks serve the others.  Each part then has collectives, ranks and
 	 * local ranks of its own, as if the other were not there. */
 	int servers, first_server; /* ranks of the job first_server .. first_server + servers - 1; 0: none */
@@ -27,6 +29,7 @@ struct dist {
 	double reduce_seconds;              /* spent in dist_sum_tensor since the caller last zeroed it */
 	double timeout;                     /* seconds that a rank waits for the others in NCCL */
 	void *nccl;                         /* NULL: not in use */
+	bool gpu_chosen;                    /* from dist_place_gpu: CUDA is to see one GPU of several */
 };
 struct dist_reducer {
 	const char *name;
@@ -37,6 +40,18 @@ extern const struct dist_reducer dist_reduce_mpi; /* contiguous float32 on CPU *
 #define DIST_TIMEOUT 600 /* s: a rank may be scoring pictures with a slow judge */
 
 int dist_open(struct dist *d, struct err *e);
+void dist_alone(struct dist *d); /* in place of dist_open: one rank, whoever started it; not a collective */
+/*
+ * Every rank its GPU, right after dist_open and before the first call of CUDA, which from then on sees that
+ * one alone: it is device 0 in every thread.  Where the job has several ranks on this machine and a rank sees
+ * several GPUs, it takes the one of its place among those ranks, servers included, round and round; a
+ * launcher that shows each rank one GPU of its own has chosen already.  A job's only rank on a machine keeps
+ * what it sees, and uses the first.
+ */
+void dist_place_gpu(struct dist *d);
+/* How many GPUs the ranks that work together on this machine have; fewer than local_ranks: some share one.
+ * Not a collective, and the same on each of them. */
+int dist_gpus(const struct dist *d);
 /* From now on tensors are summed over the GPUs, one a rank, chosen before; a build without CUDA refuses. */
 int dist_use_nccl(struct dist *d, struct err *e);
 /* Makes the last `servers` ranks servers, 0 < servers < ranks; before dist_use_nccl, at most once. */

@@ -14,13 +14,13 @@
 #include "sampler/replay.h"
 #include "trainer/gradient.h"
 #include "trainer/options.h"
+#include "trainer/startup.h"
 #include "trainer/trainer.h"
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
-#include <unistd.h>
 
 #define MOST_REPEATS 100
 
@@ -226,7 +226,7 @@ static int make_trainer(struct bench *b, struct dist *d, struct err *e)
 
 	*t = (struct trainer) { .file = &b->x, .x = &b->x, .dist = d };
 	if (at_dtype_parse(&dt, b->dtype, e) || at_dtype_parse(&vae, b->vae_dtype, e) ||
-	    trainer_device(&p->device, b->device, d, e) || make_model(b, e))
+	    startup_device(&p->device, b->device, d, e) || make_model(b, e))
 		return -1;
 	p->dtype = dt;
 	p->shift = 3;
@@ -477,11 +477,9 @@ static int check(const struct bench *b, struct err *e)
 
 static int bench(struct bench *b, struct dist *d, struct err *e)
 {
-	long cores = sysconf(_SC_NPROCESSORS_ONLN);
-	int threads = b->threads > 0 ? (int)b->threads : (int)(cores / d->local_ranks);
 	int ret;
 
-	at_set_threads(threads > 0 ? threads : 1);
+	startup_threads(d, b->threads);
 	ret = check(b, e) || make_experiment(b, e) || make_trainer(b, d, e) ? -1 : 0;
 	ret = dist_agree(d, ret, e);
 	if (!ret && b->t.pipeline.device == AT_CUDA)
@@ -549,16 +547,10 @@ static int run(int argc, char **argv, struct err *e)
 
 	if (ret)
 		return ret;
-	if (dist_open(&d, e))
+	if (startup_open(&d, STARTUP_RANKS, e))
 		return -1;
-	log_rank(d.rank, d.ranks);
 	ret = bench(&b, &d, e);
-	if (ret && d.rank != 0) {
-		dist_close(&d);
-		return 1;
-	}
-	dist_close(&d);
-	return ret;
+	return startup_close(&d, ret, e);
 }
 
 const struct command cmd_bench = { "bench", "[--model tiny | medium | DIR] [options]",

@@ -14,6 +14,7 @@
 #include "models/vae.h"
 #include "sampler/schedule.h"
 #include "trainer/options.h"
+#include "trainer/startup.h"
 #include <stdlib.h>
 #include <string.h>
 
@@ -320,13 +321,14 @@ static int run(int argc, char **argv, struct err *e)
 		{ "shift", 'r', &p.shift, "X", "shift of schedule (default: the model's)" },
 		{ NULL, 0, NULL, NULL, NULL },
 	};
+	struct dist d;
 	int n, ret = options_parse(&cmd_probe, spec, argc, argv, &p.component, 1, &n, e);
 
 	if (ret)
 		return ret;
 	if (n != 1)
 		return err_set(e, "probe: usage: contraflow probe %s", cmd_probe.usage);
-	return probe(&p, e);
+	return startup_open(&d, STARTUP_ALONE, e) || probe(&p, e) ? -1 : 0;
 }
 
 const struct command cmd_probe = { "probe",

@@ -3,6 +3,7 @@
  */
 #ifndef SESSION_H
 #define SESSION_H
+#include "dist/dist.h"
 #include "models/pipeline.h"
 #include "sampler/sample.h"
 
@@ -43,7 +44,8 @@ struct session {
 	struct lora_merged merged;
 	struct pass pass;
 };
-int session_open(struct session *s, const struct session_options *o, const char *command, struct err *e);
+int session_open(struct session *s, const struct dist *d, const struct session_options *o,
+		 const char *command, struct err *e);
 void session_close(struct session *s);
 
 #endif

@@ -1,0 +1,45 @@
+#include "trainer/startup.h"
+#include "base/log.h"
+#include <stdio.h>
+
+int startup_open(struct dist *d, enum startup_ranks ranks, struct err *e)
+{
+	if (ranks == STARTUP_ALONE) {
+		dist_alone(d);
+		return 0;
+	}
+	if (dist_open(d, e))
+		return -1;
+	log_rank(d->rank, d->ranks);
+	if (at_cuda_built())
+		dist_place_gpu(d);
+	return 0;
+}
+
+void startup_threads(const struct dist *d, int64_t threads)
+{
+	at_set_threads(threads > 0 ? (int)threads : d->cores);
+}
+
+int startup_device(enum at_device *dev, const char *name, const struct dist *d, struct err *e)
+{
+	if (at_device_parse(dev, name, e))
+		return -1;
+	if (*dev == AT_CPU)
+		return 0;
+	if (dist_gpus(d) < d->local_ranks)
+		return err_set(e, "%d ranks on this machine and %d GPUs: start one rank a GPU",
+			       d->local_ranks, dist_gpus(d));
+	if (d->gpu_chosen && at_cuda_devices() > 1)
+		return err_set(e, "CUDA was started before each rank had its GPU, by MPI perhaps: "
+				  "let the launcher choose (srun --gpus-per-task=1)");
+	return 0;
+}
+
+int startup_close(struct dist *d, int ret, const struct err *e)
+{
+	if (ret < 0 && d->rank == 0)
+		fprintf(stderr, "contraflow: %s\n", e->msg);
+	dist_close(d);
+	return ret ? STARTUP_FAILED : 0;
+}
