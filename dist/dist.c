@@ -17,16 +17,27 @@ static bool launched(void)
 	return false;
 }
 
-/* How many ranks the launcher says it started; 0 when it does not say. */
+/* How many ranks the launcher says it started; 0 when it does not say.  mpirun first: inside a job it is
+ * itself a step of srun's, of one task a machine.  SLURM_NTASKS is the job's, which a batch script of one
+ * process has as well. */
 static int promised_ranks(void)
 {
-	const char *n = getenv("OMPI_COMM_WORLD_SIZE");
+	static const char *const names[] = { "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS" };
+	const char *n = NULL;
 
-	if (!n)
-		n = getenv("PMI_SIZE");
-	if (!n && getenv("PMIX_RANK"))
-		n = getenv("SLURM_STEP_NUM_TASKS");
+	for (size_t i = 0; i < sizeof names / sizeof *names && !n; i++)
+		n = getenv(names[i]);
 	return n ? atoi(n) : 0;
+}
+
+/* Where MPI does not hear of the others, each process would be a job of its own: N equal runs that write into
+ * one directory. */
+static int alone_of_many(struct err *e)
+{
+	return err_set(e,
+		       "the launcher started %d ranks but MPI sees only one: "
+		       "use the mpirun of the MPI that contraflow is linked with, or srun --mpi=pmix",
+		       promised_ranks());
 }
 
 static int mpi_up(void)
@@ -65,7 +76,7 @@ int dist_open(struct dist *d, struct err *e)
 
 	dist_alone(d);
 	if (!launched())
-		return 0;
+		return promised_ranks() > 1 ? alone_of_many(e) : 0;
 	if (MPI_Init_thread(NULL, NULL, MPI_THREAD_FUNNELED, &provided) != MPI_SUCCESS)
 		return err_set(
 		    e, "MPI cannot start; was contraflow built against the MPI whose mpirun started it?");
@@ -74,13 +85,8 @@ int dist_open(struct dist *d, struct err *e)
 	*d->comm = (struct dist_comm) { .group = MPI_COMM_WORLD, .link = MPI_COMM_NULL };
 	MPI_Comm_rank(MPI_COMM_WORLD, &d->rank);
 	MPI_Comm_size(MPI_COMM_WORLD, &d->ranks);
-	/* An MPI that does not speak the launcher's protocol makes each process a job of its own: N equal
-	 * runs that write into one directory. */
 	if (promised_ranks() > 1 && d->ranks == 1)
-		return err_set(e,
-			       "the launcher started %d ranks but MPI sees only one: "
-			       "use the mpirun of the MPI that contraflow is linked with, or srun --mpi=pmix",
-			       promised_ranks());
+		return alone_of_many(e);
 	d->comm->machine = of_machine(MPI_COMM_WORLD, &d->machine_rank, &d->machine_ranks);
 	d->local_rank = d->machine_rank;
 	d->local_ranks = d->machine_ranks;

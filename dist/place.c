@@ -1,16 +1,22 @@
 /* place.c -- what of its machine a rank works on. */
+#include "base/cores.h"
 #include "base/mem.h"
 #include "dist/comm.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
+#include <sys/sysinfo.h>
 
 void dist_place_cores(struct dist *d)
 {
-	long cores = sysconf(_SC_NPROCESSORS_ONLN) / d->machine_ranks;
+	struct cores *all = mem_zero((size_t)d->machine_ranks, sizeof *all), *mine = &all[d->machine_rank];
 
-	d->cores = cores > 0 ? (int)cores : 1;
+	cores_read(mine);
+	if (d->machine_ranks > 1)
+		MPI_Allgather(MPI_IN_PLACE, 0, MPI_BYTE, all, sizeof *all, MPI_BYTE, d->comm->machine);
+	d->cores = cores_share(all, d->machine_ranks, d->machine_rank);
+	d->held = cores_count(mine) < get_nprocs() ? cores_count(mine) : 0;
+	free(all);
 }
 
 void dist_place_gpu(struct dist *d)

@@ -1,23 +1,37 @@
 #include "trainer/startup.h"
 #include "base/log.h"
 #include <stdio.h>
+#include <stdlib.h>
+#include <sys/sysinfo.h>
 
 int startup_open(struct dist *d, enum startup_ranks ranks, struct err *e)
 {
-	if (ranks == STARTUP_ALONE) {
-		dist_alone(d);
-		return 0;
+	dist_alone(d);
+	if (ranks == STARTUP_RANKS) {
+		if (dist_open(d, e))
+			return -1;
+		log_rank(d->rank, d->ranks);
+		if (at_cuda_built())
+			dist_place_gpu(d);
 	}
-	if (dist_open(d, e))
-		return -1;
-	log_rank(d->rank, d->ranks);
-	if (at_cuda_built())
-		dist_place_gpu(d);
+	if (!getenv("OMP_NUM_THREADS"))
+		at_set_threads(d->cores);
 	return 0;
 }
 
 void startup_threads(const struct dist *d, int64_t threads)
 {
+	bool said = d->rank != 0 || d->serves || !d->held;
+	int whole = get_nprocs() / d->machine_ranks;
+
+	if (!said && threads > d->held)
+		log_warn("%lld threads on %d of the machine's %d CPUs, which are all that this process may "
+			 "use%s",
+			 (long long)threads, d->held, get_nprocs(), d->mpi ? " (mpirun --bind-to none)" : "");
+	else if (!said && !threads && d->mpi && d->cores < whole)
+		log_info("the launcher holds this rank to %d of the machine's %d CPUs: %d thread%s (mpirun "
+			 "--bind-to none: %d)",
+			 d->held, get_nprocs(), d->cores, d->cores > 1 ? "s" : "", whole);
 	at_set_threads(threads > 0 ? (int)threads : d->cores);
 }
 

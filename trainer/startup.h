@@ -14,9 +14,10 @@
 
 enum startup_ranks { STARTUP_ALONE, STARTUP_RANKS }; /* whether the command shares its work among ranks */
 
-/* The ranks, the log's rank, this rank's GPU, and as many threads as it may use. */
+/* The ranks, the log's rank, this rank's GPU, and as many threads as it may use or OMP_NUM_THREADS says. */
 int startup_open(struct dist *d, enum startup_ranks ranks, struct err *e);
-/* Intra-op threads: so many; 0: as many as this rank may use of its machine. */
+/* Intra-op threads: so many; 0: as many as this rank may use of its machine.  Says where a launcher that
+ * binds its ranks holds this one to less. */
 void startup_threads(const struct dist *d, int64_t threads);
 /* "cpu" or "cuda", where no two ranks that work together share a GPU. */
 int startup_device(enum at_device *dev, const char *name, const struct dist *d, struct err *e);
