@@ -254,13 +254,17 @@ void at_set_threads(int n); /* intra-op threads of every later op of the process
 int at_threads(void);
 bool at_cuda_built(void);
 int at_cuda_devices(void); /* 0 without a driver or in a CPU build */
-/* "cpu" or "cuda"; where there is no GPU to be had, the latter is an error that says why. */
+/* "cpu" or "cuda"; where there is no GPU to be had, the latter is an error that says why.  "auto": what
+ * at_device_auto said, and before that cuda where there is one and else cpu. */
 int at_device_parse(enum at_device *dev, const char *name, struct err *e);
-const char *at_version(void); /* "2.11.0, AVX512, mkl" */
-#ifdef CONTRAFLOW_CUDA        /* cuda.cpp */
-void at_cuda_wait(void);      /* until the GPU has done everything it was given */
-void *at_cuda_stream(void);   /* the cudaStream_t that ops go to */
-float *at_cuda_f32(at_t x);   /* the address on the GPU: a contiguous float32 tensor */
+void at_device_auto(enum at_device dev); /* what the process works on, its judges included */
+const char *at_device_name(enum at_device dev);
+extern const char *const at_device_names[]; /* those that at_device_parse takes, NULL-terminated */
+const char *at_version(void);               /* "2.11.0, AVX512, mkl" */
+#ifdef CONTRAFLOW_CUDA                      /* cuda.cpp */
+void at_cuda_wait(void);                    /* until the GPU has done everything it was given */
+void *at_cuda_stream(void);                 /* the cudaStream_t that ops go to */
+float *at_cuda_f32(at_t x);                 /* the address on the GPU: a contiguous float32 tensor */
 /* memory.h: how much memory it has */
 #endif
 

@@ -30,7 +30,6 @@ struct dist {
 	double reduce_seconds;              /* spent in dist_sum_tensor since the caller last zeroed it */
 	double timeout;                     /* seconds that a rank waits for the others in NCCL */
 	void *nccl;                         /* NULL: not in use */
-	bool gpu_chosen;                    /* from dist_place_gpu: CUDA is to see one GPU of several */
 };
 struct dist_reducer {
 	const char *name;
@@ -50,6 +49,9 @@ void dist_alone(struct dist *d); /* in place of dist_open: one rank, whoever sta
  * what it sees, and uses the first.
  */
 void dist_place_gpu(struct dist *d);
+/* The same before dist_open, where the launcher says which of its machine's ranks this is: an MPI that can
+ * send from a GPU starts CUDA itself.  dist_place_gpu then finds the GPU chosen.  Not a collective. */
+void dist_place_gpu_early(void);
 /* How many GPUs the ranks that work together on this machine have; fewer than local_ranks: some share one.
  * Not a collective, and the same on each of them. */
 int dist_gpus(const struct dist *d);

@@ -19,22 +19,53 @@ void dist_place_cores(struct dist *d)
 	free(all);
 }
 
-void dist_place_gpu(struct dist *d)
+/* The place that the launcher gave this rank among several on its machine; -1: it does not say. */
+static int launcher_place(void)
+{
+	/* "8", "8(x2),4": tasks a machine */
+	static const char *const said[][2] = { { "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE" },
+					       { "SLURM_LOCALID", "SLURM_STEP_TASKS_PER_NODE" } };
+
+	for (size_t i = 0; i < sizeof said / sizeof *said; i++) {
+		const char *rank = getenv(said[i][0]), *ranks = getenv(said[i][1]);
+
+		if (rank && ranks)
+			return atoi(ranks) > 1 ? atoi(rank) : -1;
+	}
+	return -1;
+}
+
+/* Leaves the GPU of a place, and puts what is known of it into id[GPU_NAME]. */
+static void choose(int place, char *id)
 {
 	static struct gpu seen[GPUS_MOST];
+	int n = gpus_visible(seen);
+	const struct gpu *mine = n ? &seen[place % n] : NULL;
+
+	*id = '\0';
+	if (n > 1)
+		setenv("CUDA_VISIBLE_DEVICES", mine->name, 1);
+	/* without an id, one that this rank did not choose itself may be any */
+	if (n)
+		snprintf(id, GPU_NAME, "%s", *mine->id || n == 1 ? mine->id : mine->name);
+}
+
+void dist_place_gpu_early(void)
+{
+	int place = launcher_place();
+	char id[GPU_NAME];
+
+	if (place >= 0)
+		choose(place, id);
+}
+
+void dist_place_gpu(struct dist *d)
+{
+	char id[GPU_NAME];
 
 	if (d->machine_ranks == 1)
 		return;
-	int n = gpus_visible(seen);
-	/* without an id a GPU that the rank did not choose may be any */
-	const struct gpu *mine = n ? &seen[d->machine_rank % n] : NULL;
-	char id[GPU_NAME] = "";
-
-	if (mine)
-		snprintf(id, sizeof id, "%s", *mine->id ? mine->id : n > 1 ? mine->name : "");
-	d->gpu_chosen = n > 1;
-	if (d->gpu_chosen)
-		setenv("CUDA_VISIBLE_DEVICES", mine->name, 1);
+	choose(d->machine_rank, id);
 	free(d->comm->gpu);
 	d->comm->gpu = mem_zero((size_t)d->machine_ranks, sizeof *d->comm->gpu);
 	MPI_Allgather(id, GPU_NAME, MPI_CHAR, d->comm->gpu, GPU_NAME, MPI_CHAR, d->comm->machine);

@@ -228,6 +228,7 @@ static int make_trainer(struct bench *b, struct dist *d, struct err *e)
 	if (at_dtype_parse(&dt, b->dtype, e) || at_dtype_parse(&vae, b->vae_dtype, e) ||
 	    startup_device(&p->device, b->device, d, e) || make_model(b, e))
 		return -1;
+	b->device = at_device_name(p->device);
 	p->dtype = dt;
 	p->shift = 3;
 	p->num_train_timesteps = 1000;
@@ -500,7 +501,7 @@ static int run(int argc, char **argv, struct err *e)
 {
 	struct bench b = { .model = "tiny",
 			   .dtype = "float32",
-			   .device = "cpu",
+			   .device = "auto",
 			   .groups = 2,
 			   .group_size = 4,
 			   .batch = 8,
@@ -536,9 +537,10 @@ static int run(int argc, char **argv, struct err *e)
 		{ "vae-dtype", 's', &b.vae_dtype, "TYPE", "precision of decoding (default float32)" },
 		{ "vae-batch", 'i', &b.vae_batch, "N", "pictures decoded at a time (default 1)" },
 		{ "repeats", 'i', &b.repeats, "N", "rounds; medians are told (default 3)" },
-		{ "threads", 'i', &b.threads, "N", "CPU threads a rank (default: cores / ranks)" },
+		{ "threads", 'i', &b.threads, "N", "CPU threads a rank (default: its share of the cores)" },
 		{ "dtype", 's', &b.dtype, "TYPE", "of the frozen weights (default float32)" },
-		{ "device", 's', &b.device, "NAME", "cpu or cuda (default cpu)" },
+		{ "device", 's', &b.device, "NAME",
+		  "auto, cpu or cuda (default auto: a GPU where there is one)" },
 		{ "o", 's', &b.out, "FILE.json", "the figures" },
 		{ NULL, 0, NULL, NULL, NULL },
 	};

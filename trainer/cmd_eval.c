@@ -126,7 +126,7 @@ static int run(int argc, char **argv, struct err *e)
 	log_quiet(r.quiet);
 	ret = reward_ranks_split(&d, r.reward_ranks, "--reward-ranks", e);
 	if (!ret && d.serves)
-		reward_ranks_serve(&d, &(struct remote_sets) { &r, open_set }, o.threads);
+		reward_ranks_serve(&d, &(struct remote_sets) { &r, open_set }, o.device, o.threads);
 	else if (!ret)
 		ret = evaluate_session(&d, &o, &r, e);
 	return startup_close(&d, ret, e);

@@ -43,7 +43,7 @@ static int read_and_train(struct dist *d, const char *config, const char *run, b
 		return -1;
 	ret = reward_ranks_split(d, x.ranks.reward, "ranks.reward", e);
 	if (!ret && d->serves)
-		reward_ranks_serve(d, &(struct remote_sets) { &x, open_set }, x.run.threads);
+		reward_ranks_serve(d, &(struct remote_sets) { &x, open_set }, x.run.device, x.run.threads);
 	else if (!ret)
 		ret = train(d, &x, run, resume, e);
 	experiment_release(&x);

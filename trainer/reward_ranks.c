@@ -59,7 +59,7 @@ static struct remote_link make_link(struct dist *d)
 
 /* ---- a reward rank ---- */
 
-void reward_ranks_serve(struct dist *d, const struct remote_sets *sets, int64_t threads)
+void reward_ranks_serve(struct dist *d, const struct remote_sets *sets, const char *device, int64_t threads)
 {
 	struct remote_link link = make_link(d);
 	struct remote_server *s = remote_server_new(&link, sets);
@@ -67,6 +67,8 @@ void reward_ranks_serve(struct dist *d, const struct remote_sets *sets, int64_t 
 
 	at_panic_context("reward rank %d", d->first_server + d->rank);
 	startup_threads(d, threads);
+	if (!strcmp(device, "cpu")) /* a GPU is for those judges that find one here */
+		at_device_auto(AT_CPU);
 	while (remote_server_step(s, &idle))
 		if (idle) /* as often as a score may be waited for; its threads need the core */
 			nanosleep(&(struct timespec) { .tv_nsec = 200000 }, NULL);

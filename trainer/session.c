@@ -39,8 +39,8 @@ static int merge(struct session *s, const char *lora, struct err *e)
 	return ret;
 }
 
-int session_open(struct session *s, const struct dist *d, const struct session_options *o,
-		 const char *command, struct err *e)
+int session_open(struct session *s, struct dist *d, const struct session_options *o, const char *command,
+		 struct err *e)
 {
 	enum at_device dev;
 	enum at_dtype dt, vae;

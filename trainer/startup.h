@@ -19,8 +19,9 @@ int startup_open(struct dist *d, enum startup_ranks ranks, struct err *e);
 /* Intra-op threads: so many; 0: as many as this rank may use of its machine.  Says where a launcher that
  * binds its ranks holds this one to less. */
 void startup_threads(const struct dist *d, int64_t threads);
-/* "cpu" or "cuda", where no two ranks that work together share a GPU. */
-int startup_device(enum at_device *dev, const char *name, const struct dist *d, struct err *e);
+/* Collective.  As at_device_parse, where all ranks have the same kind and no two ranks that work together
+ * share a GPU; it is then everything's "auto".  Says where a GPU is there and not used. */
+int startup_device(enum at_device *dev, const char *name, struct dist *d, struct err *e);
 /* Leaves the ranks.  The error of ret -1, which all of them have, is printed by one: before any of them is
  * gone, or the launcher might end the one that has yet to speak.  Returns what the command returns. */
 int startup_close(struct dist *d, int ret, const struct err *e);

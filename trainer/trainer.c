@@ -39,14 +39,12 @@ static char *cache_dir(const struct experiment *x)
 	return home && *home ? file_join(home, ".cache/contraflow/text") : mem_str(".cache/contraflow/text");
 }
 
-static int open_pipeline(struct trainer *t, struct err *e)
+static int open_pipeline(struct trainer *t, enum at_device dev, struct err *e)
 {
 	const struct experiment *x = t->file;
-	enum at_device dev;
 	enum at_dtype dt, vae;
 
-	if (at_dtype_parse(&dt, x->run.dtype, e) || at_dtype_parse(&vae, x->model.vae_dtype, e) ||
-	    startup_device(&dev, x->run.device, t->dist, e))
+	if (at_dtype_parse(&dt, x->run.dtype, e) || at_dtype_parse(&vae, x->model.vae_dtype, e))
 		return -1;
 	char *cache = cache_dir(x);
 	struct pipeline_options m = { .dir = x->model.path,
@@ -151,9 +149,12 @@ static int open_stages(struct trainer *t, struct err *e)
 
 int trainer_open(struct trainer *t, const struct experiment *x, struct dist *d, struct err *e)
 {
+	enum at_device dev;
+
 	*t = (struct trainer) { .file = x, .dist = d };
 	startup_threads(d, x->run.threads);
-	if (dist_agree(d, open_stages(t, e), e) || dist_agree(d, open_pipeline(t, e), e) ||
+	if (dist_agree(d, startup_device(&dev, x->run.device, d, e), e) ||
+	    dist_agree(d, open_stages(t, e), e) || dist_agree(d, open_pipeline(t, dev, e), e) ||
 	    (t->pipeline.device == AT_CUDA && dist_use_nccl(d, e)) || finish_all(t, e) ||
 	    dist_agree(d, open_policies(t, e), e)) {
 		trainer_close(t);

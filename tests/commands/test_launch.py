@@ -9,7 +9,7 @@ from command import ROOT, build, fails
 CPUS = sorted(os.sched_getaffinity(0))
 ONE_STEP = ["train", "configs/shapes.yaml"] + [
     f"--set={s}" for s in ("train.max_steps=1", "prompts.test=", "prompts.groups=3", "prompts.group_size=5",
-                           "log.tensorboard=false", "run.device=cpu")]  # fmt: skip
+                           "log.tensorboard=false")]  # fmt: skip
 several_cpus = pytest.mark.skipif(len(CPUS) < 2, reason="one CPU")
 
 
@@ -84,3 +84,29 @@ def test_exit_codes(command):
     code, said = start(*each, args=command)
     assert code == 0 and said.count("status 1") == 3 and said.count("contraflow: ") == 1, said
     fails(*command)
+
+
+def test_device(tmp_path):
+    """A build without CUDA says so where the driver shows a GPU, unless the CPU was asked for; the run is the same, and goes on
+    with either."""
+    driver = dict(LD_LIBRARY_PATH=str(build() / "tests"), FAKE_GPUS="abcd")
+    assert "cpu" == next(l for l in train(tmp_path).splitlines() if "adapter parameters" in l).split(", ")[-1]
+    for device, env, told in ("auto", driver, 1), ("auto", {**driver, "CUDA_VISIBLE_DEVICES": ""}, 0), ("cpu", driver, 0), ("auto", {}, 0):
+        said = train(tmp_path, args=[f"--set=run.device={device}"], **env)
+        assert said.count("a GPU is visible: this build has no CUDA") == told, said
+    said = train(tmp_path, "mpirun", "--oversubscribe", "--bind-to", "none", "-n", "2", args=["--set=run.device=auto"], **driver)
+    assert said.count("a GPU is visible") == 1  # one rank says it
+    code, said = start(args=[*ONE_STEP, "--run", tmp_path / "gpu", "--set=run.device=cuda"], **driver)
+    assert code == 1 and "this build has no CUDA" in said and not (tmp_path / "gpu").exists()
+
+
+def test_device_resume(tmp_path):
+    two = ["--set=train.max_steps=2", "--set=run.threads=1"]
+    state = "checkpoints/step-00000002/state.safetensors.zst"
+    for name, devices in ("whole", ["auto"]), ("parts", ["auto", "cpu"]):
+        for i, device in enumerate(devices):
+            last = two if i + 1 == len(devices) else [*two, "--set=train.max_steps=1"]
+            args = [*ONE_STEP, *last, f"--set=run.device={device}", "--run", tmp_path / name, *(["--resume"] if i else [])]
+            code, said = start(args=args)
+            assert code == 0, said
+    assert (tmp_path / "whole" / state).read_bytes() == (tmp_path / "parts" / state).read_bytes()

@@ -2,6 +2,7 @@
  * test_place.c -- every rank its GPU, before CUDA is called: mpirun -n N test_place.  The library of
  * fake_nvml.c is NVML here.
  */
+#include "base/gpus.h"
 #include "dist/dist.h"
 #include <stdio.h>
 #include <stdlib.h>
@@ -11,6 +12,7 @@
 
 static struct dist d;
 static const char *now;
+static char early[GPU_NAME]; /* CUDA_VISIBLE_DEVICES, as it was before MPI started */
 
 static void check(bool good, const char *what, int line)
 {
@@ -42,7 +44,6 @@ static void place(const char *what, const char *gpus, const char *before, const 
 	dist_place_gpu(&d);
 	is = getenv("CUDA_VISIBLE_DEVICES");
 	CHECK(after ? is && !strcmp(is, after) : !is);
-	CHECK(d.gpu_chosen == (before != after));
 }
 
 static int least(int a, int b)
@@ -126,14 +127,48 @@ static void test_servers(void)
 	CHECK(d.local_ranks == (d.serves ? 1 : trainers) && dist_gpus(&d) == d.local_ranks);
 }
 
+/* Before MPI starts, by what mpirun says; and by what srun says. */
+static void place_early(void)
+{
+	now = "early";
+	put("FAKE_GPUS", "abcdefgh");
+	put("CUDA_VISIBLE_DEVICES", NULL);
+	dist_place_gpu_early();
+	snprintf(early, sizeof early, "%s",
+		 getenv("CUDA_VISIBLE_DEVICES") ? getenv("CUDA_VISIBLE_DEVICES") : "");
+	put("OMPI_COMM_WORLD_LOCAL_RANK", NULL);
+	put("SLURM_LOCALID", "3");
+	for (int i = 0; i < 4; i++) {
+		static const char *const tasks[] = { NULL, "1", "1(x4)", "4(x2),2" };
+
+		put("CUDA_VISIBLE_DEVICES", "7,6,5,4");
+		put("SLURM_STEP_TASKS_PER_NODE", tasks[i]);
+		dist_place_gpu_early();
+		CHECK(!strcmp(getenv("CUDA_VISIBLE_DEVICES"), i < 3 ? "7,6,5,4" : "4"));
+	}
+	put("SLURM_LOCALID", NULL);
+	put("CUDA_VISIBLE_DEVICES", *early ? early : NULL);
+}
+
+static void test_early(void)
+{
+	char mine[2] = { (char)('0' + d.rank), '\0' };
+
+	CHECK(!strcmp(early, d.ranks > 1 ? mine : ""));
+	place("chosen early", "abcdefgh", *early ? early : NULL, *early ? early : NULL);
+	CHECK(dist_gpus(&d) == d.ranks);
+}
+
 int main(void)
 {
 	struct err e;
 
+	place_early();
 	if (dist_open(&d, &e)) {
 		fprintf(stderr, "test_place.c: %s\n", e.msg);
 		return 1;
 	}
+	test_early();
 	test_shared_view();
 	test_one_each();
 	test_one_for_all();
