@@ -126,7 +126,7 @@ int at_script_run(struct at_script *s, int n, const at_t *in, at_t *out, struct 
 
 	if (run(*s, n, in, all, e))
 		return -1;
-	*out = shim::wrap("at_script_run", all[0]);
+	*out = shim::call("at_script_run", {}, [&] { return all[0]; });
 	return 0;
 }
 
@@ -142,7 +142,7 @@ int at_script_run_all(struct at_script *s, int n, const at_t *in, at_t *out, int
 		return err_set(e, "%s: it returns %d tensors, at most %d are wanted", s->path.c_str(), *count,
 			       max);
 	for (int i = 0; i < *count; i++)
-		out[i] = shim::wrap("at_script_run_all", all[i]);
+		out[i] = shim::call("at_script_run_all", {}, [&] { return all[i]; });
 	return 0;
 }
 }

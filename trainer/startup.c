@@ -46,10 +46,12 @@ static void say_unused(const char *name)
 
 	if (!gpus_visible(seen))
 		return;
-	if (at_cuda_built())
-		log_info("on the CPU, and a GPU is visible: the device is '%s'", name);
+	if (!strcmp(name, "cpu") && at_cuda_built())
+		log_info("on the CPU, and a GPU is visible: the device is 'cpu'");
 	else if (strcmp(name, "cpu"))
-		log_warn("on the CPU, and a GPU is visible: this build has no CUDA (meson -Dcuda=enabled)");
+		log_warn("on the CPU, and a GPU is visible: %s",
+			 at_cuda_built() ? "CUDA does not start (is the driver too old for it?)"
+					 : "this build has no CUDA (meson -Dcuda=enabled)");
 }
 
 int startup_device(enum at_device *dev, const char *name, struct dist *d, struct err *e)
