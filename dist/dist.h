@@ -52,8 +52,8 @@ void dist_place_gpu(struct dist *d);
 /* The same before dist_open, where the launcher says which of its machine's ranks this is: an MPI that can
  * send from a GPU starts CUDA itself.  dist_place_gpu then finds the GPU chosen.  Not a collective. */
 void dist_place_gpu_early(void);
-/* How many GPUs the ranks that work together on this machine have; fewer than local_ranks: some share one.
- * Not a collective, and the same on each of them. */
+/* How many GPUs the ranks of this machine have that do not serve; fewer than their local_ranks: some share
+ * one. Not a collective, the same on each of them, and nothing for servers to ask. */
 int dist_gpus(const struct dist *d);
 /* From now on tensors are summed over the GPUs, one a rank, chosen before; a build without CUDA refuses. */
 int dist_use_nccl(struct dist *d, struct err *e);

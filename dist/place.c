@@ -71,19 +71,20 @@ void dist_place_gpu(struct dist *d)
 	MPI_Allgather(id, GPU_NAME, MPI_CHAR, d->comm->gpu, GPU_NAME, MPI_CHAR, d->comm->machine);
 }
 
-/* Servers are the job's last ranks, and so the last of each machine: the others are its first. */
+/* Servers are the job's last ranks, and so the last of each machine: its first ranks are the others. */
 int dist_gpus(const struct dist *d)
 {
-	int n = 0, first = d->serves ? d->machine_ranks - d->local_ranks : 0;
+	int n = 0;
 
 	if (!d->comm || !d->comm->gpu)
 		return d->local_ranks;
 	for (int i = 0; i < d->local_ranks; i++) {
+		const char *id = d->comm->gpu[i];
 		int k = 0;
 
-		while (k < i && strcmp(d->comm->gpu[first + k], d->comm->gpu[first + i]))
+		while (k < i && strcmp(d->comm->gpu[k], id))
 			k++;
-		n += k == i || !*d->comm->gpu[first + i];
+		n += k == i || !*id;
 	}
 	return n;
 }

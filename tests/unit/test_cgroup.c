@@ -69,6 +69,9 @@ static void test_none(void **state)
 	put(CG "user.slice/cpu.max", "max 100000\n");
 	assert_true(cgroup_memory(root) < 0);
 	assert_true(cgroup_cpus(root, NULL) == 0);
+	put("proc/self/cgroup", "2:memory:/user.slice\n");
+	put(CG "memory/user.slice/memory.limit_in_bytes", V1);
+	assert_true(cgroup_memory(root) < 0);
 }
 
 /* Slurm's: the limit is the job's, the process is two groups below. */
