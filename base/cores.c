@@ -1,7 +1,8 @@
 #include "base/cores.h"
 #include "base/cgroup.h"
 #include <sched.h>
-#include <string.h>
+#include <stdio.h>
+#include <unistd.h>
 
 #define WORDS (CORES_MOST / 64)
 
@@ -47,10 +48,31 @@ int cores_share(const struct cores *all, int n, int me)
 	return share >= 1 ? (int)share : 1;
 }
 
-int cores_available(void)
+/* 0: none that can be seen. */
+static pid_t parent_of(pid_t pid)
 {
-	struct cores c;
+	char path[64];
+	int parent = 0;
 
-	cores_read(&c);
-	return cores_share(&c, 1, 0);
+	snprintf(path, sizeof path, "/proc/%ld/stat", (long)pid);
+	FILE *f = fopen(path, "re");
+	if (f && fscanf(f, "%*d (%*[^)]) %*c %d", &parent) != 1)
+		parent = 0;
+	if (f)
+		fclose(f);
+	return parent;
+}
+
+int cores_of_launcher(void)
+{
+	pid_t pid = getppid();
+	int most = 0;
+
+	for (int i = 0; i < 2 && pid > 0; i++, pid = parent_of(pid)) {
+		struct cores c = { .quota = 0 };
+
+		if (!sched_getaffinity(pid, sizeof c.mask, (cpu_set_t *)c.mask) && cores_count(&c) > most)
+			most = cores_count(&c);
+	}
+	return most;
 }

@@ -19,6 +19,8 @@ int cores_count(const struct cores *c); /* in the mask */
 /* Threads for process `me` of the n on a machine: it shares its CPUs with those whose masks have some of
  * them, and its quota with those of the same group.  At least 1. */
 int cores_share(const struct cores *all, int n, int me);
-int cores_available(void); /* to this process, if it shares with nobody */
+/* In the mask of whoever started this process, or of who started that one: the launcher, though a script
+ * stands between.  More than in its own: the launcher bound it.  0: not known. */
+int cores_of_launcher(void);
 
 #endif

@@ -19,7 +19,7 @@ struct dist {
 	int machine_ranks;           /* of the job on this machine, servers included */
 	int machine_rank;            /* among those */
 	int cores;                   /* threads for this rank's share of the machine, at least 1 */
-	int held;                    /* CPUs that its mask holds it to, where those are not all; else 0 */
+	int held, held_of;           /* CPUs that its launcher bound it to, and had; 0: all that it had */
 	/* From dist_split: the job's last ranks serve the others.  Each part then has collectives, ranks and
 	 * local ranks of its own, as if the other were not there. */
 	int servers, first_server; /* ranks of the job first_server .. first_server + servers - 1; 0: none */

@@ -5,7 +5,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/sysinfo.h>
 
 void dist_place_cores(struct dist *d)
 {
@@ -15,7 +14,8 @@ void dist_place_cores(struct dist *d)
 	if (d->machine_ranks > 1)
 		MPI_Allgather(MPI_IN_PLACE, 0, MPI_BYTE, all, sizeof *all, MPI_BYTE, d->comm->machine);
 	d->cores = cores_share(all, d->machine_ranks, d->machine_rank);
-	d->held = cores_count(mine) < get_nprocs() ? cores_count(mine) : 0;
+	d->held_of = cores_of_launcher();
+	d->held = cores_count(mine) < d->held_of ? cores_count(mine) : 0;
 	free(all);
 }
 

@@ -4,7 +4,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/sysinfo.h>
 
 int startup_open(struct dist *d, enum startup_ranks ranks, struct err *e)
 {
@@ -25,17 +24,16 @@ int startup_open(struct dist *d, enum startup_ranks ranks, struct err *e)
 
 void startup_threads(const struct dist *d, int64_t threads)
 {
-	bool said = d->rank != 0 || d->serves || !d->held;
-	int whole = get_nprocs() / d->machine_ranks;
+	bool speaks = d->held && d->rank == 0 && !d->serves;
+	int whole = d->held_of / d->machine_ranks;
 
-	if (!said && threads > d->held)
-		log_warn("%lld threads on %d of the machine's %d CPUs, which are all that this process may "
-			 "use%s",
-			 (long long)threads, d->held, get_nprocs(), d->mpi ? " (mpirun --bind-to none)" : "");
-	else if (!said && !threads && d->mpi && d->cores < whole)
-		log_info("the launcher holds this rank to %d of the machine's %d CPUs: %d thread%s (mpirun "
-			 "--bind-to none: %d)",
-			 d->held, get_nprocs(), d->cores, d->cores > 1 ? "s" : "", whole);
+	if (speaks && threads > d->held)
+		log_warn("%lld threads, and the launcher holds this process to %d of %d CPUs%s",
+			 (long long)threads, d->held, d->held_of, d->mpi ? " (mpirun --bind-to none)" : "");
+	else if (speaks && !threads && d->mpi && d->cores < whole)
+		log_info("the launcher holds this rank to %d of %d CPUs: %d thread%s (mpirun --bind-to none: "
+			 "%d)",
+			 d->held, d->held_of, d->cores, d->cores > 1 ? "s" : "", whole);
 	at_set_threads(threads > 0 ? (int)threads : d->cores);
 }
 

@@ -235,23 +235,28 @@ static void test_quotas(void **state)
 /* As taskset leaves them: what nproc says. */
 static void test_own_mask(void **state)
 {
+	struct cores c;
 	cpu_set_t set;
 	int status, cpu = 0;
 
 	(void)state;
 	assert_int_equal(sched_getaffinity(0, sizeof set, &set), 0);
-	assert_true(cores_available() >= 1 && cores_available() <= CPU_COUNT(&set));
+	cores_read(&c);
+	assert_int_equal(cores_count(&c), CPU_COUNT(&set));
+	assert_true(cores_share(&c, 1, 0) >= 1 && cores_share(&c, 1, 0) <= CPU_COUNT(&set));
 	while (!CPU_ISSET(cpu, &set))
 		cpu++;
+	int all = CPU_COUNT(&set);
 	pid_t child = fork();
 	if (!child) {
-		struct cores c;
-
 		CPU_ZERO(&set);
 		CPU_SET(cpu, &set);
 		sched_setaffinity(0, sizeof set, &set);
 		cores_read(&c);
-		_exit(cores_available() == 1 && c.mask[cpu / 64] == 1ull << cpu % 64 ? 0 : 1);
+		_exit(cores_share(&c, 1, 0) == 1 && (cores_of_launcher() > 1) == (all > 1) &&
+			      c.mask[cpu / 64] == 1ull << cpu % 64
+			  ? 0
+			  : 1);
 	}
 	assert_int_equal(waitpid(child, &status, 0), child);
 	assert_int_equal(status, 0);
