@@ -236,7 +236,8 @@ void at_checkpoint(void (*f)(void *ctx, const at_t *in, at_t *out), const void *
 /*
  * out[0..m) = f(ctx, in[0..n)) without gradients, for a function that runs many times on one set of shapes.
  * On a GPU its launches are recorded at the second run and replayed from the third on, which saves what each
- * launch costs the CPU; the recording must first repeat a plain run bit for bit, or else all runs stay plain.
+ * launch costs the CPU; the recording must first repeat a plain run, bit for bit where two plain runs do, or
+ * else all runs stay plain.
  * Besides its inputs f may read memory that stays where it is (weights, whose values may change) and the
  * `size` bytes of `ctx`, which are copied; it must not bring anything to the CPU.  Elsewhere every run is
  * plain.
@@ -252,6 +253,9 @@ bool at_graph_replays(const struct at_graph *g, const char **why);
 /* ---- Machine ------------------------------------------------------------------------------------- */
 void at_set_threads(int n); /* intra-op threads of every later op of the process */
 int at_threads(void);
+/* f(ctx, from, to) over pieces of [0, n), of at least `grain` but for the last, on those threads.  f runs no
+ * op. */
+void at_parallel(int64_t n, int64_t grain, void (*f)(void *ctx, int64_t from, int64_t to), void *ctx);
 bool at_cuda_built(void);
 int at_cuda_devices(void); /* 0 without a driver or in a CPU build */
 /* "cpu" or "cuda"; where there is no GPU to be had, the latter is an error that says why.  "auto": what
@@ -261,10 +265,20 @@ void at_device_auto(enum at_device dev); /* what the process works on, its judge
 const char *at_device_name(enum at_device dev);
 extern const char *const at_device_names[]; /* those that at_device_parse takes, NULL-terminated */
 const char *at_version(void);               /* "2.11.0, AVX512, mkl" */
-#ifdef CONTRAFLOW_CUDA                      /* cuda.cpp */
-void at_cuda_wait(void);                    /* until the GPU has done everything it was given */
-void *at_cuda_stream(void);                 /* the cudaStream_t that ops go to */
-float *at_cuda_f32(at_t x);                 /* the address on the GPU: a contiguous float32 tensor */
+/* "cpu", or the GPU and the versions found there at run time: "NVIDIA H100 80GB HBM3 (sm_90, 79 GiB), driver
+ * 580.159.04, CUDA 13.0, cuDNN 9.19.0". */
+const char *at_device_text(enum at_device dev);
+/* Is that attention kernel (at_sdpa_kernel's name) the fastest that libtorch has for this device?  On Hopper
+ * an older cuDNN in the loader's path takes the place of libtorch's own without a word; attention then takes
+ * about twice as long. */
+bool at_sdpa_is_best(enum at_device dev, const char *kernel);
+/* Kernels whose results do not depend on the order of their threads, where there is a choice: runs then
+ * repeat their bits on a GPU as well, but attention's backward takes longer.  Off at the start. */
+void at_set_deterministic(bool on);
+#ifdef CONTRAFLOW_CUDA      /* cuda.cpp */
+void at_cuda_wait(void);    /* until the GPU has done everything it was given */
+void *at_cuda_stream(void); /* the cudaStream_t that ops go to */
+float *at_cuda_f32(at_t x); /* the address on the GPU: a contiguous float32 tensor */
 /* memory.h: how much memory it has */
 #endif
 

@@ -1,4 +1,7 @@
 // machine.cpp -- threads, devices, versions.
+#ifdef CONTRAFLOW_CUDA
+#include "aten/cuda.hpp"
+#endif
 #include "aten/lanes.hpp"
 #include "aten/shim.hpp"
 #include "base/err.h"
@@ -9,6 +12,7 @@
 #include <ATen/detail/CUDAHooksInterface.h>
 #include <ATen/ops/empty.h>
 #include <atomic>
+#include <cstdlib>
 #include <cstring>
 #include <string>
 #include <torch/version.h>
@@ -61,6 +65,11 @@ int at_threads(void)
 {
 	return at::get_num_threads();
 }
+void at_parallel(int64_t n, int64_t grain, void (*f)(void *ctx, int64_t from, int64_t to), void *ctx)
+{
+	shim::run("at_parallel", {},
+		  [&] { shim::parallel(n, grain, [&](int64_t from, int64_t to) { f(ctx, from, to); }); });
+}
 bool at_cuda_built(void)
 {
 #ifdef CONTRAFLOW_CUDA
@@ -103,6 +112,44 @@ int at_device_parse(enum at_device *dev, const char *name, struct err *e)
 			       at_cuda_built() ? "no GPU is visible"
 					       : "this build has no CUDA (meson -Dcuda=enabled)");
 	return 0;
+}
+const char *at_device_text(enum at_device dev)
+{
+#ifdef CONTRAFLOW_CUDA
+	static std::string text;
+
+	if (dev == AT_CUDA) {
+		shim::run("at_device_text", {}, [] {
+			if (text.empty())
+				text = cuda::describe();
+		});
+		return text.c_str();
+	}
+#endif
+	(void)dev;
+	return "cpu";
+}
+bool at_sdpa_is_best(enum at_device dev, const char *kernel)
+{
+	bool hopper = false;
+
+#ifdef CONTRAFLOW_CUDA
+	if (dev == AT_CUDA)
+		shim::run("at_sdpa_is_best", {}, [&] { hopper = cuda::generation() == 9; });
+#endif
+	(void)dev;
+	return !hopper || !strcmp(kernel, "cudnn");
+}
+void at_set_deterministic(bool on)
+{
+	shim::run("at_set_deterministic", {}, [&] {
+		if (on) // cuBLAS reads it when its first handle is made, and libtorch insists on it
+			setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8", 0);
+		at::globalContext().setDeterministicAlgorithms(on, false);
+		at::globalContext().setDeterministicCuDNN(on);
+		// what nobody has written nobody reads
+		at::globalContext().setDeterministicFillUninitializedMemory(false);
+	});
 }
 const char *at_version(void)
 {

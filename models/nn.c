@@ -255,22 +255,44 @@ void nn_move(struct nn_net *n, enum at_dtype dt, enum at_device dev)
 	}
 }
 
+struct init {
+	const struct nn_net *net;
+	float **v; /* where each parameter's numbers lie */
+	uint64_t seed;
+};
+
+static void draw(void *ctx, int64_t from, int64_t to)
+{
+	const struct init *c = ctx;
+
+	for (int64_t i = from; i < to; i++) {
+		const struct nn_param *p = &c->net->param[i];
+		double bound = p->fan_in ? 1 / sqrt((double)p->fan_in) : 0;
+		struct rng r = rng_make(c->seed, RNG_MODEL_INIT, 0, (uint64_t)i);
+		int64_t count = 1;
+
+		for (int k = 0; k < p->shape.n; k++)
+			count *= p->shape.d[k];
+		for (int64_t k = 0; k < count; k++)
+			c->v[i][k] = !p->trainable ? 0
+				     : p->fan_in   ? (float)((2 * rng_uniform(&r) - 1) * bound)
+						   : 1;
+	}
+}
+
+/* Each parameter has a stream of its own, so threads may share the work: billions of numbers take a minute
+ * on one. */
 void nn_init(struct nn_net *n, uint64_t seed)
 {
-	allocate(n, AT_F32, AT_CPU);
-	for (int i = 0; i < n->n_param; i++) {
-		struct at_scope *s = at_begin(AT_NO_GRAD);
-		const struct nn_param *p = &n->param[i];
-		at_t t = at_empty(p->shape, AT_F32, AT_CPU);
-		double bound = p->fan_in ? 1 / sqrt((double)p->fan_in) : 0;
-		struct rng r = rng_make(seed, RNG_MODEL_INIT, 0, (uint64_t)i);
-		float *v = at_f32(t);
+	struct at_scope *s = at_begin(AT_NO_GRAD);
+	struct init c = { n, mem_zero((size_t)n->n_param, sizeof *c.v), seed };
 
-		for (int64_t k = 0, count = at_numel(t); k < count; k++)
-			v[k] = !p->trainable ? 0 : p->fan_in ? (float)((2 * rng_uniform(&r) - 1) * bound) : 1;
-		at_copy_(values(p), t);
-		at_end(s);
-	}
+	allocate(n, AT_F32, AT_CPU);
+	for (int i = 0; i < n->n_param; i++)
+		c.v[i] = at_f32(values(&n->param[i])); /* whole rows, so contiguous */
+	at_parallel(n->n_param, 1, draw, &c);
+	free(c.v);
+	at_end(s);
 }
 
 /* ---- Forward --------------------------------------------------------------------------------- */

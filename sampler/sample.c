@@ -130,6 +130,24 @@ at_t sampler_run(const struct sampler *s, const struct pass *pass, at_t noise_BC
 	return solver_run(&solver, noise_BCHW);
 }
 
+struct noise {
+	uint64_t seed, epoch;
+	enum rng_purpose purpose;
+	const int64_t *id;
+	float *v;
+	size_t each;
+};
+
+static void draw(void *ctx, int64_t from, int64_t to)
+{
+	const struct noise *c = ctx;
+
+	for (int64_t i = from; i < to; i++) {
+		struct rng r = rng_make(c->seed, c->purpose, c->epoch, (uint64_t)c->id[i]);
+		rng_normals(&r, c->v + c->each * (size_t)i, c->each);
+	}
+}
+
 at_t sampler_noise(const struct pipeline *p, uint64_t seed, enum rng_purpose purpose, uint64_t epoch,
 		   const int64_t *id, int n, struct at_dims shape_CHW)
 {
@@ -142,9 +160,7 @@ at_t sampler_noise(const struct pipeline *p, uint64_t seed, enum rng_purpose pur
 		each *= (size_t)shape_CHW.d[i];
 	}
 	at_t noise = at_pinned(shape, AT_F32, p->device);
-	for (int i = 0; i < n; i++) {
-		struct rng r = rng_make(seed, purpose, epoch, (uint64_t)id[i]);
-		rng_normals(&r, at_f32(noise) + each * (size_t)i, each);
-	}
+	struct noise c = { seed, epoch, purpose, id, at_f32(noise), each };
+	at_parallel(n, 1, draw, &c);
 	return at_return(sc, at_send(noise, p->device));
 }

@@ -1,119 +1,257 @@
 #!/usr/bin/env bash
-# On a machine with an NVIDIA GPU: is everything right there, and how fast is it? One line a check; logs and figures in a
-# folder. Needs a build with CUDA (meson setup build-cuda -Dcuda=enabled && ninja -C build-cuda contraflow tests/test_{dist,fused,transfer}).
-#   tools/gpu_check.sh [build-cuda [OUT_FOLDER]]
+# On a machine with an NVIDIA GPU: is everything right there, how fast is it, and how fast is Python's loop beside it?
+#   tools/gpu_check.sh right  [OUT]    kernels, NCCL, parity, CUDA graphs, memory, training, sanitizers   about 8 minutes
+#   tools/gpu_check.sh speed  [OUT]    the table of settings, and where the time goes                     about 9 minutes
+#   tools/gpu_check.sh python [OUT]    the reference's loop in Python (diffusers, PEFT) on the same card  about 9 minutes
+# One line a check, the end of the log of one that failed; logs and figures in OUT (default gpu-check). The exit status says
+# whether all passed. Runs in a package of tools/gpu_pack.sh, or in a checkout with build-cuda and its tests (gpu_pack.sh builds
+# them). The most valuable comes first, so that a job that is cut short has told the most.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 1
-build=${1:-build-cuda} out=${2:-gpu-check}
-mkdir -p "$out"
-program=$build/contraflow failed=0
-python=.venv/bin/python
-[[ -x $python ]] || python=python3
-[[ -x $program ]] || { echo "gpu_check: there is no $program: build it with -Dcuda=enabled first" >&2; exit 1; }
-nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader 2>/dev/null | tee "$out/gpu.txt" ||
-	{ echo "gpu_check: no GPU is visible" >&2; exit 1; }
 
-check() { # NAME COMMAND...
-	local name=$1 log start=$SECONDS
-	shift
-	log=$out/${name// /_}.log
-	if "$@" >"$log" 2>&1; then
-		printf '%-52s ok %5ds\n' "$name" $((SECONDS - start))
+case "${1:-}" in
+right | speed | python) what=$1 ;;
+*) echo "usage: tools/gpu_check.sh right | speed | python [OUT]" >&2; exit 2 ;;
+esac
+out=${2:-gpu-check}
+mkdir -p "$out" || exit 1
+out=$(cd "$out" && pwd)
+failed=0
+
+# ---- Where things are ----------------------------------------------------------------------------------------------
+python=python3
+[[ -x .venv/bin/python ]] && python=$PWD/.venv/bin/python
+bin=$PWD/bin
+[[ -x $bin/contraflow ]] || bin=$PWD/build-cuda
+[[ -x $bin/contraflow ]] || { echo "gpu_check: neither bin/contraflow nor build-cuda/contraflow: build or unpack it first" >&2; exit 1; }
+tests=$bin
+[[ -d $bin/tests ]] && tests=$bin/tests
+
+# In a package the libraries are torch's and CUDA's of this machine, and then those that were packed. Only our programs see
+# them: Python and the system's tools have their own.
+libraries=${LD_LIBRARY_PATH:-}
+if [[ -d lib ]]; then
+	packages=$("$python" -c 'import importlib.util as u, os; print(os.path.dirname(u.find_spec("torch").submodule_search_locations[0]))') ||
+		{ echo "gpu_check: $python has no torch, whose libraries are needed" >&2; exit 1; }
+	libraries=$packages/torch/lib
+	for d in "$packages"/nvidia/*/lib; do [[ -d $d ]] && libraries+=:$d; done
+	libraries+=:$PWD/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
+fi
+printf '#!/bin/sh\nexport LD_LIBRARY_PATH=%q\nexec %q "$@"\n' "$libraries" "$bin/contraflow" >"$out/contraflow"
+chmod +x "$out/contraflow"
+program=$out/contraflow
+ours() { LD_LIBRARY_PATH=$libraries "$@"; }
+missing=$(ours ldd "$bin/contraflow" | awk '/not found/ { print $1 }')
+[[ -z $missing ]] || { echo "gpu_check: this machine lacks ${missing//$'\n'/ }" >&2; exit 1; }
+
+# What the comparisons need and the machine may lack.
+if compgen -G 'wheels/*.whl' >/dev/null; then
+	"$python" -m pip install --quiet --disable-pip-version-check --no-index --no-deps --no-compile --upgrade --target "$out/site" wheels/*.whl \
+		>"$out/pip.log" 2>&1 || echo "gpu_check: the wheels cannot be installed, see pip.log" >&2
+	export PYTHONPATH=$out/site
+fi
+export PYTHONUNBUFFERED=1 HF_HUB_OFFLINE=1
+
+# ---- How checks are told -------------------------------------------------------------------------------------------
+check() { # NAME SECONDS COMMAND...: a command may be a function
+	local name=$1 limit=$2 log start=$SECONDS code
+	shift 2
+	log=$out/${name//[^a-zA-Z0-9]/_}.log
+	("$@") >"$log" 2>&1 &
+	local job=$!
+	(sleep "$limit" && pkill -TERM -P $job && sleep 2 && pkill -KILL -P $job) >/dev/null 2>&1 &
+	local guard=$!
+	wait $job
+	code=$?
+	kill $guard 2>/dev/null
+	wait $guard 2>/dev/null
+	if [[ $code == 0 ]]; then
+		printf '%-48s ok     %4ds  %s\n' "$name" $((SECONDS - start)) "$(grep '^=' "$log" | tail -n 1 | cut -c 3-)"
+	elif [[ $code == 77 ]]; then
+		printf '%-48s skipped       %s\n' "$name" "$(tail -n 1 "$log")"
 	else
-		printf '%-52s FAILED, see %s\n' "$name" "$log"
+		printf '%-48s FAILED %4ds\n' "$name" $((SECONDS - start))
+		tail -n 15 "$log" | sed 's/^/    /'
 		failed=$((failed + 1))
 	fi
+	return $code
 }
 
-# The shapes world for three steps, here and there, to what single precision leaves.
-parity() {
-	local d
-	for d in cpu cuda; do
-		rm -rf "$out/parity-$d"
-		"$program" train configs/shapes.yaml --run "$out/parity-$d" --quiet --set run.device=$d --set train.max_steps=3 \
-			--set prompts.groups=4 --set prompts.group_size=6 --set prompts.test= --set log.tensorboard=false \
-			--set log.rollouts_every=1 || return 1
-	done
-	"$python" - "$out" <<-'EOF'
-		import sys, zstandard, numpy as np
+medium=(--model medium --device cuda --dtype bfloat16 --groups 1 --group-size 24)
+small=(--quiet --set prompts.groups=4 --set prompts.group_size=6 --set prompts.test= --set log.tensorboard=false)
+train() { # RUN ARGUMENTS...
+	local run=$1
+	shift
+	rm -rf "$out/$run"
+	"$program" train configs/shapes.yaml --run "$out/$run" "$@"
+}
+
+first() { "$program" bench "${medium[@]}" --group-size 4 --batch 4 --micro-batch 2 --steps 2 --levels 1 --repeats 1; }
+
+# ---- Right? --------------------------------------------------------------------------------------------------------
+# compare A B LIMIT: the adapters of two runs, how far apart as a share of what training changed; losses and norms.
+compare() {
+	"$python" - "$out" "$@" <<-'EOF'
+		import io, json, sys, zstandard, numpy as np
 		from safetensors.numpy import load
-		read = lambda p: load(zstandard.ZstdDecompressor().decompressobj().decompress(open(p, "rb").read()))
-		a, b = (read(f"{sys.argv[1]}/parity-{d}/checkpoints/step-00000003/state.safetensors.zst") for d in ("cpu", "cuda"))
-		x, y = (read(f"{sys.argv[1]}/parity-{d}/rollouts/epoch-000000.rank-0000.safetensors.zst")["x0"] for d in ("cpu", "cuda"))
-		x0 = np.linalg.norm(x - y) / np.linalg.norm(x)
-		theta = np.abs(a["theta"] - b["theta"]).max()
-		print(f"first round's latents {x0:.2e}, adapter after three steps {theta:.2e}")
-		sys.exit(not (x0 < 1e-4 and theta < 1e-4))
+		out, a, b, limit = sys.argv[1], sys.argv[2], sys.argv[3], float(sys.argv[4])
+		def state(run):
+		    import glob
+		    path = sorted(glob.glob(f"{out}/{run}/checkpoints/step-*/state.safetensors.zst"))[-1]
+		    return load(zstandard.ZstdDecompressor().stream_reader(io.BytesIO(open(path, "rb").read())).read())
+		x, y = state(a), state(b)
+		# adam.m, the mean of the gradients: theta's own norm is mostly that of its start
+		apart = lambda k: np.linalg.norm(x[k].astype(float) - y[k]) / max(np.linalg.norm(x[k].astype(float)), 1e-30)
+		rows = [[json.loads(l) for l in open(f"{out}/{r}/metrics.jsonl")] for r in (a, b)]
+		worst = 0
+		for p, q in zip(*rows):
+		    for k in p:
+		        if any(w in k for w in ("grad_norm", "loss", "kl")) and isinstance(p[k], float) and abs(p[k]) > 1e-12:
+		            worst = max(worst, abs(p[k] - q[k]) / abs(p[k]))
+		same = all(np.array_equal(x[k], y[k]) for k in x)
+		print("=", "same bits" if same else f"mean gradient {apart('adam.m'):.1e} apart, adapter {apart('theta'):.1e}, losses and norms {worst:.1e}")
+		sys.exit(not (same or (apart("adam.m") < limit and worst < limit)))
 	EOF
 }
 
-# Replayed forwards give the bits of plain ones: the same adapter after three steps.
+fused() { ours "$tests/test_fused" && echo "= $(grep -c '\[       OK' "$out/fused_kernels_against_float64.log") tests"; }
+transfer() { ours "$tests/test_transfer"; }
+nccl() { ours "$tests/test_dist" 1 nccl; }
+
+# The shapes world for three steps, here and there, to what single precision leaves.
+parity() {
+	train parity-cpu "${small[@]}" --set run.device=cpu --set train.max_steps=3 --set log.rollouts_every=1 &&
+		train parity-cuda "${small[@]}" --set run.device=cuda --set train.max_steps=3 --set log.rollouts_every=1 || return 1
+	"$python" - "$out" <<-'EOF' || return 1
+		import io, sys, zstandard, numpy as np
+		from safetensors.numpy import load
+		read = lambda p: load(zstandard.ZstdDecompressor().stream_reader(io.BytesIO(open(p, "rb").read())).read())
+		x, y = (read(f"{sys.argv[1]}/parity-{d}/rollouts/epoch-000000.rank-0000.safetensors.zst")["x0"] for d in ("cpu", "cuda"))
+		x0 = np.linalg.norm(x - y) / np.linalg.norm(x)
+		print(f"= first round's latents {x0:.1e}")
+		sys.exit(not x0 < 1e-4)
+	EOF
+	compare parity-cpu parity-cuda 2e-2
+}
+
+# Replayed forwards give the bits of plain ones.
 graphs() {
 	local g
 	for g in true false; do
-		rm -rf "$out/graphs-$g"
-		"$program" train configs/shapes.yaml --run "$out/graphs-$g" --quiet --set run.device=cuda --set train.max_steps=3 \
-			--set prompts.groups=4 --set prompts.group_size=6 --set prompts.test= --set log.tensorboard=false \
-			--set rollout.graphs=$g 2>&1 | tee "$out/graphs-$g.txt" || return 1
-		! grep -q 'is not replayed' "$out/graphs-$g.txt" || return 1
+		train graphs-$g "${small[@]}" --set run.device=cuda --set train.max_steps=3 --set rollout.graphs=$g 2>&1 || return 1
 	done
-	cmp "$out"/graphs-{true,false}/checkpoints/step-00000003/state.safetensors.zst
+	! grep -h 'is not replayed' "$out"/graphs-true/log.txt || return 1
+	compare graphs-true graphs-false 1e-5
 }
 
 # The same of the update.
 update_graphs() {
 	local g
 	for g in true false; do
-		rm -rf "$out/update-$g"
-		"$program" train configs/shapes.yaml --run "$out/update-$g" --quiet --set run.device=cuda --set train.max_steps=4 \
-			--set prompts.groups=4 --set prompts.group_size=6 --set prompts.test= --set log.tensorboard=false \
-			--set train.graphs=$g 2>&1 | tee "$out/update-$g.txt" || return 1
-		! grep -q 'is not replayed' "$out/update-$g.txt" || return 1
+		train update-$g "${small[@]}" --set run.device=cuda --set train.max_steps=4 --set train.graphs=$g 2>&1 || return 1
 	done
-	cmp "$out"/update-{true,false}/checkpoints/step-00000004/state.safetensors.zst
+	! grep -h 'is not replayed' "$out"/update-true/log.txt || return 1
+	compare update-true update-false 1e-3
 }
 
-# The whole default run: the same score as on the CPU (0.90 to 0.93).
-shapes() {
-	rm -rf "$out/shapes"
-	"$program" train configs/shapes.yaml --run "$out/shapes" --quiet --set run.device=cuda || return 1
-	"$python" -c "import json, sys; s = json.load(open('$out/shapes/result.json'))['after']['strict']; print(s); sys.exit(s < 0.85)"
-}
-
-# Sizes that are found by trying: what tensors take stays under the limit, and a resume has the bits of a run that was not cut.
+# Sizes that are found by trying stay under the limit, and a resumed run has the bits of one that was not cut.
 memory() {
-	local run=$out/memory args
-	rm -rf "$run" "$run-cut"
-	args=(--quiet --set run.device=cuda --set run.memory=1GiB --set rollout.batch=auto --set train.micro_batch=auto
-		--set train.checkpoint_blocks=auto --set prompts.test= --set log.tensorboard=false --set optimizer.decay=constant)
-	"$program" train configs/shapes.yaml --run "$run" "${args[@]}" --set train.max_steps=4 || return 1
-	"$program" train configs/shapes.yaml --run "$run-cut" "${args[@]}" --set train.max_steps=2 || return 1
-	"$program" train configs/shapes.yaml --run "$run-cut" "${args[@]}" --set train.max_steps=4 --resume || return 1
-	cmp "$run"{,-cut}/checkpoints/step-00000004/state.safetensors.zst || return 1
-	"$python" -c "import json; p = max(json.loads(l)['memory/peak'] for l in open('$run/metrics.jsonl')); print(p, 'GiB'); assert 0 < p <= 1"
+	local args=(--quiet --set run.device=cuda --set run.memory=1GiB --set rollout.batch=auto --set train.micro_batch=auto
+		--set train.checkpoint_blocks=auto --set prompts.test= --set log.tensorboard=false --set optimizer.decay=constant
+		--set run.deterministic=true)
+	train memory "${args[@]}" --set train.max_steps=4 && train memory-cut "${args[@]}" --set train.max_steps=2 &&
+		"$program" train configs/shapes.yaml --run "$out/memory-cut" "${args[@]}" --set train.max_steps=4 --resume || return 1
+	cmp "$out"/memory{,-cut}/checkpoints/step-00000004/state.safetensors.zst || return 1
+	"$python" -c "import json; p = max(json.loads(l)['memory/peak'] for l in open('$out/memory/metrics.jsonl')); print('= resumed to the same bits; peak', round(p, 2), 'GiB of 1'); assert 0 < p <= 1"
 }
 
-medium=(--model medium --device cuda --dtype bfloat16 --groups 1 --group-size 24 --batch 12 --micro-batch 4)
-check "one rank over NCCL" mpirun --allow-run-as-root -n 1 "$build/tests/test_dist" 1 nccl
-check "fused kernels and graphs against float64" "$build/tests/test_fused"
-check "pinned memory, copies beside computing" "$build/tests/test_transfer"
-check "parity with the CPU" parity
-check "graphs against eager, bit for bit" graphs
-check "the update's graphs against eager, bit for bit" update_graphs
-check "sizes that fit into memory" memory
-check "shapes on the GPU" shapes
-if command -v compute-sanitizer >/dev/null; then
-	check "compute-sanitizer, fused kernels" compute-sanitizer --error-exitcode 1 "$build/tests/test_fused"
-	check "compute-sanitizer, a tiny step" compute-sanitizer --error-exitcode 1 "$program" bench --device cuda --repeats 1
+# Forty steps of the shapes world: the held-out score rises as it does on the CPU (0.28 to about 0.7).
+shapes() {
+	train shapes --quiet --set run.device=cuda --set train.max_steps=40 --set log.tensorboard=false || return 1
+	"$python" -c "import json, sys; r = json.load(open('$out/shapes/result.json')); a, b = r['before']['strict'], r['after']['strict']; print('= strict', round(a, 3), '->', round(b, 3)); sys.exit(b < a + 0.2)"
+}
+
+sanitize() { # TOOL PROGRAM...
+	local tool=$1 log
+	shift
+	command -v compute-sanitizer >/dev/null || { echo "there is no compute-sanitizer"; return 77; }
+	log=$(mktemp)
+	ours compute-sanitizer --tool "$tool" --report-api-errors no --error-exitcode 1 "$@" 2>&1 | tee "$log"
+	local code=${PIPESTATUS[0]}
+	grep -q 'Device not supported' "$log" && { echo "compute-sanitizer does not support this device"; return 77; }
+	echo "= $(grep 'ERROR SUMMARY\|RACECHECK SUMMARY' "$log" | tail -n 1 | sed 's/=* *//')"
+	return "$code"
+}
+
+# ---- Speed ---------------------------------------------------------------------------------------------------------
+table() { "$program" bench "${medium[@]}" --matrix --repeats "${1:-2}" -o "$out/matrix.json"; }
+
+# Where the time of one round goes: kernels by name, their time and their memory traffic.
+profile() {
+	command -v ncu >/dev/null || { echo "there is no ncu"; return 77; }
+	ours ncu --csv --page raw --metrics gpu__time_duration.sum,gpu__dram_throughput.avg.pct_of_peak_sustained_elapsed --clock-control none --launch-skip "$1" --launch-count "$2" \
+		--log-file "$out/ncu-$1.csv" "$bin/contraflow" bench "${medium[@]}" --group-size 8 --batch 8 --micro-batch 8 --steps 2 --levels 1 --repeats 1 --no-graphs || return 1
+	"$python" - "$out/ncu-$1.csv" <<-'EOF'
+		import collections, csv, sys
+		rows = list(csv.DictReader(l for l in open(sys.argv[1]) if l.startswith('"')))
+		unit = rows.pop(0)  # the second line holds units
+		t = next(k for k in unit if "time_duration" in k); b = next(k for k in unit if "dram_throughput" in k)
+		ts = {"ns": 1e-6, "nsecond": 1e-6, "us": 1e-3, "usecond": 1e-3, "ms": 1, "msecond": 1}[unit[t]]
+		kinds = collections.defaultdict(lambda: [0, 0.0, 0.0])
+		for r in rows:
+		    k = kinds[r["Kernel Name"][:90]]
+		    ms = float(r[t].replace(",", "")) * ts
+		    k[0] += 1; k[1] += ms; k[2] += ms * float(r[b].replace(",", ""))
+		total = sum(k[1] for k in kinds.values())
+		print(f"= {len(rows)} launches, {total:.2f} ms")
+		for name, (n, ms, busy) in sorted(kinds.items(), key=lambda k: -k[1][1])[:28]:
+		    print(f"{ms:8.2f} ms {100 * ms / total:5.1f} % {n:5d} x memory {busy / ms if ms else 0:3.0f} %  {name}")
+	EOF
+}
+
+# ---- Python --------------------------------------------------------------------------------------------------------
+against() { # MICRO BATCH ARGUMENTS...
+	local micro=$1 batch=$2
+	shift 2
+	"$python" tools/bench_reference.py "${medium[@]}" --batch "$batch" --micro-batch "$micro" --program "$program" --repeats 2 "$@"
+}
+
+# ---- The checks ----------------------------------------------------------------------------------------------------
+cat COMMIT 2>/dev/null || git describe --always --dirty 2>/dev/null
+nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader 2>/dev/null
+if ! check "the first CUDA call, SD3.5 Medium's size" 120 first; then
+	echo "gpu_check: nothing else is tried" >&2
+	exit 1
 fi
-check "bench tiny, float32" "$program" bench --device cuda -o "$out/tiny.json"
-check "bench SD3.5 Medium, bfloat16" "$program" bench "${medium[@]}" -o "$out/medium.json"
-check "the same without replays" "$program" bench "${medium[@]}" --no-graphs -o "$out/medium-no-graphs.json"
-check "the same, the update replayed, too" "$program" bench "${medium[@]}" --record-update -o "$out/medium-record-update.json"
-check "the same, rollouts in 8 bits" "$program" bench "${medium[@]}" --fp8 -o "$out/medium-fp8.json"
-check "the same, decoding in bfloat16, 12 at a time" "$program" bench "${medium[@]}" --vae-dtype bfloat16 --vae-batch 12 -o "$out/medium-vae.json"
-check "the same without the base's forward" "$program" bench "${medium[@]}" --kl 0 -o "$out/medium-no-kl.json"
-"$python" -c 'import diffusers, peft' 2>/dev/null &&
-	check "against the reference's loop" "$python" tools/bench_reference.py "${medium[@]}" --repeats 1 --program "$program" -o "$out/reference.json"
-for f in bench_SD3.5_Medium,_bfloat16 against_the_reference\'s_loop; do [[ -s $out/$f.log ]] && cat "$out/$f.log"; done
-[[ $failed == 0 ]]
+sed -n 2p "$out/the_first_CUDA_call__SD3_5_Medium_s_size.log"
+case $what in
+right)
+	check "fused kernels against float64" 60 fused
+	check "pinned memory, copies beside computing" 30 transfer
+	check "one rank over NCCL" 60 nccl
+	check "parity with the CPU" 90 parity
+	check "full size against diffusers" 150 "$python" tools/gpu_parity.py --program "$program" --temp "$out"
+	check "replayed forwards" 60 graphs
+	check "replayed updates" 60 update_graphs
+	check "sizes that fit into memory, resumed" 90 memory
+	check "forty steps of shapes" 120 shapes
+	check "compute-sanitizer memcheck" 100 sanitize memcheck "$tests/test_fused"
+	check "compute-sanitizer racecheck" 100 sanitize racecheck "$tests/test_fused"
+	;;
+speed)
+	check "table of settings" 420 table
+	cat "$out/table_of_settings.log"
+	check "profile of a forward" 90 profile 3000 1300
+	check "profile of an update" 120 profile 7500 3000
+	tail -n +2 "$out"/profile_of_*.log
+	;;
+python)
+	check "Python, micro-batch 4" 180 against 4 12 -o "$out/python-4.json"
+	cat "$out/Python__micro_batch_4.log"
+	check "Python, micro-batch 12" 180 against 12 12 -o "$out/python-12.json"
+	cat "$out/Python__micro_batch_12.log"
+	check "Python compiled, micro-batch 12" 200 against 12 12 --compile --repeats 1 -o "$out/python-compile.json"
+	cat "$out/Python_compiled__micro_batch_12.log"
+	;;
+esac
+[[ $failed == 0 ]] || { echo "$failed failed; logs are in $out"; exit 1; }

@@ -2,9 +2,10 @@
 """Where ours and diffusers part: runs one component of a model directory in both, module by module.
 
     LD_LIBRARY_PATH=/usr/local/cuda/lib64 .venv/bin/python tools/parity.py COMPONENT --model DIR
-        [--in X.safetensors] [--dtype float32|bfloat16|float16] [--tolerance 1e-5] [--binary build/contraflow]
+        [--in X.safetensors] [--dtype float32|bfloat16|float16] [--device cpu|cuda] [--tolerance 1e-5]
+        [--binary build/contraflow]
 
-COMPONENT is transformer, vae-decode, vae-encode or text. Without --in, inputs are random. Every intermediate that
+COMPONENT is transformer, vae-decode, vae-encode or text; --device is where ours runs, diffusers runs on the CPU. Without --in, inputs are random. Every intermediate that
 `contraflow probe --taps` writes is compared with the output of the module of that name, in the order of the forward;
 the first whose relative error ||ours - theirs|| / ||theirs|| is above the tolerance is named, and the exit code is 1.
 """
@@ -115,6 +116,7 @@ def main():
     p.add_argument("--model", required=True)
     p.add_argument("--in", dest="input")
     p.add_argument("--dtype", default="float32")
+    p.add_argument("--device", default="cpu")
     p.add_argument("--tolerance", type=float, default=1e-5)
     p.add_argument("--binary", default=str(pathlib.Path(__file__).resolve().parents[1] / "build/contraflow"))
     args = p.parse_args()
@@ -122,7 +124,7 @@ def main():
         path = args.input or f"{temp}/in.safetensors"
         reference = theirs(args, getattr(torch, args.dtype), path)
         subprocess.run([args.binary, "probe", args.component, "--model", args.model, "--in", path, "--out", f"{temp}/out.safetensors",
-                        "--dtype", args.dtype, "--taps"], check=True)  # fmt: skip
+                        "--dtype", args.dtype, "--device", args.device, "--taps"], check=True)  # fmt: skip
         ours = ordered(load_file(f"{temp}/out.safetensors"))
     bad, encoder, last = None, -1, None
     for name, mine in ours:

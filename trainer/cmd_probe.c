@@ -19,11 +19,12 @@
 #include <string.h>
 
 struct probe {
-	const char *component, *dir, *in, *out, *dtype_name;
+	const char *component, *dir, *in, *out, *dtype_name, *device_name;
 	int64_t t5_length, steps, batch;
 	double shift;
 	bool taps;
 	enum at_dtype dtype;
+	enum at_device device;
 	struct st_file file; /* --in */
 	struct taps result;  /* names and tensors to write */
 };
@@ -35,12 +36,14 @@ static int input(at_t *t, const struct probe *p, const char *name, int dims, str
 	if (at_ndim(*t) != dims)
 		return err_set(e, "%s: tensor '%s' has %d dimensions where %d were expected", p->in, name,
 			       at_ndim(*t), dims);
+	*t = at_to(*t, at_dtype_of(*t), p->device);
 	return 0;
 }
 
 static void output(struct probe *p, const char *name, at_t t)
 {
-	MEM_PUSH(p->result.item, p->result.n, p->result.cap) = (struct st_item) { mem_str(name), at_keep(t) };
+	MEM_PUSH(p->result.item, p->result.n, p->result.cap) =
+	    (struct st_item) { mem_str(name), at_keep(at_to(t, at_dtype_of(t), AT_CPU)) };
 }
 
 /* Runs the forward between these two when taps are wanted. */
@@ -98,7 +101,8 @@ static int transformer(struct probe *p, struct err *e)
 
 	for (int i = 0; i < 4 && !ret; i++)
 		ret = input(&in[i], p, name[i], dims[i], e);
-	ret = ret || mmdit_open(&m, folder, p->dtype, AT_CPU, e) || check_transformer(&m, p, in, e) ? -1 : 0;
+	ret =
+	    ret || mmdit_open(&m, folder, p->dtype, p->device, e) || check_transformer(&m, p, in, e) ? -1 : 0;
 	if (!ret) {
 		start_taps(p, &taps);
 		at_t v =
@@ -119,8 +123,9 @@ static int vae(struct probe *p, bool encode, struct err *e)
 	struct taps taps;
 	at_t x;
 	int ret =
-	    vae_open(&m, folder, p->dtype, AT_CPU, e) || input(&x, p, encode ? "image" : "latents", 4, e) ? -1
-													  : 0;
+	    vae_open(&m, folder, p->dtype, p->device, e) || input(&x, p, encode ? "image" : "latents", 4, e)
+		? -1
+		: 0;
 	int64_t channels = encode ? 3 : m.conf.latent_channels;
 
 	if (!ret && (at_size(x, 1) != channels ||
@@ -188,7 +193,7 @@ static int64_t text_width(const struct probe *p)
 static int text(struct probe *p, bool ids_only, struct err *e)
 {
 	static const char *const name[] = { "input_ids", "input_ids_2", "input_ids_3" };
-	struct text_options o = { p->dir, p->t5_length, text_width(p), p->dtype, AT_CPU };
+	struct text_options o = { p->dir, p->t5_length, text_width(p), p->dtype, p->device };
 	json_t *list = read_prompts(p, e);
 	int n = (int)json_array_size(list), ret = -1;
 	const char **prompt = mem_zero((size_t)n + 1, sizeof *prompt);
@@ -293,7 +298,8 @@ static int probe(struct probe *p, struct err *e)
 		return err_set(
 		    e,
 		    "probe: --steps must be in [1, 100000], --t5-length in [1, 65536], --batch at least 1");
-	if (at_dtype_parse(&p->dtype, p->dtype_name, e) || (needs_input && st_open(&p->file, p->in, e)))
+	if (at_dtype_parse(&p->dtype, p->dtype_name, e) || at_device_parse(&p->device, p->device_name, e) ||
+	    (needs_input && st_open(&p->file, p->in, e)))
 		return -1;
 	s = at_begin(AT_NO_GRAD);
 	ret = run_component(p, e) || write_result(p, e) ? -1 : 0;
@@ -306,15 +312,18 @@ static int probe(struct probe *p, struct err *e)
 
 static int run(int argc, char **argv, struct err *e)
 {
-	struct probe p = {
-		.dtype_name = "float32", .t5_length = PIPELINE_T5_LENGTH, .steps = 40, .batch = 1
-	};
+	struct probe p = { .dtype_name = "float32",
+			   .device_name = "cpu",
+			   .t5_length = PIPELINE_T5_LENGTH,
+			   .steps = 40,
+			   .batch = 1 };
 	const struct option_spec spec[] = {
 		{ "model", 's', &p.dir, "DIR", "a model directory, or one with the component's folders" },
 		{ "in", 's', &p.in, "FILE", "the inputs, a safetensors file" },
 		{ "out", 's', &p.out, "FILE", "where the outputs go" },
 		{ "taps", 'f', &p.taps, NULL, "write intermediates too, as tap.NUMBER.MODULE" },
 		{ "dtype", 's', &p.dtype_name, "TYPE", "type of the weights (default float32)" },
+		{ "device", 's', &p.device_name, "NAME", "auto, cpu or cuda (default cpu)" },
 		{ "t5-length", 'i', &p.t5_length, "N", "tokens that T5 reads (default 256)" },
 		{ "batch", 'i', &p.batch, "N", "pictures that vae-decode takes at a time (default 1)" },
 		{ "steps", 'i', &p.steps, "N", "noise levels of schedule (default 40)" },

@@ -22,6 +22,9 @@ static const struct field run_fields[] = {
 	FIELD(struct run_conf, threads, .init = "0", .min = 0, .max = 1024,
 	      .doc = "CPU threads a rank; 0: the cores that it was given, divided among the ranks that have "
 		     "the same"),
+	FIELD(struct run_conf, deterministic, .init = "false",
+	      .doc = "on a GPU, only kernels that repeat their bits: resumed and repeated runs are then "
+		     "bit-identical there, too, and updates slower"),
 	FIELD_END
 };
 static const struct field ranks_fields[] = {

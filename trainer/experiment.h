@@ -19,6 +19,7 @@ struct run_conf {
 	char *device, *dtype;
 	char *memory;    /* fit_parse_memory's */
 	int64_t threads; /* 0: the cores divided among the ranks of a machine */
+	bool deterministic;
 };
 struct ranks_conf {
 	int64_t reward; /* the job's last ranks, which score for the others */

@@ -33,6 +33,8 @@ struct gradient {
 struct gradient_replays;
 struct gradient_replays *gradient_replays_new(void);
 void gradient_replays_free(struct gradient_replays *r); /* NULL is fine */
+/* Is there a recording, and is each replayed? */
+bool gradient_is_replayed(const struct gradient_replays *r);
 
 /* In the caller's scope.  Replays where r is not NULL. */
 struct gradient gradient_of(struct trainer *t, struct gradient_replays *r, const struct gradient_batch *b);

@@ -266,10 +266,16 @@ static int after_epoch(struct trainer *t, const struct samples *s, const struct 
 
 static void say_attention(const struct trainer *t, const struct samples *s)
 {
-	if (t->dist->rank == 0 && s->count)
-		log_info("attention: kernel '%s' in %s",
-			 mmdit_attention(&t->pipeline.transformer, s->x0_NCHW, s->cond.text_BLE),
-			 t->x->run.dtype);
+	enum at_device dev = t->pipeline.device;
+
+	if (t->dist->rank != 0 || !s->count)
+		return;
+	const char *kernel = mmdit_attention(&t->pipeline.transformer, s->x0_NCHW, s->cond.text_BLE);
+
+	log_info("attention: kernel '%s' in %s on %s", kernel, t->x->run.dtype, at_device_text(dev));
+	if (t->pipeline.dtype != AT_F32 && !at_sdpa_is_best(dev, kernel))
+		log_warn("attention runs at about half of its speed: cuDNN's kernel is not used; is an older "
+			 "cuDNN than libtorch's own in LD_LIBRARY_PATH?");
 }
 
 static int train_loop(struct trainer *t, struct err *e)

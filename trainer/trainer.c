@@ -153,9 +153,10 @@ int trainer_open(struct trainer *t, const struct experiment *x, struct dist *d, 
 
 	*t = (struct trainer) { .file = x, .dist = d };
 	startup_threads(d, x->run.threads);
+	at_set_deterministic(x->run.deterministic);
 	if (dist_agree(d, startup_device(&dev, x->run.device, d, e), e) ||
 	    dist_agree(d, open_stages(t, e), e) || dist_agree(d, open_pipeline(t, dev, e), e) ||
-	    (t->pipeline.device == AT_CUDA && dist_use_nccl(d, e)) || finish_all(t, e) ||
+	    (t->pipeline.device == AT_CUDA && d->ranks > 1 && dist_use_nccl(d, e)) || finish_all(t, e) ||
 	    dist_agree(d, open_policies(t, e), e)) {
 		trainer_close(t);
 		return -1;

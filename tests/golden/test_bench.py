@@ -51,6 +51,21 @@ def test_decoding(folder, dtype, batch):
     assert b["seconds_of_1152_pictures"] == pytest.approx(whole)
 
 
+def test_matrix(folder):
+    """One row a setting, each with what the single benchmark calls the same; sizes follow from the images of a rank."""
+    said = contraflow("bench", "--matrix", "--groups", 1, "--group-size", 12, "--repeats", 1, "-o", folder / "m.json")
+    rows = {r["name"]: r for r in json.loads((folder / "m.json").read_text())["settings"]}
+    sizes = {name: (r["batch"], r["micro_batch"]) for name, r in rows.items()}
+    assert sizes["all at a time"] == (12, 12) and sizes["half at a time"] == (6, 6) and sizes["a sixth a micro-batch"] == (6, 2)
+    assert rows["every block computed twice"]["checkpoint_blocks"] == 2 and rows["without the base's forward"]["kl_beta"] == 0
+    assert rows["rollout in 8 bits"]["fp8"] and rows["decoding in bfloat16"]["vae_dtype"] == "bfloat16"
+    assert all(r["vae_dtype"] == "float32" for n, r in rows.items() if n != "decoding in bfloat16")
+    for name, r in rows.items():
+        assert name in said and min(r["seconds_per_forward"], r["seconds_per_pair"], r["seconds_per_decode"]) > 0
+        whole = 1152 * (10 * r["seconds_per_forward"] + 9 * r["seconds_per_pair"] + r["seconds_per_decode"])
+        assert r["seconds_of_1152_pictures"] == pytest.approx(whole)
+
+
 @pytest.mark.parametrize("args, message", [
     (["--model", "huge"], "tiny, medium or a transformer's folder"), (["--latent", 7], "a multiple of 2"), (["--levels", 11], "--levels"),
     (["--dtype", "int4"], "int4"), (["--repeats", 0], "--repeats"), (["--device", "tpu"], "tpu"),
