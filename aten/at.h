@@ -112,6 +112,7 @@ at_t at_index_select(at_t x, int dim, at_t index_i64);
 at_t at_gather(at_t x, int dim, at_t index_i64);
 void at_chunk(int n, at_t *out, at_t x, int dim); /* n equal parts: views */
 void at_split(int n, at_t *out, const int64_t *sizes, at_t x, int dim);
+void at_unbind(int n, at_t *out, at_t x, int dim); /* (n, ...) at dim -> n views without it */
 at_t at_cat(int n, const at_t *x, int dim);
 at_t at_cat2(at_t a, at_t b, int dim);
 at_t at_stack(int n, const at_t *x, int dim);

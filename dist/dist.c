@@ -127,6 +127,9 @@ void dist_close(struct dist *d)
 	dist_close_nccl(d);
 	if (d->mpi && mpi_up()) {
 		dist_link_close(d);
+		/* Not one by one: a rank that fails before this ends the job, and the mpirun of Open MPI 4.1
+		 * may crash or hang when others are in MPI_Finalize by then. */
+		MPI_Barrier(MPI_COMM_WORLD);
 		MPI_Finalize();
 	}
 	if (d->comm)

@@ -28,7 +28,7 @@ struct dist {
 	struct dist_comm *comm;             /* communicators; NULL without MPI */
 	const struct dist_reducer *reducer; /* how gradients are summed: MPI here; NCCL slots in beside it */
 	double reduce_seconds;              /* spent in dist_sum_tensor since the caller last zeroed it */
-	double timeout;                     /* seconds that a rank waits for the others in NCCL */
+	double timeout;                     /* seconds that a rank waits in NCCL before it panics */
 	void *nccl;                         /* NULL: not in use */
 };
 struct dist_reducer {

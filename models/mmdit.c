@@ -25,8 +25,10 @@ static struct qkv project(const struct mmdit *m, const struct mmdit_attention *a
 {
 	int64_t H = m->conf.num_attention_heads, K = m->conf.attention_head_dim, S = at_size(x_BSD, 1);
 	at_t all_BS3HK = at_view(nn_linear(&a->qkv, p, x_BSD), DIMS(-1, S, 3, H, K));
-	struct qkv r = { at_select(all_BS3HK, 2, 0), at_select(all_BS3HK, 2, 1), at_select(all_BS3HK, 2, 2) };
+	at_t part[3];
 
+	at_unbind(3, part, all_BS3HK, 2);
+	struct qkv r = { part[0], part[1], part[2] };
 	if (a->norm_q_K) {
 		r.q_BSHK = at_rms_norm(r.q_BSHK, a->norm_q_K, EPS);
 		r.k_BSHK = at_rms_norm(r.k_BSHK, a->norm_k_K, EPS);
@@ -74,11 +76,11 @@ static void joint_attention(const struct mmdit *m, const struct mmdit_block *b, 
 		*image_BND = at_escape(s, nn_linear(&b->image.attn.out, p, o_BSD));
 		*text_BLD = NULL;
 	} else { /* of a view that is not contiguous, libtorch would make B small products */
-		at_t image = at_contiguous(at_narrow(o_BSD, 1, 0, N)),
-		     text = at_contiguous(at_narrow(o_BSD, 1, N, L));
+		at_t part[2];
 
-		*image_BND = at_escape(s, nn_linear(&b->image.attn.out, p, image));
-		*text_BLD = at_escape(s, nn_linear(&b->text.attn.out, p, text));
+		at_split(2, part, (int64_t[]) { N, L }, o_BSD, 1);
+		*image_BND = at_escape(s, nn_linear(&b->image.attn.out, p, at_contiguous(part[0])));
+		*text_BLD = at_escape(s, nn_linear(&b->text.attn.out, p, at_contiguous(part[1])));
 	}
 	at_end(s);
 }

@@ -221,7 +221,7 @@ static int check(const struct bench *b, struct err *e)
 }
 
 static int bench(struct bench *b, struct dist *d, int64_t threads, bool several, const char *out,
-		 struct err *e)
+		 const char *trace, struct err *e)
 {
 	int ret;
 
@@ -239,6 +239,8 @@ static int bench(struct bench *b, struct dist *d, int64_t threads, bool several,
 		bench_measure(b, &m);
 		ret = dist_agree(d, d->rank == 0 ? report(b, &m, out, e) : 0, e);
 	}
+	if (!ret && trace)
+		ret = bench_trace(b, trace, e);
 	bench_close(b);
 	return ret;
 }
@@ -257,7 +259,7 @@ static int run(int argc, char **argv, struct err *e)
 			   .now = {
 			       .vae_dtype = "float32", .batch = 8, .micro = 8, .vae_batch = 1, .kl = 1e-4 } };
 	bool no_graphs = false, several = false;
-	const char *out = NULL, *args[1];
+	const char *out = NULL, *trace = NULL, *args[1];
 	int64_t threads = 0;
 	const struct option_spec spec[] = {
 		{ "model", 's', &b.model, "NAME",
@@ -288,6 +290,8 @@ static int run(int argc, char **argv, struct err *e)
 		{ "dtype", 's', &b.dtype, "TYPE", "of the frozen weights (default float32)" },
 		{ "device", 's', &b.device, "NAME",
 		  "auto, cpu or cuda (default auto: a GPU where there is one)" },
+		{ "trace", 's', &trace, "FOLDER",
+		  "the kernels of one more round there, for chrome://tracing (one rank)" },
 		{ "o", 's', &out, "FILE.json", "the figures" },
 		{ NULL, 0, NULL, NULL, NULL },
 	};
@@ -299,7 +303,10 @@ static int run(int argc, char **argv, struct err *e)
 	if (startup_open(&d, STARTUP_RANKS, e))
 		return -1;
 	b.now.graphs = !no_graphs;
-	ret = bench(&b, &d, threads, several, out, e);
+	if (trace && d.ranks > 1)
+		ret = err_set(e, "bench: --trace is for one rank, and these are %d", d.ranks);
+	else
+		ret = bench(&b, &d, threads, several, out, trace, e);
 	return startup_close(&d, ret, e);
 }
 

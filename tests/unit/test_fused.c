@@ -154,6 +154,31 @@ static void test_rms_norm(void **state)
 		}
 }
 
+/* Of few groups, as decoding one image has them, and of many. */
+static void test_group_norm(void **state)
+{
+	static const int64_t sizes[][4] = { { 1, 12, 9, 7 }, { 3, 8, 1, 5 }, { 300, 8, 2, 2 } };
+
+	(void)state;
+	for (int i = 0; i < PLACES; i++)
+		for (size_t k = 0; k < sizeof sizes / sizeof *sizes && there_is(&places[i]); k++) {
+			const struct place *p = &places[i];
+			const int64_t *n = sizes[k], groups = 4;
+			struct at_scope *s = at_begin(AT_NO_GRAD);
+			at_t x = at_add(random_at(p, DIMS(n[0], n[1], n[2], n[3]), 1), 0.5);
+			at_t w = random_at(p, DIMS(n[1]), 2), b = random_at(p, DIMS(n[1]), 3);
+			at_t rows = at_view(exact(x), DIMS(n[0], groups, -1));
+			at_t far = at_sub(rows, at_mean_dim(rows, 2, true));
+			at_t y = at_mul(far, at_rsqrt(at_add(at_mean_dim(at_square(far), 2, true), 1e-6)));
+
+			y = at_view(y, DIMS(n[0], n[1], n[2], n[3]));
+			y = at_add(at_mul(y, at_view(exact(w), DIMS(1, n[1], 1, 1))),
+				   at_view(exact(b), DIMS(1, n[1], 1, 1)));
+			assert_true(distance(at_group_norm(x, (int)groups, w, b, 1e-6), y) < p->tol);
+			at_end(s);
+		}
+}
+
 static void test_x0_loss(void **state)
 {
 	(void)state;
@@ -347,8 +372,8 @@ static void test_graph(void **state)
 
 int main(void)
 {
-	const struct CMUnitTest tests[] = { T(test_modulate), T(test_rms_norm), T(test_x0_loss),
-					    T(test_adamw),    T(test_products), T(test_fp8),
-					    T(test_graph) };
+	const struct CMUnitTest tests[] = { T(test_modulate),   T(test_rms_norm), T(test_x0_loss),
+					    T(test_group_norm), T(test_adamw),    T(test_products),
+					    T(test_fp8),        T(test_graph) };
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
