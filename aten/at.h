@@ -261,9 +261,13 @@ int at_threads(void);
 void at_parallel(int64_t n, int64_t grain, void (*f)(void *ctx, int64_t from, int64_t to), void *ctx);
 bool at_cuda_built(void);
 int at_cuda_devices(void); /* 0 without a driver or in a CPU build */
-/* "cpu" or "cuda"; where there is no GPU to be had, the latter is an error that says why. */
+/* "cpu" or "cuda"; where there is no GPU to be had, the latter is an error that says why.  "auto": what
+ * at_device_auto said, and before that cuda where there is one and else cpu. */
 int at_device_parse(enum at_device *dev, const char *name, struct err *e);
-const char *at_version(void); /* "2.11.0, AVX512, mkl" */
+void at_device_auto(enum at_device dev); /* what the process works on, its judges included */
+const char *at_device_name(enum at_device dev);
+extern const char *const at_device_names[]; /* those that at_device_parse takes, NULL-terminated */
+const char *at_version(void);               /* "2.11.0, AVX512, mkl" */
 /* "cpu", or the GPU and the versions found there at run time: "NVIDIA H100 80GB HBM3 (sm_90, 79 GiB), driver
  * 580.159.04, CUDA 13.0, cuDNN 9.19.0". */
 const char *at_device_text(enum at_device dev);
@@ -274,11 +278,10 @@ bool at_sdpa_is_best(enum at_device dev, const char *kernel);
 /* Kernels whose results do not depend on the order of their threads, where there is a choice: runs then
  * repeat their bits on a GPU as well, but attention's backward takes longer.  Off at the start. */
 void at_set_deterministic(bool on);
-#ifdef CONTRAFLOW_CUDA        /* cuda.cpp */
-void at_cuda_use(int device); /* for every later op of this thread */
-void at_cuda_wait(void);      /* until the GPU has done everything it was given */
-void *at_cuda_stream(void);   /* the cudaStream_t that ops go to */
-float *at_cuda_f32(at_t x);   /* the address on the GPU: a contiguous float32 tensor */
+#ifdef CONTRAFLOW_CUDA      /* cuda.cpp */
+void at_cuda_wait(void);    /* until the GPU has done everything it was given */
+void *at_cuda_stream(void); /* the cudaStream_t that ops go to */
+float *at_cuda_f32(at_t x); /* the address on the GPU: a contiguous float32 tensor */
 /* memory.h: how much memory it has */
 #endif
 

@@ -8,6 +8,7 @@
 #include "models/encoder.h"
 #include "sampler/replay.h"
 #include "trainer/gradient.h"
+#include "trainer/startup.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -205,7 +206,7 @@ static int make_trainer(struct bench *b, struct err *e)
 	struct pipeline *p = &t->pipeline;
 	enum at_dtype dt;
 
-	if (at_dtype_parse(&dt, b->dtype, e) || trainer_device(&p->device, b->device, t->dist, e) ||
+	if (at_dtype_parse(&dt, b->dtype, e) || startup_device(&p->device, b->device, t->dist, e) ||
 	    make_model(b, e))
 		return -1;
 	p->dtype = dt;

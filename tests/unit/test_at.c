@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include "aten/at.h"
+#include "base/err.h"
 #include "base/rng.h"
 
 static int64_t live_before;
@@ -270,10 +271,33 @@ static void test_views(void **state)
 
 #define T(f) cmocka_unit_test_setup_teardown(f, count_handles, no_handle_left)
 
+/* "auto" is what was said last, for everybody who asks later. */
+static void test_devices(void **state)
+{
+	enum at_device dev = AT_CUDA;
+	struct err e;
+
+	(void)state;
+	assert_int_equal(at_device_parse(&dev, "auto", &e), 0);
+	assert_int_equal(dev, at_cuda_devices() ? AT_CUDA : AT_CPU);
+	at_device_auto(AT_CUDA);
+	assert_int_equal(at_device_parse(&dev, "auto", &e), 0);
+	assert_int_equal(dev, AT_CUDA);
+	assert_int_equal(at_device_parse(&dev, "cpu", &e), 0);
+	assert_int_equal(dev, AT_CPU);
+	at_device_auto(AT_CPU);
+	assert_int_equal(at_device_parse(&dev, "auto", &e), 0);
+	assert_int_equal(dev, AT_CPU);
+	assert_int_equal(at_device_parse(&dev, "tpu", &e), -1);
+	assert_string_equal(e.msg, "device 'tpu': auto, cpu or cuda");
+	assert_string_equal(at_device_name(AT_CUDA), "cuda");
+	assert_string_equal(at_device_name(AT_CPU), "cpu");
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = { T(test_scopes), T(test_grad_modes), T(test_panic),
 					    T(test_grad),   T(test_checkpoint), T(test_ops),
-					    T(test_views) };
+					    T(test_views),  T(test_devices) };
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
