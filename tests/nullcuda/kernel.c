@@ -3,8 +3,9 @@
  * that no pointer among the arguments leads to another device's memory.
  *
  * How large arguments are stands in the kernel's cubin: a module's is unpacked at its first launch, and
- * each .nv.info.NAME has a record (EIATTR_KPARAM_INFO) for every parameter.  Any 8 bytes of an argument that
- * are an address of what is allocated on a device are taken for a pointer.
+ * each .nv.info.NAME has a record (EIATTR_KPARAM_INFO) for every parameter.  8 bytes of an argument that are
+ * an address of what is allocated on a device are taken for a pointer: all of arguments of up to 64 bytes, of
+ * larger ones the first 8 and the operands of ATen's elementwise kernels.
  */
 #include "nullcuda.h"
 #include <elf.h>
@@ -290,6 +291,48 @@ static struct kernel *kernel_of(const void *f)
 	return k;
 }
 
+static void check_pointer(const struct kernel *k, const char *at, int argument, int here)
+{
+	void *p;
+
+	memcpy(&p, at, sizeof p);
+	int device = nc_device_of(p);
+	if (device >= 0 && device != here && nc_allocated(p))
+		nc_fail("kernel %s on device %d is given memory of device %d (argument %d)", k->name, here,
+			device, argument);
+}
+
+/* Where ATen's elementwise kernels keep the addresses of their operands: behind an OffsetCalculator, which
+ * has 4 bytes, 12 for each of 25 dimensions, and 4 for each dimension and operand. */
+static size_t operands_of(size_t size, size_t *n)
+{
+	size_t at = 0;
+
+	*n = 0;
+	for (size_t k = 1; k < 9; k++) {
+		size_t behind = (4 + 25 * 12 + 25 * 4 * k + 7) / 8 * 8;
+		if (behind + 8 * k <= size) {
+			at = behind;
+			*n = k;
+		}
+	}
+	return at;
+}
+
+/* Arrays in large structs are filled as far as they are used, and what lies behind may look like a pointer.
+ */
+static void check_argument(const struct kernel *k, const char *value, int argument, int here)
+{
+	size_t size = k->parameter[argument].size, whole = size <= 64 ? size / 8 : 1, n = 0, at = 0;
+
+	for (size_t i = 0; i < whole && size >= 8; i++)
+		check_pointer(k, value + 8 * i, argument, here);
+	if (size > 64 && strstr(k->name, "elementwise_kernel"))
+		at = operands_of(size, &n);
+	for (size_t i = 0; i < n; i++)
+		check_pointer(k, value + at + 8 * i, argument, here);
+}
+
 static void check_arguments(struct kernel *k, void **args, int here)
 {
 	nc_lock();
@@ -298,14 +341,7 @@ static void check_arguments(struct kernel *k, void **args, int here)
 	nc_unlock();
 	nc_count(k->parameters < 0 ? NC_UNCHECKED : NC_CHECKED);
 	for (int i = 0; i < k->parameters; i++)
-		for (size_t at = 0; at + 8 <= k->parameter[i].size; at += 8) {
-			void *p;
-			memcpy(&p, (const char *)args[i] + at, 8);
-			int device = nc_device_of(p);
-			if (device >= 0 && device != here && nc_allocated(p))
-				nc_fail("kernel %s on device %d is given memory of device %d (argument %d)",
-					k->name, here, device, i);
-		}
+		check_argument(k, args[i], i, here);
 }
 
 static void check_shape(const struct kernel *k, dim3 grid, dim3 block)

@@ -1,0 +1,157 @@
+"""The GPU path without a GPU: tests/nullcuda stands in for CUDA.  Kernels compute nothing, so no number is looked at;
+what is: which device each rank uses, what is recorded and replayed, and what must not be called meanwhile."""
+
+import json
+import sys
+
+import pytest
+import torch
+from nullcuda import BUILD, NCCL, ROOT, run, train, warnings
+
+sys.path.insert(0, str(ROOT / "tests/golden"))
+from vocabularies import clip_folder  # noqa: E402
+
+several_ranks = pytest.mark.skipif(not NCCL.exists(), reason="several ranks need tests/fakenccl")
+STAGES = f"""
+extends: {ROOT}/configs/shapes.yaml
+stages:
+  first:
+    train: {{max_steps: 2}}
+  second:
+    train: {{max_steps: 2}}
+"""
+
+
+# ---- The stand-in itself ----
+def test_captures_as_on_a_gpu(tmp_path):
+    """What an H100 answered to each call in a capture, by each thread, in each mode."""
+    done = run(tmp_path, BUILD / "tests/nullcuda/capture_probe")
+    assert done.out == (ROOT / "tests/nullcuda/capture_h100.txt").read_text()
+
+
+# ---- Recordings ----
+def test_recordings(tmp_path):
+    done = train(tmp_path, "train.graphs=true")
+    (log,) = done.logs
+    assert log["illegal_calls"] == {} and log["captures_invalidated"] == 0 and log["escaped_launches"] == 0
+    # Two shapes of rollout (one forward, two under dpm2's corrector) and the update.
+    assert log["captures_begun"] == log["captures_ended"] == 3 and log["graph_launches"] > 10 and log["captured_launches"] > 500
+    assert log["launches_unchecked"] == 0 and not warnings(tmp_path)
+
+
+def test_recordings_in_every_stage(tmp_path):
+    """What was recorded in one stage is freed at its end; the memory that recordings share must outlive it."""
+    (tmp_path / "c.yaml").write_text(STAGES)
+    done = train(tmp_path, "train.graphs=true", config=tmp_path / "c.yaml")
+    assert not warnings(tmp_path)
+    assert done.sum("captures_ended") == 6
+
+
+@pytest.mark.parametrize("which", [1, 2, 3])
+def test_broken_recording(tmp_path, which):
+    """One recording fails in its middle: it alone is not replayed."""
+    done = train(tmp_path, "train.graphs=true", BREAK_CAPTURE=which)
+    assert len(warnings(tmp_path)) == 1 and "is not replayed" in warnings(tmp_path)[0]
+    assert done.sum("captures_begun") == 3 and done.sum("captures_ended") == 2 and done.sum("graph_launches")
+
+
+def test_one_stream_for_recordings(tmp_path):
+    """Each stream that a product runs in has a workspace of 32 MB, for ever."""
+    (log,) = train(tmp_path, "train.graphs=true").logs
+    assert log["capture_streams"] == 1
+    # The trainer's handle in its stream and in that of recordings, and autograd's handle the same.
+    assert log["workspaces"] <= 4
+
+
+# ---- A GPU a rank ----
+class Judge(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = torch.nn.Conv2d(3, 4, 3, padding=1)
+        self.last = torch.nn.Linear(4, 1)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.last(torch.nn.functional.gelu(self.conv(images)).mean((2, 3)))[:, 0]
+
+
+@pytest.fixture(scope="module")
+def judges(tmp_path_factory):
+    """Rewards that use a GPU: a TorchScript module, and a tiny CLIP by two names (which share one tower)."""
+    from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel
+
+    folder = tmp_path_factory.mktemp("judges")
+    torch.jit.script(Judge().eval()).save(str(folder / "judge.pt"))
+    size = clip_folder(folder / "clip", merges=300)
+    text = dict(hidden_size=24, intermediate_size=40, num_hidden_layers=2, num_attention_heads=3, vocab_size=size, eos_token_id=size - 1)
+    vision = dict(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, image_size=30, patch_size=6)
+    CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=20)).save_pretrained(folder / "clip")
+    CLIPImageProcessorPil(size={"shortest_edge": 30}, crop_size={"height": 30, "width": 30}).save_pretrained(folder / "clip")
+    clip = dict(model=str(folder / "clip"), device="cuda")
+    return {"script": dict(module=str(folder / "judge.pt"), device="cuda", size=24), "clipscore": clip, "pickscore": clip}
+
+
+def write(path, stages, **keys):
+    """configs/shapes.yaml with other keys, in one stage or two."""
+    config = dict(extends=str(ROOT / "configs/shapes.yaml"), **keys)
+    if stages:
+        config["stages"] = {name: dict(train=dict(max_steps=1)) for name in ("first", "second")}
+    path.write_text(json.dumps(config))
+    return path
+
+
+def one_device_each(done, ranks):
+    """Each process made a context on one device alone, and no two on the same."""
+    contexts = [log["contexts"] for log in done.logs]
+    assert sorted(contexts) == [[r] for r in range(ranks)]
+    for log in done.logs:
+        assert list(log["devices"]) == [str(log["contexts"][0])] and log["illegal_calls"] == {}
+
+
+def threads(log):
+    (device,) = log["devices"].values()
+    return device["threads"]
+
+
+@pytest.fixture
+def short(tmp_path):
+    """A short prompt file for evaluations."""
+    lines = (ROOT / "data/shapes/test.jsonl").read_text().splitlines()[::12]
+    (tmp_path / "test.jsonl").write_text("\n".join(lines) + "\n")
+    return tmp_path / "test.jsonl"
+
+
+def test_eval_on_a_gpu_each(tmp_path, judges, short):
+    config = write(tmp_path / "c.yaml", False, rewards=judges)
+    args = ["--model", "data/shapes/base", "--prompts", short, "--config", config, "--device", "cuda", "--steps", 4]
+    one_device_each(run(tmp_path, BUILD / "contraflow", "eval", *args, ranks=4, DEVICES=4), 4)
+
+
+@several_ranks
+@pytest.mark.parametrize("stages", [False, True], ids=["one-stage", "stages"])
+def test_training_on_a_gpu_each(tmp_path, judges, stages):
+    config = write(tmp_path / "c.yaml", stages, rewards=judges)
+    done = train(tmp_path, config=config, ranks=4, DEVICES=4)
+    one_device_each(done, 4)
+    for log in done.logs:  # the judges' threads worked there too
+        assert sum(t["launches"] > 0 for name, t in threads(log).items() if "pt_autograd" not in name) >= 2
+
+
+@several_ranks
+@pytest.mark.parametrize("stages", [False, True], ids=["one-stage", "stages"])
+def test_reward_ranks_on_a_gpu_each(tmp_path, judges, stages):
+    config = write(tmp_path / "c.yaml", stages, rewards=judges)
+    done = train(tmp_path, "ranks.reward=2", config=config, ranks=6, DEVICES=6)
+    one_device_each(done, 6)
+
+
+@several_ranks
+def test_reward_ranks_without_a_gpu(tmp_path):
+    """Judges on the CPU need no device, so six ranks do with four."""
+    done = train(tmp_path, "ranks.reward=2", ranks=6, DEVICES=4)
+    one_device_each(done, 4)
+
+
+@several_ranks
+def test_fewer_gpus_than_ranks(tmp_path):
+    done = train(tmp_path, ranks=2, DEVICES=1, check=False)
+    assert done.code and "2 ranks on this machine and 1 GPU" in done.err
