@@ -1,5 +1,5 @@
 /* blas.c -- cuBLAS and cuBLASLt: products compute nothing, but device, stream and operands are checked. */
-#include "nullcuda.h"
+#include "tests/nullcuda/nullcuda.h"
 #include <cublasLt.h>
 #include <cublas_v2.h>
 #include <stdlib.h>

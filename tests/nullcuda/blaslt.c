@@ -1,5 +1,5 @@
 /* blaslt.c -- cuBLASLt.  A handle of cuBLAS is one of cuBLASLt: its first member is its device. */
-#include "nullcuda.h"
+#include "tests/nullcuda/nullcuda.h"
 #include <cublasLt.h>
 #include <stdlib.h>
 #include <string.h>

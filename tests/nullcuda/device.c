@@ -1,5 +1,5 @@
 /* device.c -- which devices there are and what they are: H100s. */
-#include "nullcuda.h"
+#include "tests/nullcuda/nullcuda.h"
 #include <dlfcn.h>
 #include <string.h>
 

@@ -2,7 +2,7 @@
  * dnn.c -- cuDNN, as far as its frontend goes: descriptors that keep what they are told, a heuristic that
  * knows one engine for everything, plans without a workspace, and executions that compute nothing.
  */
-#include "nullcuda.h"
+#include "tests/nullcuda/nullcuda.h"
 #include <cudnn.h>
 #include <stdlib.h>
 #include <string.h>

@@ -4,16 +4,16 @@
  *
  * How large arguments are stands in the kernel's cubin: a module's is unpacked at its first launch, and
  * each .nv.info.NAME has a record (EIATTR_KPARAM_INFO) for every parameter.  8 bytes of an argument that are
- * an address of what is allocated on a device are taken for a pointer: all of arguments of up to 64 bytes, of
- * larger ones the first 8 and the operands of ATen's elementwise kernels.
+ * an address of what is allocated on a device are taken for a pointer: all of an argument of up to 256 bytes,
+ * of a larger one the first 8 and the operands of ATen's elementwise kernels.
  */
-#include "nullcuda.h"
+#include "tests/nullcuda/nullcuda.h"
 #include <elf.h>
 #include <stdlib.h>
 #include <string.h>
 #include <zstd.h>
 
-enum { MAGIC = 0x6e636b31, PARAMETERS_MAX = 64, ARCH = 90 };
+enum { MAGIC = 0x6e636b31, PARAMETERS_MAX = 64, ARCH = 90, TENSOR_INFO = 216 };
 
 struct parameter {
 	unsigned short offset, size;
@@ -323,11 +323,12 @@ static size_t operands_of(size_t size, size_t *n)
  */
 static void check_argument(const struct kernel *k, const char *value, int argument, int here)
 {
-	size_t size = k->parameter[argument].size, whole = size <= 64 ? size / 8 : 1, n = 0, at = 0;
+	size_t size = k->parameter[argument].size, n = 0, at = 0;
+	size_t whole = size <= 256 && size != TENSOR_INFO ? size / 8 : 1;
 
 	for (size_t i = 0; i < whole && size >= 8; i++)
 		check_pointer(k, value + 8 * i, argument, here);
-	if (size > 64 && strstr(k->name, "elementwise_kernel"))
+	if (size > 256 && strstr(k->name, "elementwise_kernel"))
 		at = operands_of(size, &n);
 	for (size_t i = 0; i < n; i++)
 		check_pointer(k, value + at + 8 * i, argument, here);

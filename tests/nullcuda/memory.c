@@ -1,5 +1,5 @@
 /* memory.c -- memory of devices, which is the host's, and copies, which are real. */
-#include "nullcuda.h"
+#include "tests/nullcuda/nullcuda.h"
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>

@@ -54,8 +54,8 @@ struct nc_capture {
 	unsigned long long id;
 	enum cudaStreamCaptureMode mode;
 	struct nc_stream *origin;
-	int thread;           /* that began it */
-	bool invalid, breaks; /* breaks: this is the one that NULLCUDA_BREAK_CAPTURE names */
+	int thread; /* that began it */
+	bool invalid;
 	struct nc_graph *graph;
 	struct nc_capture *next;
 };
@@ -102,7 +102,7 @@ NC_API void nc_note_pair(enum nc_set set, const void *a, const void *b);
 void nc_note_bytes(int physical, int64_t bytes, int64_t peak);
 cudaError_t nc_return(cudaError_t r); /* remembers an error for cudaGetLastError */
 size_t nc_memory_limit(void);
-int nc_break_capture(void);
+bool nc_breaks(unsigned long long capture, size_t operation); /* by order of NULLCUDA_BREAK_CAPTURE */
 bool nc_bytes_are_true(void);
 
 /* device.c */

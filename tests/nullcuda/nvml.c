@@ -1,5 +1,5 @@
 /* nvml.c -- NVML: the machine's devices, whatever CUDA_VISIBLE_DEVICES says, without a call of CUDA. */
-#include "nullcuda.h"
+#include "tests/nullcuda/nullcuda.h"
 #include <string.h>
 
 enum { SUCCESS = 0, INVALID_ARGUMENT = 2, NOT_SUPPORTED = 3, NOT_FOUND = 6, INSUFFICIENT_SIZE = 7 };
@@ -122,5 +122,19 @@ NC_API int nvmlDeviceGetGpuFabricInfoV(const void *device, void *info);
 NC_API int nvmlDeviceGetGpuFabricInfoV(const void *device, void *info)
 {
 	(void)device, (void)info;
+	return NOT_SUPPORTED;
+}
+
+NC_API int nvmlDeviceGetNvLinkRemoteDeviceType(const void *device, unsigned link, int *type);
+NC_API int nvmlDeviceGetNvLinkRemoteDeviceType(const void *device, unsigned link, int *type)
+{
+	(void)device, (void)link, (void)type;
+	return NOT_SUPPORTED;
+}
+
+NC_API int nvmlDeviceGetNvLinkRemotePciInfo_v2(const void *device, unsigned link, void *info);
+NC_API int nvmlDeviceGetNvLinkRemotePciInfo_v2(const void *device, unsigned link, void *info)
+{
+	(void)device, (void)link, (void)info;
 	return NOT_SUPPORTED;
 }

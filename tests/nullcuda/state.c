@@ -1,5 +1,5 @@
 /* state.c -- the environment, threads, and the log. */
-#include "nullcuda.h"
+#include "tests/nullcuda/nullcuda.h"
 #include <pthread.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -33,7 +33,7 @@ enum { PAIRS = 4096, CALLS = 32 };
 static struct {
 	int visible, physical[NC_DEVICES];
 	size_t memory;
-	int break_capture;
+	int break_capture, break_at;
 	bool bytes_are_true, used, context[NC_DEVICES];
 	int threads;
 	char thread_name[NC_THREADS][32];
@@ -229,11 +229,21 @@ __attribute__((destructor)) static void at_end(void)
 	write_log();
 }
 
+/* NULLCUDA_BREAK_CAPTURE=CAPTURE[:OPERATION] */
+static void read_break(void)
+{
+	const char *text = getenv("NULLCUDA_BREAK_CAPTURE");
+
+	state.break_at = 8;
+	if (text && *text && sscanf(text, "%d:%d", &state.break_capture, &state.break_at) < 1)
+		nc_fail("NULLCUDA_BREAK_CAPTURE=%s: expected CAPTURE[:OPERATION]", text);
+}
+
 static void init(void)
 {
 	choose_devices();
 	state.memory = (size_t)number("NULLCUDA_MEMORY", 85017493504, 1 << 20, INT64_MAX);
-	state.break_capture = (int)number("NULLCUDA_BREAK_CAPTURE", 0, 0, 1000000);
+	read_break();
 	state.bytes_are_true = number("NULLCUDA_TRUE", 1, 0, 1);
 	state.used = true;
 	at_quick_exit(write_log);
@@ -355,9 +365,9 @@ size_t nc_memory_limit(void)
 	return state.memory;
 }
 
-int nc_break_capture(void)
+bool nc_breaks(unsigned long long capture, size_t operation)
 {
-	return state.break_capture;
+	return capture == (unsigned long long)state.break_capture && operation == (size_t)state.break_at;
 }
 
 bool nc_bytes_are_true(void)

@@ -1,6 +1,6 @@
 /* stream.c -- streams, events, captures and graphs.  Work is done at once, so every event is complete; what
  * is real are the rules of captures, which capture_probe.c compares with a GPU's. */
-#include "nullcuda.h"
+#include "tests/nullcuda/nullcuda.h"
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -19,8 +19,6 @@ struct nc_event {
 	struct nc_stream *stream;
 	unsigned long work;
 };
-
-enum { BREAK_AT = 8 }; /* the operation at which NULLCUDA_BREAK_CAPTURE breaks a capture */
 
 static struct nc_stream legacy[NC_DEVICES], *streams;
 static struct nc_capture *captures; /* under way */
@@ -126,7 +124,7 @@ cudaError_t nc_captured(struct nc_stream *s, const struct nc_node *n, bool *capt
 		note_escape(n);
 	else if (c->invalid)
 		r = cudaErrorStreamCaptureInvalidated;
-	else if (c->breaks && c->graph->n == BREAK_AT) {
+	else if (nc_breaks(c->id, c->graph->n)) {
 		invalidate(c, "NULLCUDA_BREAK_CAPTURE");
 		r = cudaErrorStreamCaptureUnsupported;
 	} else {
@@ -166,7 +164,6 @@ NC_API cudaError_t cudaStreamBeginCapture(cudaStream_t stream, enum cudaStreamCa
 	nc_count(NC_CAPTURES_BEGUN);
 	nc_lock();
 	c->id = ++last_capture;
-	c->breaks = c->id == (unsigned long long)nc_break_capture();
 	c->next = captures;
 	captures = c;
 	s->capture = c;

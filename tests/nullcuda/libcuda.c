@@ -1,5 +1,5 @@
-/* driver.c -- libcuda: the little that libtorch asks of the driver itself. */
-#include "nullcuda.h"
+/* libcuda.c -- libcuda: the little that libtorch asks of the driver itself. */
+#include "tests/nullcuda/nullcuda.h"
 #include <cuda.h>
 
 NC_API CUresult cuInit(unsigned flags)
