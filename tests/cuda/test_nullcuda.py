@@ -9,6 +9,8 @@ import torch
 from nullcuda import BUILD, NCCL, ROOT, run, train, warnings
 
 sys.path.insert(0, str(ROOT / "tests/golden"))
+from test_pipeline import SD35, make, save, words  # noqa: E402, F401 (words is a fixture)
+from test_train_sd3 import CONFIG as SD3_RUN  # noqa: E402
 from vocabularies import clip_folder  # noqa: E402
 
 several_ranks = pytest.mark.skipif(not NCCL.exists(), reason="several ranks need tests/fakenccl")
@@ -47,7 +49,7 @@ def test_recordings_in_every_stage(tmp_path):
     assert done.sum("captures_ended") == 6
 
 
-@pytest.mark.parametrize("which", [1, 2, 3])
+@pytest.mark.parametrize("which", ["1", "2", "3", "3:500"], ids=lambda x: x.replace(":", "-"))  # the 500th of the update is in its backward
 def test_broken_recording(tmp_path, which):
     """One recording fails in its middle: it alone is not replayed."""
     done = train(tmp_path, "train.graphs=true", BREAK_CAPTURE=which)
@@ -61,6 +63,40 @@ def test_one_stream_for_recordings(tmp_path):
     assert log["capture_streams"] == 1
     # The trainer's handle in its stream and in that of recordings, and autograd's handle the same.
     assert log["workspaces"] <= 4
+
+
+def test_near_the_limit(tmp_path):
+    """What the runs before a recording left in the allocator's caches is given back first: a capture cannot take it."""
+    large = ["prompts.groups=8", "prompts.group_size=24", "rollout.batch=192", "train.micro_batch=192", "train.graphs=true"]
+    done = train(tmp_path, *large, MEMORY=420 << 20)
+    assert done.sum("allocations_failed") > 0 and done.sum("captures_ended") == 3 and not warnings(tmp_path)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_stable_diffusion(tmp_path, words, dtype):  # noqa: F811
+    """A tiny SD3.5: text encoders, VAE, blocks computed twice, recorded updates."""
+    save(make(words, transformer=SD35, seed=11), words, tmp_path / "model")
+    (tmp_path / "prompts.txt").write_text("a red circle\ntwo dogs\nx\n")
+    text = SD3_RUN.format(cache=tmp_path / "cache", model=tmp_path / "model", prompts=tmp_path / "prompts.txt")
+    (tmp_path / "c.yaml").write_text(text)
+    (log,) = train(tmp_path, f"run.dtype={dtype}", "train.graphs=true", config=tmp_path / "c.yaml").logs
+    assert log["illegal_calls"] == {} and log["captures_ended"] >= 2 and log["launches_unchecked"] == 0
+    assert log["devices"]["0"]["dnn"] > 0 and not warnings(tmp_path)
+
+
+# ---- The checks of the stand-in ----
+@pytest.mark.parametrize("mistake, message", [
+    ("none", ""),
+    ("pointer", "on device 1 is given memory of device 0"),
+    ("product", "cublasSgemm on device 1 is given memory of device 0"),
+    ("stream", "its stream is of device 1, the thread's device is 0"),
+    ("grid", "a grid of (1, 65536, 1)"),
+    ("block", "blocks of (33, 32, 1) threads"),
+    ("copy", "leaves what was allocated"),
+])  # fmt: skip
+def test_mistakes_are_caught(tmp_path, mistake, message):
+    done = run(tmp_path, BUILD / "tests/nullcuda/launch_probe", mistake, check=False, DEVICES=2)
+    assert message in done.err and (done.code == 0) == (mistake == "none"), done.err
 
 
 # ---- A GPU a rank ----
