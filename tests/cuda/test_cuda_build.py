@@ -33,6 +33,13 @@ def test_no_trace_in_a_cpu_build():
     assert "libtorch_cpu" in libraries and "libtorch_cuda" not in libraries and "libnccl" not in libraries
 
 
+def test_every_program_has_libtorch_cuda():
+    """It registers the GPU with libtorch when it is loaded; a program that names none of its symbols needs it all the same."""
+    for program in "contraflow", "tests/test_dist", "tests/test_fused", "tests/test_transfer":
+        needed = subprocess.run(["readelf", "-d", ROOT / "build-cuda" / program], capture_output=True, text=True, check=True).stdout
+        assert "[libtorch_cuda.so]" in needed, program
+
+
 def test_same_numbers_on_the_cpu(tmp_path):
     sets = [x for s in TINY for x in ("--set", s)]
     states = []
