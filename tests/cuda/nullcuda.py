@@ -22,15 +22,18 @@ class Done:
         return sum(log[key] for log in self.logs)
 
 
-def run(folder, *command, ranks=0, check=True, **nullcuda):
-    """Runs a command; what each of its processes logged.  DEVICES=4 is NULLCUDA_DEVICES=4."""
-    libraries = [BUILD / "tests/nullcuda" / f"lib{x}" for x in LIBRARIES] + ([NCCL] if NCCL.exists() else [])
+def run(folder, *command, ranks=0, check=True, visible=None, **nullcuda):
+    """Runs a command; what each of its processes logged.  DEVICES=4 is NULLCUDA_DEVICES=4.  One rank has the real NCCL, which
+    ends the program at its first call: it needs none."""
+    libraries = [BUILD / "tests/nullcuda" / f"lib{x}" for x in LIBRARIES] + ([NCCL] if ranks and NCCL.exists() else [])
     prefix = folder / "nullcuda"
     for old in folder.glob("nullcuda.*"):
         old.unlink()
     mine = {"LD_PRELOAD": ":".join(map(str, libraries)), "NULLCUDA_LOG": str(prefix), **{f"NULLCUDA_{k}": str(v) for k, v in nullcuda.items()}}
     env = {k: v for k, v in os.environ.items() if k not in ("LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES")}
     env.update(OMP_NUM_THREADS="1", OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1", OMPI_MCA_mpi_yield_when_idle="1")
+    if visible is not None:
+        env["CUDA_VISIBLE_DEVICES"] = visible
     launch = []
     if ranks:
         launch = ["mpirun", "--oversubscribe", "--bind-to", "none", "-n", str(ranks)]

@@ -13,6 +13,10 @@ from test_pipeline import SD35, make, save, words  # noqa: E402, F401 (words is 
 from test_train_sd3 import CONFIG as SD3_RUN  # noqa: E402
 from vocabularies import clip_folder  # noqa: E402
 
+pytestmark = [
+    pytest.mark.skipif(not (BUILD / "tests/nullcuda/libcudart.so.13").exists(), reason="no headers of cuDNN: not built"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning"),
+]
 several_ranks = pytest.mark.skipif(not NCCL.exists(), reason="several ranks need tests/fakenccl")
 STAGES = f"""
 extends: {ROOT}/configs/shapes.yaml
@@ -84,6 +88,14 @@ def test_stable_diffusion(tmp_path, words, dtype):  # noqa: F811
     assert log["devices"]["0"]["dnn"] > 0 and not warnings(tmp_path)
 
 
+def test_bench(tmp_path):
+    """Every setting of bench's table: 8 bits, batches, checkpointing, recorded updates."""
+    done = run(tmp_path, BUILD / "contraflow", "bench", "--model", "tiny", "--dtype", "bfloat16", "--matrix", "--repeats", 1, "--device", "cuda")
+    (log,) = done.logs
+    assert log["illegal_calls"] == {} and log["captures_ended"] == log["captures_begun"] > 10 and log["capture_streams"] == 1
+    assert "2 + update" in done.out
+
+
 # ---- The checks of the stand-in ----
 @pytest.mark.parametrize("mistake, message", [
     ("none", ""),
@@ -135,11 +147,11 @@ def write(path, stages, **keys):
     return path
 
 
-def one_device_each(done, ranks):
+def one_device_each(done, devices):
     """Each process made a context on one device alone, and no two on the same."""
-    contexts = [log["contexts"] for log in done.logs]
-    assert sorted(contexts) == [[r] for r in range(ranks)]
-    for log in done.logs:
+    logs = [log for log in done.logs if log["contexts"]]  # to count devices makes none
+    assert sorted(log["contexts"] for log in logs) == [[d] for d in devices]
+    for log in logs:
         assert list(log["devices"]) == [str(log["contexts"][0])] and log["illegal_calls"] == {}
 
 
@@ -159,7 +171,15 @@ def short(tmp_path):
 def test_eval_on_a_gpu_each(tmp_path, judges, short):
     config = write(tmp_path / "c.yaml", False, rewards=judges)
     args = ["--model", "data/shapes/base", "--prompts", short, "--config", config, "--device", "cuda", "--steps", 4]
-    one_device_each(run(tmp_path, BUILD / "contraflow", "eval", *args, ranks=4, DEVICES=4), 4)
+    one_device_each(run(tmp_path, BUILD / "contraflow", "eval", *args, ranks=4, DEVICES=4), range(4))
+
+
+def test_judges_beside_recordings(tmp_path, judges):
+    """Threads that score on the same GPU do nothing that breaks a capture, which any thread's cudaDeviceSynchronize would."""
+    config = write(tmp_path / "c.yaml", False, rewards=judges)
+    (log,) = train(tmp_path, "train.graphs=true", "train.max_steps=4", config=config).logs
+    assert log["illegal_calls"] == {} and log["captures_ended"] == 3 and not warnings(tmp_path)
+    assert len([t for t in threads(log) if "pt_autograd" not in t]) >= 2
 
 
 @several_ranks
@@ -167,7 +187,7 @@ def test_eval_on_a_gpu_each(tmp_path, judges, short):
 def test_training_on_a_gpu_each(tmp_path, judges, stages):
     config = write(tmp_path / "c.yaml", stages, rewards=judges)
     done = train(tmp_path, config=config, ranks=4, DEVICES=4)
-    one_device_each(done, 4)
+    one_device_each(done, range(4))
     for log in done.logs:  # the judges' threads worked there too
         assert sum(t["launches"] > 0 for name, t in threads(log).items() if "pt_autograd" not in name) >= 2
 
@@ -177,14 +197,20 @@ def test_training_on_a_gpu_each(tmp_path, judges, stages):
 def test_reward_ranks_on_a_gpu_each(tmp_path, judges, stages):
     config = write(tmp_path / "c.yaml", stages, rewards=judges)
     done = train(tmp_path, "ranks.reward=2", config=config, ranks=6, DEVICES=6)
-    one_device_each(done, 6)
+    one_device_each(done, range(6))
 
 
 @several_ranks
 def test_reward_ranks_without_a_gpu(tmp_path):
     """Judges on the CPU need no device, so six ranks do with four."""
     done = train(tmp_path, "ranks.reward=2", ranks=6, DEVICES=4)
-    one_device_each(done, 4)
+    one_device_each(done, range(4))
+
+
+@several_ranks
+@pytest.mark.parametrize("visible", ["3,1", "GPU-1a,GPU-3a"], ids=["numbers", "uuids"])
+def test_some_of_the_gpus(tmp_path, visible):
+    one_device_each(train(tmp_path, ranks=2, visible=visible, DEVICES=4), [1, 3])
 
 
 @several_ranks

@@ -30,9 +30,9 @@ static void modulate(int of, int on)
 {
 	struct at_scope *scope = at_begin(AT_NO_GRAD);
 
-	at_cuda_use(of);
+	cudaSetDevice(of);
 	at_t x = at_zeros(DIMS(2, 3, 64), AT_F32, AT_CUDA), y = at_zeros(DIMS(2, 1, 64), AT_F32, AT_CUDA);
-	at_cuda_use(on);
+	cudaSetDevice(on);
 	at_modulate(x, y, y, 1e-6);
 	at_end(scope);
 }

@@ -40,6 +40,13 @@ NC_API int nvmlSystemGetCudaDriverVersion_v2(int *version)
 	return SUCCESS;
 }
 
+NC_API int nvmlSystemGetDriverVersion(char *text, unsigned size);
+NC_API int nvmlSystemGetDriverVersion(char *text, unsigned size)
+{
+	snprintf(text, size, "580.0");
+	return SUCCESS;
+}
+
 NC_API int nvmlDeviceGetCount_v2(unsigned *n);
 NC_API int nvmlDeviceGetCount_v2(unsigned *n)
 {
