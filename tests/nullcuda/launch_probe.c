@@ -73,7 +73,7 @@ int main(int argc, char **argv)
 	const char *mistake = argc == 2 ? argv[1] : "";
 
 	if (!strcmp(mistake, "none")) {
-		modulate(1, 1);
+		modulate(0, 0);
 		product(1, 1);
 		launch((dim3) { 0x7fffffff, 65535, 65535 }, (dim3) { 1024, 1, 1 }, NULL);
 	} else if (!strcmp(mistake, "pointer"))
