@@ -26,6 +26,7 @@ def run(folder, *command, ranks=0, check=True, visible=None, **nullcuda):
     """Runs a command; what each of its processes logged.  DEVICES=4 is NULLCUDA_DEVICES=4.  One rank has the real NCCL, which
     ends the program at its first call: it needs none."""
     libraries = [BUILD / "tests/nullcuda" / f"lib{x}" for x in LIBRARIES] + ([NCCL] if ranks and NCCL.exists() else [])
+    folder.mkdir(exist_ok=True)
     prefix = folder / "nullcuda"
     for old in folder.glob("nullcuda.*"):
         old.unlink()

@@ -29,10 +29,10 @@ stages:
 
 
 # ---- The stand-in itself ----
-def test_captures_as_on_a_gpu(tmp_path):
-    """What an H100 answered to each call in a capture, by each thread, in each mode."""
-    done = run(tmp_path, BUILD / "tests/nullcuda/capture_probe")
-    assert done.out == (ROOT / "tests/nullcuda/capture_h100.txt").read_text()
+@pytest.mark.parametrize("probe, answers", [("capture_probe", "capture_h100.txt"), ("rules_probe", "rules_h200.txt")], ids=["captures", "rules"])
+def test_as_on_a_gpu(tmp_path, probe, answers):
+    """What GPUs answered to each call in a capture, by each thread, in each mode; and to sequences of calls."""
+    assert run(tmp_path, BUILD / "tests/nullcuda" / probe).out == (ROOT / "tests/nullcuda" / answers).read_text()
 
 
 # ---- Recordings ----
@@ -67,6 +67,12 @@ def test_one_stream_for_recordings(tmp_path):
     assert log["capture_streams"] == 1
     # The trainer's handle in its stream and in that of recordings, and autograd's handle the same.
     assert log["workspaces"] <= 4
+
+
+def test_syncs_a_micro_batch(tmp_path):
+    """The host waits for the GPU so often a micro-batch and no more: each time the GPU has nothing to do."""
+    few, many = (train(tmp_path / str(n), f"train.micro_batch={n}", "train.max_steps=1").sum("host_syncs") for n in (12, 6))
+    assert 0 < (many - few) / 4 <= 12  # 48 pairs: 4 and 8 micro-batches
 
 
 def test_near_the_limit(tmp_path):

@@ -287,7 +287,7 @@ static cudaError_t copy(void *to, const void *from, size_t n, cudaStream_t strea
 		return cudaSuccess;
 	if (n)
 		nc_copy(to, from, n);
-	if (waits || (a < 0 && b >= 0 && !is_pinned(to)))
+	if (waits)
 		nc_count(NC_HOST_SYNCS);
 	return cudaSuccess;
 }

@@ -119,13 +119,20 @@ void nc_fill(void *to, int value, size_t n);
 
 /* stream.c */
 NC_API struct nc_stream *nc_stream_of(cudaStream_t s);
-bool nc_forbidden(const char *call);      /* during a capture; what is, makes it invalid */
+bool nc_forbidden(const char *call); /* during a capture; what is, makes it invalid */
+bool nc_refuse_capture(struct nc_stream *s, const char *call); /* s is captured: that is over */
 bool nc_capturing_here(const char *call); /* any stream of the thread's device; likewise */
 cudaError_t nc_captured(struct nc_stream *s, const struct nc_node *n, bool *captured);
 NC_API cudaError_t nc_work(const char *what, cudaStream_t stream); /* a kernel of a library */
 /* The same for a library: its handle's device and what it reads and writes must be of the current device. */
 NC_API cudaError_t nc_library_work(const char *what, int handle_device, cudaStream_t stream,
 				   enum nc_device_counter c, const void *const *operand, int operands);
+
+/* graphs.c */
+struct nc_graph *nc_graph_new(void);
+void nc_graph_free(struct nc_graph *g);
+size_t nc_graph_size(const struct nc_graph *g);
+void nc_graph_add(struct nc_graph *g, const struct nc_node *n);
 
 /* kernel.c */
 void nc_log_kernels(FILE *f);

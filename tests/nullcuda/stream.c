@@ -1,14 +1,9 @@
-/* stream.c -- streams, events, captures and graphs.  Work is done at once, so every event is complete; what
+/* stream.c -- streams, events and captures.  Work is done at once, so every event is complete; what
  * is real are the rules of captures, which capture_probe.c compares with a GPU's. */
 #include "tests/nullcuda/nullcuda.h"
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
-
-struct nc_graph {
-	struct nc_node *node;
-	size_t n, room;
-};
 
 struct nc_event {
 	int device;
@@ -93,14 +88,18 @@ bool nc_capturing_here(const char *call)
 	return hit;
 }
 
-static void graph_add(struct nc_graph *g, const struct nc_node *n)
+/* The legacy stream waits for all streams that are not cudaStreamNonBlocking: while such a one is captured,
+ * it is out of bounds. Under the lock. */
+static bool implicit(const struct nc_stream *s, const char *call)
 {
-	if (g->n == g->room) {
-		g->room = g->room ? 2 * g->room : 256;
-		if (!(g->node = realloc(g->node, g->room * sizeof *g->node)))
-			nc_fail("out of the host's memory");
-	}
-	g->node[g->n++] = *n;
+	bool hit = false;
+
+	for (struct nc_stream *x = s == &legacy[s->device] ? streams : NULL; x; x = x->next)
+		if (x->capture && x->device == s->device && !(x->flags & cudaStreamNonBlocking)) {
+			invalidate(x->capture, call);
+			hit = true;
+		}
+	return hit;
 }
 
 /* A launch that a capturing thread sends elsewhere is no part of what is replayed: likely a mistake. */
@@ -120,15 +119,17 @@ cudaError_t nc_captured(struct nc_stream *s, const struct nc_node *n, bool *capt
 	nc_lock();
 	struct nc_capture *c = s->capture;
 
-	if (!c)
+	if (implicit(s, "the legacy stream"))
+		r = cudaErrorStreamCaptureImplicit;
+	else if (!c)
 		note_escape(n);
 	else if (c->invalid)
 		r = cudaErrorStreamCaptureInvalidated;
-	else if (nc_breaks(c->id, c->graph->n)) {
+	else if (nc_breaks(c->id, nc_graph_size(c->graph))) {
 		invalidate(c, "NULLCUDA_BREAK_CAPTURE");
 		r = cudaErrorStreamCaptureUnsupported;
 	} else {
-		graph_add(c->graph, n);
+		nc_graph_add(c->graph, n);
 		s->work++;
 		if (n->kind == NC_NODE_KERNEL)
 			nc_count(NC_CAPTURED_LAUNCHES);
@@ -159,7 +160,7 @@ NC_API cudaError_t cudaStreamBeginCapture(cudaStream_t stream, enum cudaStreamCa
 	c->mode = mode;
 	c->origin = s;
 	c->thread = nc_thread();
-	c->graph = calloc(1, sizeof *c->graph);
+	c->graph = nc_graph_new();
 	nc_note_pair(NC_SET_CAPTURE_STREAMS, s, NULL);
 	nc_count(NC_CAPTURES_BEGUN);
 	nc_lock();
@@ -200,6 +201,8 @@ NC_API cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t *graph)
 	nc_lock();
 	struct nc_capture *c = s->capture;
 	if (!c || s != c->origin) {
+		if (c)
+			invalidate(c, "cudaStreamEndCapture");
 		nc_unlock();
 		return nc_return(c ? cudaErrorStreamCaptureUnmatched : cudaErrorIllegalState);
 	}
@@ -211,10 +214,9 @@ NC_API cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t *graph)
 	else if (!joined)
 		r = cudaErrorStreamCaptureUnjoined;
 	nc_unlock();
-	if (r) {
-		free(c->graph->node);
-		free(c->graph);
-	} else {
+	if (r)
+		nc_graph_free(c->graph);
+	else {
 		*graph = (cudaGraph_t)c->graph;
 		nc_count(NC_CAPTURES_ENDED);
 	}
@@ -307,12 +309,8 @@ static cudaError_t wait_for_stream(cudaStream_t stream, const char *call)
 {
 	struct nc_stream *s = nc_stream_of(stream);
 
-	nc_lock();
-	struct nc_capture *c = s->capture;
-	if (c)
-		invalidate(c, call);
-	nc_unlock();
-	return nc_return(c || nc_forbidden(call) ? cudaErrorStreamCaptureUnsupported : cudaSuccess);
+	bool refused = nc_refuse_capture(s, call) || nc_forbidden(call);
+	return nc_return(refused ? cudaErrorStreamCaptureUnsupported : cudaSuccess);
 }
 
 NC_API cudaError_t cudaStreamSynchronize(cudaStream_t stream)
@@ -392,7 +390,9 @@ NC_API cudaError_t cudaEventRecordWithFlags(cudaEvent_t event, cudaStream_t stre
 	if (e->device != s->device)
 		return nc_return(cudaErrorInvalidResourceHandle);
 	nc_lock();
-	if (s->capture && s->capture->invalid)
+	if (implicit(s, "the legacy stream"))
+		r = cudaErrorStreamCaptureImplicit;
+	else if (s->capture && s->capture->invalid)
 		r = cudaErrorStreamCaptureInvalidated;
 	else {
 		e->recorded = true;
@@ -435,9 +435,15 @@ NC_API cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, u
 		nc_fail("cudaStreamWaitEvent: flags are not implemented");
 	nc_lock();
 	struct nc_capture *c = capture_of(e);
-	if (c && (!s->capture || s->capture == c))
+	if (e->capture && !c)
+		r = cudaErrorInvalidValue; /* that capture has ended */
+	else if (c && (!s->capture || s->capture == c))
 		r = join(s, e, c);
-	else if (s->capture && e->recorded) {
+	else if (c) {
+		invalidate(c, "cudaStreamWaitEvent");
+		invalidate(s->capture, "cudaStreamWaitEvent");
+		r = cudaErrorStreamCaptureMerge;
+	} else if (s->capture && e->recorded) {
 		invalidate(s->capture, "cudaStreamWaitEvent");
 		r = cudaErrorStreamCaptureIsolation;
 	}
@@ -449,11 +455,12 @@ static cudaError_t wait_for_event(cudaEvent_t event, const char *call)
 {
 	nc_lock();
 	struct nc_capture *c = capture_of(event_of(event));
+	bool ended = event_of(event)->capture && !c;
 	if (c)
 		invalidate(c, call);
 	nc_unlock();
-	if (c)
-		return nc_return(cudaErrorCapturedEvent);
+	if (c || ended)
+		return nc_return(c ? cudaErrorCapturedEvent : cudaErrorInvalidValue);
 	return nc_return(nc_forbidden(call) ? cudaErrorStreamCaptureUnsupported : cudaSuccess);
 }
 
@@ -473,75 +480,25 @@ NC_API cudaError_t cudaEventSynchronize(cudaEvent_t event)
 
 NC_API cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t a, cudaEvent_t b)
 {
+	if ((event_of(a)->flags | event_of(b)->flags) & cudaEventDisableTiming)
+		return nc_return(cudaErrorInvalidValue);
 	if (!event_of(a)->recorded || !event_of(b)->recorded)
 		return nc_return(cudaErrorInvalidResourceHandle);
 	*ms = (float)(event_of(b)->time - event_of(a)->time);
 	return cudaSuccess;
 }
 
-/* ---- Graphs ---- */
-NC_API cudaError_t cudaGraphGetNodes(cudaGraph_t graph, cudaGraphNode_t *nodes, size_t *n)
+bool nc_refuse_capture(struct nc_stream *s, const char *call)
 {
-	if (nodes)
-		nc_fail("cudaGraphGetNodes: nodes have no handles");
-	*n = ((struct nc_graph *)graph)->n;
-	return cudaSuccess;
-}
-
-NC_API cudaError_t cudaGraphInstantiateWithFlags(cudaGraphExec_t *exec, cudaGraph_t graph,
-						 unsigned long long flags)
-{
-	const struct nc_graph *g = (const struct nc_graph *)graph;
-	struct nc_graph *x = calloc(1, sizeof *x);
-
-	(void)flags;
-	for (size_t i = 0; i < g->n; i++)
-		graph_add(x, &g->node[i]);
-	*exec = (cudaGraphExec_t)x;
-	return cudaSuccess;
-}
-
-static cudaError_t graph_free(struct nc_graph *g)
-{
-	free(g->node);
-	free(g);
-	return cudaSuccess;
-}
-
-NC_API cudaError_t cudaGraphDestroy(cudaGraph_t graph)
-{
-	return graph_free((struct nc_graph *)graph);
-}
-
-NC_API cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec)
-{
-	return graph_free((struct nc_graph *)exec);
-}
-
-/* Into a captured stream: an H100 refuses the probe's graph, so nothing that we know of works. */
-NC_API cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream)
-{
-	struct nc_stream *s = nc_stream_of(stream);
-	const struct nc_graph *g = (const struct nc_graph *)exec;
-
 	nc_lock();
-	bool captured = s->capture;
-	if (captured)
-		invalidate(s->capture, "cudaGraphLaunch");
+	struct nc_capture *c = s->capture;
+	if (c)
+		invalidate(c, call);
 	nc_unlock();
-	if (captured)
-		return nc_return(cudaErrorStreamCaptureUnsupported);
-	nc_count(NC_GRAPH_LAUNCHES);
-	for (size_t i = 0; i < g->n; i++) {
-		const struct nc_node *n = &g->node[i];
-		if (n->kind == NC_NODE_COPY)
-			nc_copy(n->to, n->from, n->n);
-		else if (n->kind == NC_NODE_SET)
-			nc_fill(n->to, n->value, n->n);
-	}
-	return cudaSuccess;
+	return c;
 }
 
+/* ---- Work of libraries ---- */
 cudaError_t nc_work(const char *what, cudaStream_t stream)
 {
 	struct nc_stream *s = nc_stream_of(stream);
