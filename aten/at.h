@@ -112,6 +112,7 @@ at_t at_index_select(at_t x, int dim, at_t index_i64);
 at_t at_gather(at_t x, int dim, at_t index_i64);
 void at_chunk(int n, at_t *out, at_t x, int dim); /* n equal parts: views */
 void at_split(int n, at_t *out, const int64_t *sizes, at_t x, int dim);
+void at_unbind(int n, at_t *out, at_t x, int dim); /* (n, ...) at dim -> n views without it */
 at_t at_cat(int n, const at_t *x, int dim);
 at_t at_cat2(at_t a, at_t b, int dim);
 at_t at_stack(int n, const at_t *x, int dim);
@@ -130,7 +131,6 @@ at_t at_mul_ts(at_t a, double b);
 at_t at_div_tt(at_t a, at_t b);
 at_t at_div_ts(at_t a, double b);
 at_t at_add_scaled(at_t a, at_t b, double scale); /* a + scale * b */
-at_t at_addcmul(at_t x, at_t a, at_t b);          /* x + a * b */
 at_t at_lerp_tt(at_t a, at_t b, at_t w);          /* a + w * (b - a) */
 at_t at_lerp_ts(at_t a, at_t b, double w);
 at_t at_neg(at_t x);
@@ -212,6 +212,9 @@ const char *at_sdpa_kernel(at_t q, at_t k, at_t v);
 /* Fused: layer_norm(x) * (1 + scale) + shift in fewer passes over memory. Differentiable. */
 at_t at_modulate(at_t x_BSD, at_t shift_B1D, at_t scale_B1D, double eps);
 
+/* Fused: x + gate * y, differentiable. */
+at_t at_gate(at_t x_BSD, at_t gate_B1D, at_t y_BSD);
+
 /* Fused, float32 on one device: the error of the x0 that velocity v implies, e = xt - t v - x0, as the mean
  * of e^2 over max(mean |e|, 1e-5), through which no gradient goes: (B) float64 of (B, ...).  Differentiable
  * in v alone; a NaN stays one. */
@@ -258,9 +261,13 @@ int at_threads(void);
 void at_parallel(int64_t n, int64_t grain, void (*f)(void *ctx, int64_t from, int64_t to), void *ctx);
 bool at_cuda_built(void);
 int at_cuda_devices(void); /* 0 without a driver or in a CPU build */
-/* "cpu" or "cuda"; where there is no GPU to be had, the latter is an error that says why. */
+/* "cpu" or "cuda"; where there is no GPU to be had, the latter is an error that says why.  "auto": what
+ * at_device_auto said, and before that cuda where there is one and else cpu. */
 int at_device_parse(enum at_device *dev, const char *name, struct err *e);
-const char *at_version(void); /* "2.11.0, AVX512, mkl" */
+void at_device_auto(enum at_device dev); /* what the process works on, its judges included */
+const char *at_device_name(enum at_device dev);
+extern const char *const at_device_names[]; /* those that at_device_parse takes, NULL-terminated */
+const char *at_version(void);               /* "2.11.0, AVX512, mkl" */
 /* "cpu", or the GPU and the versions found there at run time: "NVIDIA H100 80GB HBM3 (sm_90, 79 GiB), driver
  * 580.159.04, CUDA 13.0, cuDNN 9.19.0". */
 const char *at_device_text(enum at_device dev);
@@ -271,11 +278,10 @@ bool at_sdpa_is_best(enum at_device dev, const char *kernel);
 /* Kernels whose results do not depend on the order of their threads, where there is a choice: runs then
  * repeat their bits on a GPU as well, but attention's backward takes longer.  Off at the start. */
 void at_set_deterministic(bool on);
-#ifdef CONTRAFLOW_CUDA        /* cuda.cpp */
-void at_cuda_use(int device); /* for every later op of this thread */
-void at_cuda_wait(void);      /* until the GPU has done everything it was given */
-void *at_cuda_stream(void);   /* the cudaStream_t that ops go to */
-float *at_cuda_f32(at_t x);   /* the address on the GPU: a contiguous float32 tensor */
+#ifdef CONTRAFLOW_CUDA      /* cuda.cpp */
+void at_cuda_wait(void);    /* until the GPU has done everything it was given */
+void *at_cuda_stream(void); /* the cudaStream_t that ops go to */
+float *at_cuda_f32(at_t x); /* the address on the GPU: a contiguous float32 tensor */
 /* memory.h: how much memory it has */
 #endif
 

@@ -52,10 +52,6 @@ int cuda::generation()
 }
 
 extern "C" {
-void at_cuda_use(int device)
-{
-	shim::run("at_cuda_use", {}, [&] { c10::cuda::set_device(static_cast<c10::DeviceIndex>(device)); });
-}
 void at_cuda_wait(void)
 {
 	shim::run("at_cuda_wait", {}, [] { c10::cuda::device_synchronize(); });

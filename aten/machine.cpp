@@ -11,6 +11,7 @@
 #include <ATen/Version.h>
 #include <ATen/detail/CUDAHooksInterface.h>
 #include <ATen/ops/empty.h>
+#include <atomic>
 #include <cstdlib>
 #include <cstring>
 #include <string>
@@ -50,6 +51,11 @@ const lanes::kernels *lanes::best()
 #endif
 }
 
+namespace
+{
+std::atomic<int> chosen { -1 }; // what "auto" stands for; negative: nobody has said
+}
+
 extern "C" {
 void at_set_threads(int n)
 {
@@ -80,11 +86,27 @@ int at_cuda_devices(void)
 	return 0;
 #endif
 }
+const char *const at_device_names[] = { "auto", "cpu", "cuda", nullptr };
+
+void at_device_auto(enum at_device dev)
+{
+	chosen = dev;
+}
+const char *at_device_name(enum at_device dev)
+{
+	return dev == AT_CUDA ? "cuda" : "cpu";
+}
 int at_device_parse(enum at_device *dev, const char *name, struct err *e)
 {
+	if (!strcmp(name, "auto")) {
+		*dev = chosen >= 0         ? static_cast<at_device>(chosen.load())
+		       : at_cuda_devices() ? AT_CUDA
+					   : AT_CPU;
+		return 0;
+	}
 	*dev = strcmp(name, "cuda") ? AT_CPU : AT_CUDA;
 	if (strcmp(name, "cpu") && *dev == AT_CPU)
-		return err_set(e, "device '%s': cpu or cuda", name);
+		return err_set(e, "device '%s': auto, cpu or cuda", name);
 	if (*dev == AT_CUDA && !at_cuda_devices())
 		return err_set(e, "the device is cuda, but %s",
 			       at_cuda_built() ? "no GPU is visible"

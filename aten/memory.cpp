@@ -1,12 +1,16 @@
 // memory.cpp -- how much memory tensors take and how much is left.
 #include "aten/memory.h"
 #include "aten/shim.hpp"
+#include "base/cgroup.h"
+#include <algorithm>
 #include <atomic>
 #include <c10/core/Allocator.h>
 #include <c10/core/CPUAllocator.h>
 #include <cstdio>
 #include <cstring>
 #include <malloc.h>
+#include <sys/resource.h>
+#include <unistd.h>
 #ifdef CONTRAFLOW_CUDA
 #include <c10/cuda/CUDACachingAllocator.h>
 #include <c10/cuda/CUDAFunctions.h>
@@ -64,7 +68,7 @@ struct installer {
 } install;
 
 // ---- What the machine has left
-// The number in a file that holds one, or after `key`; -1: there is none ("max", no such file).
+// The number in a file that holds one, or after `key`; -1: there is none.
 double number_in(const char *path, const char *key)
 {
 	FILE *f = fopen(path, "re");
@@ -81,19 +85,32 @@ double number_in(const char *path, const char *key)
 	return v;
 }
 
-// Of the machine, and of the container where that has a limit: its file cache can be had as well.
-size_t free_of_cpu()
+// The smaller of two that are negative where there is no limit.
+double tighter(double a, double b)
 {
-	double left = 1024 * number_in("/proc/meminfo", "MemAvailable:");
-	double limit = number_in("/sys/fs/cgroup/memory.max", "");
-	double used = number_in("/sys/fs/cgroup/memory.current", "");
-	double cache = number_in("/sys/fs/cgroup/memory.stat", "inactive_file ");
+	return a < 0 || (b >= 0 && b < a) ? b : a;
+}
 
-	if (limit >= 0 && used >= 0) {
-		double here = limit - used + (cache > 0 ? cache : 0);
-		left = here < left || left < 0 ? here : left;
-	}
-	return left > 0 ? static_cast<size_t>(left) : 0;
+// Of the process's address space (ulimit -v); -1: no limit.
+double free_of_addresses()
+{
+	rlimit most;
+	double pages = number_in("/proc/self/statm", "");
+
+	if (getrlimit(RLIMIT_AS, &most) || most.rlim_cur == RLIM_INFINITY || pages < 0)
+		return -1;
+	return std::max(
+	    static_cast<double>(most.rlim_cur) - pages * static_cast<double>(sysconf(_SC_PAGESIZE)), 0.0);
+}
+
+void free_of_cpu(at_memory *m)
+{
+	double all = 1024 * number_in("/proc/meminfo", "MemAvailable:"), own = free_of_addresses();
+
+	all = tighter(all, cgroup_memory(""));
+	own = tighter(own, all);
+	m->left = all > 0 ? static_cast<size_t>(all) : 0;
+	m->own = own > 0 ? static_cast<size_t>(own) : 0;
 }
 
 #ifdef CONTRAFLOW_CUDA
@@ -110,7 +127,7 @@ void of_cuda(at_memory *m)
 	m->peak = static_cast<size_t>(stats.allocated_bytes[all].peak);
 	m->reserved = static_cast<size_t>(stats.reserved_bytes[all].current);
 	m->reserved_peak = static_cast<size_t>(stats.reserved_bytes[all].peak);
-	m->left = free + (m->reserved - m->now);
+	m->left = m->own = free + (m->reserved - m->now);
 }
 #endif
 } // namespace
@@ -123,7 +140,7 @@ void at_memory_read(enum at_device dev, struct at_memory *m)
 		if (dev == AT_CPU) {
 			m->now = m->reserved = now.load();
 			m->peak = m->reserved_peak = peak.load();
-			m->left = free_of_cpu();
+			free_of_cpu(m);
 		}
 #ifdef CONTRAFLOW_CUDA
 		else

@@ -218,6 +218,16 @@ void rms_weight_back(const at::Tensor &like, const rms_args &r, float *gw)
 		       [&](int64_t from, int64_t to) { rms_weight_pieces(t, r, gw, from, to); });
 }
 
+void gate(const at::Tensor &like, const gate_args &a)
+{
+#ifdef CONTRAFLOW_CUDA
+	if (like.is_cuda())
+		return gate_gpu(storage_of(like), a, stream());
+#endif
+	(void)like, (void)a;
+	throw std::logic_error("the gate's kernel is the GPU's");
+}
+
 void x0(const at::Tensor &like, const x0_args &x)
 {
 #ifdef CONTRAFLOW_CUDA

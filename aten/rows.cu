@@ -83,6 +83,10 @@ template <class T, int W> __global__ void rms_back_kernel(rms_args r)
 {
 	rms_row_back<T>(lanes<W>(), r, my_row<W>(r.count));
 }
+template <class T> __global__ void gate_kernel(gate_args a)
+{
+	gate_row<T>(lanes<32>(), a, my_row<32>(a.rows));
+}
 __global__ void x0_kernel(x0_args x)
 {
 	x0_row(block(), x, blockIdx.x);
@@ -169,6 +173,13 @@ void rms_back_gpu(storage t, const rms_args &r, void *stream)
 			rms_back_kernel<decltype(v), 32><<<blocks(r.count * 32), THREADS, 0, on(stream)>>>(r);
 	});
 	launched("rms_norm's backward");
+}
+
+void gate_gpu(storage t, const gate_args &a, void *stream)
+{
+	typed(t,
+	      [&](auto v) { gate_kernel<decltype(v)><<<blocks(a.rows * 32), THREADS, 0, on(stream)>>>(a); });
+	launched("gate");
 }
 
 void x0_gpu(const x0_args &x, void *stream)

@@ -45,6 +45,14 @@ struct rms_args {
 	float eps;
 };
 
+// x + gate * y over D. x and y (B, S, D) contiguous, `rows` = B S; gate (B, 1, D). Backward: y's gradient g *
+// gate.
+struct gate_args {
+	int64_t rows, S, D, gate_stride;
+	const void *x, *gate, *y;
+	void *out;
+};
+
 // The error of the x0 that a velocity implies, e = xt - t v - x0, M values a sample: mean e^2 / weight with
 // weight = max(mean |e|, 1e-5), which no gradient goes through.
 struct x0_args {
@@ -68,6 +76,7 @@ void modulate_gpu(storage t, const modulate_args &m, void *stream);
 void modulate_back_gpu(storage t, const modulate_args &m, void *stream);
 void rms_gpu(storage t, const rms_args &r, void *stream);
 void rms_back_gpu(storage t, const rms_args &r, void *stream);
+void gate_gpu(storage t, const gate_args &a, void *stream); // x NULL: gate * y
 void x0_gpu(const x0_args &x, void *stream);
 void x0_back_gpu(const x0_args &x, void *stream);
 void adamw_gpu(const adamw_args &a, void *stream);
@@ -179,10 +188,15 @@ TEAM void modulate_row_back(const Team &team, const modulate_args &m, int64_t i)
 	}
 }
 
-// Row i of a view, in elements from its start.
+// Row i of a view, in elements from its start. i is below 2^32: on a GPU a 64-bit division is a subroutine of
+// a hundred instructions, and a lane has four elements to make up for it.
 TEAM int64_t row_at(const int64_t (&n)[3], const int64_t (&stride)[3], int64_t i)
 {
-	return i / (n[1] * n[2]) * stride[0] + i / n[2] % n[1] * stride[1] + i % n[2] * stride[2];
+	const auto at = static_cast<uint32_t>(i), n1 = static_cast<uint32_t>(n[1]),
+		   n2 = static_cast<uint32_t>(n[2]);
+	const uint32_t outer = at / n2, first = outer / n1;
+
+	return first * stride[0] + (outer - first * n1) * stride[1] + (at - outer * n2) * stride[2];
 }
 
 template <class T, class Team> TEAM void rms_row(const Team &team, const rms_args &p, int64_t i)
@@ -242,6 +256,26 @@ template <class T, class Team> TEAM void rms_row_back(const Team &team, const rm
 		for (int k = 0; k < V; k++)
 			a[k] = r * (c[k] * b[k] - a[k] * dot);
 		store(gx + d, a);
+	}
+}
+
+template <class T, class Team> TEAM void gate_row(const Team &team, const gate_args &p, int64_t i)
+{
+	constexpr int V = Team::WIDE;
+	const int64_t D = p.D;
+	const T *gate = row_of<T>(p.gate, i / p.S * p.gate_stride), *y = row_of<T>(p.y, i * D);
+	const T *x = p.x ? row_of<T>(p.x, i * D) : nullptr;
+	T *out = row_of<T>(p.out, i * D);
+
+	for (int64_t d = team.first(); d < D; d += team.step()) {
+		float a[V] = {}, b[V], c[V];
+		if (x)
+			load(a, x + d);
+		load(b, gate + d);
+		load(c, y + d);
+		for (int k = 0; k < V; k++)
+			a[k] += b[k] * c[k];
+		store(out + d, a);
 	}
 }
 

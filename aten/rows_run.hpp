@@ -20,6 +20,7 @@ void rms_back(const at::Tensor &like, const rms_args &r);
 // The weight's gradient, on the CPU alone: adds the part of each piece of rows to its row of gw (pieces, K).
 int64_t rms_pieces(const rms_args &r);
 void rms_weight_back(const at::Tensor &like, const rms_args &r, float *gw);
+void gate(const at::Tensor &like, const gate_args &a); // on a GPU alone
 void x0(const at::Tensor &like, const x0_args &x);
 void x0_back(const at::Tensor &like, const x0_args &x);
 void adamw(const at::Tensor &like, const adamw_args &a);

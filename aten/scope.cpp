@@ -139,6 +139,11 @@ at_t wrap(const char *op, at::Tensor v)
 {
 	if (!top)
 		throw std::runtime_error("no scope is open");
+#ifdef CONTRAFLOW_CUDA
+	// A process sees one GPU, or uses the first (dist_place_gpu): another is a thread that went astray.
+	if (v.is_cuda() && v.get_device() != 0)
+		throw std::runtime_error("a tensor of another GPU than this process's");
+#endif
 	at_tensor *t = new_handle(op, std::move(v));
 	link(t, top);
 	return t;

@@ -2,6 +2,7 @@
 #include "aten/script.h"
 #include "aten/shim.hpp"
 #include <ATen/core/ivalue.h>
+#include <ATen/detail/CUDAHooksInterface.h>
 #include <c10/core/InferenceMode.h>
 #include <cstring>
 #include <dlfcn.h>
@@ -97,7 +98,8 @@ int at_script_open(struct at_script **out, const char *path, enum at_device dev,
 	const size_t n = strlen(path);
 
 	s->path = path;
-	s->device = dev == AT_CUDA ? at::Device(at::kCUDA, 0) : at::Device(at::kCPU);
+	s->device = dev == AT_CUDA ? at::Device(at::kCUDA, at::detail::getCUDAHooks().getCurrentDevice())
+				   : at::Device(at::kCPU);
 	try {
 		if (n > 4 && !strcmp(path + n - 4, ".pt2")) {
 			load_libtorch();
@@ -124,7 +126,7 @@ int at_script_run(struct at_script *s, int n, const at_t *in, at_t *out, struct 
 
 	if (run(*s, n, in, all, e))
 		return -1;
-	*out = shim::wrap("at_script_run", all[0]);
+	*out = shim::call("at_script_run", {}, [&] { return all[0]; });
 	return 0;
 }
 
@@ -140,7 +142,7 @@ int at_script_run_all(struct at_script *s, int n, const at_t *in, at_t *out, int
 		return err_set(e, "%s: it returns %d tensors, at most %d are wanted", s->path.c_str(), *count,
 			       max);
 	for (int i = 0; i < *count; i++)
-		out[i] = shim::wrap("at_script_run_all", all[i]);
+		out[i] = shim::call("at_script_run_all", {}, [&] { return all[i]; });
 	return 0;
 }
 }

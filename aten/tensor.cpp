@@ -358,24 +358,35 @@ at_t at_gather(at_t x, int dim, at_t index)
 {
 	return call("at_gather", { x, index }, [&] { return x->v.gather(dim, index->v); });
 }
+// Views from one op: its backward is one concatenation, where a narrow each would fill a whole tensor with
+// zeros and add it.
+static void give(const char *op, at_t *out, const std::vector<at::Tensor> &views)
+{
+	for (size_t i = 0; i < views.size(); i++)
+		out[i] = shim::wrap(op, views[i]);
+}
 void at_chunk(int n, at_t *out, at_t x, int dim)
 {
 	run("at_chunk", { x }, [&] {
-		int64_t size = x->v.size(dim), each = n > 0 ? size / n : 0;
+		int64_t size = x->v.size(dim);
 		if (n <= 0 || size % n)
 			throw std::runtime_error("the dimension does not divide evenly");
-		for (int i = 0; i < n; i++)
-			out[i] = shim::wrap("at_chunk", x->v.narrow(dim, i * each, each));
+		give("at_chunk", out, x->v.split(size / n, dim));
 	});
 }
 void at_split(int n, at_t *out, const int64_t *sizes, at_t x, int dim)
 {
 	run("at_split", { x }, [&] {
-		int64_t at = 0;
-		for (int i = 0; i < n; at += sizes[i++])
-			out[i] = shim::wrap("at_split", x->v.narrow(dim, at, sizes[i]));
-		if (at != x->v.size(dim))
-			throw std::runtime_error("the sizes do not add up to the dimension");
+		give("at_split", out,
+		     x->v.split_with_sizes(at::IntArrayRef(sizes, static_cast<size_t>(n)), dim));
+	});
+}
+void at_unbind(int n, at_t *out, at_t x, int dim)
+{
+	run("at_unbind", { x }, [&] {
+		if (x->v.size(dim) != n)
+			throw std::runtime_error("the dimension has another size");
+		give("at_unbind", out, x->v.unbind(dim));
 	});
 }
 

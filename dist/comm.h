@@ -1,12 +1,15 @@
 /* comm.h -- what dist's own files know of MPI; no other folder includes it. */
 #ifndef COMM_H
 #define COMM_H
+#include "base/gpus.h"
 #include "dist/dist.h"
 #include <mpi.h>
 
 struct dist_comm {
-	MPI_Comm group; /* the ranks that work together: collectives */
-	MPI_Comm link;  /* the whole job: messages; MPI_COMM_NULL before dist_split */
+	MPI_Comm group;        /* the ranks that work together: collectives */
+	MPI_Comm link;         /* the whole job: messages; MPI_COMM_NULL before dist_split */
+	MPI_Comm machine;      /* the job's ranks on this machine */
+	char (*gpu)[GPU_NAME]; /* of each of those, "" where it is not known; NULL: none has one */
 	struct posted *posts;
 };
 #define DIST_PIECE (1 << 30) /* bytes a message: MPI counts are ints */
@@ -16,6 +19,7 @@ static inline MPI_Comm dist_group(const struct dist *d)
 	return d->comm->group;
 }
 
-void dist_link_close(struct dist *d); /* waits until everything posted is taken */
+void dist_place_cores(struct dist *d); /* fills `cores` */
+void dist_link_close(struct dist *d);  /* waits until everything posted is taken */
 
 #endif

@@ -17,16 +17,27 @@ static bool launched(void)
 	return false;
 }
 
-/* How many ranks the launcher says it started; 0 when it does not say. */
+/* How many ranks the launcher says it started; 0 when it does not say.  mpirun first: inside a job it is
+ * itself a step of srun's, of one task a machine.  SLURM_NTASKS is the job's, which a batch script of one
+ * process has as well. */
 static int promised_ranks(void)
 {
-	const char *n = getenv("OMPI_COMM_WORLD_SIZE");
+	static const char *const names[] = { "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS" };
+	const char *n = NULL;
 
-	if (!n)
-		n = getenv("PMI_SIZE");
-	if (!n && getenv("PMIX_RANK"))
-		n = getenv("SLURM_STEP_NUM_TASKS");
+	for (size_t i = 0; i < sizeof names / sizeof *names && !n; i++)
+		n = getenv(names[i]);
 	return n ? atoi(n) : 0;
+}
+
+/* Where MPI does not hear of the others, each process would be a job of its own: N equal runs that write into
+ * one directory. */
+static int alone_of_many(struct err *e)
+{
+	return err_set(e,
+		       "the launcher started %d ranks but MPI sees only one: "
+		       "use the mpirun of the MPI that contraflow is linked with, or srun --mpi=pmix",
+		       promised_ranks());
 }
 
 static int mpi_up(void)
@@ -39,27 +50,33 @@ static int mpi_up(void)
 }
 
 /* Those of this communicator on this machine. */
-static void count_local(MPI_Comm comm, int *rank, int *ranks)
+static MPI_Comm of_machine(MPI_Comm comm, int *rank, int *ranks)
 {
-	MPI_Comm node;
+	MPI_Comm machine;
 
-	MPI_Comm_split_type(comm, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &node);
-	MPI_Comm_rank(node, rank);
-	MPI_Comm_size(node, ranks);
-	MPI_Comm_free(&node);
+	MPI_Comm_split_type(comm, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &machine);
+	MPI_Comm_rank(machine, rank);
+	MPI_Comm_size(machine, ranks);
+	return machine;
+}
+
+void dist_alone(struct dist *d)
+{
+	*d = (struct dist) { .ranks = 1,
+			     .local_ranks = 1,
+			     .machine_ranks = 1,
+			     .reducer = &dist_reduce_mpi,
+			     .timeout = DIST_TIMEOUT };
+	dist_place_cores(d);
 }
 
 int dist_open(struct dist *d, struct err *e)
 {
 	int provided;
 
-	*d = (struct dist) { .ranks = 1,
-			     .local_ranks = 1,
-			     .machine_ranks = 1,
-			     .reducer = &dist_reduce_mpi,
-			     .timeout = DIST_TIMEOUT };
+	dist_alone(d);
 	if (!launched())
-		return 0;
+		return promised_ranks() > 1 ? alone_of_many(e) : 0;
 	if (MPI_Init_thread(NULL, NULL, MPI_THREAD_FUNNELED, &provided) != MPI_SUCCESS)
 		return err_set(
 		    e, "MPI cannot start; was contraflow built against the MPI whose mpirun started it?");
@@ -68,15 +85,12 @@ int dist_open(struct dist *d, struct err *e)
 	*d->comm = (struct dist_comm) { .group = MPI_COMM_WORLD, .link = MPI_COMM_NULL };
 	MPI_Comm_rank(MPI_COMM_WORLD, &d->rank);
 	MPI_Comm_size(MPI_COMM_WORLD, &d->ranks);
-	/* An MPI that does not speak the launcher's protocol makes each process a job of its own: N equal
-	 * runs that write into one directory. */
 	if (promised_ranks() > 1 && d->ranks == 1)
-		return err_set(e,
-			       "the launcher started %d ranks but MPI sees only one: "
-			       "use the mpirun of the MPI that contraflow is linked with, or srun --mpi=pmix",
-			       promised_ranks());
-	count_local(MPI_COMM_WORLD, &d->local_rank, &d->local_ranks);
-	d->machine_ranks = d->local_ranks;
+		return alone_of_many(e);
+	d->comm->machine = of_machine(MPI_COMM_WORLD, &d->machine_rank, &d->machine_ranks);
+	d->local_rank = d->machine_rank;
+	d->local_ranks = d->machine_ranks;
+	dist_place_cores(d);
 	return 0;
 }
 
@@ -91,7 +105,8 @@ void dist_split(struct dist *d, int servers)
 	MPI_Comm_split(MPI_COMM_WORLD, d->serves, d->rank, &c->group);
 	MPI_Comm_rank(c->group, &d->rank);
 	MPI_Comm_size(c->group, &d->ranks);
-	count_local(c->group, &d->local_rank, &d->local_ranks);
+	MPI_Comm machine = of_machine(c->group, &d->local_rank, &d->local_ranks);
+	MPI_Comm_free(&machine);
 }
 
 #ifndef CONTRAFLOW_CUDA
@@ -112,8 +127,13 @@ void dist_close(struct dist *d)
 	dist_close_nccl(d);
 	if (d->mpi && mpi_up()) {
 		dist_link_close(d);
+		/* Not one by one: a rank that fails before this ends the job, and the mpirun of Open MPI 4.1
+		 * may crash or hang when others are in MPI_Finalize by then. */
+		MPI_Barrier(MPI_COMM_WORLD);
 		MPI_Finalize();
 	}
+	if (d->comm)
+		free(d->comm->gpu);
 	free(d->comm);
 	*d = (struct dist) { .ranks = 1, .local_ranks = 1, .machine_ranks = 1 };
 }

@@ -17,6 +17,9 @@ struct dist {
 	int rank, ranks;
 	int local_rank, local_ranks; /* on this machine */
 	int machine_ranks;           /* of the job on this machine, servers included */
+	int machine_rank;            /* among those */
+	int cores;                   /* threads for this rank's share of the machine, at least 1 */
+	int held, held_of;           /* CPUs that its launcher bound it to, and had; 0: all that it had */
 	/* From dist_split: the job's last ranks serve the others.  Each part then has collectives, ranks and
 	 * local ranks of its own, as if the other were not there. */
 	int servers, first_server; /* ranks of the job first_server .. first_server + servers - 1; 0: none */
@@ -25,7 +28,7 @@ struct dist {
 	struct dist_comm *comm;             /* communicators; NULL without MPI */
 	const struct dist_reducer *reducer; /* how gradients are summed: MPI here; NCCL slots in beside it */
 	double reduce_seconds;              /* spent in dist_sum_tensor since the caller last zeroed it */
-	double timeout;                     /* seconds that a rank waits for the others in NCCL */
+	double timeout;                     /* seconds that a rank waits in NCCL before it panics */
 	void *nccl;                         /* NULL: not in use */
 };
 struct dist_reducer {
@@ -37,6 +40,21 @@ extern const struct dist_reducer dist_reduce_mpi; /* contiguous float32 on CPU *
 #define DIST_TIMEOUT 600 /* s: a rank may be scoring pictures with a slow judge */
 
 int dist_open(struct dist *d, struct err *e);
+void dist_alone(struct dist *d); /* in place of dist_open: one rank, whoever started it; not a collective */
+/*
+ * Every rank its GPU, right after dist_open and before the first call of CUDA, which from then on sees that
+ * one alone: it is device 0 in every thread.  Where the job has several ranks on this machine and a rank sees
+ * several GPUs, it takes the one of its place among those ranks, servers included, round and round; a
+ * launcher that shows each rank one GPU of its own has chosen already.  A job's only rank on a machine keeps
+ * what it sees, and uses the first.
+ */
+void dist_place_gpu(struct dist *d);
+/* The same before dist_open, where the launcher says which of its machine's ranks this is: an MPI that can
+ * send from a GPU starts CUDA itself.  dist_place_gpu then finds the GPU chosen.  Not a collective. */
+void dist_place_gpu_early(void);
+/* How many GPUs the ranks of this machine have that do not serve; fewer than their local_ranks: some share
+ * one. Not a collective, the same on each of them, and nothing for servers to ask. */
+int dist_gpus(const struct dist *d);
 /* From now on tensors are summed over the GPUs, one a rank, chosen before; a build without CUDA refuses. */
 int dist_use_nccl(struct dist *d, struct err *e);
 /* Makes the last `servers` ranks servers, 0 < servers < ranks; before dist_use_nccl, at most once. */

@@ -8,7 +8,7 @@
 
 static void sum_mpi(struct dist *d, at_t x)
 {
-	if (d->ranks == 1) /* wherever the tensor lies */
+	if (d->ranks == 1) /* the tensor may be anywhere, and of any type */
 		return;
 	float *p = at_f32(x);
 	int64_t left = at_numel(x);

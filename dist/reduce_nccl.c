@@ -3,86 +3,107 @@
  *
  * MPI carries the communicator's id and every control message, NCCL the data.  NCCL reduces each element on
  * one rank and hands that result to the others, so all ranks get the same bits.  A rank that died or hangs
- * would leave the others in the kernel for ever: they watch, and after dist->timeout end the job with who
- * waited for what.
+ * would leave the others waiting for ever: they watch, and after dist->timeout end the job with who waited
+ * for what.  Nothing here waits inside NCCL or CUDA: a communicator that does not block answers at once and
+ * works in threads of its own, events are asked, and ncclCommDestroy, which blocks all the same, is called by
+ * a thread of ours.
  */
 #include "base/log.h"
 #include "base/mem.h"
 #include "dist/dist.h"
 #include <cuda_runtime_api.h>
 #include <nccl.h>
+#include <pthread.h>
+#include <stdatomic.h>
 #include <stdlib.h>
+#include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 struct nccl {
 	ncclComm_t comm;
 	cudaEvent_t done;
+	const char *op; /* what is under way, and since when */
+	double start;
+	ncclResult_t destroy;
+	atomic_bool destroyed;
 };
 
-/* Ends the job: the communicator cannot be used after a failure, and the others wait in theirs. */
-static _Noreturn void fail(struct dist *d, const char *op, const char *why)
+static void begin(struct dist *d, const char *op)
 {
 	struct nccl *n = d->nccl;
 
-	if (n && n->comm)
-		ncclCommAbort(n->comm);
-	at_panic("%s over NCCL (rank %d of %d): %s", op, d->rank, d->ranks, why);
+	n->op = op;
+	n->start = clock_now();
 }
 
-static void check(struct dist *d, const char *op, ncclResult_t r)
+/*
+ * Ends the job: the communicator cannot be used after a failure, and the others wait in theirs.  It is not
+ * aborted first: ncclCommAbort joins NCCL's threads, which wait for the connections of other ranks, so it
+ * hangs exactly when one of those has died or stopped.  Nothing is lost by that: MPI ends every process, and
+ * with the process go its kernels.
+ */
+static _Noreturn void fail(struct dist *d, const char *why, const char *more)
+{
+	struct nccl *n = d->nccl;
+	char host[65] = "";
+
+	gethostname(host, sizeof host - 1);
+	at_panic("%s over NCCL: rank %d of %d (on %s) waited %.1f s: %s%s%s", n->op, d->rank, d->ranks, host,
+		 clock_now() - n->start, why, *more ? ": " : "", more);
+}
+
+static void check(struct dist *d, ncclResult_t r)
 {
 	if (r != ncclSuccess && r != ncclInProgress)
-		fail(d, op, ncclGetErrorString(r));
+		fail(d, ncclGetErrorString(r), ncclGetLastError(NULL));
 }
 
-static void check_cuda(struct dist *d, const char *op, cudaError_t r)
+static void check_cuda(struct dist *d, cudaError_t r)
 {
 	if (r != cudaSuccess)
-		fail(d, op, cudaGetErrorString(r));
+		fail(d, cudaGetErrorString(r), "");
 }
 
-/* Sleeps in short steps: what is waited for takes milliseconds, and the core has rewards to score. */
-static void nap(void)
+/* Sleeps for a short step: what is waited for takes milliseconds, and the core has rewards to score. */
+static void wait_on(struct dist *d)
 {
+	struct nccl *n = d->nccl;
+
+	if (clock_now() - n->start > d->timeout)
+		fail(d, "other ranks are missing: dead, stopped, far behind, or behind another network", "");
 	nanosleep(&(struct timespec) { .tv_nsec = 50000 }, NULL);
 }
 
-/* Until the communicator itself is through with what it began (it does not block). */
-static void settle(struct dist *d, const char *op)
+/* Whether the communicator itself is through with what it began. */
+static bool settled(struct dist *d)
 {
 	struct nccl *n = d->nccl;
-	double start = clock_now();
-	ncclResult_t state = ncclInProgress;
+	ncclResult_t state = ncclSuccess;
 
-	while (state == ncclInProgress) {
-		check(d, op, ncclCommGetAsyncError(n->comm, &state));
-		check(d, op, state);
-		if (clock_now() - start > d->timeout)
-			fail(d, op,
-			     "no answer from the other ranks in time: is one dead, or behind another "
-			     "network?");
-		if (state == ncclInProgress)
-			nap();
-	}
+	check(d, ncclCommGetAsyncError(n->comm, &state));
+	check(d, state);
+	return state == ncclSuccess;
+}
+
+static void settle(struct dist *d)
+{
+	while (!settled(d))
+		wait_on(d);
 }
 
 /* Until the stream has run it. */
-static void wait_done(struct dist *d, const char *op, cudaStream_t stream)
+static void wait_done(struct dist *d, cudaStream_t stream)
 {
 	struct nccl *n = d->nccl;
-	double start = clock_now();
-	ncclResult_t state;
 	cudaError_t r;
 
-	check_cuda(d, op, cudaEventRecord(n->done, stream));
+	check_cuda(d, cudaEventRecord(n->done, stream));
 	while ((r = cudaEventQuery(n->done)) == cudaErrorNotReady) {
-		check(d, op, ncclCommGetAsyncError(n->comm, &state));
-		check(d, op, state);
-		if (clock_now() - start > d->timeout)
-			fail(d, op, "the other ranks did not join in time: one is dead, or far behind");
-		nap();
+		settled(d); /* for its errors */
+		wait_on(d);
 	}
-	check_cuda(d, op, r);
+	check_cuda(d, r);
 }
 
 static void sum_nccl(struct dist *d, at_t x)
@@ -91,9 +112,10 @@ static void sum_nccl(struct dist *d, at_t x)
 	cudaStream_t stream = at_cuda_stream();
 	float *p = at_cuda_f32(x);
 
-	check(d, "all-reduce", ncclAllReduce(p, p, (size_t)at_numel(x), ncclFloat, ncclSum, n->comm, stream));
-	settle(d, "all-reduce");
-	wait_done(d, "all-reduce", stream);
+	begin(d, "all-reduce");
+	check(d, ncclAllReduce(p, p, (size_t)at_numel(x), ncclFloat, ncclSum, n->comm, stream));
+	settle(d);
+	wait_done(d, stream);
 }
 
 static const struct dist_reducer reduce_nccl = { .name = "nccl", .sum = sum_nccl };
@@ -114,11 +136,38 @@ int dist_use_nccl(struct dist *d, struct err *e)
 		return -1;
 	}
 	dist_broadcast(d, &id, sizeof id, 0);
-	check(d, "init", ncclCommInitRankConfig(&n->comm, d->ranks, id, d->rank, &config));
-	settle(d, "init");
-	check_cuda(d, "init", cudaEventCreateWithFlags(&n->done, cudaEventDisableTiming));
+	begin(d, "init");
+	check(d, ncclCommInitRankConfig(&n->comm, d->ranks, id, d->rank, &config));
+	settle(d);
+	check_cuda(d, cudaEventCreateWithFlags(&n->done, cudaEventDisableTiming));
 	d->reducer = &reduce_nccl;
 	return 0;
+}
+
+static void *destroy(void *arg)
+{
+	struct nccl *n = arg;
+
+	n->destroy = ncclCommDestroy(n->comm);
+	atomic_store(&n->destroyed, true);
+	return NULL;
+}
+
+/* ncclCommDestroy blocks whatever the communicator was asked to: it joins the thread that serves the other
+ * ranks of the machine until they have hung up. */
+static void destroy_in_time(struct dist *d)
+{
+	struct nccl *n = d->nccl;
+	pthread_t thread;
+	int r;
+
+	begin(d, "destroy");
+	if ((r = pthread_create(&thread, NULL, destroy, n)))
+		fail(d, "no thread", strerror(r));
+	while (!atomic_load(&n->destroyed))
+		wait_on(d);
+	pthread_join(thread, NULL);
+	check(d, n->destroy);
 }
 
 void dist_close_nccl(struct dist *d)
@@ -130,9 +179,10 @@ void dist_close_nccl(struct dist *d)
 	if (n->done)
 		cudaEventDestroy(n->done);
 	if (n->comm) {
-		ncclCommFinalize(n->comm);
-		settle(d, "finalize");
-		ncclCommDestroy(n->comm);
+		begin(d, "finalize");
+		check(d, ncclCommFinalize(n->comm));
+		settle(d);
+		destroy_in_time(d);
 	}
 	free(n);
 	d->nccl = NULL;

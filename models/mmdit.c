@@ -25,8 +25,10 @@ static struct qkv project(const struct mmdit *m, const struct mmdit_attention *a
 {
 	int64_t H = m->conf.num_attention_heads, K = m->conf.attention_head_dim, S = at_size(x_BSD, 1);
 	at_t all_BS3HK = at_view(nn_linear(&a->qkv, p, x_BSD), DIMS(-1, S, 3, H, K));
-	struct qkv r = { at_select(all_BS3HK, 2, 0), at_select(all_BS3HK, 2, 1), at_select(all_BS3HK, 2, 2) };
+	at_t part[3];
 
+	at_unbind(3, part, all_BS3HK, 2);
+	struct qkv r = { part[0], part[1], part[2] };
 	if (a->norm_q_K) {
 		r.q_BSHK = at_rms_norm(r.q_BSHK, a->norm_q_K, EPS);
 		r.k_BSHK = at_rms_norm(r.k_BSHK, a->norm_k_K, EPS);
@@ -74,11 +76,11 @@ static void joint_attention(const struct mmdit *m, const struct mmdit_block *b, 
 		*image_BND = at_escape(s, nn_linear(&b->image.attn.out, p, o_BSD));
 		*text_BLD = NULL;
 	} else { /* of a view that is not contiguous, libtorch would make B small products */
-		at_t image = at_contiguous(at_narrow(o_BSD, 1, 0, N)),
-		     text = at_contiguous(at_narrow(o_BSD, 1, N, L));
+		at_t part[2];
 
-		*image_BND = at_escape(s, nn_linear(&b->image.attn.out, p, image));
-		*text_BLD = at_escape(s, nn_linear(&b->text.attn.out, p, text));
+		at_split(2, part, (int64_t[]) { N, L }, o_BSD, 1);
+		*image_BND = at_escape(s, nn_linear(&b->image.attn.out, p, at_contiguous(part[0])));
+		*text_BLD = at_escape(s, nn_linear(&b->text.attn.out, p, at_contiguous(part[1])));
 	}
 	at_end(s);
 }
@@ -97,7 +99,7 @@ static at_t feed_forward(const struct mmdit_stream *t, const struct pass *p, at_
 	struct at_scope *s = at_begin(AT_GRAD_AS_IS); /* the hidden layer, 4 D wide, dies here */
 	at_t h = nn_linear_gelu(&t->up, p, at_modulate(x_BSD, mod[SHIFT_F], mod[SCALE_F], EPS));
 
-	return at_return(s, at_addcmul(x_BSD, mod[GATE_F], nn_linear(&t->down, p, h)));
+	return at_return(s, at_gate(x_BSD, mod[GATE_F], nn_linear(&t->down, p, h)));
 }
 
 /* y_B1D is silu(temb), the same in every block.  The last block consumes the text: *c_BLD is stale after it.
@@ -114,14 +116,14 @@ static void block_forward(const struct mmdit *m, const struct mmdit_block *b, co
 	h = b->last ? at_modulate(*c_BLD, c[1], c[0], EPS) : at_modulate(*c_BLD, c[SHIFT_A], c[SCALE_A], EPS);
 	joint_attention(m, b, p, at_modulate(*x_BND, x[SHIFT_A], x[SCALE_A], EPS), h, &image, &text);
 
-	h = at_addcmul(*x_BND, x[GATE_A], image);
+	h = at_gate(*x_BND, x[GATE_A], image);
 	if (b->dual) { /* attn2 reads the block's input, not what attn made of it */
 		image = self_attention(m, &b->attn2, p, at_modulate(*x_BND, x[SHIFT_2], x[SCALE_2], EPS));
-		h = at_addcmul(h, x[GATE_2], image);
+		h = at_gate(h, x[GATE_2], image);
 	}
 	at_replace(s, x_BND, feed_forward(&b->image, p, h, x));
 	if (!b->last)
-		at_replace(s, c_BLD, feed_forward(&b->text, p, at_addcmul(*c_BLD, c[GATE_A], text), c));
+		at_replace(s, c_BLD, feed_forward(&b->text, p, at_gate(*c_BLD, c[GATE_A], text), c));
 	at_end(s);
 }
 

@@ -24,13 +24,13 @@ struct aesthetic_conf {
 };
 
 static const char *const dtype_names[] = { "float32", "bfloat16", "float16", NULL };
-static const char *const device_names[] = { "cpu", "cuda", NULL };
 
 #define CLIP_FIELDS(S)                                                                                       \
 	FIELD(S, model, .init = NULL,                                                                        \
 	      .doc = "folder of the CLIP model, of transformers or open_clip, with its tokenizer"),          \
 	    FIELD(S, dtype, .init = "float32", .choices = dtype_names, .doc = "type of its weights"),        \
-	    FIELD(S, device, .init = "cpu", .choices = device_names, .doc = "where it runs"),                \
+	    FIELD(S, device, .init = "auto", .choices = at_device_names,                                     \
+		  .doc = "where it runs; auto: where the run's tensors live"),                               \
 	    FIELD(S, batch, .init = "16", .min = 1, .max = 4096, .unit = "pictures",                         \
 		  .doc = "pictures scored at a time")
 

@@ -1,4 +1,5 @@
 #include "rewards/detector.h"
+#include "aten/at.h"
 #include "base/json.h"
 #include "base/mem.h"
 #include <math.h>
@@ -10,7 +11,6 @@
 static const struct detector_type *const detectors[] = { &detector_blobs, &detector_script, NULL };
 static const char *const detector_names[] = { "blobs", "script", NULL };
 static const char *const dtype_names[] = { "float32", "bfloat16", "float16", NULL };
-static const char *const device_names[] = { "cpu", "cuda", NULL };
 
 static const struct field fields[] = {
 	FIELD(struct geneval_conf, detector, .init = "blobs", .choices = detector_names,
@@ -23,8 +23,8 @@ static const struct field fields[] = {
 		     "tools/export_mask2former.py makes one"),
 	FIELD(struct geneval_conf, classes, .init = "",
 	      .doc = "script: file with the name of a class a line; empty: COCO's 80 as GenEval spells them"),
-	FIELD(struct geneval_conf, device, .init = "cpu", .choices = device_names,
-	      .doc = "script: where it and CLIP run"),
+	FIELD(struct geneval_conf, device, .init = "auto", .choices = at_device_names,
+	      .doc = "script: where it and CLIP run; auto: where the run's tensors live"),
 	FIELD(struct geneval_conf, batch, .init = "8", .min = 1, .max = 4096, .unit = "pictures",
 	      .doc = "script: pictures searched at a time, all of one size"),
 	FIELD(struct geneval_conf, threshold, .init = "0.3", .max = 1,

@@ -19,8 +19,6 @@ struct script_conf {
 	bool group;
 };
 
-static const char *const device_names[] = { "cpu", "cuda", NULL };
-
 static const struct field fields[] = {
 	FIELD(struct script_conf, module, .init = NULL,
 	      .doc = "the file: TorchScript, or an AOTInductor package when it ends in .pt2"),
@@ -32,7 +30,8 @@ static const struct field fields[] = {
 		  "prompts' ids; empty: it does not"),
 	FIELD(struct script_conf, text_length, .init = "77", .min = 2, .max = 4096, .unit = "tokens",
 	      .doc = "ids a prompt, padding included"),
-	FIELD(struct script_conf, device, .init = "cpu", .choices = device_names, .doc = "where it runs"),
+	FIELD(struct script_conf, device, .init = "auto", .choices = at_device_names,
+	      .doc = "where it runs; auto: where the run's tensors live"),
 	FIELD(struct script_conf, batch, .init = "16", .min = 1, .max = 4096, .unit = "pictures",
 	      .doc = "pictures scored at a time, all of one size"),
 	FIELD(struct script_conf, group, .init = "false",

@@ -7,7 +7,7 @@ The source is the published checkpoint (a pickle, opened with torch's weights_on
 or the same tensors in safetensors: BLIP's ViT-L/16 at 224 pixels, its BERT whose layers look at the picture, and a head.
 Beside the module goes NAME.tokenizer, BERT's with the two tokens that BLIP adds. In the configuration:
 
-    imagereward: {type: script, module: models/imagereward.pt, tokenizer: models/imagereward.tokenizer, text_length: 35, device: cuda}
+    imagereward: {type: script, module: models/imagereward.pt, tokenizer: models/imagereward.tokenizer, text_length: 35}
 
 The module takes pictures of any size and prepares them as the published code does: the shorter side to 224 (bicubic, as
 Pillow: rows, then columns, bytes in between), the middle cut out. Ids of 0 are padding.

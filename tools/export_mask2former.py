@@ -6,7 +6,7 @@
 The source is a folder or a hub id of a Mask2FormerForUniversalSegmentation trained on instances. Beside the module goes
 NAME.classes.txt, a class a line as GenEval spells it. In the configuration:
 
-    geneval: {detector: script, module: models/mask2former.pt, classes: models/mask2former.classes.txt, clip: ..., device: cuda}
+    geneval: {detector: script, module: models/mask2former.pt, classes: models/mask2former.classes.txt, clip: ...}
 
 The module takes pictures of any size, one after the other, and does what GenEval's published evaluation does through
 mmdet: the shorter side to 800 (the longer to 1333 at most), bilinear without antialiasing, rounded to bytes, padded with

@@ -186,27 +186,24 @@ sanitize() { # TOOL PROGRAM...
 # ---- Speed ---------------------------------------------------------------------------------------------------------
 table() { "$program" bench "${medium[@]}" --matrix --repeats "${1:-2}" -o "$out/matrix.json"; }
 
-# Where the time of one round goes: kernels by name, their time and their memory traffic.
-profile() {
-	command -v ncu >/dev/null || { echo "there is no ncu"; return 77; }
-	ours ncu --csv --page raw --metrics gpu__time_duration.sum,gpu__dram_throughput.avg.pct_of_peak_sustained_elapsed --clock-control none --launch-skip "$1" --launch-count "$2" \
-		--log-file "$out/ncu-$1.csv" "$bin/contraflow" bench "${medium[@]}" --group-size 8 --batch 8 --micro-batch 8 --steps 2 --levels 1 --repeats 1 --no-graphs || return 1
-	"$python" - "$out/ncu-$1.csv" <<-'EOF'
-		import collections, csv, sys
-		rows = list(csv.DictReader(l for l in open(sys.argv[1]) if l.startswith('"')))
-		unit = rows.pop(0)  # the second line holds units
-		t = next(k for k in unit if "time_duration" in k); b = next(k for k in unit if "dram_throughput" in k)
-		ts = {"ns": 1e-6, "nsecond": 1e-6, "us": 1e-3, "usecond": 1e-3, "ms": 1, "msecond": 1}[unit[t]]
-		kinds = collections.defaultdict(lambda: [0, 0.0, 0.0])
-		for r in rows:
-		    k = kinds[r["Kernel Name"][:90]]
-		    ms = float(r[t].replace(",", "")) * ts
-		    k[0] += 1; k[1] += ms; k[2] += ms * float(r[b].replace(",", ""))
-		total = sum(k[1] for k in kinds.values())
-		print(f"= {len(rows)} launches, {total:.2f} ms")
-		for name, (n, ms, busy) in sorted(kinds.items(), key=lambda k: -k[1][1])[:28]:
-		    print(f"{ms:8.2f} ms {100 * ms / total:5.1f} % {n:5d} x memory {busy / ms if ms else 0:3.0f} %  {name}")
+# Where the time of one round goes: every kernel by name, and what of the wall clock no kernel fills.
+traces() {
+	"$program" bench "${medium[@]}" --batch 24 --micro-batch 24 --vae-dtype bfloat16 --vae-batch 12 --repeats 1 --trace "$out/trace" || return 1
+	"$python" - "$out/trace" <<-'EOF'
+		import collections, json, sys
+		for phase in "rollout", "update", "decode":
+		    events = [e for e in json.load(open(f"{sys.argv[1]}/{phase}.json"))["traceEvents"] if e.get("cat") in ("kernel", "gpu_memcpy", "gpu_memset")]
+		    kinds = collections.defaultdict(lambda: [0, 0.0])
+		    for e in events:
+		        kinds[e["name"][:130]][0] += 1
+		        kinds[e["name"][:130]][1] += e["dur"] / 1e3
+		    wall = (max(e["ts"] + e["dur"] for e in events) - min(e["ts"] for e in events)) / 1e3
+		    total = sum(k[1] for k in kinds.values())
+		    print(f"= {phase}: {len(events)} launches, {total:.1f} ms of kernels in {wall:.1f} ms")
+		    for name, (n, ms) in sorted(kinds.items(), key=lambda k: -k[1][1])[:24]:
+		        print(f"{ms:9.2f} ms {100 * ms / total:5.1f} % {n:6d} x  {name}")
 	EOF
+	rm -f "$out"/trace/*.json
 }
 
 # ---- Python --------------------------------------------------------------------------------------------------------
@@ -241,9 +238,8 @@ right)
 speed)
 	check "table of settings" 420 table
 	cat "$out/table_of_settings.log"
-	check "profile of a forward" 90 profile 3000 1300
-	check "profile of an update" 120 profile 7500 3000
-	tail -n +2 "$out"/profile_of_*.log
+	check "where the time goes" 120 traces
+	sed -n '/^= rollout/,$p' "$out/where_the_time_goes.log"
 	;;
 python)
 	check "Python, micro-batch 4" 180 against 4 12 -o "$out/python-4.json"

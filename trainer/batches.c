@@ -278,7 +278,7 @@ static int read_limit(struct probe *p, struct err *e)
 	at_memory_read(device(p), &m);
 	dist_barrier(p->t->dist);
 	p->base = (double)m.now;
-	share *= (double)m.left / (device(p) == AT_CPU ? d->local_ranks : 1);
+	share *= fmin((double)m.own, (double)m.left / (device(p) == AT_CPU ? d->local_ranks : 1));
 	p->limit = (1 - SPARE) * (bytes > 0 ? bytes : p->base + share);
 	return 0;
 }

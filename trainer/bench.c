@@ -1,11 +1,14 @@
 /* bench.c -- a trainer without files, and what its phases take. */
 #include "trainer/bench.h"
 #include "aten/memory.h"
+#include "aten/trace.h"
+#include "base/file.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "models/encoder.h"
 #include "sampler/replay.h"
 #include "trainer/gradient.h"
+#include "trainer/startup.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -203,7 +206,7 @@ static int make_trainer(struct bench *b, struct err *e)
 	struct pipeline *p = &t->pipeline;
 	enum at_dtype dt;
 
-	if (at_dtype_parse(&dt, b->dtype, e) || trainer_device(&p->device, b->device, t->dist, e) ||
+	if (at_dtype_parse(&dt, b->dtype, e) || startup_device(&p->device, b->device, t->dist, e) ||
 	    make_model(b, e))
 		return -1;
 	p->dtype = dt;
@@ -334,7 +337,7 @@ static void rollout(struct bench *b)
 	}
 }
 
-static void decode(const struct bench *b)
+static void decode(struct bench *b)
 {
 	for (int64_t at = 0; at < b->s.count; at += b->now.batch) {
 		struct at_scope *s = at_begin(AT_NO_GRAD);
@@ -404,6 +407,34 @@ void bench_measure(struct bench *b, struct bench_times *out)
 				      .update_replayed = gradient_is_replayed(b->t.gradients) };
 	if (b->t.rollout.replays)
 		replays_count(b->t.rollout.replays, &out->recordings, &out->replayed);
+}
+
+static void update(struct bench *b)
+{
+	struct update_stats u;
+
+	update_step(&b->t, &b->s, 0, 1, &u);
+}
+
+int bench_trace(struct bench *b, const char *folder, struct err *e)
+{
+	static const struct {
+		const char *file;
+		void (*run)(struct bench *b);
+	} phases[] = { { "rollout.json", rollout }, { "update.json", update }, { "decode.json", decode } };
+	int ret = file_mkdirs(folder, e);
+
+	for (size_t i = 0; i < sizeof phases / sizeof *phases && !ret; i++) {
+		if (phases[i].run == decode && !b->t.pipeline.vae)
+			continue;
+		char *path = file_join(folder, phases[i].file);
+
+		at_trace_begin(b->t.pipeline.device);
+		phases[i].run(b);
+		ret = at_trace_end(b->t.pipeline.device, path, e);
+		free(path);
+	}
+	return ret;
 }
 
 double bench_step(const struct bench *b, const struct bench_times *m)

@@ -49,6 +49,8 @@ void bench_close(struct bench *b); /* after a failed bench_open as well */
 void bench_ceilings(struct bench *b);
 int bench_choose(struct bench *b, const struct bench_setting *s, struct err *e);
 void bench_measure(struct bench *b, struct bench_times *out); /* one round more than `repeats`: it warms up */
+/* One round more, each phase's kernels into FOLDER/rollout.json, update.json and decode.json (trace.h). */
+int bench_trace(struct bench *b, const char *folder, struct err *e);
 /* Seconds of this rank for 1,152 images of 9 levels (48 prompts, 24 images each), times the ranks. */
 double bench_step(const struct bench *b, const struct bench_times *m);
 

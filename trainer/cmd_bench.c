@@ -3,10 +3,10 @@
 #include "base/log.h"
 #include "trainer/bench.h"
 #include "trainer/options.h"
+#include "trainer/startup.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #define GIB 1073741824.0
 
@@ -221,13 +221,11 @@ static int check(const struct bench *b, struct err *e)
 }
 
 static int bench(struct bench *b, struct dist *d, int64_t threads, bool several, const char *out,
-		 struct err *e)
+		 const char *trace, struct err *e)
 {
-	long cores = sysconf(_SC_NPROCESSORS_ONLN);
 	int ret;
 
-	threads = threads > 0 ? threads : cores / d->local_ranks;
-	at_set_threads(threads > 0 ? (int)threads : 1);
+	startup_threads(d, threads);
 	ret = dist_agree(d, check(b, e) || bench_open(b, d, e) ? -1 : 0, e);
 	if (!ret && b->t.pipeline.device == AT_CUDA && d->ranks > 1)
 		ret = dist_use_nccl(d, e);
@@ -241,6 +239,8 @@ static int bench(struct bench *b, struct dist *d, int64_t threads, bool several,
 		bench_measure(b, &m);
 		ret = dist_agree(d, d->rank == 0 ? report(b, &m, out, e) : 0, e);
 	}
+	if (!ret && trace)
+		ret = bench_trace(b, trace, e);
 	bench_close(b);
 	return ret;
 }
@@ -249,7 +249,7 @@ static int run(int argc, char **argv, struct err *e)
 {
 	struct bench b = { .model = "tiny",
 			   .dtype = "float32",
-			   .device = "cpu",
+			   .device = "auto",
 			   .groups = 2,
 			   .group_size = 4,
 			   .steps = 10,
@@ -259,7 +259,7 @@ static int run(int argc, char **argv, struct err *e)
 			   .now = {
 			       .vae_dtype = "float32", .batch = 8, .micro = 8, .vae_batch = 1, .kl = 1e-4 } };
 	bool no_graphs = false, several = false;
-	const char *out = NULL, *args[1];
+	const char *out = NULL, *trace = NULL, *args[1];
 	int64_t threads = 0;
 	const struct option_spec spec[] = {
 		{ "model", 's', &b.model, "NAME",
@@ -286,9 +286,12 @@ static int run(int argc, char **argv, struct err *e)
 		{ "matrix", 'f', &several, NULL,
 		  "a table of settings on one model: sizes of batches, replays, checkpointing, 8 bits" },
 		{ "repeats", 'i', &b.repeats, "N", "rounds; medians are told (default 3)" },
-		{ "threads", 'i', &threads, "N", "CPU threads a rank (default: cores / ranks)" },
+		{ "threads", 'i', &threads, "N", "CPU threads a rank (default: its share of the cores)" },
 		{ "dtype", 's', &b.dtype, "TYPE", "of the frozen weights (default float32)" },
-		{ "device", 's', &b.device, "NAME", "cpu or cuda (default cpu)" },
+		{ "device", 's', &b.device, "NAME",
+		  "auto, cpu or cuda (default auto: a GPU where there is one)" },
+		{ "trace", 's', &trace, "FOLDER",
+		  "the kernels of one more round there, for chrome://tracing (one rank)" },
 		{ "o", 's', &out, "FILE.json", "the figures" },
 		{ NULL, 0, NULL, NULL, NULL },
 	};
@@ -297,17 +300,14 @@ static int run(int argc, char **argv, struct err *e)
 
 	if (ret)
 		return ret;
-	if (dist_open(&d, e))
+	if (startup_open(&d, STARTUP_RANKS, e))
 		return -1;
-	log_rank(d.rank, d.ranks);
 	b.now.graphs = !no_graphs;
-	ret = bench(&b, &d, threads, several, out, e);
-	if (ret && d.rank != 0) {
-		dist_close(&d);
-		return 1;
-	}
-	dist_close(&d);
-	return ret;
+	if (trace && d.ranks > 1)
+		ret = err_set(e, "bench: --trace is for one rank, and these are %d", d.ranks);
+	else
+		ret = bench(&b, &d, threads, several, out, trace, e);
+	return startup_close(&d, ret, e);
 }
 
 const struct command cmd_bench = { "bench", "[--model tiny | medium | DIR] [options]",

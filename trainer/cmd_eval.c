@@ -5,6 +5,7 @@
 #include "trainer/options.h"
 #include "trainer/reward_ranks.h"
 #include "trainer/session.h"
+#include "trainer/startup.h"
 #include <stdio.h>
 #include <string.h>
 
@@ -81,7 +82,7 @@ static int evaluate_session(struct dist *d, const struct session_options *o, con
 			    struct err *e)
 {
 	struct session s;
-	int ret = dist_agree(d, session_open(&s, o, "eval", e), e);
+	int ret = dist_agree(d, session_open(&s, d, o, "eval", e), e);
 
 	if (!ret) {
 		ret = score(d, &s, r, o->batch, e);
@@ -120,22 +121,15 @@ static int run(int argc, char **argv, struct err *e)
 		return err_set(e, "eval: --prompts FILE is needed");
 	if (r.per < 1)
 		return err_set(e, "eval: --images-per-prompt must be at least 1");
-	if (dist_open(&d, e))
+	if (startup_open(&d, STARTUP_RANKS, e))
 		return -1;
-	log_rank(d.rank, d.ranks);
 	log_quiet(r.quiet);
 	ret = reward_ranks_split(&d, r.reward_ranks, "--reward-ranks", e);
-	if (!ret && d.serves) {
-		reward_ranks_serve(&d, &(struct remote_sets) { &r, open_set }, o.threads);
-		dist_close(&d);
-		return 0;
-	}
-	if (!ret)
+	if (!ret && d.serves)
+		reward_ranks_serve(&d, &(struct remote_sets) { &r, open_set }, o.device, o.threads);
+	else if (!ret)
 		ret = evaluate_session(&d, &o, &r, e);
-	if (ret && d.rank != 0)
-		ret = 1;
-	dist_close(&d);
-	return ret;
+	return startup_close(&d, ret, e);
 }
 
 const struct command cmd_eval = { "eval", "--model DIR [--lora DIR] --prompts FILE [-o FILE.json]",

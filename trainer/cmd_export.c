@@ -6,6 +6,7 @@
 #include "models/mmdit.h"
 #include "trainer/adapters.h"
 #include "trainer/options.h"
+#include "trainer/startup.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -92,6 +93,7 @@ static int run(int argc, char **argv, struct err *e)
 		{ "dtype", 's', &r.dtype, "TYPE", "of the numbers (default float32; merged: the model's)" },
 		{ NULL, 0, NULL, NULL, NULL },
 	};
+	struct dist d;
 	int n, format = 0, ret = options_parse(&cmd_export, spec, argc, argv, &r.source, 1, &n, e);
 
 	if (ret)
@@ -103,6 +105,8 @@ static int run(int argc, char **argv, struct err *e)
 	if (!formats[format])
 		return err_set(e, "export: --format '%s': peft, diffusers, kohya or merged", r.format);
 
+	if (startup_open(&d, STARTUP_ALONE, e))
+		return -1;
 	char *adapter = adapters_find(r.source, e), *model = NULL;
 	if (adapter && !(model = r.model ? mem_str(r.model) : adapters_model(r.source, e)))
 		err_in(e, "export");

@@ -1,7 +1,7 @@
 /* cmd_pretrain.c -- contraflow pretrain CONFIG */
-#include "base/log.h"
 #include "trainer/options.h"
 #include "trainer/pretrain.h"
+#include "trainer/startup.h"
 
 static int run(int argc, char **argv, struct err *e)
 {
@@ -19,18 +19,14 @@ static int run(int argc, char **argv, struct err *e)
 	if (n != 1)
 		return err_set(e, "pretrain: name a configuration; usage: contraflow pretrain %s",
 			       cmd_pretrain.usage);
-	if (dist_open(&d, e))
+	if (startup_open(&d, STARTUP_RANKS, e))
 		return -1;
-	log_rank(d.rank, d.ranks);
 	ret = dist_agree(&d, pretrain_read(&c, config, set.v, set.n, e), e);
 	if (!ret) {
 		ret = pretrain(&c, &d, e);
 		pretrain_release(&c);
 	}
-	if (ret && d.rank != 0)
-		ret = 1;
-	dist_close(&d);
-	return ret;
+	return startup_close(&d, ret, e);
 }
 
 const struct command cmd_pretrain = { "pretrain", "CONFIG [--set KEY=VALUE ...]",

@@ -14,6 +14,7 @@
 #include "models/vae.h"
 #include "sampler/schedule.h"
 #include "trainer/options.h"
+#include "trainer/startup.h"
 #include <stdlib.h>
 #include <string.h>
 
@@ -322,20 +323,21 @@ static int run(int argc, char **argv, struct err *e)
 		{ "out", 's', &p.out, "FILE", "where the outputs go" },
 		{ "taps", 'f', &p.taps, NULL, "write intermediates too, as tap.NUMBER.MODULE" },
 		{ "dtype", 's', &p.dtype_name, "TYPE", "type of the weights (default float32)" },
-		{ "device", 's', &p.device_name, "NAME", "cpu or cuda (default cpu)" },
+		{ "device", 's', &p.device_name, "NAME", "auto, cpu or cuda (default cpu)" },
 		{ "t5-length", 'i', &p.t5_length, "N", "tokens that T5 reads (default 256)" },
 		{ "batch", 'i', &p.batch, "N", "pictures that vae-decode takes at a time (default 1)" },
 		{ "steps", 'i', &p.steps, "N", "noise levels of schedule (default 40)" },
 		{ "shift", 'r', &p.shift, "X", "shift of schedule (default: the model's)" },
 		{ NULL, 0, NULL, NULL, NULL },
 	};
+	struct dist d;
 	int n, ret = options_parse(&cmd_probe, spec, argc, argv, &p.component, 1, &n, e);
 
 	if (ret)
 		return ret;
 	if (n != 1)
 		return err_set(e, "probe: usage: contraflow probe %s", cmd_probe.usage);
-	return probe(&p, e);
+	return startup_open(&d, STARTUP_ALONE, e) || probe(&p, e) ? -1 : 0;
 }
 
 const struct command cmd_probe = { "probe",

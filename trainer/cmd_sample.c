@@ -3,6 +3,7 @@
 #include "base/mem.h"
 #include "trainer/options.h"
 #include "trainer/session.h"
+#include "trainer/startup.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -106,6 +107,7 @@ static int run(int argc, char **argv, struct err *e)
 		{ NULL, 0, NULL, NULL, NULL },
 	};
 	struct session s;
+	struct dist d;
 	int n, ret = options_parse(&cmd_sample, spec, argc, argv, args, 0, &n, e);
 
 	if (ret)
@@ -116,7 +118,7 @@ static int run(int argc, char **argv, struct err *e)
 		return err_set(e, "sample: nothing to write; give -o FILE.png or --save-latents FILE");
 	if (r.per < 1 || r.per > 10000 || r.zoom < 1 || r.zoom > 64)
 		return err_set(e, "sample: --per-prompt must be in [1, 10000], --zoom in [1, 64]");
-	if (session_open(&s, &o, "sample", e))
+	if (startup_open(&d, STARTUP_ALONE, e) || session_open(&s, &d, &o, "sample", e))
 		return -1;
 	ret = sample(&s, &r, o.batch, e);
 	session_close(&s);

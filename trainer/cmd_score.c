@@ -7,6 +7,7 @@
 #include "data/gallery.h"
 #include "trainer/evaluate.h"
 #include "trainer/reward_options.h"
+#include "trainer/startup.h"
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -297,6 +298,7 @@ static int run(int argc, char **argv, struct err *e)
 	};
 	struct gallery g = { 0 };
 	struct mixture *m = NULL;
+	struct dist d;
 	int n, ret = options_parse(&cmd_score, spec, argc, argv, args, argc, &n, e);
 
 	if (!ret && !n)
@@ -305,7 +307,10 @@ static int run(int argc, char **argv, struct err *e)
 	if (!o.config && !o.reward)
 		o.reward = "geneval";
 	if (!ret)
-		ret = reward_options_open(&m, &o, "score", e) || gallery_open(&g, args, n, file, e) ? -1 : 0;
+		ret = startup_open(&d, STARTUP_ALONE, e);
+	if (!ret)
+		ret = reward_options_open(&m, &o, &d, "score", e) || gallery_open(&g, args, n, file, e) ? -1
+													: 0;
 	if (!ret)
 		ret = score(m, &g, out, e);
 	gallery_close(&g);

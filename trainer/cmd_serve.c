@@ -4,6 +4,7 @@
 #include "base/mem.h"
 #include "rewards/scoring.h"
 #include "trainer/reward_options.h"
+#include "trainer/startup.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -167,6 +168,7 @@ static int run(int argc, char **argv, struct err *e)
 		{ NULL, 0, NULL, NULL, NULL },
 	};
 	struct mixture *m = NULL;
+	struct dist d;
 	int n, ret = options_parse(&cmd_serve, spec, argc, argv, &o.rewards.config, 1, &n, e);
 
 	if (ret)
@@ -174,7 +176,9 @@ static int run(int argc, char **argv, struct err *e)
 	log_quiet(o.quiet);
 	ret = check(&o, n, e);
 	if (!ret)
-		ret = reward_options_open(&m, &o.rewards, "serve-reward", e);
+		ret = startup_open(&d, STARTUP_ALONE, e);
+	if (!ret)
+		ret = reward_options_open(&m, &o.rewards, &d, "serve-reward", e);
 	if (!ret)
 		ret = serve(m, &o, e);
 	mixture_close(m);

@@ -3,6 +3,7 @@
 #include "trainer/options.h"
 #include "trainer/reward_ranks.h"
 #include "trainer/rundir.h"
+#include "trainer/startup.h"
 #include "trainer/trainer.h"
 
 /* For a reward rank: the rewards of stage `set`. */
@@ -42,7 +43,7 @@ static int read_and_train(struct dist *d, const char *config, const char *run, b
 		return -1;
 	ret = reward_ranks_split(d, x.ranks.reward, "ranks.reward", e);
 	if (!ret && d->serves)
-		reward_ranks_serve(d, &(struct remote_sets) { &x, open_set }, x.run.threads);
+		reward_ranks_serve(d, &(struct remote_sets) { &x, open_set }, x.run.device, x.run.threads);
 	else if (!ret)
 		ret = train(d, &x, run, resume, e);
 	experiment_release(&x);
@@ -69,18 +70,11 @@ static int run(int argc, char **argv, struct err *e)
 		return ret;
 	if (n != 1)
 		return err_set(e, "train: name a configuration; usage: contraflow train %s", cmd_train.usage);
-	if (dist_open(&d, e))
+	if (startup_open(&d, STARTUP_RANKS, e))
 		return -1;
-	log_rank(d.rank, d.ranks);
 	log_quiet(quiet);
 	ret = read_and_train(&d, config, dir, resume, &set, e);
-	/* Every rank failed with the same words: one of them says it. */
-	if (ret && d.rank != 0) {
-		dist_close(&d);
-		return 1;
-	}
-	dist_close(&d);
-	return ret;
+	return startup_close(&d, ret, e);
 }
 
 const struct command cmd_train = { "train", "CONFIG [--run DIR] [--resume] [--set KEY=VALUE ...]",

@@ -6,21 +6,22 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const char *const device_names[] = { "cpu", "cuda", NULL };
 static const char *const dtype_names[] = { "float32", "bfloat16", "float16", NULL };
 
 static const struct field run_fields[] = {
 	FIELD(struct run_conf, name, .init = "", .doc = "name of the run; empty takes the config file's"),
 	FIELD(struct run_conf, seed, .init = "0", .min = 0, .max = 9007199254740992.0,
 	      .doc = "everything random is a function of this"),
-	FIELD(struct run_conf, device, .init = "cpu", .choices = device_names, .doc = "where tensors live"),
+	FIELD(struct run_conf, device, .init = "auto", .choices = at_device_names,
+	      .doc = "where tensors live; auto: cuda where the build has it and a GPU is visible, else cpu"),
 	FIELD(struct run_conf, dtype, .init = "float32", .choices = dtype_names,
 	      .doc = "type of the frozen weights; adapters, optimizer and loss are float32 always"),
 	FIELD(struct run_conf, memory, .init = "0.9",
 	      .doc = "what `auto` may take: a share of the memory that a rank finds left, or a size (600MiB, "
 		     "2.5GiB) for all its tensors, weights included"),
 	FIELD(struct run_conf, threads, .init = "0", .min = 0, .max = 1024,
-	      .doc = "CPU threads a rank; 0 divides the machine's cores among its ranks"),
+	      .doc = "CPU threads a rank; 0: the cores that it was given, divided among the ranks that have "
+		     "the same"),
 	FIELD(struct run_conf, deterministic, .init = "false",
 	      .doc = "on a GPU, only kernels that repeat their bits: resumed and repeated runs are then "
 		     "bit-identical there, too, and updates slower"),

@@ -391,10 +391,11 @@ int trainer_run(struct trainer *t, struct err *e)
 {
 	if (t->dist->rank == 0)
 		log_info("%s: %lld adapter parameters on %d modules, %lld pictures a round on %d rank%s of "
-			 "%d thread%s",
+			 "%d thread%s, %s",
 			 t->x->run.name, (long long)t->policies.theta.numel, t->policies.theta.n,
 			 (long long)(t->x->prompts.groups * t->x->prompts.group_size), t->dist->ranks,
-			 t->dist->ranks > 1 ? "s" : "", at_threads(), at_threads() > 1 ? "s" : "");
+			 t->dist->ranks > 1 ? "s" : "", at_threads(), at_threads() > 1 ? "s" : "",
+			 at_device_name(t->pipeline.device));
 	if (t->dist->rank == 0 && t->dist->servers) {
 		char name[64];
 		log_info("rewards are scored by %s", reward_ranks_name(t->dist, name, sizeof name));

@@ -5,6 +5,7 @@
 #include "dist/dist.h"
 #include "rewards/mixture.h"
 #include "trainer/options.h"
+#include "trainer/startup.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -83,7 +84,7 @@ int main(int argc, char **argv)
 			ret = err_set(&e, "cannot write all of standard output: is the disk full?");
 		if (ret < 0)
 			fprintf(stderr, "contraflow: %s\n", e.msg);
-		return leave(ret < 0 ? 1 : 0);
+		return leave(ret < 0 || ret == STARTUP_FAILED);
 	}
 	return unknown(argv[1]);
 }

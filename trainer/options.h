@@ -22,6 +22,7 @@ struct option_list {
 };
 struct command {
 	const char *name, *usage, *doc;
+	/* -1: main() prints the error; STARTUP_FAILED: that has been done; 1: --help was all */
 	int (*run)(int argc, char **argv, struct err *e);
 };
 

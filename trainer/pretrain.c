@@ -4,6 +4,7 @@
  * Shapes: B scenes of a batch, C latent channels, h x w latents, L words, P all trainable parameters.
  */
 #include "trainer/pretrain.h"
+#include "trainer/startup.h"
 #include "base/file.h"
 #include "base/log.h"
 #include "base/mem.h"
@@ -12,7 +13,6 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #define AE_SCENES 2000
 
@@ -450,11 +450,10 @@ int pretrain(struct pretrain_conf *c, struct dist *d, struct err *e)
 	struct pretrainer p = { .c = c, .dist = d };
 	char *temp = mem_printf("%s.tmp", c->run.out);
 	double start = clock_now(), cpu = clock_cpu();
-	long cores = sysconf(_SC_NPROCESSORS_ONLN);
-	int threads = c->run.threads ? (int)c->run.threads : (int)(cores / d->local_ranks), ret;
 	struct err ignored;
+	int ret;
 
-	at_set_threads(threads > 0 ? threads : 1);
+	startup_threads(d, c->run.threads);
 	ret = file_exists(c->run.out)
 		  ? err_set(e, "%s exists already; move it away or set run.out", c->run.out)
 		  : 0;

@@ -3,7 +3,6 @@
 #include "base/text.h"
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 /* Only this entry of the file's rewards. */
 static int choose(struct conf_node *tree, const char *config, const char *name, struct err *e)
@@ -55,17 +54,16 @@ static int read_rewards(struct conf_node *tree, const struct reward_options *o, 
 	return o->config && o->reward ? choose(tree, o->config, o->reward, e) : 0;
 }
 
-int reward_options_open(struct mixture **m, const struct reward_options *o, const char *command,
-			struct err *e)
+int reward_options_open(struct mixture **m, const struct reward_options *o, const struct dist *d,
+			const char *command, struct err *e)
 {
 	if (o->threads < 0 || o->threads > 1024)
 		return err_set(e, "%s: --threads %lld: must be in [0, 1024]", command, (long long)o->threads);
 	struct conf_node *tree = o->config ? conf_read(o->config, e) : conf_empty();
-	long cores = sysconf(_SC_NPROCESSORS_ONLN);
 	int ret = tree ? read_rewards(tree, o, command, e) : -1;
 
 	if (!ret)
-		ret = mixture_open(m, tree, (int)(o->threads ? o->threads : cores), e);
+		ret = mixture_open(m, tree, (int)(o->threads ? o->threads : d->cores), e);
 	conf_node_free(tree);
 	return ret;
 }

@@ -2,6 +2,7 @@
  */
 #ifndef REWARD_OPTIONS_H
 #define REWARD_OPTIONS_H
+#include "dist/dist.h"
 #include "rewards/mixture.h"
 #include "trainer/options.h"
 
@@ -20,7 +21,7 @@ struct reward_options {
 	}
 
 /* `config` or `reward` must be there.  Errors name the command. */
-int reward_options_open(struct mixture **m, const struct reward_options *o, const char *command,
-			struct err *e);
+int reward_options_open(struct mixture **m, const struct reward_options *o, const struct dist *d,
+			const char *command, struct err *e);
 
 #endif

@@ -1,11 +1,11 @@
 #include "trainer/reward_ranks.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "trainer/startup.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
-#include <unistd.h>
 
 int reward_ranks_split(struct dist *d, int64_t n, const char *what, struct err *e)
 {
@@ -59,30 +59,16 @@ static struct remote_link make_link(struct dist *d)
 
 /* ---- a reward rank ---- */
 
-/* A GPU that no trainer of this machine uses, where there are so many; threads as a trainer's. */
-static void settle_down(const struct dist *d, int64_t threads)
-{
-	long cores = sysconf(_SC_NPROCESSORS_ONLN);
-
-	if (!threads)
-		threads = cores / d->machine_ranks;
-	at_set_threads(threads > 0 ? (int)threads : 1);
-#ifdef CONTRAFLOW_CUDA
-	int gpus = at_cuda_devices(), trainers = d->machine_ranks - d->local_ranks;
-
-	if (gpus)
-		at_cuda_use((trainers + d->local_rank) % gpus);
-#endif
-}
-
-void reward_ranks_serve(struct dist *d, const struct remote_sets *sets, int64_t threads)
+void reward_ranks_serve(struct dist *d, const struct remote_sets *sets, const char *device, int64_t threads)
 {
 	struct remote_link link = make_link(d);
 	struct remote_server *s = remote_server_new(&link, sets);
 	bool idle = false;
 
 	at_panic_context("reward rank %d", d->first_server + d->rank);
-	settle_down(d, threads);
+	startup_threads(d, threads);
+	if (!strcmp(device, "cpu")) /* a GPU is for those judges that find one here */
+		at_device_auto(AT_CPU);
 	while (remote_server_step(s, &idle))
 		if (idle) /* as often as a score may be waited for; its threads need the core */
 			nanosleep(&(struct timespec) { .tv_nsec = 200000 }, NULL);

@@ -3,6 +3,7 @@
  */
 #ifndef SESSION_H
 #define SESSION_H
+#include "dist/dist.h"
 #include "models/pipeline.h"
 #include "sampler/sample.h"
 
@@ -14,7 +15,7 @@ struct session_options {
 #define SESSION_DEFAULTS                                                                                     \
 	{                                                                                                    \
 		.solver = "euler", .dtype = "float32", .vae_dtype = "float32", .vae_batch = 1,               \
-		.device = "cpu", .steps = 40, .batch = 32, .guidance = 1                                     \
+		.device = "auto", .steps = 40, .batch = 32, .guidance = 1                                    \
 	}
 /* The rows of an option table that fill a struct session_options o. */
 #define SESSION_OPTIONS(o)                                                                                   \
@@ -29,12 +30,13 @@ struct session_options {
 	    { "t5-length", 'i', &(o).t5_length, "N", "tokens that T5 reads (default 256)" },                 \
 	    { "text-cache", 's', &(o).text_cache, "DIR",                                                     \
 	      "keep embeddings of prompts here (default: nowhere)" },                                        \
-	    { "threads", 'i', &(o).threads, "N", "CPU threads (default: all cores)" },                       \
+	    { "threads", 'i', &(o).threads, "N", "CPU threads a rank (default: its share of the cores)" },   \
 	    { "dtype", 's', &(o).dtype, "TYPE", "type of the weights (default float32)" },                   \
 	    { "vae-dtype", 's', &(o).vae_dtype, "TYPE", "precision of decoding (default float32)" },         \
 	    { "vae-batch", 'i', &(o).vae_batch, "N", "pictures decoded at a time (default 1)" },             \
 	{                                                                                                    \
-		"device", 's', &(o).device, "NAME", "cpu or cuda (default cpu)"                              \
+		"device", 's', &(o).device, "NAME",                                                          \
+		    "auto, cpu or cuda (default auto: a GPU where there is one)"                             \
 	}
 
 struct session {
@@ -43,7 +45,8 @@ struct session {
 	struct lora_merged merged;
 	struct pass pass;
 };
-int session_open(struct session *s, const struct session_options *o, const char *command, struct err *e);
+int session_open(struct session *s, struct dist *d, const struct session_options *o, const char *command,
+		 struct err *e);
 void session_close(struct session *s);
 
 #endif

@@ -6,9 +6,9 @@
 #include "base/mem.h"
 #include "trainer/gradient.h"
 #include "trainer/reward_ranks.h"
+#include "trainer/startup.h"
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 static int open_prompts(struct trainer *t, struct err *e)
 {
@@ -39,29 +39,12 @@ static char *cache_dir(const struct experiment *x)
 	return home && *home ? file_join(home, ".cache/contraflow/text") : mem_str(".cache/contraflow/text");
 }
 
-int trainer_device(enum at_device *dev, const char *name, struct dist *d, struct err *e)
-{
-	if (at_device_parse(dev, name, e))
-		return -1;
-	if (*dev == AT_CPU)
-		return 0;
-	if (d->local_ranks > at_cuda_devices())
-		return err_set(e, "%d ranks on this machine and %d GPUs: start one rank a GPU",
-			       d->local_ranks, at_cuda_devices());
-#ifdef CONTRAFLOW_CUDA
-	at_cuda_use(d->local_rank);
-#endif
-	return 0;
-}
-
-static int open_pipeline(struct trainer *t, struct err *e)
+static int open_pipeline(struct trainer *t, enum at_device dev, struct err *e)
 {
 	const struct experiment *x = t->file;
-	enum at_device dev;
 	enum at_dtype dt, vae;
 
-	if (at_dtype_parse(&dt, x->run.dtype, e) || at_dtype_parse(&vae, x->model.vae_dtype, e) ||
-	    trainer_device(&dev, x->run.device, t->dist, e))
+	if (at_dtype_parse(&dt, x->run.dtype, e) || at_dtype_parse(&vae, x->model.vae_dtype, e))
 		return -1;
 	char *cache = cache_dir(x);
 	struct pipeline_options m = { .dir = x->model.path,
@@ -166,13 +149,13 @@ static int open_stages(struct trainer *t, struct err *e)
 
 int trainer_open(struct trainer *t, const struct experiment *x, struct dist *d, struct err *e)
 {
-	*t = (struct trainer) { .file = x, .dist = d };
-	long cores = sysconf(_SC_NPROCESSORS_ONLN);
-	int threads = x->run.threads ? (int)x->run.threads : (int)(cores / d->machine_ranks);
+	enum at_device dev;
 
-	at_set_threads(threads > 0 ? threads : 1);
+	*t = (struct trainer) { .file = x, .dist = d };
+	startup_threads(d, x->run.threads);
 	at_set_deterministic(x->run.deterministic);
-	if (dist_agree(d, open_stages(t, e), e) || dist_agree(d, open_pipeline(t, e), e) ||
+	if (dist_agree(d, startup_device(&dev, x->run.device, d, e), e) ||
+	    dist_agree(d, open_stages(t, e), e) || dist_agree(d, open_pipeline(t, dev, e), e) ||
 	    (t->pipeline.device == AT_CUDA && d->ranks > 1 && dist_use_nccl(d, e)) || finish_all(t, e) ||
 	    dist_agree(d, open_policies(t, e), e)) {
 		trainer_close(t);

@@ -59,8 +59,6 @@ int trainer_open(struct trainer *t, const struct experiment *x, struct dist *d, 
 /* Closes the prompts, rewards and samplers of the stage that ran, and opens those of stage i; collective. */
 int trainer_enter(struct trainer *t, int64_t i, struct err *e);
 void trainer_close(struct trainer *t);
-/* "cpu" or "cuda", one rank a GPU, which is then this rank's. */
-int trainer_device(enum at_device *dev, const char *name, struct dist *d, struct err *e);
 
 /* The pictures of one epoch.  Arrays of n are the same on every rank; x0 holds this rank's share. */
 struct samples {

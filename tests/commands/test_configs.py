@@ -20,6 +20,9 @@ def common(c):
     assert [float(o[k]) for k in ("lr", "beta1", "beta2", "eps", "weight_decay")] == [3e-4, 0.9, 0.999, 1e-8, 1e-4]
     assert (float(c["nft"]["kl_beta"]), c["advantage"]["clip"], c["advantage"]["std"], c["advantage"]["mode"]) == (1e-4, 5, "global", "all")
     assert c["policy"]["ema_decay"] == 0.9
+    # a GPU where there is one, for the judges as well, and as much at a time as fits
+    sizes = [c["rollout"]["batch"], c["eval"]["sampler"]["batch"], c["train"]["micro_batch"], c["train"]["checkpoint_blocks"]]
+    assert sizes == 4 * ["auto"] and {r["device"] for r in c["rewards"].values() if "device" in r} <= {"auto"}
 
 
 @pytest.mark.parametrize("name, rewards, beta, parts, steps, schedule", [
@@ -33,7 +36,7 @@ def test_single_runs(name, rewards, beta, parts, steps, schedule):
     assert c["lora"]["targets"] == ["attn." + t for t in ATTENTION] and c["model"]["t5_length"] == 128
     assert list(c["rewards"]) == rewards and all(r["weight"] == 1 for r in c["rewards"].values())
     assert (c["nft"]["beta"], c["train"]["steps_per_epoch"], c["rollout"]["steps"]) == (beta, parts, steps)
-    assert c["policy"]["old_schedule"] == schedule and "stages" not in c
+    assert c["policy"]["old_schedule"] == schedule and "stages" not in c and c["run"]["device"] == "auto"
 
 
 def test_curriculum():

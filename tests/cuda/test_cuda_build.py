@@ -1,8 +1,10 @@
 """A build with CUDA on a machine without a GPU (or with one): on the CPU it is the same program."""
 
+import json
 import os
 import pathlib
 import subprocess
+import sys
 
 import numpy as np
 import zstandard
@@ -54,6 +56,28 @@ def test_fused_ops():
     """The kernels of the GPU against float64 where there is one; what a build with CUDA does on the CPU otherwise."""
     done = subprocess.run([ROOT / "build-cuda/tests/test_fused"], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
+
+
+def test_every_rank_its_gpu(tmp_path):
+    """What each rank leaves CUDA to see, told by a judge that it starts: with NVML's stand-in, four GPUs for three ranks, one of which
+    scores for the others. A build without CUDA touches nothing."""
+    judge = tmp_path / "judge.sh"
+    judge.write_text(f'#!/bin/sh\necho "$CUDA_VISIBLE_DEVICES" >> {tmp_path}/seen.txt\nexec {sys.executable} {ROOT}/examples/judge_exec.py\n')
+    judge.chmod(0o755)
+    rewards = json.dumps({"red": {"type": "exec", "command": [str(judge)]}})
+    sets = [x for s in [*TINY, "run.device=cpu", "train.max_steps=1", f"rewards={rewards}"] for x in ("--set", s)]
+    for build, visible, servers, expected in (("build-cuda", None, 0, ["0", "1", "2"]), ("build-cuda", "3,1", 0, ["1", "3", "3"]),
+                                              ("build-cuda", None, 1, ["2"]), ("build-test", None, 0, ["", "", ""])):  # fmt: skip
+        env = {**os.environ, "LD_LIBRARY_PATH": str(ROOT / "build-cuda/tests"), "FAKE_GPUS": "abcd", "OMPI_ALLOW_RUN_AS_ROOT": "1",
+               "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}  # fmt: skip
+        env.pop("CUDA_VISIBLE_DEVICES", None)
+        env.update({"CUDA_VISIBLE_DEVICES": visible} if visible else {})
+        (tmp_path / "seen.txt").unlink(missing_ok=True)
+        done = subprocess.run(["mpirun", "--oversubscribe", "--bind-to", "none", "-n", "3", ROOT / build / "contraflow", "train", "configs/shapes.yaml",
+                               "--run", tmp_path / f"{build}{visible}{servers}", *sets, "--set", f"ranks.reward={servers}"],
+                              capture_output=True, text=True, cwd=ROOT, env=env, timeout=300)  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert sorted((tmp_path / "seen.txt").read_text().splitlines()) == expected
 
 
 def without_a_gpu(tmp_path):

@@ -264,13 +264,11 @@ static bool use_nccl(void)
 {
 	struct err e = { "" };
 
-	if (at_cuda_devices() < d.local_ranks) {
+	dist_place_gpu(&d);
+	if (!at_cuda_devices() || dist_gpus(&d) < d.local_ranks) {
 		dist_close(&d);
 		return false;
 	}
-#ifdef CONTRAFLOW_CUDA
-	at_cuda_use(d.local_rank);
-#endif
 	device = AT_CUDA;
 	CHECK(!dist_use_nccl(&d, &e));
 	return true;

@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include "aten/at.h"
+#include "base/err.h"
 #include "base/rng.h"
 
 static int64_t live_before;
@@ -240,11 +241,63 @@ static void test_ops(void **state)
 	at_end(s);
 }
 
+/* Of views from one op, the gradients lie side by side where the views did; one that nobody reads gets zeros.
+ */
+static void test_views(void **state)
+{
+	struct at_scope *s = at_begin(AT_WITH_GRAD);
+	at_t x = random_tensor(DIMS(3, 4, 5), 1), a[4], b[3], grad;
+	at_t g = random_tensor(DIMS(3, 4, 5), 2);
+
+	(void)state;
+	at_set_requires_grad(x, true);
+	at_unbind(4, a, x, 1);
+	for (int i = 0; i < 4; i++)
+		assert_true(at_equal(at_detach(a[i]), at_detach(at_select(x, 1, i))));
+	at_t loss =
+	    at_add(at_sum(at_mul(a[0], at_select(g, 1, 0))), at_sum(at_mul(a[3], at_select(g, 1, 3))));
+	at_grad(loss, 1, &x, &grad);
+	assert_true(at_equal(at_select(grad, 1, 0), at_contiguous(at_select(g, 1, 0))));
+	assert_true(at_equal(at_select(grad, 1, 3), at_contiguous(at_select(g, 1, 3))));
+	assert_true(at_sum_squares(at_narrow(grad, 1, 1, 2)) == 0);
+	at_split(3, b, (int64_t[]) { 1, 3, 1 }, x, 2);
+	assert_true(at_shape_is(b[1], DIMS(3, 4, 3)));
+	assert_true(at_equal(at_detach(b[1]), at_detach(at_narrow(x, 2, 1, 3))));
+	at_grad(at_sum(at_mul(b[1], at_narrow(g, 2, 1, 3))), 1, &x, &grad);
+	assert_true(at_equal(at_contiguous(at_narrow(grad, 2, 1, 3)), at_contiguous(at_narrow(g, 2, 1, 3))));
+	assert_true(at_sum_squares(at_select(grad, 2, 0)) == 0 && at_sum_squares(at_select(grad, 2, 4)) == 0);
+	at_end(s);
+}
+
 #define T(f) cmocka_unit_test_setup_teardown(f, count_handles, no_handle_left)
+
+/* "auto" is what was said last, for everybody who asks later. */
+static void test_devices(void **state)
+{
+	enum at_device dev = AT_CUDA;
+	struct err e;
+
+	(void)state;
+	assert_int_equal(at_device_parse(&dev, "auto", &e), 0);
+	assert_int_equal(dev, at_cuda_devices() ? AT_CUDA : AT_CPU);
+	at_device_auto(AT_CUDA);
+	assert_int_equal(at_device_parse(&dev, "auto", &e), 0);
+	assert_int_equal(dev, AT_CUDA);
+	assert_int_equal(at_device_parse(&dev, "cpu", &e), 0);
+	assert_int_equal(dev, AT_CPU);
+	at_device_auto(AT_CPU);
+	assert_int_equal(at_device_parse(&dev, "auto", &e), 0);
+	assert_int_equal(dev, AT_CPU);
+	assert_int_equal(at_device_parse(&dev, "tpu", &e), -1);
+	assert_string_equal(e.msg, "device 'tpu': auto, cpu or cuda");
+	assert_string_equal(at_device_name(AT_CUDA), "cuda");
+	assert_string_equal(at_device_name(AT_CPU), "cpu");
+}
 
 int main(void)
 {
 	const struct CMUnitTest tests[] = { T(test_scopes), T(test_grad_modes), T(test_panic),
-					    T(test_grad),   T(test_checkpoint), T(test_ops) };
+					    T(test_grad),   T(test_checkpoint), T(test_ops),
+					    T(test_views),  T(test_devices) };
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

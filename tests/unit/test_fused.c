@@ -120,6 +120,36 @@ static void test_modulate(void **state)
 		}
 }
 
+/* The gate is a chunk of a wider product; it needs a gradient only where an adapter is on that product. */
+static void check_gate(const struct place *p, int64_t B, int64_t S, int64_t D, bool trained)
+{
+	struct at_scope *s = at_begin(AT_WITH_GRAD);
+	at_t leaf[3] = { random_at(p, DIMS(B, S, D), 1), random_at(p, DIMS(B, S, D), 2),
+			 random_at(p, DIMS(B, 1, 3 * D), 3) },
+	     leaf64[3], part[3], part64[3];
+	int n = trained ? 3 : 2;
+
+	make_leaves(n, leaf, leaf64);
+	if (!trained)
+		leaf64[2] = exact(leaf[2]);
+	at_chunk(3, part, leaf[2], -1);
+	at_chunk(3, part64, leaf64[2], -1);
+	compare(p, at_gate(leaf[0], part[1], leaf[1]), at_add(leaf64[0], at_mul(part64[1], leaf64[1])), n,
+		leaf, leaf64);
+	at_end(s);
+}
+
+static void test_gate(void **state)
+{
+	(void)state;
+	for (int i = 0; i < PLACES; i++)
+		for (int trained = 0; trained < 2 && there_is(&places[i]); trained++) {
+			check_gate(&places[i], 3, 5, 33, trained); /* no whole packs */
+			check_gate(&places[i], 7, 19, 128, trained);
+			check_gate(&places[i], 1, 46, 1536, trained);
+		}
+}
+
 /* The heads of a stacked projection, as the transformer has them, or a plain tensor. */
 static void check_rms(const struct place *p, struct at_dims shape, bool of_product)
 {
@@ -151,6 +181,31 @@ static void test_rms_norm(void **state)
 			check_rms(&places[i], DIMS(3, 5, 2, 96), true);
 			check_rms(&places[i], DIMS(3, 7, 2, 9), false);
 			check_rms(&places[i], DIMS(5, 24), false);
+		}
+}
+
+/* Of few groups, as decoding one image has them, and of many. */
+static void test_group_norm(void **state)
+{
+	static const int64_t sizes[][4] = { { 1, 12, 9, 7 }, { 3, 8, 1, 5 }, { 300, 8, 2, 2 } };
+
+	(void)state;
+	for (int i = 0; i < PLACES; i++)
+		for (size_t k = 0; k < sizeof sizes / sizeof *sizes && there_is(&places[i]); k++) {
+			const struct place *p = &places[i];
+			const int64_t *n = sizes[k], groups = 4;
+			struct at_scope *s = at_begin(AT_NO_GRAD);
+			at_t x = at_add(random_at(p, DIMS(n[0], n[1], n[2], n[3]), 1), 0.5);
+			at_t w = random_at(p, DIMS(n[1]), 2), b = random_at(p, DIMS(n[1]), 3);
+			at_t rows = at_view(exact(x), DIMS(n[0], groups, -1));
+			at_t far = at_sub(rows, at_mean_dim(rows, 2, true));
+			at_t y = at_mul(far, at_rsqrt(at_add(at_mean_dim(at_square(far), 2, true), 1e-6)));
+
+			y = at_view(y, DIMS(n[0], n[1], n[2], n[3]));
+			y = at_add(at_mul(y, at_view(exact(w), DIMS(1, n[1], 1, 1))),
+				   at_view(exact(b), DIMS(1, n[1], 1, 1)));
+			assert_true(distance(at_group_norm(x, (int)groups, w, b, 1e-6), y) < p->tol);
+			at_end(s);
 		}
 }
 
@@ -347,8 +402,8 @@ static void test_graph(void **state)
 
 int main(void)
 {
-	const struct CMUnitTest tests[] = { T(test_modulate), T(test_rms_norm), T(test_x0_loss),
-					    T(test_adamw),    T(test_products), T(test_fp8),
-					    T(test_graph) };
+	const struct CMUnitTest tests[] = { T(test_modulate), T(test_gate),       T(test_rms_norm),
+					    T(test_x0_loss),  T(test_group_norm), T(test_adamw),
+					    T(test_products), T(test_fp8),        T(test_graph) };
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

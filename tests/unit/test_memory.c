@@ -5,6 +5,9 @@
 #include <stdint.h>
 #include <cmocka.h>
 #include <pthread.h>
+#include <stdio.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
 #include <unistd.h>
 #include "aten/memory.h"
 
@@ -117,11 +120,39 @@ static void test_left(void **state)
 	assert_true(m.reserved == m.now && m.reserved_peak == m.peak);
 }
 
+/* A process's own limit, which nobody else uses up. */
+static void test_address_limit(void **state)
+{
+	const size_t room = 300 * MIB;
+	struct at_memory before = read_now(), after;
+	int status;
+
+	(void)state;
+	assert_true(before.own > 0 && before.own <= before.left);
+	pid_t child = fork();
+	if (!child) {
+		long pages = 0;
+		FILE *f = fopen("/proc/self/statm", "r");
+		struct rlimit limit;
+
+		if (!f || fscanf(f, "%ld", &pages) != 1)
+			_exit(2);
+		limit.rlim_cur = limit.rlim_max = (size_t)pages * (size_t)sysconf(_SC_PAGESIZE) + room;
+		if (setrlimit(RLIMIT_AS, &limit))
+			_exit(3);
+		after = read_now();
+		_exit(after.own <= room && after.own > room - 8 * MIB && after.left > room ? 0 : 1);
+	}
+	assert_int_equal(waitpid(child, &status, 0), child);
+	assert_int_equal(status, 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_blocks),   cmocka_unit_test(test_ops),  cmocka_unit_test(test_threads),
-		cmocka_unit_test(test_borrowed), cmocka_unit_test(test_left),
+		cmocka_unit_test(test_blocks),  cmocka_unit_test(test_ops),
+		cmocka_unit_test(test_threads), cmocka_unit_test(test_borrowed),
+		cmocka_unit_test(test_left),    cmocka_unit_test(test_address_limit),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,0 +1,118 @@
+"""How a job is started: the CPUs that its ranks were given, launchers that MPI does not hear of, what ranks leave with."""
+
+import os
+import subprocess
+
+import pytest
+from command import ROOT, build, fails
+
+CPUS = sorted(os.sched_getaffinity(0))
+ONE_STEP = ["train", "configs/shapes.yaml"] + [
+    f"--set={s}" for s in ("train.max_steps=1", "prompts.test=", "prompts.groups=3", "prompts.group_size=5",
+                           "log.tensorboard=false")]  # fmt: skip
+several_cpus = pytest.mark.skipif(len(CPUS) < 2, reason="one CPU")
+
+
+def start(*launcher, args=(), **env):
+    """A command's exit status and what it said, started as a launcher does."""
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("OMPI_", "OMP_", "SLURM_", "PMI"))}
+    env = {**inherited, "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1", **env}
+    done = subprocess.run([*launcher, build() / "contraflow", *map(str, args)], capture_output=True, text=True, cwd=ROOT, env=env, timeout=300)
+    return done.returncode, done.stdout + done.stderr
+
+
+def train(tmp_path, *launcher, args=(), **env):
+    code, said = start(*launcher, args=[*ONE_STEP, "--run", tmp_path / f"run{len(list(tmp_path.iterdir()))}", *args], **env)
+    assert code == 0, said
+    return said
+
+
+def count(said):
+    """Of the line that says what trains: "... on 2 ranks of 1 thread"."""
+    line = next(l for l in said.splitlines() if "adapter parameters" in l)
+    return int(line.split(" of ")[-1].split()[0])
+
+
+@several_cpus
+def test_taskset(tmp_path):
+    """As many threads as nproc says, not as many as the machine has."""
+    assert count(train(tmp_path, "taskset", "-c", str(CPUS[0]))) == 1
+    assert count(train(tmp_path, "taskset", "-c", f"{CPUS[0]},{CPUS[1]}")) == 2
+    said = train(tmp_path, "taskset", "-c", str(CPUS[0]), args=["--set=run.threads=2"])
+    assert count(said) == 2 and said.count("warning: 2 threads, and the launcher holds this process to 1 of") == 1
+    assert "bind-to" not in said
+
+
+@several_cpus
+def test_bound_ranks(tmp_path):
+    """A rank that mpirun binds to a core has that core alone, and does not share it among the machine's ranks again."""
+    for ranks in "1", "2":
+        said = train(tmp_path, "mpirun", "--bind-to", "core", "-n", ranks)
+        assert count(said) == 1 and "warning" not in said
+    said = train(tmp_path, "mpirun", "--bind-to", "core", "-n", "1")
+    assert said.count("the launcher holds this rank to 1 of") == 1 and "--bind-to none" in said
+    said = train(tmp_path, "mpirun", "--bind-to", "core", "-n", "2", args=["--set=run.threads=2"])
+    assert count(said) == 2 and said.count("warning: rank 0: 2 threads, and the launcher holds this process to 1 of") == 1 and "(mpirun --bind-to none)" in said
+    # a script between changes nothing
+    said = train(tmp_path, "mpirun", "--bind-to", "core", "-n", "1", "sh", "-c", '"$@"; exit $?', "sh")
+    assert count(said) == 1 and said.count("the launcher holds this rank to 1 of") == 1
+    # where the launcher itself has no more, as in a container, there is nothing to say
+    said = train(tmp_path, "taskset", "-c", str(CPUS[0]), "sh", "-c", '"$@"; exit $?', "sh", "mpirun", "--oversubscribe", "-n", "1")
+    assert count(said) == 1 and "launcher holds" not in said
+    # not bound, they share what there is
+    for ranks in 1, 2:
+        said = train(tmp_path, "mpirun", "--oversubscribe", "--bind-to", "none", "-n", str(ranks))
+        assert count(said) == max(1, len(CPUS) // ranks) and "bind-to" not in said
+
+
+@pytest.mark.parametrize("command", [ONE_STEP, ["bench"], ["eval", "--model", "data/shapes/base", "--prompts", "data/shapes/test.jsonl"],
+                                     ["pretrain", "configs/shapes-pretrain.yaml"]])  # fmt: skip
+def test_srun_without_pmi(tmp_path, command):
+    """Each task would be a job of its own, in one run directory."""
+    args = [*command, *(["--run", tmp_path / "run"] if command is ONE_STEP else [])]
+    code, said = start(args=args, SLURM_JOB_ID="1", SLURM_STEP_ID="0", SLURM_STEP_NUM_TASKS="2", SLURM_NTASKS="2", SLURM_PROCID="1")
+    assert code == 1 and said.startswith("contraflow: the launcher started 2 ranks but MPI sees only one") and "srun --mpi=pmix" in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_slurm_single_processes(tmp_path):
+    """One process of a batch script for many tasks, one in srun's shell, and mpirun's ranks, which srun's step is below."""
+    job = dict(SLURM_JOB_ID="1", SLURM_NTASKS="8", SLURM_PROCID="0")
+    for launcher, env in ((), job), ((), {**job, "SLURM_STEP_NUM_TASKS": "1"}), (("mpirun", "-n", "1"), {**job, "SLURM_STEP_NUM_TASKS": "2"}):
+        assert "on 1 rank of" in train(tmp_path, *launcher, **env)
+
+
+@pytest.mark.parametrize("command", [["train", "/nowhere.yaml"], ["pretrain", "/nowhere.yaml"], ["bench", "--dtype", "int4"],
+                                     ["eval", "--model", "/nowhere", "--prompts", "x.txt"]])  # fmt: skip
+def test_exit_codes(command):
+    """All ranks fail; one says why."""
+    each = ["mpirun", "--oversubscribe", "--bind-to", "none", "-n", "3", "sh", "-c", '"$@"; echo "status $?"', "sh"]
+    code, said = start(*each, args=command)
+    assert code == 0 and said.count("status 1") == 3 and said.count("contraflow: ") == 1, said
+    fails(*command)
+
+
+def test_device(tmp_path):
+    """A build without CUDA says so where the driver shows a GPU, unless the CPU was asked for; the run is the same, and goes on
+    with either."""
+    driver = dict(LD_LIBRARY_PATH=str(build() / "tests"), FAKE_GPUS="abcd")
+    assert "cpu" == next(l for l in train(tmp_path).splitlines() if "adapter parameters" in l).split(", ")[-1]
+    for device, env, told in ("auto", driver, 1), ("auto", {**driver, "CUDA_VISIBLE_DEVICES": ""}, 0), ("cpu", driver, 0), ("auto", {}, 0):
+        said = train(tmp_path, args=[f"--set=run.device={device}"], **env)
+        assert said.count("a GPU is visible: this build has no CUDA") == told, said
+    said = train(tmp_path, "mpirun", "--oversubscribe", "--bind-to", "none", "-n", "2", args=["--set=run.device=auto"], **driver)
+    assert said.count("a GPU is visible") == 1  # one rank says it
+    code, said = start(args=[*ONE_STEP, "--run", tmp_path / "gpu", "--set=run.device=cuda"], **driver)
+    assert code == 1 and "this build has no CUDA" in said and not (tmp_path / "gpu").exists()
+
+
+def test_device_resume(tmp_path):
+    two = ["--set=train.max_steps=2", "--set=run.threads=1"]
+    state = "checkpoints/step-00000002/state.safetensors.zst"
+    for name, devices in ("whole", ["auto"]), ("parts", ["auto", "cpu"]):
+        for i, device in enumerate(devices):
+            last = two if i + 1 == len(devices) else [*two, "--set=train.max_steps=1"]
+            args = [*ONE_STEP, *last, f"--set=run.device={device}", "--run", tmp_path / name, *(["--resume"] if i else [])]
+            code, said = start(args=args)
+            assert code == 0, said
+    assert (tmp_path / "whole" / state).read_bytes() == (tmp_path / "parts" / state).read_bytes()
