@@ -16,6 +16,41 @@
 #include <memory>
 #endif
 
+#ifdef CONTRAFLOW_CUDA
+// All recordings share one pool of memory: they are replayed one after another, and what a replay leaves is
+// copied out before the next begins. A pool that no recording uses is given back, and libtorch refuses
+// captures into it from then on: so whoever records has a use of it, of the device's part and of the pinned
+// one, whether the recording succeeds or not, and when nobody has, the next one begins another pool.
+struct graph_pool {
+	const at::cuda::MempoolId_t id = at::cuda::graph_pool_handle();
+	const c10::DeviceIndex device = c10::cuda::current_device();
+
+	graph_pool()
+	{
+		at::HostAllocator *pinned = at::getHostAllocator(at::kCUDA);
+
+		c10::cuda::CUDACachingAllocator::createOrIncrefPool(device, id);
+		pinned->begin_allocate_to_pool(id, [](c10::Stream) { return false; });
+		pinned->end_allocate_to_pool(id); // which leaves the use
+	}
+	graph_pool(const graph_pool &) = delete;
+	~graph_pool()
+	{
+		c10::cuda::CUDACachingAllocator::releasePool(device, id);
+		at::getHostAllocator(at::kCUDA)->release_pool(id);
+	}
+	static std::shared_ptr<graph_pool> shared()
+	{
+		static std::weak_ptr<graph_pool> now;
+		std::shared_ptr<graph_pool> pool = now.lock();
+
+		if (!pool)
+			now = pool = std::make_shared<graph_pool>();
+		return pool;
+	}
+};
+#endif
+
 struct at_graph {
 	shim::callback f;
 	std::vector<char> ctx;
@@ -23,6 +58,7 @@ struct at_graph {
 	int64_t runs = 0;
 	std::string why; // not empty: it is not replayed, and this is why
 #ifdef CONTRAFLOW_CUDA
+	std::shared_ptr<graph_pool> pool; // goes after what was recorded into it
 	std::unique_ptr<at::cuda::CUDAGraph> recorded;
 	std::vector<at::Tensor> in, out; // where the recording reads and writes
 #endif
@@ -56,23 +92,6 @@ tensors run_plain(at_graph *g, const tensors &in)
 }
 
 #ifdef CONTRAFLOW_CUDA
-// All recordings share one pool of memory: they are replayed one after another, and what a replay leaves is
-// copied out before the next begins. The program holds a use of its own of the device's pool and of the
-// pinned one, so that they outlive the last recording: libtorch refuses captures into a pool that was given
-// back.
-at::cuda::MempoolId_t shared_pool()
-{
-	static const at::cuda::MempoolId_t pool = [] {
-		const auto id = at::cuda::graph_pool_handle();
-		at::HostAllocator *pinned = at::getHostAllocator(at::kCUDA);
-		c10::cuda::CUDACachingAllocator::createOrIncrefPool(c10::cuda::current_device(), id);
-		pinned->begin_allocate_to_pool(id, [](c10::Stream) { return false; });
-		pinned->end_allocate_to_pool(id); // which leaves the use
-		return id;
-	}();
-	return pool;
-}
-
 // All are recorded on one stream: a library's workspace belongs to a stream and is never freed (cuBLAS: 32
 // MiB on Hopper), and libtorch's streams come around again after 32, on top of those that others use.
 c10::cuda::CUDAStream recording_stream()
@@ -120,7 +139,7 @@ tensors replay(at_graph *g, const tensors &in)
 }
 
 // capture_end() of a capture that was broken off throws before it tells the allocators, which would then
-// go on to put everything into the pool.
+// go on to put everything into the pool, and keeps the capture's use of it.
 void end_broken_capture(at_graph *g)
 {
 	const auto quietly = [](auto f) {
@@ -130,11 +149,14 @@ void end_broken_capture(at_graph *g)
 		}
 	};
 	quietly([&] { g->recorded->capture_end(); });
-	quietly([] {
-		c10::cuda::CUDACachingAllocator::endAllocateToPool(c10::cuda::current_device(),
-								   shared_pool());
+	quietly([&] {
+		c10::cuda::CUDACachingAllocator::endAllocateToPool(g->pool->device, g->pool->id);
+		c10::cuda::CUDACachingAllocator::releasePool(g->pool->device, g->pool->id);
 	});
-	quietly([] { at::getHostAllocator(at::kCUDA)->end_allocate_to_pool(shared_pool()); });
+	quietly([&] {
+		at::getHostAllocator(at::kCUDA)->end_allocate_to_pool(g->pool->id);
+		at::getHostAllocator(at::kCUDA)->release_pool(g->pool->id);
+	});
 }
 
 // On a stream of its own, after one plain run there: libraries make their workspaces in it. Returns what that
@@ -155,11 +177,12 @@ tensors record(at_graph *g, const tensors &in)
 		side.synchronize();
 		// A capture cannot take over what the cache keeps for other uses, nor free it.
 		c10::cuda::CUDACachingAllocator::emptyCache();
+		g->pool = graph_pool::shared();
 		g->recorded = std::make_unique<at::cuda::CUDAGraph>();
 		try {
 			// Thread-local: what other threads do meanwhile (rewards, NCCL) is none of its
 			// business.
-			g->recorded->capture_begin(shared_pool(), cudaStreamCaptureModeThreadLocal);
+			g->recorded->capture_begin(g->pool->id, cudaStreamCaptureModeThreadLocal);
 			g->out = run_plain(g, g->in);
 			g->recorded->capture_end();
 		} catch (...) {
@@ -179,6 +202,7 @@ void give_up(at_graph *g, const char *why)
 	g->recorded.reset();
 	g->in.clear();
 	g->out.clear();
+	g->pool.reset();
 }
 
 // The first run is plain, the second is recorded and must agree with plain ones, those after it are replays.

@@ -41,7 +41,7 @@ build() { # DIR COMPILER OPTIONS...
 
 build_cuda() { # the program and the ranks' test: what differs
 	[[ -f build-cuda/build.ninja ]] || meson setup build-cuda -Dcuda=enabled -Dwerror=true || return 1
-	ninja -C build-cuda contraflow tests/test_dist tests/test_fused tests/test_transfer tests/test_reduce_nccl nullcuda
+	ninja -C build-cuda contraflow tests/test_dist tests/test_fused tests/test_memory tests/test_transfer tests/test_reduce_nccl nullcuda
 }
 
 golden() {

@@ -75,6 +75,12 @@ def test_syncs_a_micro_batch(tmp_path):
     assert 0 < (many - few) / 4 <= 12  # 48 pairs: 4 and 8 micro-batches
 
 
+def test_memory_of_recordings(tmp_path):
+    """It is given back when the last recording goes, and the next may begin anew."""
+    (log,) = run(tmp_path, BUILD / "tests/test_memory").logs
+    assert log["captures_ended"] == 3
+
+
 def test_near_the_limit(tmp_path):
     """What the runs before a recording left in the allocator's caches is given back first: a capture cannot take it."""
     large = ["prompts.groups=8", "prompts.group_size=24", "rollout.batch=192", "train.micro_batch=192", "train.graphs=true"]

@@ -147,12 +147,50 @@ static void test_address_limit(void **state)
 	assert_int_equal(status, 0);
 }
 
+static void doubled(void *ctx, const at_t *in, at_t *out)
+{
+	(void)ctx;
+	out[0] = at_add(at_mul(in[0], 2.0), in[0]);
+}
+
+/* On a GPU: what a recording keeps is given back with it, and the next one does as the first. */
+static void test_recordings(void **state)
+{
+	size_t before = 0;
+
+	(void)state;
+	for (int round = 0; round < 3 && at_cuda_devices() > 0; round++) {
+		struct at_scope *s = at_begin(AT_NO_GRAD);
+		struct at_graph *g = at_graph_new(doubled, "", 1, 1, 1);
+		struct at_memory m;
+
+		for (int run = 0; run < 3; run++) {
+			struct at_scope *inner = at_begin(AT_NO_GRAD);
+			at_t in = at_zeros(DIMS(16 * NUMBERS), AT_F32, AT_CUDA), out;
+
+			at_graph_run(g, &in, &out);
+			at_end(inner);
+		}
+		assert_true(at_graph_replays(g, NULL));
+		at_memory_count_anew(AT_CUDA);
+		at_memory_read(AT_CUDA, &m);
+		assert_true(m.reserved >= 32 * MIB);
+		at_graph_free(g);
+		at_end(s);
+		at_memory_count_anew(AT_CUDA);
+		at_memory_read(AT_CUDA, &m);
+		before = round ? before : m.reserved; /* libraries' workspaces */
+		assert_true(m.reserved < 16 * MIB && m.reserved == before);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_blocks),  cmocka_unit_test(test_ops),
-		cmocka_unit_test(test_threads), cmocka_unit_test(test_borrowed),
-		cmocka_unit_test(test_left),    cmocka_unit_test(test_address_limit),
+		cmocka_unit_test(test_blocks),     cmocka_unit_test(test_ops),
+		cmocka_unit_test(test_threads),    cmocka_unit_test(test_borrowed),
+		cmocka_unit_test(test_left),       cmocka_unit_test(test_address_limit),
+		cmocka_unit_test(test_recordings),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
