@@ -2,7 +2,7 @@
 #ifdef CONTRAFLOW_CUDA
 #include "aten/cuda.hpp"
 #endif
-#include "aten/lanes.hpp"
+#include "aten/kernels/lanes.hpp"
 #include "aten/shim.hpp"
 #include "base/err.h"
 #include <ATen/Context.h>

@@ -1,7 +1,7 @@
 // memory.cpp -- how much memory tensors take and how much is left.
 #include "aten/memory.h"
 #include "aten/shim.hpp"
-#include "base/cgroup.h"
+#include "base/machine/cgroup.h"
 #include <algorithm>
 #include <atomic>
 #include <c10/core/Allocator.h>

@@ -1,7 +1,7 @@
 /* comm.h -- what dist's own files know of MPI; no other folder includes it. */
 #ifndef COMM_H
 #define COMM_H
-#include "base/gpus.h"
+#include "base/machine/gpus.h"
 #include "dist/dist.h"
 #include <mpi.h>
 

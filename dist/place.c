@@ -1,5 +1,5 @@
 /* place.c -- what of its machine a rank works on. */
-#include "base/cores.h"
+#include "base/machine/cores.h"
 #include "base/mem.h"
 #include "dist/comm.h"
 #include <stdio.h>

@@ -4,7 +4,7 @@
  *     cc -shared -fPIC -I. -o blue.so examples/judge_plugin.c
  *     rewards: {plugin: {path: ./blue.so, options: "0.1"}}
  */
-#include "rewards/plugin.h"
+#include "rewards/judges/plugin.h"
 #include <stdio.h>
 #include <stdlib.h>
 

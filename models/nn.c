@@ -1,7 +1,7 @@
 /* nn.c -- parameters with names, and the linear that every network here is made of. */
 #include "models/nn.h"
-#include "models/fp8.h"
-#include "models/lora.h"
+#include "models/lora/fp8.h"
+#include "models/lora/lora.h"
 #include "base/mem.h"
 #include <math.h>
 #include <stdlib.h>

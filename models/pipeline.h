@@ -7,9 +7,9 @@
  */
 #ifndef PIPELINE_H
 #define PIPELINE_H
-#include "models/conditioner.h"
-#include "models/lora.h"
-#include "models/mmdit.h"
+#include "models/text/conditioner.h"
+#include "models/lora/lora.h"
+#include "models/sd3/mmdit.h"
 
 struct pipeline {
 	char *dir;

@@ -7,7 +7,7 @@
  */
 #ifndef REWARD_H
 #define REWARD_H
-#include "base/conf.h"
+#include "base/conf/conf.h"
 #include "base/err.h"
 #include <stdbool.h>
 #include <stdint.h>

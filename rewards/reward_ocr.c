@@ -8,7 +8,7 @@
  */
 #include "base/mem.h"
 #include "base/text.h"
-#include "models/unicode.h"
+#include "models/text/unicode.h"
 #include "rewards/reward.h"
 #include <math.h>
 #include <pthread.h>

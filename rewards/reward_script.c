@@ -6,7 +6,7 @@
  */
 #include "aten/script.h"
 #include "base/mem.h"
-#include "models/tokenizer.h"
+#include "models/text/tokenizer.h"
 #include "rewards/pictures.h"
 #include <math.h>
 #include <stdio.h>

@@ -1,7 +1,7 @@
 #include "sampler/replay.h"
 #include "base/log.h"
 #include "base/mem.h"
-#include "models/lora.h"
+#include "models/lora/lora.h"
 #include <stdlib.h>
 #include <string.h>
 

@@ -3,7 +3,7 @@
  */
 #ifndef SAMPLE_H
 #define SAMPLE_H
-#include "base/conf.h"
+#include "base/conf/conf.h"
 #include "base/rng.h"
 #include "models/pipeline.h"
 #include "sampler/schedule.h"

@@ -6,7 +6,7 @@
 #define EVALUATE_H
 #include "data/prompts.h"
 #include "dist/dist.h"
-#include "rewards/mixture.h"
+#include "rewards/mixture/mixture.h"
 #include "sampler/sample.h"
 #include "base/image.h"
 #include "base/json.h"

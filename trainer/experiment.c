@@ -1,7 +1,7 @@
 #include "trainer/experiment.h"
 #include "base/file.h"
 #include "base/mem.h"
-#include "rewards/mixture.h"
+#include "rewards/mixture/mixture.h"
 #include "trainer/fit.h"
 #include <stdlib.h>
 #include <string.h>

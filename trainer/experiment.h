@@ -5,12 +5,12 @@
  */
 #ifndef EXPERIMENT_H
 #define EXPERIMENT_H
-#include "base/conf.h"
-#include "models/lora.h"
+#include "base/conf/conf.h"
+#include "models/lora/lora.h"
 #include "sampler/sample.h"
-#include "trainer/advantage.h"
-#include "trainer/nft.h"
-#include "trainer/optimizer.h"
+#include "algorithms/advantage.h"
+#include "algorithms/nft.h"
+#include "algorithms/optimizer.h"
 #include "trainer/policies.h"
 
 struct run_conf {

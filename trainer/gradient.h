@@ -7,7 +7,7 @@
  */
 #ifndef GRADIENT_H
 #define GRADIENT_H
-#include "trainer/nft.h"
+#include "algorithms/nft.h"
 #include "models/pipeline.h"
 
 struct trainer;

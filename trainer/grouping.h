@@ -7,7 +7,7 @@
 #ifndef GROUPING_H
 #define GROUPING_H
 #include "dist/dist.h"
-#include "rewards/mixture.h"
+#include "rewards/mixture/mixture.h"
 
 struct held_pictures {
 	struct reward_item *item; /* pixels are its own; prompts and metadata the caller's */

@@ -8,7 +8,7 @@
 #define JUDGING_H
 #include "data/prompts.h"
 #include "dist/dist.h"
-#include "rewards/mixture.h"
+#include "rewards/mixture/mixture.h"
 #include "trainer/grouping.h"
 
 struct judging {

@@ -4,7 +4,7 @@
 #include "base/json.h"
 #include "base/log.h"
 #include "base/mem.h"
-#include "trainer/archive.h"
+#include "trainer/record/archive.h"
 #include "trainer/reward_ranks.h"
 #include "trainer/trainer.h"
 #include <math.h>

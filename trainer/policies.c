@@ -1,6 +1,6 @@
 #include "trainer/policies.h"
-#include "models/lora_file.h"
-#include "trainer/adapters.h"
+#include "models/lora/lora_file.h"
+#include "trainer/record/adapters.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>

@@ -6,8 +6,8 @@
  */
 #ifndef POLICIES_H
 #define POLICIES_H
-#include "models/fp8.h"
-#include "models/lora.h"
+#include "models/lora/fp8.h"
+#include "models/lora/lora.h"
 
 struct policy_conf {
 	char *old_schedule; /* on_policy, linear, warm */

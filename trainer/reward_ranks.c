@@ -1,7 +1,7 @@
 #include "trainer/reward_ranks.h"
 #include "base/log.h"
 #include "base/mem.h"
-#include "trainer/startup.h"
+#include "dist/startup.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

@@ -2,13 +2,13 @@
  * reward_ranks.h -- the last ranks of a job score for the others: heavy judges on GPUs of their own.
  *
  * The others train on as if they were alone; where they would open rewards, they have the reward ranks do it
- * (rewards/remote.h).  Batches and groups go to the reward ranks in turn, and the scores are those that
- * rewards in the trainers' own processes would give.
+ * (rewards/mixture/remote.h).  Batches and groups go to the reward ranks in turn, and the scores are those
+ * that rewards in the trainers' own processes would give.
  */
 #ifndef REWARD_RANKS_H
 #define REWARD_RANKS_H
 #include "dist/dist.h"
-#include "rewards/remote.h"
+#include "rewards/mixture/remote.h"
 
 /* Collective: makes the last n ranks reward ranks (0: none), d->serves on those; refuses where none would be
  * left, and without mpirun.  `what` asked for them: a key or an option. */

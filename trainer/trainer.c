@@ -6,7 +6,7 @@
 #include "base/mem.h"
 #include "trainer/gradient.h"
 #include "trainer/reward_ranks.h"
-#include "trainer/startup.h"
+#include "dist/startup.h"
 #include <stdlib.h>
 #include <string.h>
 

@@ -9,14 +9,14 @@
 #include "data/prompts.h"
 #include "dist/dist.h"
 #include "models/pipeline.h"
-#include "rewards/mixture.h"
+#include "rewards/mixture/mixture.h"
 #include "sampler/sample.h"
 #include "trainer/batches.h"
 #include "trainer/evaluate.h"
 #include "trainer/experiment.h"
 #include "trainer/judging.h"
-#include "trainer/metrics.h"
-#include "trainer/optimizer.h"
+#include "trainer/record/metrics.h"
+#include "algorithms/optimizer.h"
 #include "trainer/policies.h"
 
 /* Where a run stands: with the three adapters and the optimizer's moments, all that a checkpoint holds. */

@@ -17,7 +17,7 @@ TINY = [
 ]  # fmt: skip
 
 
-# What a judge for `exec` begins with: a frame from the run, and its answer (rewards/reply.h).
+# What a judge for `exec` begins with: a frame from the run, and its answer (rewards/judges/reply.h).
 FRAMES = r"""
 import json, os, struct, sys
 def frame():

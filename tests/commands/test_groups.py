@@ -51,7 +51,7 @@ def ranks_of(v):
 
 
 PLUGIN = r"""
-#include "rewards/plugin.h"
+#include "rewards/judges/plugin.h"
 static double light(const struct contraflow_item *x)
 {
 	double sum = 0;

@@ -307,7 +307,7 @@ def test_plugin(pictures, tmp_path):
 
 
 HANGS = r"""
-#include "rewards/plugin.h"
+#include "rewards/judges/plugin.h"
 #include <unistd.h>
 static int score(void *state, const struct contraflow_item *item, int n, struct contraflow_score *out)
 {

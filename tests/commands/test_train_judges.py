@@ -17,7 +17,7 @@ CONFIG = "configs/shapes.yaml"
 
 # The share of one colour among a picture's bytes: whole numbers and one division, the same in every language.
 PLUGIN = r"""
-#include "rewards/plugin.h"
+#include "rewards/judges/plugin.h"
 #include <stdlib.h>
 
 static int open_share(void **state, const char *options, char *error, size_t size)

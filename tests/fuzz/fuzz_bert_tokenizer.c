@@ -1,6 +1,6 @@
 /* BERT's tokenizer: 'p' and a prompt for a fixed vocabulary, 'v' and a vocab.txt, 'c' and a
  * tokenizer_config.json beside the fixed vocabulary, or a tokenizer.json. */
-#include "models/tokenizer.h"
+#include "models/text/tokenizer.h"
 #include "tests/fuzz/fuzz.h"
 #include <stdio.h>
 #include <stdlib.h>

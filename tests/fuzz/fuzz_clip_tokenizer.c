@@ -1,6 +1,6 @@
 /* CLIP's tokenizer: 'p' and a prompt for a fixed vocabulary, 'm' and a merges.txt for it, or a vocab.json. */
 #include "base/text.h"
-#include "models/tokenizer.h"
+#include "models/text/tokenizer.h"
 #include "tests/fuzz/fuzz.h"
 #include <stdlib.h>
 #include <string.h>

@@ -1,7 +1,7 @@
 /* An adapter of any layout: adapter_config.json up to the first zero byte (empty: there is none), behind it a
  * safetensors file. */
 #include "base/file.h"
-#include "models/lora_file.h"
+#include "models/lora/lora_file.h"
 #include "tests/fuzz/fuzz.h"
 #include <stdlib.h>
 #include <string.h>

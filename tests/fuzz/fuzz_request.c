@@ -2,7 +2,7 @@
 #include "base/image.h"
 #include "base/mem.h"
 #include "base/text.h"
-#include "rewards/request.h"
+#include "rewards/judges/request.h"
 #include "tests/fuzz/fuzz.h"
 #include <stdlib.h>
 #include <string.h>

@@ -1,6 +1,6 @@
 /* T5's tokenizer: 'p' and a prompt for the corpus's own model, or a spiece.model. */
 #include "base/file.h"
-#include "models/tokenizer.h"
+#include "models/text/tokenizer.h"
 #include "tests/fuzz/fuzz.h"
 #include <stdlib.h>
 #include <string.h>

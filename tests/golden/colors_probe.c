@@ -6,7 +6,7 @@
  */
 #include "aten/safetensors.h"
 #include "base/mem.h"
-#include "rewards/clip_colors.h"
+#include "rewards/geneval/clip_colors.h"
 #include <stdlib.h>
 
 static at_t take(const struct st_file *f, const char *what, int i, enum at_dtype dt)

@@ -5,7 +5,7 @@
 #include "base/image.h"
 #include "base/json.h"
 #include "base/mem.h"
-#include "rewards/detector.h"
+#include "rewards/geneval/detector.h"
 #include <stdio.h>
 #include <stdlib.h>
 

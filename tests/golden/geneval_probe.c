@@ -9,7 +9,7 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "base/mem.h"
-#include "rewards/geneval.h"
+#include "rewards/geneval/geneval.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

@@ -7,11 +7,11 @@
  * policy from the batches x0.K, eps.K, t.K, r.K, text.K, pooled.K
  */
 #include "base/mem.h"
-#include "models/lora_file.h"
-#include "models/mmdit.h"
-#include "trainer/advantage.h"
-#include "trainer/nft.h"
-#include "trainer/optimizer.h"
+#include "models/lora/lora_file.h"
+#include "models/sd3/mmdit.h"
+#include "algorithms/advantage.h"
+#include "algorithms/nft.h"
+#include "algorithms/optimizer.h"
 #include "trainer/policies.h"
 #include <stdio.h>
 #include <stdlib.h>

@@ -9,8 +9,8 @@
  * again golden_probe new DIR                                      saves a transformer as mmdit_new makes it
  */
 #include "base/mem.h"
-#include "models/lora_file.h"
-#include "models/mmdit.h"
+#include "models/lora/lora_file.h"
+#include "models/sd3/mmdit.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

@@ -3,7 +3,7 @@
  * input says: scalar TAG STEP VALUE | image TAG STEP W H BYTES_IN_HEX | histogram TAG STEP N VALUE...
  */
 #include "base/mem.h"
-#include "trainer/tensorboard.h"
+#include "trainer/record/tensorboard.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

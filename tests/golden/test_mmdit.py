@@ -1,4 +1,4 @@
-"""models/mmdit.c against diffusers' SD3Transformer2DModel, and its adapters' gradients against PEFT's."""
+"""models/sd3/mmdit.c against diffusers' SD3Transformer2DModel, and its adapters' gradients against PEFT's."""
 
 import copy
 

@@ -1,4 +1,4 @@
-"""trainer/nft.c, advantage.c, optimizer.c and policies.c against float64 PyTorch written from the paper's formulas."""
+"""algorithms/nft.c, advantage.c, optimizer.c and policies.c against float64 PyTorch written from the paper's formulas."""
 
 import itertools
 import os

@@ -1,4 +1,4 @@
-"""trainer/tensorboard.c: TensorBoard's own reader gets back what was written."""
+"""trainer/record/tensorboard.c: TensorBoard's own reader gets back what was written."""
 
 import io
 import math

@@ -4,7 +4,7 @@
  */
 #include "base/json.h"
 #include "base/mem.h"
-#include "models/tokenizer.h"
+#include "models/text/tokenizer.h"
 #include <stdio.h>
 #include <stdlib.h>
 

@@ -2,7 +2,7 @@
  * test_place.c -- every rank its GPU, before CUDA is called: mpirun -n N test_place.  The library of
  * fake_nvml.c is NVML here.
  */
-#include "base/gpus.h"
+#include "base/machine/gpus.h"
 #include "dist/dist.h"
 #include <stdio.h>
 #include <stdlib.h>

@@ -5,7 +5,7 @@
 #ifndef MADE_UP_H
 #define MADE_UP_H
 #include "base/mem.h"
-#include "rewards/mixture.h"
+#include "rewards/mixture/mixture.h"
 #include <errno.h>
 #include <semaphore.h>
 #include <stdlib.h>

@@ -1,7 +1,7 @@
 /* Limits of control groups in made-up trees, and how processes share CPUs.  The files are the kernel's
  * (Documentation/admin-guide/cgroup-v2.rst, cgroup-v1/memory.rst, scheduler/sched-bwc.rst). */
-#include "base/cgroup.h"
-#include "base/cores.h"
+#include "base/machine/cgroup.h"
+#include "base/machine/cores.h"
 #include "base/file.h"
 #include "base/mem.h"
 #include <sched.h>

@@ -13,7 +13,7 @@
 #include <unistd.h>
 #include "base/file.h"
 #include "base/mem.h"
-#include "models/conditioner.h"
+#include "models/text/conditioner.h"
 
 #define L 5
 #define E 7

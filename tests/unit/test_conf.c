@@ -1,4 +1,4 @@
-/* base/conf.h: values, places, and the one line that each mistake gets. */
+/* base/conf/conf.h: values, places, and the one line that each mistake gets. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-#include "base/conf.h"
+#include "base/conf/conf.h"
 #include "base/file.h"
 #include "base/mem.h"
 

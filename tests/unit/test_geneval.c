@@ -8,7 +8,7 @@
 #include <stdio.h>
 #include <string.h>
 #include "base/json.h"
-#include "rewards/detector.h"
+#include "rewards/geneval/detector.h"
 
 #define TOLERANCE 1e-12
 

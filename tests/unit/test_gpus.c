@@ -1,5 +1,5 @@
 /* CUDA_VISIBLE_DEVICES as CUDA reads it (its programming guide, "CUDA environment variables"). */
-#include "base/gpus.h"
+#include "base/machine/gpus.h"
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

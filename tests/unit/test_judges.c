@@ -16,10 +16,10 @@
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
-#include "base/http.h"
+#include "base/http/http.h"
 #include "base/log.h"
 #include "base/text.h"
-#include "rewards/reply.h"
+#include "rewards/judges/reply.h"
 
 static int entries(const char *dir)
 {

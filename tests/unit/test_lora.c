@@ -8,10 +8,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include "base/conf.h"
+#include "base/conf/conf.h"
 #include "base/file.h"
 #include "base/mem.h"
-#include "models/lora_file.h"
+#include "models/lora/lora_file.h"
 
 #define R     2
 #define SCALE 1.5

@@ -1,7 +1,7 @@
 /* test_metrics.c -- metrics.jsonl: what a line holds, and what a resumed run finds; the checksum of event
  * files. */
 #include "base/file.h"
-#include "trainer/metrics.h"
+#include "trainer/record/metrics.h"
 #include <dirent.h>
 #include <math.h>
 #include <setjmp.h>

@@ -11,8 +11,8 @@
 #include <string.h>
 #include <unistd.h>
 #include "base/image.h"
-#include "data/shapes.h"
-#include "rewards/mixture.h"
+#include "data/shapes/shapes.h"
+#include "rewards/mixture/mixture.h"
 
 static void finish(struct mixture *m, struct mixture_scores *s)
 {

@@ -8,8 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include "aten/memory.h"
-#include "models/lora.h"
-#include "models/mmdit.h"
+#include "models/lora/lora.h"
+#include "models/sd3/mmdit.h"
 
 #define LAYERS 5
 #define B      3

@@ -10,7 +10,7 @@
 #include <string.h>
 #include <unistd.h>
 #include "base/file.h"
-#include "models/lora.h"
+#include "models/lora/lora.h"
 #include "models/nn.h"
 
 /* Two modules stacked, one alone without bias, a norm and a buffer. */

@@ -7,7 +7,7 @@
 #include <math.h>
 #include <pthread.h>
 #include <stdatomic.h>
-#include "rewards/remote.h"
+#include "rewards/mixture/remote.h"
 #include "tests/unit/made_up.h"
 
 enum { SERVERS = 2, CLIENT = SERVERS };

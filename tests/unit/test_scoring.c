@@ -13,7 +13,7 @@
 #include "base/image.h"
 #include "base/log.h"
 #include "base/text.h"
-#include "rewards/scoring.h"
+#include "rewards/judges/scoring.h"
 
 /* ---- made-up rewards: a picture is one pixel, its red the score ---- */
 

@@ -16,8 +16,8 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "data/prompts.h"
-#include "data/shapes.h"
-#include "rewards/detector.h"
+#include "data/shapes/shapes.h"
+#include "rewards/geneval/detector.h"
 
 enum { SEED = 20, TAGS = 6, SCENES = 1500, SIDE = 24, BYTES = SIDE * SIDE * 3 };
 

@@ -10,7 +10,7 @@
 #include <unistd.h>
 #include "base/mem.h"
 #include "data/prompts.h"
-#include "data/shapes.h"
+#include "data/shapes/shapes.h"
 
 enum { TAGS = 6 };
 

@@ -1,0 +1,211 @@
+#include "base/http/http.h"
+#include "base/file.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "base/text.h"
+#include <curl/curl.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct http_client {
+	char *url;
+	struct http_options o;
+	CURLM *multi;
+	struct curl_slist *headers;
+};
+
+/* One post on its way. */
+struct job {
+	struct http_client *client;
+	struct http_post *post;
+	CURL *easy;  /* NULL: waiting for its turn, or done */
+	double next; /* when it may be tried (clock_now) */
+	size_t cap;
+	bool done, too_large;
+};
+
+int http_client_open(struct http_client **out, const char *url, const char *token_env,
+		     const struct http_options *o, struct err *e)
+{
+	static bool begun;
+	const char *token = *token_env ? getenv(token_env) : NULL;
+	struct http_client *c;
+
+	if (!text_starts(url, "http://") && !text_starts(url, "https://"))
+		return err_set(e, "url '%s' must begin with http:// or https://", url);
+	if (*token_env && !token)
+		return err_set(e, "the environment has no %s, which is to hold the token", token_env);
+	c = mem_zero(1, sizeof *c);
+	if (!begun)
+		curl_global_init(CURL_GLOBAL_DEFAULT);
+	begun = true;
+	c->url = mem_str(url);
+	c->o = *o;
+	c->multi = curl_multi_init();
+	c->headers = curl_slist_append(NULL, "Content-Type: application/json");
+	/* without it libcurl waits a second for "100 Continue" before it sends a large body */
+	c->headers = curl_slist_append(c->headers, "Expect:");
+	if (token) {
+		char *line = mem_printf("Authorization: Bearer %s", token);
+		c->headers = curl_slist_append(c->headers, line);
+		free(line);
+	}
+	*out = c;
+	return 0;
+}
+
+void http_client_close(struct http_client *c)
+{
+	if (!c)
+		return;
+	curl_multi_cleanup(c->multi);
+	curl_slist_free_all(c->headers);
+	free(c->url);
+	free(c);
+}
+
+void http_post_free(struct http_post *post)
+{
+	free(post->reply);
+	post->reply = NULL;
+}
+
+static size_t receive(char *data, size_t size, size_t n, void *ctx)
+{
+	struct job *j = ctx;
+	struct http_post *p = j->post;
+	size_t k = size * n;
+
+	if (p->reply_size + k > j->client->o.limit) {
+		j->too_large = true;
+		return 0;
+	}
+	if (p->reply_size + k + 1 > j->cap) {
+		j->cap = 2 * (p->reply_size + k + 1);
+		p->reply = mem_grow(p->reply, j->cap, 1);
+	}
+	memcpy(p->reply + p->reply_size, data, k);
+	p->reply_size += k;
+	p->reply[p->reply_size] = '\0';
+	return k;
+}
+
+static void start(struct job *j, double left)
+{
+	const struct http_client *c = j->client;
+	double limit = fmin(c->o.timeout, left);
+
+	j->post->tries++;
+	j->post->reply_size = 0;
+	j->too_large = false;
+	j->easy = curl_easy_init();
+	curl_easy_setopt(j->easy, CURLOPT_URL, c->url);
+	curl_easy_setopt(j->easy, CURLOPT_HTTPHEADER, c->headers);
+	curl_easy_setopt(j->easy, CURLOPT_POSTFIELDS, j->post->body);
+	curl_easy_setopt(j->easy, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)j->post->size);
+	curl_easy_setopt(j->easy, CURLOPT_WRITEFUNCTION, receive);
+	curl_easy_setopt(j->easy, CURLOPT_WRITEDATA, j);
+	curl_easy_setopt(j->easy, CURLOPT_PRIVATE, j);
+	curl_easy_setopt(j->easy, CURLOPT_NOSIGNAL, 1L); /* time-outs without signals: there are threads */
+	curl_easy_setopt(j->easy, CURLOPT_TIMEOUT_MS, (long)fmax(1, limit * 1000));
+	curl_easy_setopt(j->easy, CURLOPT_TCP_KEEPALIVE, 1L);
+	curl_multi_add_handle(c->multi, j->easy);
+}
+
+/* Half to one and a half times a pause that doubles: ranks that failed together do not come back together. */
+static double pause_before(const struct job *j)
+{
+	double now = clock_now(), jitter;
+	uint64_t h = file_hash(&now, sizeof now, (uint64_t)(uintptr_t)j);
+
+	jitter = 0.5 + (double)(h >> 11) / 9007199254740992.0;
+	return j->client->o.pause * pow(2, j->post->tries - 1) * jitter;
+}
+
+static void finish(struct job *j, CURLcode code, double end)
+{
+	struct http_post *p = j->post;
+	curl_off_t after = 0;
+	long status = 0;
+
+	curl_easy_getinfo(j->easy, CURLINFO_RESPONSE_CODE, &status);
+	curl_easy_getinfo(j->easy, CURLINFO_RETRY_AFTER, &after);
+	curl_multi_remove_handle(j->client->multi, j->easy);
+	curl_easy_cleanup(j->easy);
+	j->easy = NULL;
+	p->ok = code == CURLE_OK && status >= 200 && status < 300;
+	j->done =
+	    p->ok || j->too_large || (code == CURLE_OK && status != 408 && status != 429 && status < 500);
+	if (p->ok) {
+		if (!p->reply)
+			p->reply = mem_str("");
+		return;
+	}
+	if (j->too_large)
+		snprintf(p->why, sizeof p->why, "the reply is larger than %zu bytes", j->client->o.limit);
+	else if (code == CURLE_OK)
+		snprintf(p->why, sizeof p->why, "status %ld: %.80s", status, p->reply ? p->reply : "");
+	else
+		snprintf(p->why, sizeof p->why, "%s", curl_easy_strerror(code));
+	for (char *s = p->why; *s; s++)
+		if ((unsigned char)*s < ' ')
+			*s = ' ';
+	j->next = clock_now() + fmax(pause_before(j), (double)after);
+	if (p->tries > j->client->o.retries || j->next >= end)
+		j->done = true;
+}
+
+/* Fills the free places with posts whose turn has come; how many are on their way or still to come. */
+static int fill(struct job *job, int n, struct http_client *c, double end)
+{
+	int busy = 0, left = 0;
+	double now = clock_now();
+
+	for (int i = 0; i < n; i++)
+		busy += job[i].easy != NULL;
+	for (int i = 0; i < n; i++) {
+		if (job[i].done)
+			continue;
+		left++;
+		if (now >= end && !job[i].easy) {
+			job[i].done = true;
+			if (!*job[i].post->why)
+				snprintf(job[i].post->why, sizeof job[i].post->why,
+					 "the deadline has passed");
+		} else if (!job[i].easy && busy < c->o.in_flight && job[i].next <= now) {
+			start(&job[i], end - now);
+			busy++;
+		}
+	}
+	return left;
+}
+
+void http_post_all(struct http_client *c, struct http_post *post, int n)
+{
+	struct job *job = mem_zero((size_t)n, sizeof *job);
+	double end = clock_now() + c->o.deadline;
+	int running, queued;
+
+	for (int i = 0; i < n; i++)
+		job[i] = (struct job) { .client = c, .post = &post[i] };
+	while (fill(job, n, c, end)) {
+		bool finished = false; /* then there may be nothing to wait for, or a place to fill */
+
+		curl_multi_perform(c->multi, &running);
+		for (CURLMsg *m; (m = curl_multi_info_read(c->multi, &queued));) {
+			struct job *j;
+
+			if (m->msg != CURLMSG_DONE)
+				continue;
+			CURLcode code = m->data.result; /* m is gone with its handle */
+			curl_easy_getinfo(m->easy_handle, CURLINFO_PRIVATE, (char **)&j);
+			finish(j, code, end);
+			finished = true;
+		}
+		if (!finished)
+			curl_multi_poll(c->multi, NULL, 0, running ? 100 : 20, NULL);
+	}
+	free(job);
+}

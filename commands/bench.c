@@ -1,0 +1,445 @@
+/* bench.c -- a trainer without files, and what its phases take. */
+#include "commands/bench.h"
+#include "aten/memory.h"
+#include "aten/trace.h"
+#include "base/file.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "models/encoder.h"
+#include "sampler/replay.h"
+#include "trainer/gradient.h"
+#include "dist/startup.h"
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+
+/* ---- The model ----------------------------------------------------------------------------------- */
+
+static const struct preset {
+	const char *name;
+	int64_t latent, text_tokens;
+	struct mmdit_conf conf;
+	struct vae_conf vae;
+} presets[] = {
+	{ "tiny",
+	  8,
+	  12,
+	  { .sample_size = 8,
+	    .patch_size = 2,
+	    .in_channels = 16,
+	    .out_channels = 16,
+	    .num_layers = 2,
+	    .attention_head_dim = 16,
+	    .num_attention_heads = 2,
+	    .joint_attention_dim = 32,
+	    .caption_projection_dim = 32,
+	    .pooled_projection_dim = 32,
+	    .pos_embed_max_size = 16,
+	    .qk_norm = "rms_norm",
+	    .n_dual = 1 },
+	  { .in_channels = 3,
+	    .out_channels = 3,
+	    .latent_channels = 16,
+	    .layers_per_block = 1,
+	    .norm_num_groups = 4,
+	    .n_levels = 4,
+	    .block_out_channels = { 8, 8, 16, 16 },
+	    .mid_block_add_attention = true,
+	    .scaling_factor = 1.5305,
+	    .shift_factor = 0.0609 } },
+	{ "medium",
+	  64,
+	  205,
+	  { .sample_size = 128,
+	    .patch_size = 2,
+	    .in_channels = 16,
+	    .out_channels = 16,
+	    .num_layers = 24,
+	    .attention_head_dim = 64,
+	    .num_attention_heads = 24,
+	    .joint_attention_dim = 4096,
+	    .caption_projection_dim = 1536,
+	    .pooled_projection_dim = 2048,
+	    .pos_embed_max_size = 384,
+	    .qk_norm = "rms_norm",
+	    .n_dual = 13,
+	    .dual = { 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12 } },
+	  { .in_channels = 3,
+	    .out_channels = 3,
+	    .latent_channels = 16,
+	    .layers_per_block = 2,
+	    .norm_num_groups = 32,
+	    .n_levels = 4,
+	    .block_out_channels = { 128, 256, 512, 512 },
+	    .mid_block_add_attention = true,
+	    .scaling_factor = 1.5305,
+	    .shift_factor = 0.0609 } },
+};
+
+static int make_model(struct bench *b, struct err *e)
+{
+	struct mmdit *m = &b->t.pipeline.transformer, shape;
+
+	for (size_t i = 0; i < sizeof presets / sizeof *presets; i++)
+		if (!strcmp(presets[i].name, b->model)) {
+			b->latent = b->latent ? b->latent : presets[i].latent;
+			b->text_tokens = b->text_tokens ? b->text_tokens : presets[i].text_tokens;
+			vae_new(&b->vae, &presets[i].vae, 2);
+			return mmdit_new(m, &presets[i].conf, 1, e);
+		}
+	if (mmdit_describe(&shape, b->model, e))
+		return err_in(e, "bench: --model takes tiny, medium or a transformer's folder");
+	b->latent = b->latent ? b->latent : shape.conf.sample_size;
+	b->text_tokens = b->text_tokens ? b->text_tokens : 77;
+	int ret = mmdit_new(m, &shape.conf, 1, e);
+	mmdit_release(&shape);
+	return ret;
+}
+
+static bool has(const char *name, const char *part)
+{
+	return strstr(name, part) != NULL;
+}
+
+/* Multiplications and additions of one sample's forward, N picture and L text tokens; adapters left out. */
+static double forward_flop(const struct mmdit *m, double N, double L)
+{
+	double D = (double)m->width, p = (double)m->conf.patch_size, flop = 0;
+
+	flop += 2 * N * D * p * p * (double)m->conf.in_channels;
+	for (int i = 0; i < m->net.n_site; i++) {
+		const struct nn_site *t = &m->net.site[i];
+		const char *name = t->name[0];
+		double tokens = has(name, "norm") || has(name, "time_text_embed") ? 1
+				: has(name, "add_") || has(name, "context")       ? L
+										  : N;
+		flop += 2 * (double)t->in * (double)t->row[t->parts] * tokens;
+	}
+	for (int64_t i = 0; i < m->conf.num_layers; i++)
+		flop += 4 * D * ((N + L) * (N + L) + (m->block[i].dual ? N * N : 0));
+	return flop;
+}
+
+/* ---- A trainer without files --------------------------------------------------------------------- */
+
+static int make_experiment(struct bench *b, struct err *e)
+{
+	const struct bench_setting *now = &b->now;
+	struct conf_node *tree = conf_empty();
+	char *set[20];
+	int n = 0, ret = 0;
+
+	set[n++] = mem_str("model.path=none");
+	set[n++] = mem_str("prompts.train=none");
+	set[n++] = mem_printf("run.dtype=%s", b->dtype);
+	set[n++] = mem_printf("run.device=%s", b->device);
+	set[n++] = mem_printf("lora.rank=%lld", (long long)b->rank);
+	set[n++] = mem_printf("lora.alpha=%lld", (long long)(2 * b->rank));
+	set[n++] = mem_printf("prompts.groups=%lld", (long long)b->groups);
+	set[n++] = mem_printf("prompts.group_size=%lld", (long long)b->group_size);
+	set[n++] = mem_printf("rollout.steps=%lld", (long long)b->steps);
+	set[n++] = mem_printf("train.micro_batch=%lld", (long long)now->micro);
+	set[n++] = mem_printf("train.checkpoint_blocks=%lld", (long long)now->checkpoint);
+	set[n++] = mem_printf("train.timestep_fraction=%.17g", ((double)b->levels + 0.5) / (double)b->steps);
+	set[n++] = mem_printf("rollout.graphs=%s", now->graphs ? "true" : "false");
+	set[n++] = mem_printf("nft.kl_beta=%.17g", now->kl);
+	for (int i = 0; i < n && !ret; i++)
+		ret = conf_set(tree, set[i], e);
+	if (!ret)
+		ret = experiment_from(&b->x, tree, e);
+	for (int i = 0; i < n; i++)
+		free(set[i]);
+	conf_node_free(tree);
+	return ret ? err_in(e, "bench") : 0;
+}
+
+static at_t random_tensor(uint64_t stream, struct at_dims shape, enum at_device dev)
+{
+	at_t t = at_zeros(shape, AT_F32, AT_CPU);
+	struct rng r = rng_make(1, RNG_USER, 0, stream);
+
+	rng_normals(&r, at_f32(t), (size_t)at_numel(t));
+	return at_to(t, AT_F32, dev);
+}
+
+static void make_samples(struct bench *b)
+{
+	struct samples *s = &b->s;
+	const struct mmdit_conf *c = &b->t.pipeline.transformer.conf;
+	enum at_device dev = b->t.pipeline.device;
+	struct dist *d = b->t.dist;
+	struct at_scope *sc = at_begin(AT_NO_GRAD);
+	int64_t end;
+
+	*s = (struct samples) { .groups = b->groups, .n = b->groups * b->group_size };
+	s->prompt = mem_zero((size_t)s->n, sizeof *s->prompt);
+	s->group = mem_zero((size_t)s->n, sizeof *s->group);
+	s->r = mem_zero((size_t)s->n, sizeof *s->r);
+	for (int64_t i = 0; i < s->n; i++) {
+		s->group[i] = i / b->group_size;
+		s->r[i] = (double)(i % b->group_size) / (double)(b->group_size - 1);
+	}
+	prompts_share(s->n, d->rank, d->ranks, &s->first, &end);
+	s->count = end - s->first;
+	s->x0_NCHW = at_keep(random_tensor(1, DIMS(s->count, c->in_channels, b->latent, b->latent), dev));
+	s->first_group = 0;
+	s->cond.text_BLE =
+	    at_keep(random_tensor(2, DIMS(b->groups, b->text_tokens, c->joint_attention_dim), dev));
+	s->cond.pooled_BP = at_keep(random_tensor(3, DIMS(b->groups, c->pooled_projection_dim), dev));
+	at_end(sc);
+}
+
+static int check_latent(const struct bench *b, struct err *e)
+{
+	const struct mmdit_conf *c = &b->t.pipeline.transformer.conf;
+
+	if (b->latent % c->patch_size || b->latent > c->patch_size * c->pos_embed_max_size)
+		return err_set(e, "bench: --latent %lld: a multiple of %lld up to %lld", (long long)b->latent,
+			       (long long)c->patch_size, (long long)(c->patch_size * c->pos_embed_max_size));
+	return 0;
+}
+
+static int make_trainer(struct bench *b, struct err *e)
+{
+	struct trainer *t = &b->t;
+	struct pipeline *p = &t->pipeline;
+	enum at_dtype dt;
+
+	if (at_dtype_parse(&dt, b->dtype, e) || startup_device(&p->device, b->device, t->dist, e) ||
+	    make_model(b, e))
+		return -1;
+	p->dtype = dt;
+	p->shift = 3;
+	p->num_train_timesteps = 1000;
+	nn_move(&p->transformer.net, dt, p->device);
+	if (b->vae.net.n_param) {
+		p->vae_type = &kl_autoencoder;
+		p->vae = &b->vae;
+	}
+	if (check_latent(b, e) ||
+	    policies_init(&t->policies, &b->x.policy, &p->transformer.net, &b->x.lora, 1, p->device, e))
+		return -1;
+	struct at_scope *s = at_begin(AT_NO_GRAD);
+	optimizer_init(&t->optimizer, &b->x.optimizer, t->policies.theta.numel, p->device);
+	t->grad_P = at_keep(at_zeros(DIMS(t->policies.theta.numel), AT_F32, p->device));
+	at_end(s);
+	make_samples(b);
+	return 0;
+}
+
+int bench_choose(struct bench *b, const struct bench_setting *now, struct err *e)
+{
+	struct trainer *t = &b->t;
+	struct pipeline *p = &t->pipeline;
+	enum at_dtype vae;
+
+	if (at_dtype_parse(&vae, now->vae_dtype, e))
+		return -1;
+	b->now = *now;
+	sampler_release(&t->rollout);
+	gradient_replays_free(t->gradients);
+	t->gradients = now->record_update ? gradient_replays_new() : NULL;
+	b->x.train.micro_batch = now->micro;
+	b->x.train.checkpoint_blocks = now->checkpoint;
+	b->x.nft.kl_beta = now->kl;
+	b->x.rollout.graphs = now->graphs;
+	if (p->vae)
+		nn_move(&b->vae.net, vae, p->device);
+	p->vae_batch = now->vae_batch;
+	at_memory_count_anew(p->device);
+	return sampler_init(&t->rollout, p, &b->x.rollout, e);
+}
+
+int bench_open(struct bench *b, struct dist *d, struct err *e)
+{
+	b->t = (struct trainer) { .file = &b->x, .x = &b->x, .dist = d };
+	if (make_experiment(b, e) || make_trainer(b, e) || bench_choose(b, &b->now, e))
+		return -1;
+	double side = (double)b->latent / (double)b->t.pipeline.transformer.conf.patch_size;
+	b->forward = forward_flop(&b->t.pipeline.transformer, side * side, (double)b->text_tokens);
+	return 0;
+}
+
+void bench_close(struct bench *b)
+{
+	struct trainer *t = &b->t;
+
+	samples_release(&b->s);
+	if (t->optimizer.m_P)
+		optimizer_release(&t->optimizer);
+	at_free(t->grad_P);
+	gradient_replays_free(t->gradients);
+	policies_release(&t->policies);
+	sampler_release(&t->rollout);
+	vae_release(&b->vae);
+	mmdit_release(&t->pipeline.transformer);
+	experiment_release(&b->x);
+}
+
+/* ---- Timing -------------------------------------------------------------------------------------- */
+
+/* All that was asked of the device is done; on the CPU it is. */
+static double now(const struct bench *b)
+{
+#ifdef CONTRAFLOW_CUDA
+	if (b->t.pipeline.device == AT_CUDA)
+		at_cuda_wait();
+#endif
+	(void)b;
+	return clock_now();
+}
+
+/* On random numbers: on constant ones a product runs faster (13 % on an H200), because fewer bits change. */
+void bench_ceilings(struct bench *b)
+{
+	struct at_scope *s = at_begin(AT_NO_GRAD);
+	bool gpu = b->t.pipeline.device == AT_CUDA;
+	int64_t n = gpu ? 8192 : 2048;
+	at_t x = at_cast(random_tensor(4, DIMS(n, n), b->t.pipeline.device), b->t.pipeline.dtype);
+	at_t w = at_cast(random_tensor(5, DIMS(n, n), b->t.pipeline.device), b->t.pipeline.dtype);
+	at_t from = at_zeros(DIMS(gpu ? 1 << 29 : 1 << 24), AT_F32, b->t.pipeline.device),
+	     to = at_zeros_like(from);
+
+	for (int i = 0; i < 8; i++) {
+		struct at_scope *q = at_begin(AT_NO_GRAD);
+		double start = now(b);
+
+		at_linear(x, w, NULL);
+		b->gemm = fmax(b->gemm, 2 * pow((double)n, 3) / (now(b) - start));
+		start = now(b);
+		at_copy_(to, from);
+		b->copy = fmax(b->copy, 8 * (double)at_numel(from) / (now(b) - start));
+		at_end(q);
+	}
+	at_end(s);
+}
+
+static void rollout(struct bench *b)
+{
+	const struct mmdit_conf *c = &b->t.pipeline.transformer.conf;
+	struct pass old = policies_sampling_pass(&b->t.policies, b->now.fp8);
+
+	for (int64_t at = 0; at < b->s.count; at += b->now.batch) {
+		struct at_scope *sc = at_begin(AT_NO_GRAD);
+		int n = (int)(b->s.count - at < b->now.batch ? b->s.count - at : b->now.batch);
+		int64_t *id = mem_zero((size_t)n, sizeof *id);
+
+		for (int i = 0; i < n; i++)
+			id[i] = b->s.first + at + i;
+		at_t noise = sampler_noise(&b->t.pipeline, 1, RNG_LATENT, 0, id, n,
+					   DIMS(c->in_channels, b->latent, b->latent));
+		struct cond cond = samples_cond(&b->t, &b->s, id, n);
+
+		at_copy_(at_narrow(b->s.x0_NCHW, 0, at, n), sampler_run(&b->t.rollout, &old, noise, &cond));
+		free(id);
+		at_end(sc);
+	}
+}
+
+static void decode(struct bench *b)
+{
+	for (int64_t at = 0; at < b->s.count; at += b->now.batch) {
+		struct at_scope *s = at_begin(AT_NO_GRAD);
+		int64_t n = b->s.count - at < b->now.batch ? b->s.count - at : b->now.batch;
+
+		pipeline_images(&b->t.pipeline, at_narrow(b->s.x0_NCHW, 0, at, n));
+		at_end(s);
+	}
+}
+
+static int ascending(const void *a, const void *b)
+{
+	double d = *(const double *)a - *(const double *)b;
+
+	return d < 0 ? -1 : d > 0;
+}
+
+static double median(double *v, int64_t n)
+{
+	qsort(v, (size_t)n, sizeof *v, ascending);
+	return n % 2 ? v[n / 2] : (v[n / 2 - 1] + v[n / 2]) / 2;
+}
+
+static double peak_bytes(const struct bench *b)
+{
+	struct rusage use;
+	struct at_memory m;
+
+	at_memory_read(b->t.pipeline.device, &m);
+	if (b->t.pipeline.device == AT_CUDA)
+		return (double)m.reserved_peak;
+	getrusage(RUSAGE_SELF, &use);
+	return (double)use.ru_maxrss * 1024;
+}
+
+void bench_measure(struct bench *b, struct bench_times *out)
+{
+	double time[5][BENCH_MOST_REPEATS];
+
+	for (int64_t i = -1; i < b->repeats; i++) {
+		struct update_stats u;
+		double v[5], start = now(b);
+
+		rollout(b);
+		v[0] = now(b) - start;
+		start = now(b);
+		update_step(&b->t, &b->s, 0, 1, &u);
+		v[1] = now(b) - start;
+		v[2] = u.reduce_seconds;
+		start = now(b);
+		policies_after_epoch(&b->t.policies, b->t.at.step);
+		v[3] = now(b) - start;
+		start = now(b);
+		if (b->t.pipeline.vae)
+			decode(b);
+		v[4] = b->t.pipeline.vae ? now(b) - start : 0;
+		dist_max_f64(b->t.dist, v, 5);
+		for (int k = 0; k < 5 && i >= 0; k++)
+			time[k][i] = v[k];
+	}
+	*out = (struct bench_times) { .rollout = median(time[0], b->repeats),
+				      .update = median(time[1], b->repeats),
+				      .reduce = median(time[2], b->repeats),
+				      .refresh = median(time[3], b->repeats),
+				      .decode = median(time[4], b->repeats),
+				      .peak_bytes = peak_bytes(b),
+				      .update_replayed = gradient_is_replayed(b->t.gradients) };
+	if (b->t.rollout.replays)
+		replays_count(b->t.rollout.replays, &out->recordings, &out->replayed);
+}
+
+static void update(struct bench *b)
+{
+	struct update_stats u;
+
+	update_step(&b->t, &b->s, 0, 1, &u);
+}
+
+int bench_trace(struct bench *b, const char *folder, struct err *e)
+{
+	static const struct {
+		const char *file;
+		void (*run)(struct bench *b);
+	} phases[] = { { "rollout.json", rollout }, { "update.json", update }, { "decode.json", decode } };
+	int ret = file_mkdirs(folder, e);
+
+	for (size_t i = 0; i < sizeof phases / sizeof *phases && !ret; i++) {
+		if (phases[i].run == decode && !b->t.pipeline.vae)
+			continue;
+		char *path = file_join(folder, phases[i].file);
+
+		at_trace_begin(b->t.pipeline.device);
+		phases[i].run(b);
+		ret = at_trace_end(b->t.pipeline.device, path, e);
+		free(path);
+	}
+	return ret;
+}
+
+double bench_step(const struct bench *b, const struct bench_times *m)
+{
+	double images = (double)b->s.n, pairs = images * (double)b->levels;
+
+	return ((m->rollout + m->decode) * 1152 / images + m->update * 1152 * 9 / pairs) * b->t.dist->ranks;
+}

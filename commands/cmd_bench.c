@@ -1,0 +1,314 @@
+/* cmd_bench.c -- contraflow bench: what bench.h times, told. */
+#include "base/json.h"
+#include "base/log.h"
+#include "commands/bench.h"
+#include "commands/options.h"
+#include "dist/startup.h"
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define GIB 1073741824.0
+
+static void phase(json_t *list, const char *name, double seconds, double flop, const struct bench *b)
+{
+	int ranks = b->t.dist->ranks;
+	double rate = seconds > 0 ? flop / seconds / ranks : 0;
+
+	printf("  %-34s %9.3f s", name, seconds);
+	if (flop > 0)
+		printf(" %9.3f TFLOP/s %5.1f %%", rate / 1e12, 100 * rate / b->gemm);
+	printf("\n");
+	json_array_append_new(list, json_pack("{s:s, s:f, s:f, s:f}", "phase", name, "seconds", seconds,
+					      "flop", flop, "flop_per_second_of_a_rank", rate));
+}
+
+static const char *attention(const struct bench *b)
+{
+	return mmdit_attention(&b->t.pipeline.transformer, b->s.x0_NCHW, b->s.cond.text_BLE);
+}
+
+static void header(const struct bench *b)
+{
+	const struct trainer *t = &b->t;
+
+	printf("bench: %s, %.3f G parameters, %lld x %lld latents, %lld text tokens, LoRA r = %lld (%lld "
+	       "parameters)\n",
+	       b->model, (double)nn_count(&t->pipeline.transformer.net) / 1e9, (long long)b->latent,
+	       (long long)b->latent, (long long)b->text_tokens, (long long)b->rank,
+	       (long long)t->policies.theta.numel);
+	printf("  %s, %s, attention by '%s', %d rank%s of %d thread%s; a large product runs at %.3f TFLOP/s, "
+	       "a large copy at %.3f TB/s\n",
+	       at_device_text(t->pipeline.device), b->dtype, attention(b), t->dist->ranks,
+	       t->dist->ranks > 1 ? "s" : "", at_threads(), at_threads() > 1 ? "s" : "", b->gemm / 1e12,
+	       b->copy / 1e12);
+}
+
+static const char *unit(const struct bench *b)
+{
+	return b->t.pipeline.device == AT_CUDA ? "GPU" : "rank";
+}
+
+static json_t *machine(const struct bench *b)
+{
+	return json_pack("{s:s, s:s, s:s, s:s, s:s, s:i, s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:f}",
+			 "model", b->model, "device", b->t.pipeline.device == AT_CUDA ? "cuda" : "cpu",
+			 "machine", at_device_text(b->t.pipeline.device), "dtype", b->dtype, "attention",
+			 attention(b), "ranks", b->t.dist->ranks, "threads", at_threads(), "latent",
+			 (json_int_t)b->latent, "text_tokens", (json_int_t)b->text_tokens, "images",
+			 (json_int_t)b->s.n, "steps", (json_int_t)b->steps, "levels", (json_int_t)b->levels,
+			 "rank", (json_int_t)b->rank, "gemm_flop_per_second", b->gemm,
+			 "copy_bytes_per_second", b->copy);
+}
+
+static void add_setting(json_t *j, const struct bench *b, const struct bench_times *m)
+{
+	const struct bench_setting *s = &b->now;
+
+	json_object_update_new(
+	    j, json_pack("{s:I, s:I, s:I, s:f, s:b, s:b, s:b, s:s, s:I, s:f, s:f, s:i, s:I}", "batch",
+			 (json_int_t)s->batch, "micro_batch", (json_int_t)s->micro, "checkpoint_blocks",
+			 (json_int_t)s->checkpoint, "kl_beta", s->kl, "fp8", s->fp8, "graphs", s->graphs,
+			 "update_replayed", m->update_replayed, "vae_dtype", s->vae_dtype, "vae_batch",
+			 (json_int_t)s->vae_batch, "peak_bytes", m->peak_bytes, "seconds_of_1152_pictures",
+			 bench_step(b, m), "recordings", m->recordings, "replayed", (json_int_t)m->replayed));
+}
+
+static int report(const struct bench *b, const struct bench_times *m, const char *out, struct err *e)
+{
+	double images = (double)b->s.n, pairs = images * (double)b->levels;
+	/* forward and its backward without gradients of frozen weights; base and old policy on top */
+	double passes = 2 + (b->now.kl > 0 ? 1 : 0) + 1;
+	json_t *list = json_array(), *j;
+	int ret;
+
+	header(b);
+	phase(list, "rollout", m->rollout, images * (double)b->steps * b->forward, b);
+	phase(list, "update", m->update, pairs * passes * b->forward, b);
+	phase(list, "  of it all-reduce", m->reduce, 0, b);
+	phase(list, "merging the old policy", m->refresh, 0, b);
+	if (b->t.pipeline.vae)
+		phase(list, "decoding the pictures", m->decode, 0, b);
+	printf("  %.0f pictures of %lld steps: %.3f a second; %.0f (picture, level) pairs: %.3f a second\n",
+	       images, (long long)b->steps, images / m->rollout, pairs, pairs / m->update);
+	if (b->t.pipeline.device == AT_CUDA)
+		printf("  %d forwards recorded, %lld replayed%s\n", m->recordings, (long long)m->replayed,
+		       b->now.record_update
+			   ? m->update_replayed ? "; the update replayed" : "; the update NOT replayed"
+			   : "");
+	printf("  48 x 24 pictures and 9 levels each would take %.0f %s-seconds; peak memory %.2f GiB\n",
+	       bench_step(b, m), unit(b), m->peak_bytes / GIB);
+	j = machine(b);
+	add_setting(j, b, m);
+	json_object_set_new(j, "phases", list);
+	ret = out ? json_write(out, j, e) : 0;
+	json_decref(j);
+	return ret;
+}
+
+/* ---- Several settings -------------------------------------------------------------------------- */
+
+/* What is asked of a model, the most wanted first. */
+enum { MOST_ROWS = 9 };
+struct row {
+	const char *name;
+	struct bench_setting s;
+};
+
+static int64_t part_of(int64_t n, int64_t by)
+{
+	return (n + by - 1) / by;
+}
+
+static int list_rows(const struct bench *b, struct row *row)
+{
+	int64_t n = b->s.count > 0 ? b->s.count : 1, layers = b->t.pipeline.transformer.conf.num_layers;
+	struct bench_setting all = b->now, half, sixth;
+	bool gpu = b->t.pipeline.device == AT_CUDA;
+	int k = 0;
+
+	all.batch = all.micro = n;
+	half = sixth = all;
+	half.batch = half.micro = sixth.batch = part_of(n, 2);
+	sixth.micro = part_of(n, 6);
+	row[k++] = (struct row) { "all at a time", all };
+	row[k++] = (struct row) { "half at a time", half };
+	row[k++] = (struct row) { "a sixth a micro-batch", sixth };
+	if (b->t.pipeline.vae) {
+		row[k] = (struct row) { "decoding in bfloat16", all };
+		row[k].s.vae_dtype = "bfloat16";
+		row[k++].s.vae_batch = half.batch;
+	}
+	if (gpu) {
+		row[k] = (struct row) { "the update replayed", half };
+		row[k++].s.record_update = true;
+		row[k] = (struct row) { "nothing replayed", all };
+		row[k++].s.graphs = false;
+	}
+	row[k] = (struct row) { "every block computed twice", all };
+	row[k++].s.checkpoint = layers;
+	row[k] = (struct row) { "without the base's forward", all };
+	row[k++].s.kl = 0;
+	row[k] = (struct row) { "rollout in 8 bits", all };
+	row[k++].s.fp8 = true;
+	return k;
+}
+
+static json_t *tell(const struct bench *b, const char *name, const struct bench_times *m)
+{
+	double images = (double)b->s.n, each = m->rollout / images / (double)b->steps;
+	double pair = m->update / images / (double)b->levels;
+	json_t *j = json_pack("{s:s, s:f, s:f, s:f, s:f}", "name", name, "seconds_per_forward", each,
+			      "seconds_per_pair", pair, "seconds_per_decode", m->decode / images,
+			      "seconds_of_merging", m->refresh);
+
+	add_setting(j, b, m);
+	printf("  %-28s %5lld %5lld %10.2f %10.2f %10.2f %9.0f %9.2f %6d %s\n", name, (long long)b->now.batch,
+	       (long long)b->now.micro, 1e3 * each, 1e3 * pair, 1e3 * m->decode / images, bench_step(b, m),
+	       m->peak_bytes / GIB, m->recordings,
+	       b->now.record_update ? m->update_replayed ? "+ update" : "NOT the update" : "");
+	fflush(stdout); /* what comes later may not fit */
+	return j;
+}
+
+static int matrix(struct bench *b, const char *out, struct err *e)
+{
+	struct row row[MOST_ROWS];
+	int n = list_rows(b, row), ret = 0;
+	json_t *list = json_array();
+	bool first = b->t.dist->rank == 0;
+
+	if (first) {
+		header(b);
+		printf("  %-28s %5s %5s %10s %10s %10s %9s %9s %6s\n", "", "batch", "micro", "ms/forward",
+		       "ms/pair", "ms/decode", unit(b), "peak GiB", "graphs");
+	}
+	for (int i = 0; i < n && !ret; i++) {
+		struct bench_times m;
+
+		ret = dist_agree(b->t.dist, bench_choose(b, &row[i].s, e), e);
+		if (ret)
+			break;
+		bench_measure(b, &m);
+		if (first)
+			json_array_append_new(list, tell(b, row[i].name, &m));
+	}
+	if (!ret && first) {
+		printf("  %s: seconds of one for 48 x 24 pictures and 9 levels each\n", unit(b));
+		json_t *j = machine(b);
+		json_object_set(j, "settings", list);
+		ret = out ? json_write(out, j, e) : 0;
+		json_decref(j);
+	}
+	json_decref(list);
+	return dist_agree(b->t.dist, ret, e);
+}
+
+static int check(const struct bench *b, struct err *e)
+{
+	const struct bench_setting *s = &b->now;
+
+	if (b->groups < 1 || b->group_size < 2 || s->batch < 1 || s->micro < 1 || b->steps < 2 ||
+	    b->levels < 1 || b->levels > b->steps || b->repeats < 1 || s->vae_batch < 1 ||
+	    b->repeats > BENCH_MOST_REPEATS || b->latent < 0 || b->text_tokens < 0 || b->rank < 1 ||
+	    s->checkpoint < 0 || !(s->kl >= 0))
+		return err_set(
+		    e,
+		    "bench: sizes must be above 0, --group-size and --steps at least 2, --levels at most "
+		    "--steps, --repeats at most %d",
+		    BENCH_MOST_REPEATS);
+	return 0;
+}
+
+static int bench(struct bench *b, struct dist *d, int64_t threads, bool several, const char *out,
+		 const char *trace, struct err *e)
+{
+	int ret;
+
+	startup_threads(d, threads);
+	ret = dist_agree(d, check(b, e) || bench_open(b, d, e) ? -1 : 0, e);
+	if (!ret && b->t.pipeline.device == AT_CUDA && d->ranks > 1)
+		ret = dist_use_nccl(d, e);
+	if (!ret)
+		bench_ceilings(b);
+	if (!ret && several) {
+		ret = matrix(b, out, e);
+	} else if (!ret) {
+		struct bench_times m;
+
+		bench_measure(b, &m);
+		ret = dist_agree(d, d->rank == 0 ? report(b, &m, out, e) : 0, e);
+	}
+	if (!ret && trace)
+		ret = bench_trace(b, trace, e);
+	bench_close(b);
+	return ret;
+}
+
+static int run(int argc, char **argv, struct err *e)
+{
+	struct bench b = { .model = "tiny",
+			   .dtype = "float32",
+			   .device = "auto",
+			   .groups = 2,
+			   .group_size = 4,
+			   .steps = 10,
+			   .levels = 9,
+			   .rank = 32,
+			   .repeats = 3,
+			   .now = {
+			       .vae_dtype = "float32", .batch = 8, .micro = 8, .vae_batch = 1, .kl = 1e-4 } };
+	bool no_graphs = false, several = false;
+	const char *out = NULL, *trace = NULL, *args[1];
+	int64_t threads = 0;
+	const struct option_spec spec[] = {
+		{ "model", 's', &b.model, "NAME",
+		  "tiny, medium (SD3.5's) or a transformer's folder (default tiny)" },
+		{ "latent", 'i', &b.latent, "N",
+		  "side of the latents (default: the model's; medium 64, 512 pixels)" },
+		{ "text-tokens", 'i', &b.text_tokens, "N", "tokens of text (default: medium 205)" },
+		{ "groups", 'i', &b.groups, "N", "prompts (default 2)" },
+		{ "group-size", 'i', &b.group_size, "N", "pictures a prompt (default 4)" },
+		{ "batch", 'i', &b.now.batch, "N", "pictures sampled at a time (default 8)" },
+		{ "micro-batch", 'i', &b.now.micro, "N", "pairs a forward and backward (default 8)" },
+		{ "steps", 'i', &b.steps, "N", "sampling steps (default 10)" },
+		{ "levels", 'i', &b.levels, "N", "noise levels trained a picture (default 9)" },
+		{ "rank", 'i', &b.rank, "N", "of the adapter (default 32)" },
+		{ "kl", 'r', &b.now.kl, "X", "nft.kl_beta; 0 saves the base's forward (default 1e-4)" },
+		{ "checkpoint-blocks", 'i', &b.now.checkpoint, "N",
+		  "blocks whose activations are computed twice (default 0: none)" },
+		{ "fp8", 'f', &b.now.fp8, NULL, "sample with 8-bit weights" },
+		{ "record-update", 'f', &b.now.record_update, NULL,
+		  "replay forward and backward, too (on a GPU)" },
+		{ "no-graphs", 'f', &no_graphs, NULL, "run every forward, replay none (on a GPU)" },
+		{ "vae-dtype", 's', &b.now.vae_dtype, "TYPE", "precision of decoding (default float32)" },
+		{ "vae-batch", 'i', &b.now.vae_batch, "N", "pictures decoded at a time (default 1)" },
+		{ "matrix", 'f', &several, NULL,
+		  "a table of settings on one model: sizes of batches, replays, checkpointing, 8 bits" },
+		{ "repeats", 'i', &b.repeats, "N", "rounds; medians are told (default 3)" },
+		{ "threads", 'i', &threads, "N", "CPU threads a rank (default: its share of the cores)" },
+		{ "dtype", 's', &b.dtype, "TYPE", "of the frozen weights (default float32)" },
+		{ "device", 's', &b.device, "NAME",
+		  "auto, cpu or cuda (default auto: a GPU where there is one)" },
+		{ "trace", 's', &trace, "FOLDER",
+		  "the kernels of one more round there, for chrome://tracing (one rank)" },
+		{ "o", 's', &out, "FILE.json", "the figures" },
+		{ NULL, 0, NULL, NULL, NULL },
+	};
+	struct dist d;
+	int n, ret = options_parse(&cmd_bench, spec, argc, argv, args, 0, &n, e);
+
+	if (ret)
+		return ret;
+	if (startup_open(&d, STARTUP_RANKS, e))
+		return -1;
+	b.now.graphs = !no_graphs;
+	if (trace && d.ranks > 1)
+		ret = err_set(e, "bench: --trace is for one rank, and these are %d", d.ranks);
+	else
+		ret = bench(&b, &d, threads, several, out, trace, e);
+	return startup_close(&d, ret, e);
+}
+
+const struct command cmd_bench = { "bench", "[--model tiny | medium | DIR] [options]",
+				   "time the phases of a step on random weights", run };

@@ -1,0 +1,104 @@
+/* cmd_config.c -- contraflow config: what a configuration resolves to, and what there is to configure. */
+#include "base/mem.h"
+#include "rewards/mixture/mixture.h"
+#include "trainer/experiment.h"
+#include "commands/options.h"
+#include "trainer/pretrain/pretrain.h"
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static int resolved(const char *path, const struct option_list *set, struct err *e)
+{
+	struct experiment x;
+	struct text t = { 0 };
+
+	if (experiment_read(&x, path, set->v, set->n, e))
+		return -1;
+	struct conf_node *tree = conf_empty();
+	experiment_store(&x, tree);
+	conf_emit(&t, tree);
+	fputs(t.s, stdout);
+	text_free(&t);
+	conf_node_free(tree);
+	experiment_release(&x);
+	return 0;
+}
+
+/* Every table through one printer: `docs` makes Markdown, otherwise text for a terminal. */
+static void table(struct text *t, bool docs, const char *title, const struct field *f, const char *section)
+{
+	if (docs) {
+		conf_docs(t, title, f, section);
+	} else {
+		text_printf(t, "%s\n", title);
+		conf_help(t, f, section);
+		text_add(t, "\n");
+	}
+}
+
+static void all_tables(bool docs)
+{
+	const struct field none[] = { FIELD_END };
+	struct field every[MIXTURE_FIELDS];
+	struct text t = { 0 };
+
+	if (docs)
+		text_add(
+		    &t,
+		    "# Configuration reference\n\nMade by `contraflow config reference`; a test "
+		    "checks that it is "
+		    "current. Files are YAML; `extends: other.yaml` takes another file's keys "
+		    "first; `--set a.b=c` "
+		    "overrides them.\n\n# `contraflow train`\n\n"
+		    "An experiment may have stages, `stages: {NAME: {...}, ...}`, run in the file's "
+		    "order: below a name, any "
+		    "section but run, ranks, model and lora, over the file's own; `rewards` takes the place "
+		    "of the file's. Adapters, "
+		    "moments and counters go on from stage to stage; `max_steps`, `max_seconds`, the "
+		    "learning rate's and the old "
+		    "policy's schedules count the stage's own steps.\n\n");
+	for (const struct experiment_section *s = experiment_sections; s->name; s++)
+		table(&t, docs, s->doc, s->fields, s->name);
+	mixture_fields(NULL, every);
+	table(&t, docs, "Every entry of `rewards`", every, "rewards.NAME");
+	for (int i = 0; reward_types[i]; i++) {
+		const struct reward_type *type = reward_types[i];
+		char *section = mem_printf("rewards.%s", type->name);
+		char *title = mem_printf("Reward `%s`: %s", type->name, type->doc);
+
+		table(&t, docs, title, type->fields ? type->fields : none, section);
+		free(section);
+		free(title);
+	}
+	if (docs)
+		text_add(&t, "# `contraflow pretrain`\n\n");
+	for (const struct pretrain_section *s = pretrain_sections; s->name; s++)
+		table(&t, docs, s->doc, s->fields, s->name);
+	fputs(t.s, stdout);
+	text_free(&t);
+}
+
+static int run(int argc, char **argv, struct err *e)
+{
+	const char *args[2];
+	struct option_list set = { .n = 0 };
+	const struct option_spec spec[] = {
+		{ "set", 'm', &set, "KEY=VALUE", "override a key; many times" },
+		{ NULL, 0, NULL, NULL, NULL },
+	};
+	int n, ret = options_parse(&cmd_config, spec, argc, argv, args, 2, &n, e);
+
+	if (ret)
+		return ret;
+	if (n == 1 && (!strcmp(args[0], "reference") || !strcmp(args[0], "keys"))) {
+		all_tables(!strcmp(args[0], "reference"));
+		return 0;
+	}
+	if (n == 2 && !strcmp(args[0], "show"))
+		return resolved(args[1], &set, e);
+	return err_set(e, "config: usage: contraflow config %s", cmd_config.usage);
+}
+
+const struct command cmd_config = { "config", "show CONFIG [--set KEY=VALUE ...] | keys | reference",
+				    "show a resolved configuration, every key, or the reference page", run };

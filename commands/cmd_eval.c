@@ -1,0 +1,136 @@
+/* cmd_eval.c -- contraflow eval: the score of a model, with or without an adapter, on a prompt file. */
+#include "base/log.h"
+#include "trainer/evaluate.h"
+#include "trainer/judging.h"
+#include "commands/options.h"
+#include "trainer/reward_ranks.h"
+#include "commands/session.h"
+#include "dist/startup.h"
+#include <stdio.h>
+#include <string.h>
+
+struct request {
+	const char *prompts, *out, *config;
+	int64_t per, seed, height, width, reward_ranks;
+	bool quiet;
+};
+
+/* The rewards of --config, or geneval with its defaults. */
+static struct conf_node *read_rewards(const struct request *r, struct err *e)
+{
+	struct conf_node *tree = r->config ? conf_read(r->config, e) : conf_empty();
+
+	if (r->config || !conf_set(tree, "rewards={geneval: {}}", e))
+		return tree;
+	conf_node_free(tree);
+	return NULL;
+}
+
+static int open_set(void *ctx, struct mixture **m, int set, struct err *e)
+{
+	struct conf_node *tree = read_rewards(ctx, e);
+	int ret = tree ? mixture_open(m, tree, 1, e) : -1;
+
+	(void)set; /* there is one */
+	conf_node_free(tree);
+	return ret;
+}
+
+static int score(struct dist *d, struct session *s, const struct request *r, int64_t batch, struct err *e)
+{
+	struct prompts prompts = { 0 };
+	struct eval_result result;
+	struct mixture *m = NULL;
+	struct conf_node *tree = read_rewards(r, e);
+	int ret = !tree || reward_ranks_open(&m, d, tree, 0, e) || prompts_read(&prompts, r->prompts, e) ||
+			  judging_check(m, &prompts, e)
+		      ? -1
+		      : 0;
+
+	conf_node_free(tree);
+	ret = dist_agree(d, ret, e);
+	if (!ret)
+		reward_ranks_agree(d, m);
+	if (!ret)
+		ret = prepare_prompts(d, &s->pipeline, &prompts, e);
+	conditioner_rest(s->pipeline.text);
+	if (!ret) {
+		struct evaluator v = { .dist = d,
+				       .pipeline = &s->pipeline,
+				       .sampler = &s->sampler,
+				       .mixture = m,
+				       .prompts = &prompts,
+				       .images_per_prompt = r->per,
+				       .batch = batch,
+				       .height = r->height,
+				       .width = r->width,
+				       .seed = (uint64_t)r->seed };
+		ret = evaluate(&v, &s->pass, &result, e);
+	}
+	if (!ret && d->rank == 0) {
+		eval_print(&result, NULL, "held-out pictures");
+		json_t *j = eval_json(&result);
+		ret = r->out ? json_write(r->out, j, e) : 0;
+		json_decref(j);
+	}
+	prompts_free(&prompts);
+	mixture_close(m);
+	return dist_agree(d, ret, e);
+}
+
+static int evaluate_session(struct dist *d, const struct session_options *o, const struct request *r,
+			    struct err *e)
+{
+	struct session s;
+	int ret = dist_agree(d, session_open(&s, d, o, "eval", e), e);
+
+	if (!ret) {
+		ret = score(d, &s, r, o->batch, e);
+		session_close(&s);
+	}
+	reward_ranks_dismiss(d);
+	return ret;
+}
+
+static int run(int argc, char **argv, struct err *e)
+{
+	struct session_options o = SESSION_DEFAULTS;
+	struct request r = { .per = 1 };
+	const char *args[1];
+	const struct option_spec spec[] = {
+		SESSION_OPTIONS(o),
+		{ "prompts", 's', &r.prompts, "FILE", "prompts, .txt or .jsonl" },
+		{ "config", 's', &r.config, "FILE",
+		  "take the section `rewards` of this file (default: geneval)" },
+		{ "images-per-prompt", 'i', &r.per, "N", "pictures of each prompt (default 1)" },
+		{ "seed", 'i', &r.seed, "N", "other noise (default 0)" },
+		{ "height", 'i', &r.height, "PIXELS", "default: the model's own size" },
+		{ "width", 'i', &r.width, "PIXELS", "default: the model's own size" },
+		{ "reward-ranks", 'i', &r.reward_ranks, "N",
+		  "the last N ranks score what the others sample (default 0)" },
+		{ "quiet", 'f', &r.quiet, NULL, "no progress" },
+		{ "o", 's', &r.out, "FILE.json", "where the result goes" },
+		{ NULL, 0, NULL, NULL, NULL },
+	};
+	struct dist d;
+	int n, ret = options_parse(&cmd_eval, spec, argc, argv, args, 0, &n, e);
+
+	if (ret)
+		return ret;
+	if (!r.prompts)
+		return err_set(e, "eval: --prompts FILE is needed");
+	if (r.per < 1)
+		return err_set(e, "eval: --images-per-prompt must be at least 1");
+	if (startup_open(&d, STARTUP_RANKS, e))
+		return -1;
+	log_quiet(r.quiet);
+	ret = reward_ranks_split(&d, r.reward_ranks, "--reward-ranks", e);
+	if (!ret && d.serves)
+		reward_ranks_serve(&d, &(struct remote_sets) { &r, open_set }, o.device, o.threads);
+	else if (!ret)
+		ret = evaluate_session(&d, &o, &r, e);
+	return startup_close(&d, ret, e);
+}
+
+const struct command cmd_eval = { "eval", "--model DIR [--lora DIR] --prompts FILE [-o FILE.json]",
+				  "score a model on held-out prompts", run };

@@ -1,0 +1,33 @@
+/* cmd_pretrain.c -- contraflow pretrain CONFIG */
+#include "commands/options.h"
+#include "trainer/pretrain/pretrain.h"
+#include "dist/startup.h"
+
+static int run(int argc, char **argv, struct err *e)
+{
+	const char *config;
+	struct option_list set = { .n = 0 };
+	const struct option_spec spec[] = { { "set", 'm', &set, "KEY=VALUE",
+					      "override a key of the configuration; many times" },
+					    { NULL, 0, NULL, NULL, NULL } };
+	struct pretrain_conf c;
+	struct dist d;
+	int n, ret = options_parse(&cmd_pretrain, spec, argc, argv, &config, 1, &n, e);
+
+	if (ret)
+		return ret;
+	if (n != 1)
+		return err_set(e, "pretrain: name a configuration; usage: contraflow pretrain %s",
+			       cmd_pretrain.usage);
+	if (startup_open(&d, STARTUP_RANKS, e))
+		return -1;
+	ret = dist_agree(&d, pretrain_read(&c, config, set.v, set.n, e), e);
+	if (!ret) {
+		ret = pretrain(&c, &d, e);
+		pretrain_release(&c);
+	}
+	return startup_close(&d, ret, e);
+}
+
+const struct command cmd_pretrain = { "pretrain", "CONFIG [--set KEY=VALUE ...]",
+				      "make a base model of the shapes world", run };

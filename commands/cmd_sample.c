@@ -1,0 +1,129 @@
+/* cmd_sample.c -- contraflow sample: prompts -> pictures, or the latents they come from. */
+#include "base/image.h"
+#include "base/mem.h"
+#include "commands/options.h"
+#include "commands/session.h"
+#include "dist/startup.h"
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct request {
+	struct option_list prompts;
+	int64_t seed, per, cols, zoom, height, width;
+	const char *latents, *save_latents, *out;
+};
+
+/* Initial latents: from a file's tensor `latents`, else noise keyed by seed and picture. */
+static int start(at_t *x, const struct session *s, const struct request *r, int n, struct err *e)
+{
+	struct at_dims chw = pipeline_latent_shape(&s->pipeline, r->height, r->width);
+	struct st_file f;
+	int ret;
+
+	if (!r->latents) {
+		int64_t *id = mem_zero((size_t)n, sizeof *id);
+		for (int i = 0; i < n; i++)
+			id[i] = i;
+		*x = sampler_noise(&s->pipeline, (uint64_t)r->seed, RNG_USER, 0, id, n, chw);
+		free(id);
+		return 0;
+	}
+	if (st_open(&f, r->latents, e))
+		return -1;
+	ret = st_take(x, &f, "latents", DIMS(n, chw.d[0], chw.d[1], chw.d[2]), e);
+	if (!ret)
+		*x = at_to(*x, AT_F32, s->pipeline.device);
+	st_close(&f);
+	return ret;
+}
+
+static int write_grid(const struct request *r, at_t rgb_BHW3, struct err *e)
+{
+	int n = (int)at_size(rgb_BHW3, 0), h = (int)at_size(rgb_BHW3, 1), w = (int)at_size(rgb_BHW3, 2);
+	const uint8_t **tile = mem_zero((size_t)n, sizeof *tile);
+
+	for (int i = 0; i < n; i++)
+		tile[i] = (const uint8_t *)at_data(rgb_BHW3) + (size_t)i * (size_t)(h * w * 3);
+	struct image g =
+	    image_grid(tile, n, w, h, r->cols > 0 ? (int)r->cols : (int)r->per, n > 1 ? 2 : 0, (int)r->zoom);
+	int ret = image_write_png(r->out, g.w, g.h, g.rgb, e);
+	image_free(&g);
+	free(tile);
+	return ret;
+}
+
+static int sample(struct session *s, const struct request *r, int64_t batch, struct err *e)
+{
+	struct at_scope *sc = at_begin(AT_NO_GRAD);
+	int n = r->prompts.n * (int)r->per, ret = -1;
+	const char **prompt = mem_zero((size_t)n, sizeof *prompt);
+	at_t noise, *part = mem_zero((size_t)n, sizeof *part);
+	int parts = 0;
+
+	for (int i = 0; i < n; i++)
+		prompt[i] = r->prompts.v[i / r->per];
+	if (start(&noise, s, r, n, e))
+		goto out;
+	for (int64_t at = 0; at < n; at += batch) {
+		int k = (int)(n - at < batch ? n - at : batch);
+		struct cond c;
+		if (pipeline_encode(&s->pipeline, prompt + at, k, &c, e))
+			goto out;
+		part[parts++] = sampler_run(&s->sampler, &s->pass, at_narrow(noise, 0, at, k), &c);
+	}
+	at_t x0 = at_cat(parts, part, 0);
+	if (r->save_latents) {
+		struct st_item item = { "latents", x0 };
+		if (st_write(r->save_latents, &item, 1, NULL, 0, e))
+			goto out;
+	}
+	ret = r->out ? write_grid(r, pipeline_images(&s->pipeline, x0), e) : 0;
+out:
+	free(prompt);
+	free(part);
+	at_end(sc);
+	return ret;
+}
+
+static int run(int argc, char **argv, struct err *e)
+{
+	struct session_options o = SESSION_DEFAULTS;
+	struct request r = { .per = 1, .zoom = 1 };
+	const char *args[1];
+	const struct option_spec spec[] = {
+		SESSION_OPTIONS(o),
+		{ "prompt", 'm', &r.prompts, "TEXT", "what to draw; many times" },
+		{ "per-prompt", 'i', &r.per, "N", "pictures of each prompt (default 1)" },
+		{ "seed", 'i', &r.seed, "N", "other noise (default 0)" },
+		{ "height", 'i', &r.height, "PIXELS", "default: the model's own size" },
+		{ "width", 'i', &r.width, "PIXELS", "default: the model's own size" },
+		{ "latents", 's', &r.latents, "FILE",
+		  "start from the tensor `latents` of a safetensors file" },
+		{ "save-latents", 's', &r.save_latents, "FILE", "write the clean latents" },
+		{ "columns", 'i', &r.cols, "N", "pictures a row of the grid (default: a row a prompt)" },
+		{ "zoom", 'i', &r.zoom, "N", "enlarge pictures so many times (default 1)" },
+		{ "o", 's', &r.out, "FILE.png", "the picture, or a grid of them" },
+		{ NULL, 0, NULL, NULL, NULL },
+	};
+	struct session s;
+	struct dist d;
+	int n, ret = options_parse(&cmd_sample, spec, argc, argv, args, 0, &n, e);
+
+	if (ret)
+		return ret;
+	if (!r.prompts.n)
+		return err_set(e, "sample: --prompt TEXT is needed");
+	if (!r.out && !r.save_latents)
+		return err_set(e, "sample: nothing to write; give -o FILE.png or --save-latents FILE");
+	if (r.per < 1 || r.per > 10000 || r.zoom < 1 || r.zoom > 64)
+		return err_set(e, "sample: --per-prompt must be in [1, 10000], --zoom in [1, 64]");
+	if (startup_open(&d, STARTUP_ALONE, e) || session_open(&s, &d, &o, "sample", e))
+		return -1;
+	ret = sample(&s, &r, o.batch, e);
+	session_close(&s);
+	return ret;
+}
+
+const struct command cmd_sample = { "sample", "--model DIR [--lora DIR] --prompt TEXT ... -o FILE.png",
+				    "draw pictures", run };

@@ -1,0 +1,90 @@
+/* main.c -- the commands, and what happens when something goes wrong: one line on stderr, a non-zero exit. */
+#include "aten/at.h"
+#include "base/mem.h"
+#include "base/text.h"
+#include "dist/dist.h"
+#include "rewards/mixture/mixture.h"
+#include "commands/options.h"
+#include "dist/startup.h"
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define VERSION "0.1.0"
+
+static const struct command *const commands[] = { &cmd_train,  &cmd_eval,    &cmd_sample,   &cmd_export,
+						  &cmd_score,  &cmd_inspect, &cmd_pretrain, &cmd_config,
+						  &cmd_shapes, &cmd_probe,   &cmd_bench,    &cmd_serve };
+#define N_COMMANDS (sizeof commands / sizeof *commands)
+
+static void usage(FILE *out)
+{
+	fprintf(
+	    out,
+	    "contraflow: online RL post-training of text-to-image flow models (DiffusionNFT)\n\n"
+	    "usage: contraflow COMMAND ...        (mpirun -n N contraflow train ... for several ranks)\n\n");
+	for (size_t i = 0; i < N_COMMANDS; i++)
+		fprintf(out, "  %-12s %s\n", commands[i]->name, commands[i]->doc);
+	fprintf(out, "\n  contraflow COMMAND --help tells more; contraflow --version\n");
+}
+
+/* A failed tensor op: a rank that went on would hang the others. */
+static void panic(const char *message)
+{
+	fprintf(stderr, "%s\n", message);
+	dist_abort(1);
+}
+
+static int unknown(const char *name)
+{
+	const char *names[N_COMMANDS + 1] = { 0 }, *near;
+
+	for (size_t i = 0; i < N_COMMANDS; i++)
+		names[i] = commands[i]->name;
+	near = text_nearest(name, names);
+	fprintf(stderr, "contraflow: unknown command '%s'%s%s%s; see contraflow --help\n", name,
+		near ? "; did you mean '" : "", near ? near : "", near ? "'?" : "");
+	return 2;
+}
+
+/* A reward that hangs has a thread inside it, from under which exit handlers would take the libraries;
+ * quick_exit runs only those that end its processes. */
+static int leave(int code)
+{
+	if (!mixture_left_behind())
+		return code;
+	fflush(stdout);
+	fflush(stderr);
+	quick_exit(code);
+}
+
+int main(int argc, char **argv)
+{
+	struct err e = { "" };
+
+	at_set_panic(panic);
+	if (argc < 2) {
+		usage(stderr);
+		return 2;
+	}
+	if (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h") || !strcmp(argv[1], "help")) {
+		usage(stdout);
+		return 0;
+	}
+	if (!strcmp(argv[1], "--version")) {
+		printf("contraflow %s (libtorch %s%s)\n", VERSION, at_version(),
+		       at_cuda_built() ? ", CUDA" : "");
+		return 0;
+	}
+	for (size_t i = 0; i < N_COMMANDS; i++) {
+		if (strcmp(argv[1], commands[i]->name))
+			continue;
+		int ret = commands[i]->run(argc - 2, argv + 2, &e);
+		if (!ret && (fflush(stdout) || ferror(stdout))) /* what was asked for went there */
+			ret = err_set(&e, "cannot write all of standard output: is the disk full?");
+		if (ret < 0)
+			fprintf(stderr, "contraflow: %s\n", e.msg);
+		return leave(ret < 0 || ret == STARTUP_FAILED);
+	}
+	return unknown(argv[1]);
+}

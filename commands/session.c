@@ -1,0 +1,93 @@
+#include "commands/session.h"
+#include "base/mem.h"
+#include "models/lora/lora_file.h"
+#include "trainer/record/adapters.h"
+#include "dist/startup.h"
+#include <stdlib.h>
+#include <string.h>
+
+static int check(const struct session_options *o, const char *command, struct err *e)
+{
+	if (o->steps < 1 || o->steps > 1000)
+		return err_set(e, "%s: --steps %lld: must be in [1, 1000]", command, (long long)o->steps);
+	if (o->batch < 1)
+		return err_set(e, "%s: --batch %lld: must be at least 1", command, (long long)o->batch);
+	if (o->vae_batch < 1)
+		return err_set(e, "%s: --vae-batch %lld: must be at least 1", command,
+			       (long long)o->vae_batch);
+	if (o->threads < 0 || o->threads > 1024)
+		return err_set(e, "%s: --threads %lld: must be in [0, 1024]", command, (long long)o->threads);
+	if (o->t5_length < 0 || o->t5_length > 4096) /* 0: not given */
+		return err_set(e, "%s: --t5-length %lld: must be in [1, 4096]", command,
+			       (long long)o->t5_length);
+	return 0;
+}
+
+/* The adapter merged into the weights. */
+static int merge(struct session *s, const char *lora, struct err *e)
+{
+	char *path = adapters_find(lora, e);
+	struct lora l = { 0 };
+	int ret = path ? lora_load(&l, &s->pipeline.transformer.net, path, s->pipeline.device, e) : -1;
+
+	if (!ret) {
+		lora_merge(&s->merged, &l);
+		s->pass.merged = &s->merged;
+	}
+	lora_release(&l);
+	free(path);
+	return ret;
+}
+
+int session_open(struct session *s, struct dist *d, const struct session_options *o, const char *command,
+		 struct err *e)
+{
+	enum at_device dev;
+	enum at_dtype dt, vae;
+
+	*s = (struct session) { 0 };
+	if (check(o, command, e) || at_dtype_parse(&dt, o->dtype, e) ||
+	    at_dtype_parse(&vae, o->vae_dtype, e) || startup_device(&dev, o->device, d, e))
+		return -1;
+	startup_threads(d, o->threads);
+	if (!o->model && !o->lora)
+		return err_set(e, "%s: --model DIR is needed", command);
+	char *model = o->model ? mem_str(o->model) : adapters_model(o->lora, e);
+	if (!model)
+		return err_in(e, "%s", command);
+	struct pipeline_options m = { .dir = model,
+				      .dtype = dt,
+				      .device = dev,
+				      .vae_dtype = vae,
+				      .vae_batch = o->vae_batch,
+				      .t5_length = o->t5_length,
+				      .text_cache = o->text_cache };
+	int ret = pipeline_open(&s->pipeline, &m, e);
+	free(model);
+	if (ret)
+		return -1;
+	if (o->lora && merge(s, o->lora, e))
+		goto out;
+	struct sampler_conf c = { .solver = (char *)(uintptr_t)o->solver,
+				  .steps = o->steps,
+				  .guidance = o->guidance,
+				  .negative = (char *)(uintptr_t)o->negative,
+				  .shift = o->shift,
+				  .timesteps = (char *)(uintptr_t) "float",
+				  .batch = o->batch,
+				  .graphs = true };
+	if (sampler_init(&s->sampler, &s->pipeline, &c, e))
+		goto out;
+	return 0;
+out:
+	session_close(s);
+	return -1;
+}
+
+void session_close(struct session *s)
+{
+	sampler_release(&s->sampler);
+	lora_merged_release(&s->merged);
+	pipeline_close(&s->pipeline);
+	*s = (struct session) { 0 };
+}

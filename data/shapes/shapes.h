@@ -1,0 +1,67 @@
+/*
+ * shapes.h -- the shapes world: a text-to-image world small enough for two CPU cores.
+ *
+ * Pictures of `grid` x `grid` cells of `cell` pixels; objects sit in cells, anti-aliased, on a dark
+ * background. Prompts carry GenEval's six tags and metadata in GenEval's own JSON form.  Everything is a
+ * parameter of one table.
+ */
+#ifndef SHAPES_H
+#define SHAPES_H
+#include "base/conf/conf.h"
+#include "base/rng.h"
+#include <stdint.h>
+
+#define SHAPES_MAX_OBJECTS 16
+enum shape { SHAPE_CIRCLE, SHAPE_SQUARE, SHAPE_TRIANGLE, SHAPE_CROSS, SHAPES };
+enum color { COLOR_RED, COLOR_GREEN, COLOR_BLUE, COLOR_YELLOW, COLOR_PURPLE, COLOR_WHITE, COLORS };
+enum relation { RELATION_LEFT, RELATION_RIGHT, RELATION_ABOVE, RELATION_BELOW, RELATIONS };
+extern const char *const shape_names[SHAPES + 1], *const shape_plurals[SHAPES + 1],
+						      *const color_names[COLORS + 1];
+extern const char *const relation_names[RELATIONS + 1];
+extern const double color_rgb[COLORS][3]; /* 0..1 */
+
+struct shapes_conf {
+	int64_t grid, cell;        /* 3, 8 */
+	double half_min, half_max; /* half-size in pixels: 2.7, 3.15 */
+	double margin;             /* pixels kept free at a cell's edge: 0.6 */
+	double dark_min, dark_max; /* background grey: 0.02, 0.10 */
+	int64_t count_max;         /* counting prompts ask for 2..count_max: 3 */
+};
+extern const struct field shapes_fields[];
+/* What no single field can say: objects fit their cells, counts fit the grid. */
+int shapes_check(const struct shapes_conf *c, struct err *e);
+
+struct shapes_object {
+	enum shape shape;
+	enum color color;
+	int cell;            /* row * grid + column */
+	double cx, cy, half; /* pixels */
+};
+struct shapes_scene {
+	int n;
+	double dark;
+	struct shapes_object object[SHAPES_MAX_OBJECTS];
+};
+
+/* A random scene that obeys the metadata (and holds nothing else); -1 with e set when no scene can. */
+int shapes_scene(struct shapes_scene *s, const struct shapes_conf *c, const char *meta, struct rng *r,
+		 struct err *e);
+/* A relation's subject comes before its object in the table of shapes ("a circle left of a square"): 1; after
+ * it: -1; the metadata ask for no relation: 0. */
+int shapes_order(const char *meta);
+/* rgb: (grid * cell)^2 * 3 bytes; 4 x 4 samples a pixel. */
+void shapes_render(const struct shapes_scene *s, const struct shapes_conf *c, uint8_t *rgb);
+/* Half the width and height of a shape in units of its half-size. */
+double shapes_extent(enum shape shape);
+/* Coverage (0..1) of one shape of half-size `half` centred at (cx, cy) over w x h pixels: what renderer and
+ * detector share. */
+void shapes_coverage(enum shape shape, double cx, double cy, double half, int w, int h, float *out);
+
+/* Every prompt of the world, split into train and test (disjoint within each tag, single objects excepted),
+ * as the lines of two .jsonl files.  The test file is balanced over the six tags: rarer tags are repeated. */
+int shapes_write_prompts(const struct shapes_conf *c, const char *train_path, const char *test_path,
+			 struct err *e);
+/* Every word the prompts use, NULL-terminated, "<pad>" first; static. */
+const char *const *shapes_words(void);
+
+#endif

@@ -1,0 +1,464 @@
+/*
+ * lora.c -- adapters: one flat vector, pairs that are views of it, and weights merged from them.
+ * Shapes: P all values, R rank, I and O a module's inputs and outputs.
+ */
+#include "models/lora/lora.h"
+#include "base/file.h"
+#include "base/mem.h"
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const char *const inits[] = { "gaussian", "kaiming", NULL };
+
+const struct field lora_fields[] = {
+	FIELD(struct lora_conf, rank, .init = "32", .min = 1, .max = 4096,
+	      .doc = "rank of each adapter pair"),
+	FIELD(struct lora_conf, alpha, .init = "64", .min = 0, .max = 1e6,
+	      .doc = "numerator of the scale alpha / rank"),
+	FIELD(
+	    struct lora_conf, init, .init = "gaussian", .choices = inits,
+	    .doc =
+		"how A starts (B is zero): gaussian is normal with std 1 / rank, kaiming is PEFT's default"),
+	FIELD(struct lora_conf, start, .init = "",
+	      .doc = "start from this adapter (PEFT, diffusers or kohya, a checkpoint or a run), whose rank, "
+		     "alpha and modules then hold; empty starts a new one"),
+	FIELD(struct lora_conf, targets,
+	      .init = "attn.to_q, attn.to_k, attn.to_v, attn.to_out.0, attn.add_q_proj, attn.add_k_proj, "
+		      "attn.add_v_proj, attn.to_add_out",
+	      .min = 1, .max = 1000,
+	      .doc = "modules that get a pair: whole names, or what follows a dot in them"),
+	FIELD_END,
+};
+
+/* ---- Structure ------------------------------------------------------------------------------- */
+
+/* Which module a pair is on, while sorting. */
+struct place {
+	const char *name;
+	int site, part;
+};
+
+static int by_name(const void *a, const void *b)
+{
+	return strcmp(((const struct place *)a)->name, ((const struct place *)b)->name);
+}
+
+/* Sorts the chosen modules by name, so that the layout of the flat vector does not depend on this program's
+ * order. */
+static struct place *places(const struct nn_net *net, const struct lora_size *size, int *n)
+{
+	struct place *v = mem_zero((size_t)(net->n_site * NN_PARTS), sizeof *v);
+
+	*n = 0;
+	for (int i = 0; i < net->n_site; i++)
+		for (int k = 0; k < net->site[i].parts; k++)
+			if (size[i * NN_PARTS + k].rank)
+				v[(*n)++] = (struct place) { net->site[i].name[k], i, k };
+	qsort(v, (size_t)*n, sizeof *v, by_name);
+	return v;
+}
+
+static at_t view_of(at_t flat_P, int64_t *at, int64_t rows, int64_t columns)
+{
+	at_t part = at_narrow(flat_P, 0, *at, rows * columns);
+
+	*at += rows * columns;
+	return at_keep(at_view(part, DIMS(rows, columns)));
+}
+
+void lora_lay_out(struct lora *l, const struct nn_net *net, const struct lora_size *size, enum at_device dev)
+{
+	struct at_scope *s = at_begin(AT_NO_GRAD);
+	int64_t at = 0;
+	int n;
+	struct place *place = places(net, size, &n);
+
+	*l = (struct lora) { .net = net, .n = n };
+	l->pair = mem_zero((size_t)n, sizeof *l->pair);
+	l->at = mem_alloc((size_t)(net->n_site * NN_PARTS) * sizeof *l->at);
+	for (int i = 0; i < net->n_site * NN_PARTS; i++)
+		l->at[i] = -1;
+	for (int i = 0; i < n; i++) {
+		const struct nn_site *site = &net->site[place[i].site];
+		int part = place[i].part, slot = place[i].site * NN_PARTS + part;
+
+		l->pair[i] = (struct lora_pair) { .site = place[i].site, .part = part, .size = size[slot] };
+		l->at[slot] = i;
+		l->numel += size[slot].rank * (site->in + site->row[part + 1] - site->row[part]);
+	}
+	l->flat = at_keep(at_zeros(DIMS(l->numel), AT_F32, dev));
+	for (int i = 0; i < n; i++) {
+		const struct nn_site *site = &net->site[place[i].site];
+		int part = place[i].part;
+		int64_t rank = l->pair[i].size.rank;
+
+		l->pair[i].a_RI = view_of(l->flat, &at, rank, site->in);
+		l->pair[i].b_OR = view_of(l->flat, &at, site->row[part + 1] - site->row[part], rank);
+	}
+	free(place);
+	at_end(s);
+}
+
+/* As PEFT matches: the whole name, or what follows one of its dots. */
+static bool matches(const char *module, const struct conf_list *targets)
+{
+	for (int i = 0; i < targets->n; i++) {
+		const char *t = targets->v[i];
+		size_t n = strlen(module), k = strlen(t);
+
+		if (!strcmp(module, t) || (n > k && module[n - k - 1] == '.' && !strcmp(module + n - k, t)))
+			return true;
+	}
+	return false;
+}
+
+/* The names without "something.NUMBER.": each once. */
+static int no_match(const struct nn_net *net, const struct conf_list *targets, struct err *e)
+{
+	struct text wanted = { 0 }, known = { 0 };
+
+	for (int i = 0; i < targets->n; i++)
+		text_printf(&wanted, "%s%s", i ? ", " : "", targets->v[i]);
+	text_add(&known, " ");
+	for (int i = 0; i < net->n_site; i++)
+		for (int k = 0; k < net->site[i].parts; k++) {
+			const char *name = net->site[i].name[k], *dot = strchr(name, '.');
+
+			if (dot && strspn(dot + 1, "0123456789") &&
+			    dot[1 + strspn(dot + 1, "0123456789")] == '.')
+				name = dot + 2 + strspn(dot + 1, "0123456789");
+			char *word = mem_printf(" %s ", name);
+			if (!strstr(known.s, word))
+				text_add(&known, word + 1);
+			free(word);
+		}
+	known.s[known.n - 1] = '\0'; /* the space behind the last */
+	err_set(e, "lora.targets: no module matches %s; there are:%s", wanted.s ? wanted.s : "an empty list",
+		known.s);
+	text_free(&wanted);
+	text_free(&known);
+	return -1;
+}
+
+/* The A of one pair: out has room for R * I values. */
+static void draw(float *out, size_t n, const struct lora_conf *c, double bound, struct rng r)
+{
+	bool gaussian = strcmp(c->init, "kaiming");
+
+	if (gaussian)
+		rng_normals(&r, out, n);
+	for (size_t i = 0; i < n; i++)
+		out[i] =
+		    (float)(gaussian ? (double)out[i] / (double)c->rank : (2 * rng_uniform(&r) - 1) * bound);
+}
+
+int lora_init(struct lora *l, const struct nn_net *net, const struct lora_conf *c, uint64_t seed,
+	      enum at_device dev, struct err *e)
+{
+	struct lora_size *size = mem_zero((size_t)(net->n_site * NN_PARTS), sizeof *size);
+
+	*l = (struct lora) { 0 };
+	for (int i = 0; i < net->n_site; i++)
+		for (int k = 0; k < net->site[i].parts; k++)
+			if (matches(net->site[i].name[k], &c->targets))
+				size[i * NN_PARTS + k] = (struct lora_size) { c->rank, c->alpha };
+	lora_lay_out(l, net, size, dev);
+	free(size);
+	if (!l->n) {
+		lora_release(l);
+		return no_match(net, &c->targets, e);
+	}
+
+	struct at_scope *s = at_begin(AT_NO_GRAD);
+	at_t host_P = at_zeros(DIMS(l->numel), AT_F32, AT_CPU);
+	float *v = at_f32(host_P);
+	for (int i = 0; i < l->n; i++) {
+		int64_t in = at_numel(l->pair[i].a_RI);
+
+		draw(v, (size_t)in, c, 1 / sqrt((double)net->site[l->pair[i].site].in),
+		     rng_make(seed, RNG_LORA_INIT, 0, (uint64_t)i));
+		v += in + at_numel(l->pair[i].b_OR);
+	}
+	at_copy_(l->flat, host_P);
+	at_end(s);
+	return 0;
+}
+
+void lora_copy_init(struct lora *l, const struct lora *from)
+{
+	struct lora_size *size = mem_zero((size_t)(from->net->n_site * NN_PARTS), sizeof *size);
+
+	for (int i = 0; i < from->n; i++)
+		size[from->pair[i].site * NN_PARTS + from->pair[i].part] = from->pair[i].size;
+	lora_lay_out(l, from->net, size, at_device_of(from->flat));
+	free(size);
+	lora_set(l, from);
+}
+
+void lora_release(struct lora *l)
+{
+	for (int i = 0; i < l->n; i++) {
+		at_free(l->pair[i].a_RI);
+		at_free(l->pair[i].b_OR);
+	}
+	at_free(l->flat);
+	free(l->pair);
+	free(l->at);
+	*l = (struct lora) { 0 };
+}
+
+/* ---- Values ---------------------------------------------------------------------------------- */
+
+void lora_set(struct lora *dst, const struct lora *src)
+{
+	struct at_scope *s = at_begin(AT_NO_GRAD);
+
+	at_copy_(dst->flat, src->flat);
+	at_end(s);
+}
+
+double lora_scale(const struct lora_pair *p)
+{
+	return p->size.alpha / (double)p->size.rank;
+}
+
+const char *lora_module(const struct lora *l, int pair)
+{
+	return l->net->site[l->pair[pair].site].name[l->pair[pair].part];
+}
+
+bool lora_touches(const struct lora *l, int site)
+{
+	for (int i = 0; i < l->net->site[site].parts; i++)
+		if (l->at[site * NN_PARTS + i] >= 0)
+			return true;
+	return false;
+}
+
+/* |B A|^2 = sum of (A A^T) * (B^T B), which are R x R, however large the module. */
+double lora_squares(at_t a_RI, at_t b_OR, double scale)
+{
+	struct at_scope *s = at_begin(AT_NO_GRAD);
+	at_t a = at_cast(a_RI, AT_F64), b = at_cast(b_OR, AT_F64);
+	at_t aa_RR = at_matmul(a, at_transpose(a, 0, 1)), bb_RR = at_matmul(at_transpose(b, 0, 1), b);
+	double sum = at_item(at_sum(at_mul(aa_RR, bb_RR)));
+
+	at_end(s);
+	return scale * scale * sum;
+}
+
+double lora_norm(const struct lora *l)
+{
+	double sum = 0;
+
+	for (int i = 0; i < l->n; i++)
+		sum += lora_squares(l->pair[i].a_RI, l->pair[i].b_OR, lora_scale(&l->pair[i]));
+	return sqrt(fmax(sum, 0));
+}
+
+uint64_t lora_hash(const struct lora *l)
+{
+	size_t n = (size_t)l->numel * sizeof(float);
+	float *v = mem_alloc(n);
+	uint64_t hash = 0;
+
+	for (int i = 0; i < l->n; i++) {
+		double scale = lora_scale(&l->pair[i]);
+
+		hash = file_hash(&scale, sizeof scale, hash + (uint64_t)l->pair[i].size.rank);
+	}
+	at_copy_out(l->flat, v, AT_F32);
+	hash = file_hash(v, n, hash);
+	free(v);
+	return hash;
+}
+
+/* ---- Training -------------------------------------------------------------------------------- */
+
+void lora_require_grad(struct lora *l)
+{
+	struct at_scope *s = at_begin(AT_NO_GRAD);
+
+	for (int i = 0; i < 2 * l->n; i++) {
+		at_t *slot = i % 2 ? &l->pair[i / 2].b_OR : &l->pair[i / 2].a_RI;
+
+		at_set(slot, at_detach(*slot)); /* a leaf that shares the storage of flat */
+		at_set_requires_grad(*slot, true);
+	}
+	at_end(s);
+}
+
+void lora_backward(struct lora *l, at_t loss, at_t grad_P)
+{
+	struct at_scope *s = at_begin(AT_GRAD_AS_IS);
+	size_t n = (size_t)(2 * l->n);
+	at_t *leaf = mem_zero(n, sizeof *leaf), *grad = mem_zero(n, sizeof *grad);
+	int64_t at = 0;
+
+	for (int i = 0; i < l->n; i++) {
+		leaf[2 * i] = l->pair[i].a_RI;
+		leaf[2 * i + 1] = l->pair[i].b_OR;
+	}
+	at_grad(loss, 2 * l->n, leaf, grad);
+	for (int i = 0; i < 2 * l->n; i++) {
+		int64_t k = at_numel(leaf[i]);
+
+		if (grad[i])
+			at_add_(at_narrow(grad_P, 0, at, k), at_reshape(grad[i], DIMS(k)));
+		at += k;
+	}
+	free(leaf);
+	free(grad);
+	at_end(s);
+}
+
+/* ---- A site's pairs as one ------------------------------------------------------------------------- */
+
+double lora_stack(const struct lora *l, int which, at_t *a_RI, at_t *b_OR)
+{
+	const struct nn_site *site = &l->net->site[which];
+	const int *at = &l->at[which * NN_PARTS];
+	at_t a[NN_PARTS], b[NN_PARTS];
+	int64_t all = 0, before = 0;
+	double scale = 0;
+	bool agree = true;
+	int n = 0;
+
+	for (int i = 0; i < site->parts; i++)
+		if (at[i] >= 0) {
+			double own = lora_scale(&l->pair[at[i]]);
+
+			agree = agree && (!n || own == scale);
+			scale = own;
+			all += l->pair[at[i]].size.rank;
+			n++;
+		}
+	for (int i = 0, k = 0; i < site->parts; i++) {
+		const struct lora_pair *p = at[i] < 0 ? NULL : &l->pair[at[i]];
+
+		if (!p) {
+			b[i] = at_zeros(DIMS(site->row[i + 1] - site->row[i], all), AT_F32,
+					at_device_of(l->flat));
+			continue;
+		}
+		a[k++] = p->a_RI;
+		b[i] = agree ? p->b_OR : at_mul(p->b_OR, lora_scale(p));
+		if (n > 1)
+			b[i] = at_pad(b[i], DIMS(before, all - before - p->size.rank), 0);
+		before += p->size.rank;
+	}
+	*a_RI = n == 1 ? a[0] : at_cat(n, a, 0);
+	*b_OR = site->parts == 1 ? b[0] : at_cat(site->parts, b, 0);
+	return agree ? scale : 1;
+}
+
+at_t lora_swap_halves(at_t rows_OR)
+{
+	int64_t half = at_size(rows_OR, 0) / 2;
+
+	return at_cat2(at_narrow(rows_OR, 0, half, half), at_narrow(rows_OR, 0, 0, half), 0);
+}
+
+/* ---- Merging --------------------------------------------------------------------------------- */
+
+/* Rows of one part with its pair in them, in float32 (float64 for a float64 model). */
+static at_t merged_part(const struct lora *l, int site, int part)
+{
+	const struct nn_site *t = &l->net->site[site];
+	at_t w_OI = at_narrow(t->linear->w_OI, 0, t->row[part], t->row[part + 1] - t->row[part]);
+	enum at_dtype dt = at_dtype_of(w_OI) == AT_F64 ? AT_F64 : AT_F32;
+	int i = l->at[site * NN_PARTS + part];
+
+	w_OI = at_cast(w_OI, dt);
+	if (i < 0)
+		return w_OI;
+	return at_addmm(w_OI, at_cast(l->pair[i].b_OR, dt), at_cast(l->pair[i].a_RI, dt), 1,
+			lora_scale(&l->pair[i]));
+}
+
+static void resize(struct lora_merged *m, int n)
+{
+	if (m->n_site != n || !m->kept)
+		lora_merged_release(m);
+	if (!m->w)
+		m->w = mem_zero((size_t)n, sizeof *m->w);
+	m->n_site = n;
+}
+
+void lora_merge(struct lora_merged *m, const struct lora *l)
+{
+	resize(m, l->net->n_site);
+	m->kept = true;
+	for (int i = 0; i < m->n_site; i++) {
+		const struct nn_site *t = &l->net->site[i];
+		struct at_scope *s = at_begin(AT_NO_GRAD);
+
+		if (!lora_touches(l, i)) {
+			at_free(m->w[i]);
+			m->w[i] = NULL;
+		} else if (!m->w[i]) {
+			m->w[i] = at_keep(at_empty_like(t->linear->w_OI));
+		}
+		for (int k = 0; m->w[i] && k < t->parts; k++)
+			at_copy_(at_narrow(m->w[i], 0, t->row[k], t->row[k + 1] - t->row[k]),
+				 merged_part(l, i, k));
+		at_end(s);
+	}
+	m->hash = lora_hash(l);
+}
+
+void lora_merge_grad(struct lora_merged *m, const struct lora *l)
+{
+	lora_merged_release(m);
+	resize(m, l->net->n_site);
+	for (int i = 0; i < m->n_site; i++) {
+		const struct nn_site *t = &l->net->site[i];
+		struct at_scope *s;
+		at_t part[NN_PARTS];
+
+		if (!lora_touches(l, i))
+			continue;
+		s = at_begin(AT_GRAD_AS_IS);
+		for (int k = 0; k < t->parts; k++)
+			part[k] = merged_part(l, i, k);
+		at_t w_OI = t->parts == 1 ? part[0] : at_cat(t->parts, part, 0);
+		m->w[i] = at_return(s, at_cast(w_OI, at_dtype_of(t->linear->w_OI)));
+	}
+}
+
+void lora_merged_release(struct lora_merged *m)
+{
+	for (int i = 0; m->kept && i < m->n_site; i++)
+		at_free(m->w[i]);
+	free(m->w);
+	*m = (struct lora_merged) { 0 };
+}
+
+/*
+ * Multiplications of a forward and backward, beyond those of the base model, with T tokens; R all ranks of a
+ * site, r the largest of them:
+ * on the fly: x A^T, h B^T, and four products of the same sizes backward, A and B stacked: 3 T R (I + O);
+ * merged: d loss / d W, which the frozen base does not need, and B A with its two gradients: T I O + 3 r I O
+ * (a stacked site with a part that has no pair counts whole in both).
+ */
+bool lora_prefers_merge(const struct lora *l, int64_t tokens)
+{
+	double added = 0, merged = 0, T = (double)tokens;
+
+	for (int i = 0; i < l->net->n_site; i++) {
+		const struct nn_site *t = &l->net->site[i];
+		double in = (double)t->in, out = (double)t->row[t->parts], all = 0, most = 0;
+
+		for (int k = 0; k < t->parts; k++) {
+			int at = l->at[i * NN_PARTS + k];
+			double rank = at < 0 ? 0 : (double)l->pair[at].size.rank;
+
+			all += rank;
+			most = fmax(most, rank);
+		}
+		added += 3 * T * all * (in + out);
+		merged += all > 0 ? (T + 3 * most) * in * out : 0;
+	}
+	return merged < added;
+}

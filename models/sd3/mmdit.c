@@ -1,0 +1,315 @@
+/*
+ * mmdit.c -- the forward of SD3's joint transformer.
+ * Shapes: B batch, N image tokens (h x w patches of p x p), L text tokens, S = N + L, D = H * K width (H
+ * heads of K), C channels, E text channels, P pooled channels, M side of the grid of positions.
+ */
+#include "models/sd3/mmdit.h"
+#include "models/lora/lora.h"
+#include "models/taps.h"
+#include "base/mem.h"
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define EPS 1e-6
+
+/* The chunks of an adaLN product in diffusers' order: attention, feed-forward, second attention. */
+enum mod { SHIFT_A, SCALE_A, GATE_A, SHIFT_F, SCALE_F, GATE_F, SHIFT_2, SCALE_2, GATE_2, MODS };
+
+struct qkv {
+	at_t q_BSHK, k_BSHK, v_BSHK;
+};
+
+static struct qkv project(const struct mmdit *m, const struct mmdit_attention *a, const struct pass *p,
+			  at_t x_BSD)
+{
+	int64_t H = m->conf.num_attention_heads, K = m->conf.attention_head_dim, S = at_size(x_BSD, 1);
+	at_t all_BS3HK = at_view(nn_linear(&a->qkv, p, x_BSD), DIMS(-1, S, 3, H, K));
+	at_t part[3];
+
+	at_unbind(3, part, all_BS3HK, 2);
+	struct qkv r = { part[0], part[1], part[2] };
+	if (a->norm_q_K) {
+		r.q_BSHK = at_rms_norm(r.q_BSHK, a->norm_q_K, EPS);
+		r.k_BSHK = at_rms_norm(r.k_BSHK, a->norm_k_K, EPS);
+	}
+	return r;
+}
+
+static at_t attend(struct qkv r)
+{
+	at_t o_BHSK = at_sdpa(at_transpose(r.q_BSHK, 1, 2), at_transpose(r.k_BSHK, 1, 2),
+			      at_transpose(r.v_BSHK, 1, 2), NULL, false, 0);
+
+	return at_flatten(at_transpose(o_BHSK, 1, 2), 2, 3);
+}
+
+const char *mmdit_attention(const struct mmdit *m, at_t x_BCHW, at_t text_BLE)
+{
+	struct at_scope *s = at_begin(AT_NO_GRAD);
+	int64_t p = m->conf.patch_size, L = at_size(text_BLE, 1);
+	int64_t S = at_size(x_BCHW, 2) / p * (at_size(x_BCHW, 3) / p) + L;
+	at_t o_BSHK = at_empty(DIMS(1, S, m->conf.num_attention_heads, m->conf.attention_head_dim),
+			       at_dtype_of(m->patch_b_D), at_device_of(m->patch_b_D));
+	at_t o_BHSK = at_transpose(o_BSHK, 1, 2);
+	const char *name = at_sdpa_kernel(o_BHSK, o_BHSK, o_BHSK);
+
+	at_end(s);
+	return name;
+}
+
+/* Attention of both streams over all tokens, image first; *text_BLD stays NULL where nothing reads it. */
+static void joint_attention(const struct mmdit *m, const struct mmdit_block *b, const struct pass *p,
+			    at_t x_BND, at_t c_BLD, at_t *image_BND, at_t *text_BLD)
+{
+	struct at_scope *s = at_begin(AT_GRAD_AS_IS);
+	struct qkv r = project(m, &b->image.attn, p, x_BND), t = project(m, &b->text.attn, p, c_BLD);
+	int64_t N = at_size(x_BND, 1), L = at_size(c_BLD, 1);
+	at_t o_BSD;
+
+	r.k_BSHK = at_cat2(r.k_BSHK, t.k_BSHK, 1);
+	r.v_BSHK = at_cat2(r.v_BSHK, t.v_BSHK, 1);
+	if (!b->last) /* the text's own queries would only make text, which ends here */
+		r.q_BSHK = at_cat2(r.q_BSHK, t.q_BSHK, 1);
+	o_BSD = attend(r);
+	if (b->last) {
+		*image_BND = at_escape(s, nn_linear(&b->image.attn.out, p, o_BSD));
+		*text_BLD = NULL;
+	} else { /* of a view that is not contiguous, libtorch would make B small products */
+		at_t part[2];
+
+		at_split(2, part, (int64_t[]) { N, L }, o_BSD, 1);
+		*image_BND = at_escape(s, nn_linear(&b->image.attn.out, p, at_contiguous(part[0])));
+		*text_BLD = at_escape(s, nn_linear(&b->text.attn.out, p, at_contiguous(part[1])));
+	}
+	at_end(s);
+}
+
+static at_t self_attention(const struct mmdit *m, const struct mmdit_attention *a, const struct pass *p,
+			   at_t x_BND)
+{
+	struct at_scope *s = at_begin(AT_GRAD_AS_IS);
+
+	return at_return(s, nn_linear(&a->out, p, attend(project(m, a, p, x_BND))));
+}
+
+/* x + gate * MLP(modulated x) */
+static at_t feed_forward(const struct mmdit_stream *t, const struct pass *p, at_t x_BSD, const at_t *mod)
+{
+	struct at_scope *s = at_begin(AT_GRAD_AS_IS); /* the hidden layer, 4 D wide, dies here */
+	at_t h = nn_linear_gelu(&t->up, p, at_modulate(x_BSD, mod[SHIFT_F], mod[SCALE_F], EPS));
+
+	return at_return(s, at_gate(x_BSD, mod[GATE_F], nn_linear(&t->down, p, h)));
+}
+
+/* y_B1D is silu(temb), the same in every block.  The last block consumes the text: *c_BLD is stale after it.
+ */
+static void block_forward(const struct mmdit *m, const struct mmdit_block *b, const struct pass *p,
+			  at_t *x_BND, at_t *c_BLD, at_t y_B1D)
+{
+	struct at_scope *s = at_begin(AT_GRAD_AS_IS);
+	at_t x[MODS], c[MODS], image, text, h;
+
+	at_chunk(b->dual ? 9 : 6, x, nn_linear(&b->image.ada, p, y_B1D), -1);
+	at_chunk(b->last ? 2 : 6, c, nn_linear(&b->text.ada, p, y_B1D), -1);
+	/* AdaLayerNormContinuous of the last block has scale before shift */
+	h = b->last ? at_modulate(*c_BLD, c[1], c[0], EPS) : at_modulate(*c_BLD, c[SHIFT_A], c[SCALE_A], EPS);
+	joint_attention(m, b, p, at_modulate(*x_BND, x[SHIFT_A], x[SCALE_A], EPS), h, &image, &text);
+
+	h = at_gate(*x_BND, x[GATE_A], image);
+	if (b->dual) { /* attn2 reads the block's input, not what attn made of it */
+		image = self_attention(m, &b->attn2, p, at_modulate(*x_BND, x[SHIFT_2], x[SCALE_2], EPS));
+		h = at_gate(h, x[GATE_2], image);
+	}
+	at_replace(s, x_BND, feed_forward(&b->image, p, h, x));
+	if (!b->last)
+		at_replace(s, c_BLD, feed_forward(&b->text, p, at_gate(*c_BLD, c[GATE_A], text), c));
+	at_end(s);
+}
+
+/* ---- Activation checkpointing ---------------------------------------------------------------- */
+
+#define BLOCK_SITES 10
+
+/* What a block is a function of, beyond tensors. */
+struct block_call {
+	const struct mmdit *m;
+	const struct mmdit_block *b;
+	struct pass pass;
+};
+
+/* The block's linears that can have pairs. */
+static int block_sites(const struct mmdit_block *b, int *site)
+{
+	const struct nn_linear *const l[BLOCK_SITES] = {
+		&b->image.ada, &b->image.attn.qkv, &b->image.attn.out, &b->image.up, &b->image.down,
+		&b->text.ada,  &b->text.attn.qkv,  &b->text.attn.out,  &b->text.up,  &b->text.down,
+	};
+	int n = 0;
+
+	for (int i = 0; i < BLOCK_SITES; i++)
+		if (l[i]->site >= 0)
+			site[n++] = l[i]->site;
+	if (b->dual) {
+		site[n++] = b->attn2.qkv.site;
+		site[n++] = b->attn2.out.site;
+	}
+	return n;
+}
+
+/* Lists the tensors of the block that an adapter trains; with `from`, puts those there into a copy of the
+ * pass instead: what autograd recomputes must be a function of what it was given. */
+static int trained_tensors(const struct block_call *k, at_t *list, const at_t *from, struct lora_pair *pair,
+			   at_t *w)
+{
+	const struct lora *lora = k->pass.lora;
+	const struct lora_merged *merged = k->pass.merged;
+	int site[BLOCK_SITES + 2], n = block_sites(k->b, site), count = 0;
+
+	for (int i = 0; i < n; i++) {
+		for (int part = 0; lora && part < NN_PARTS; part++) {
+			int at = lora->at[site[i] * NN_PARTS + part];
+			if (at < 0)
+				continue;
+			if (from) {
+				pair[at].a_RI = from[count];
+				pair[at].b_OR = from[count + 1];
+			} else {
+				list[count] = lora->pair[at].a_RI;
+				list[count + 1] = lora->pair[at].b_OR;
+			}
+			count += 2;
+		}
+		if (!lora && merged && merged->w[site[i]]) {
+			if (from)
+				w[site[i]] = from[count];
+			else
+				list[count] = merged->w[site[i]];
+			count++;
+		}
+	}
+	return count;
+}
+
+/* in: image, text, condition, trained tensors; out: image and, unless the block is the last, text. */
+static void run_block(void *ctx, const at_t *in, at_t *out)
+{
+	struct block_call *k = ctx;
+	struct pass pass = k->pass;
+	struct lora lora;
+	struct lora_merged merged;
+	at_t x_BND = in[0], c_BLD = in[1];
+
+	if (pass.lora) {
+		lora = *pass.lora;
+		lora.pair = mem_alloc((size_t)lora.n * sizeof *lora.pair);
+		memcpy(lora.pair, pass.lora->pair, (size_t)lora.n * sizeof *lora.pair);
+		trained_tensors(k, NULL, in + 3, lora.pair, NULL);
+		pass.lora = &lora;
+	} else if (pass.merged) {
+		merged = *pass.merged;
+		merged.w = mem_alloc((size_t)merged.n_site * sizeof *merged.w);
+		memcpy(merged.w, pass.merged->w, (size_t)merged.n_site * sizeof *merged.w);
+		trained_tensors(k, NULL, in + 3, NULL, merged.w);
+		pass.merged = &merged;
+	}
+	block_forward(k->m, k->b, &pass, &x_BND, &c_BLD, in[2]);
+	out[0] = x_BND;
+	if (!k->b->last)
+		out[1] = c_BLD;
+	if (pass.lora)
+		free(lora.pair);
+	else if (pass.merged)
+		free(merged.w);
+}
+
+static void checkpointed_block(const struct mmdit *m, const struct mmdit_block *b, const struct pass *p,
+			       at_t *x_BND, at_t *c_BLD, at_t y_B1D)
+{
+	struct at_scope *s = at_begin(AT_GRAD_AS_IS);
+	struct block_call k = { m, b, *p };
+	at_t in[3 + 2 * NN_PARTS * (BLOCK_SITES + 2)] = { *x_BND, *c_BLD, y_B1D }, out[2];
+	int n = 3 + trained_tensors(&k, in + 3, NULL, NULL, NULL);
+
+	at_checkpoint(run_block, &k, sizeof k, n, in, b->last ? 1 : 2, out);
+	at_replace(s, x_BND, out[0]);
+	if (!b->last)
+		at_replace(s, c_BLD, out[1]);
+	at_end(s);
+}
+
+/* ---- The two ends ---------------------------------------------------------------------------- */
+
+/* Patches as tokens, with the middle h x w of the grid of positions added. */
+static at_t embed_image(const struct mmdit *m, at_t x_BCHW)
+{
+	struct at_scope *s = at_begin(AT_GRAD_AS_IS);
+	int64_t p = m->conf.patch_size, C = at_size(x_BCHW, 1), h = at_size(x_BCHW, 2) / p,
+		w = at_size(x_BCHW, 3) / p;
+	int64_t M = m->conf.pos_embed_max_size, D = m->width;
+	at_t x_BhwCpp = at_permute(at_reshape(x_BCHW, DIMS(-1, C, h, p, w, p)), DIMS(0, 2, 4, 1, 3, 5));
+	at_t patches_BNF = at_reshape(x_BhwCpp, DIMS(-1, h * w, C * p * p));
+	at_t pos_MMD = at_view(m->pos_embed_1MD, DIMS(M, M, D));
+	at_t pos_hwD = at_narrow(at_narrow(pos_MMD, 0, (M - h) / 2, h), 1, (M - w) / 2, w);
+	at_t tokens_BND = at_linear(patches_BNF, at_view(m->patch_w_DCpp, DIMS(D, -1)), m->patch_b_D);
+
+	return at_return(s, at_add(tokens_BND, at_reshape(pos_hwD, DIMS(1, h * w, D))));
+}
+
+/* Sinusoids of the timestep: cosines first, in float32 whatever the model is. */
+static at_t embed_time(at_t t_B, enum at_dtype dt)
+{
+	struct at_scope *s = at_begin(AT_NO_GRAD);
+	int64_t half = MMDIT_TIME / 2;
+	at_t exponent = at_mul(at_arange(half, AT_F32, at_device_of(t_B)), -log(10000));
+	at_t freq = at_exp(at_div(exponent, (double)half));
+	at_t angle = at_mul(at_unsqueeze(at_cast(t_B, AT_F32), 1), at_unsqueeze(freq, 0));
+
+	return at_return(s, at_cast(at_cat2(at_cos(angle), at_sin(angle), 1), dt));
+}
+
+/* silu(temb): what every adaLN product of the network reads. */
+static at_t condition(const struct mmdit *m, const struct pass *p, at_t t_B, at_t pooled_BP)
+{
+	struct at_scope *s = at_begin(AT_GRAD_AS_IS);
+	at_t t_BD = embed_time(t_B, at_dtype_of(pooled_BP));
+
+	t_BD = nn_linear(&m->time2, p, at_silu(nn_linear(&m->time1, p, t_BD)));
+	pooled_BP = nn_linear(&m->pool2, p, at_silu(nn_linear(&m->pool1, p, pooled_BP)));
+	return at_return(s, at_unsqueeze(at_silu(at_add(t_BD, pooled_BP)), 1));
+}
+
+/* Tokens back to pixels of the latent. */
+static at_t unpatch(const struct mmdit *m, at_t v_BNF, int64_t h, int64_t w)
+{
+	int64_t p = m->conf.patch_size, C = m->conf.out_channels;
+	at_t v_BhwppC = at_view(v_BNF, DIMS(-1, h, w, p, p, C));
+
+	return at_reshape(at_permute(v_BhwppC, DIMS(0, 5, 1, 3, 2, 4)), DIMS(-1, C, h * p, w * p));
+}
+
+at_t mmdit_forward(const struct mmdit *m, const struct pass *p, at_t x_BCHW, at_t t_B, at_t text_BLE,
+		   at_t pooled_BP)
+{
+	struct at_scope *s = at_begin(AT_GRAD_AS_IS);
+	int64_t h = at_size(x_BCHW, 2) / m->conf.patch_size, w = at_size(x_BCHW, 3) / m->conf.patch_size;
+	at_t y_B1D = condition(m, p, t_B, pooled_BP), mod[2];
+	at_t x_BND = embed_image(m, x_BCHW), c_BLD = nn_linear(&m->context, p, text_BLE);
+
+	tap(x_BND, "pos_embed");
+	tap(c_BLD, "context_embedder");
+	tap(y_B1D, "silu(time_text_embed)");
+	for (int64_t i = 0; i < m->conf.num_layers; i++) {
+		bool again = i < p->checkpoint_blocks && at_grad_enabled();
+		(again ? checkpointed_block : block_forward)(m, &m->block[i], p, &x_BND, &c_BLD, y_B1D);
+		tap(x_BND, "transformer_blocks.%lld", (long long)i);
+		if (!m->block[i].last)
+			tap(c_BLD, "transformer_blocks.%lld.context", (long long)i);
+	}
+	at_chunk(2, mod, nn_linear(&m->norm_out, p, y_B1D), -1); /* scale, shift */
+	x_BND = at_modulate(x_BND, mod[1], mod[0], EPS);
+	tap(x_BND, "norm_out");
+	x_BND = nn_linear(&m->proj_out, p, x_BND);
+	tap(x_BND, "proj_out");
+	return at_return(s, unpatch(m, x_BND, h, w));
+}

@@ -1,0 +1,45 @@
+/*
+ * clip.h -- CLIP whole (arXiv 2103.00020): a picture and a text as points on one sphere.
+ *
+ * DIR is a folder of transformers' CLIPModel (config.json, model.safetensors, preprocessor_config.json) or of
+ * open_clip (open_clip_config.json, open_clip_model.safetensors), with the tokenizer's files beside.  Pixels
+ * are resized as PIL does it.
+ */
+#ifndef CLIP_H
+#define CLIP_H
+#include "models/text/clip_text.h"
+
+struct clip_vision {
+	int64_t image_size, patch_size, projection_dim;
+	struct clip_layers layers;
+	at_t class_D, patch_w_D3pp, position_ND, pre_w, pre_b, post_w, post_b;
+	struct nn_linear projection;
+	at_t projection_DP; /* open_clip's, the other way round; NULL with `projection` */
+};
+struct clip {
+	struct nn_net net;
+	struct clip_text text;
+	struct clip_vision vision;
+	struct clip_tokenizer *tokenizer;
+	double logit_scale; /* exp of the file's value: about 100 */
+	double mean[3], std[3];
+	enum at_dtype dtype;
+	enum at_device device;
+};
+
+/* How a picture that is not square becomes one. */
+enum clip_fit {
+	CLIP_CROP, /* the shorter side is resized, the longer cut off on both sides */
+	CLIP_PAD   /* the longer side is resized, the shorter filled up with black (HPSv2) */
+};
+
+/* Must not move while open. */
+int clip_open(struct clip *m, const char *dir, enum at_dtype dt, enum at_device dev, struct err *e);
+void clip_release(struct clip *m);
+/* (3, image_size, image_size) normalised values of an 8-bit picture. */
+void clip_pixels(const struct clip *m, enum clip_fit fit, const uint8_t *rgb, int w, int h, float *out);
+/* Unit vectors (B, P), float32, of the innermost scope. */
+at_t clip_image_features(const struct clip *m, at_t pixels_B3SS);
+int clip_text_features(const struct clip *m, const char *const *prompts, int n, at_t *out_BP, struct err *e);
+
+#endif

@@ -1,0 +1,115 @@
+#include "models/text/conditioner.h"
+#include "base/mem.h"
+#include "models/text/text_cache.h"
+#include <stdlib.h>
+
+struct conditioner {
+	const struct text_encoder_type *type;
+	struct text_options options;
+	char *dir;
+	void *state; /* NULL: closed */
+	bool cached;
+	struct text_cache cache;
+};
+
+static int wake(struct conditioner *c, struct err *e)
+{
+	return c->state ? 0 : c->type->open(&c->state, &c->options, e);
+}
+
+int conditioner_open(struct conditioner **out, const struct text_encoder_type *type,
+		     const struct text_options *o, const char *cache, struct err *e)
+{
+	struct conditioner *c = mem_zero(1, sizeof *c);
+	uint64_t hash;
+	int ret;
+
+	*c = (struct conditioner) { .type = type, .options = *o, .dir = mem_str(o->dir) };
+	c->options.dir = c->dir;
+	if (cache && type->hash) {
+		ret = type->hash(&hash, &c->options, e) ||
+			      text_cache_open(&c->cache, cache, hash, o->dtype, o->device, e)
+			  ? -1
+			  : 0;
+		c->cached = !ret;
+	} else {
+		ret = wake(c, e);
+	}
+	if (ret)
+		conditioner_close(c);
+	else
+		*out = c;
+	return ret;
+}
+
+void conditioner_close(struct conditioner *c)
+{
+	if (!c)
+		return;
+	if (c->state)
+		c->type->close(c->state);
+	text_cache_close(&c->cache);
+	free(c->dir);
+	free(c);
+}
+
+void conditioner_rest(struct conditioner *c)
+{
+	if (c->cached && c->state) {
+		c->type->close(c->state);
+		c->state = NULL;
+	}
+}
+
+/* One prompt by the encoder, and into the cache. */
+static int make(struct conditioner *c, const char *prompt, struct cond *row, struct err *e)
+{
+	if (wake(c, e) || c->type->encode(c->state, &prompt, 1, row, e))
+		return -1;
+	return c->cached ? text_cache_put(&c->cache, prompt, row, e) : 0;
+}
+
+int conditioner_encode(struct conditioner *c, const char *const *prompts, int n, struct cond *out,
+		       struct err *e)
+{
+	struct at_scope *s = at_begin(AT_NO_GRAD);
+	at_t *text = mem_zero((size_t)n, sizeof *text), *pooled = mem_zero((size_t)n, sizeof *pooled);
+	int ret = 0;
+
+	for (int i = 0; i < n && !ret; i++) {
+		struct cond row = { 0 };
+
+		if (!c->cached || !text_cache_get(&c->cache, prompts[i], &row))
+			ret = make(c, prompts[i], &row, e);
+		text[i] = row.text_BLE;
+		pooled[i] = row.pooled_BP;
+	}
+	if (!ret) {
+		out->text_BLE = at_escape(s, n == 1 ? text[0] : at_cat(n, text, 0));
+		out->pooled_BP = at_escape(s, n == 1 ? pooled[0] : at_cat(n, pooled, 0));
+	}
+	free(text);
+	free(pooled);
+	at_end(s);
+	return ret;
+}
+
+int conditioner_fill(struct conditioner *c, const char *const *prompts, int64_t n, int share, int shares,
+		     void (*progress)(void *ctx, int64_t i), void *ctx, struct err *e)
+{
+	int ret = 0;
+
+	for (int64_t i = share; i < n && !ret; i += shares) {
+		struct at_scope *s;
+		struct cond row;
+
+		if (c->cached && text_cache_has(&c->cache, prompts[i]))
+			continue;
+		s = at_begin(AT_NO_GRAD);
+		ret = make(c, prompts[i], &row, e);
+		at_end(s);
+		if (progress)
+			progress(ctx, i);
+	}
+	return ret;
+}

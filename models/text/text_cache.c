@@ -1,0 +1,188 @@
+#include "models/text/text_cache.h"
+#include "base/file.h"
+#include "base/mem.h"
+#include "base/text.h"
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include <zstd.h>
+
+#define MAGIC      0x317478746c666e63u /* "cnfltxt1" */
+#define ZSTD_LEVEL 1 /* higher ones gain 1 % on shuffled floats and take three times as long */
+#define MOST_TEXT  (1 << 24)
+
+struct header {
+	uint64_t magic, prompt, length, width, pooled, element;
+};
+
+/* ---- Names --------------------------------------------------------------------------------------- */
+
+static char *path_of(const struct text_cache *c, const char *prompt)
+{
+	uint64_t a = file_hash(prompt, strlen(prompt), 1), b = file_hash(prompt, strlen(prompt), 2);
+
+	return mem_printf("%s/%02" PRIx64 "/%016" PRIx64 "%016" PRIx64 ".zst", c->dir, a >> 56, a, b);
+}
+
+int text_cache_open(struct text_cache *c, const char *dir, uint64_t encoder, enum at_dtype dt,
+		    enum at_device dev, struct err *e)
+{
+	*c = (struct text_cache) { .dir = mem_printf("%s/%016" PRIx64, dir, encoder),
+				   .dtype = dt,
+				   .device = dev };
+	for (int i = 0; i < 256; i++) {
+		char *sub = mem_printf("%s/%02x", c->dir, i);
+		int ret = file_mkdirs(sub, e);
+
+		free(sub);
+		if (ret) {
+			text_cache_close(c);
+			return err_in(e, "the cache of text embeddings (model.text_cache)");
+		}
+	}
+	return 0;
+}
+
+void text_cache_close(struct text_cache *c)
+{
+	free(c->dir);
+	*c = (struct text_cache) { 0 };
+}
+
+bool text_cache_has(const struct text_cache *c, const char *prompt)
+{
+	char *path = path_of(c, prompt);
+	struct stat st;
+	bool yes = !stat(path, &st) && st.st_size > 0;
+
+	free(path);
+	return yes;
+}
+
+/* ---- Bytes --------------------------------------------------------------------------------------- */
+
+/* All first bytes of n elements, then all second ones, and so on. */
+static void shuffle(uint8_t *out, const uint8_t *in, size_t n, size_t size)
+{
+	for (size_t b = 0; b < size; b++)
+		for (size_t i = 0; i < n; i++)
+			out[b * n + i] = in[i * size + b];
+}
+
+static void unshuffle(uint8_t *out, const uint8_t *in, size_t n, size_t size)
+{
+	for (size_t b = 0; b < size; b++)
+		for (size_t i = 0; i < n; i++)
+			out[i * size + b] = in[b * n + i];
+}
+
+static void add_tensor(struct text *t, at_t x, enum at_dtype dt)
+{
+	size_t size = at_dtype_size(dt), n = (size_t)at_numel(x);
+	uint8_t *plain = mem_alloc(n * size), *mixed = mem_alloc(n * size);
+
+	at_copy_out(x, plain, dt);
+	shuffle(mixed, plain, n, size);
+	text_add_bytes(t, mixed, n * size);
+	free(plain);
+	free(mixed);
+}
+
+static at_t take_tensor(const uint8_t *in, size_t n, struct at_dims shape, enum at_dtype dt,
+			enum at_device dev)
+{
+	uint8_t *plain = mem_alloc(n * at_dtype_size(dt));
+	at_t t;
+
+	unshuffle(plain, in, n, at_dtype_size(dt));
+	t = at_to(at_from(plain, shape, dt), dt, dev);
+	free(plain);
+	return t;
+}
+
+/* What a file must hold for this prompt; *n elements of text and pooled. */
+static bool read_header(struct header *h, const struct text_cache *c, const char *prompt, const uint8_t *data,
+			size_t size)
+{
+	if (size < sizeof *h)
+		return false;
+	memcpy(h, data, sizeof *h);
+	if (h->magic != MAGIC || h->prompt != strlen(prompt) || h->element != at_dtype_size(c->dtype) ||
+	    !h->length || !h->width || !h->pooled || h->length > MOST_TEXT || h->width > MOST_TEXT ||
+	    h->pooled > MOST_TEXT)
+		return false;
+	return size == sizeof *h + h->prompt + (h->length * h->width + h->pooled) * h->element &&
+	       !memcmp(data + sizeof *h, prompt, h->prompt);
+}
+
+bool text_cache_get(const struct text_cache *c, const char *prompt, struct cond *row)
+{
+	char *path = path_of(c, prompt), *data = NULL;
+	struct header h;
+	struct err ignored;
+	size_t size;
+	bool found = file_exists(path) && !file_read_zstd(&data, &size, path, &ignored) &&
+		     read_header(&h, c, prompt, (const uint8_t *)data, size);
+
+	if (found) {
+		const uint8_t *at = (const uint8_t *)data + sizeof h + h.prompt;
+		size_t n = h.length * h.width;
+
+		row->text_BLE =
+		    take_tensor(at, n, DIMS(1, (int64_t)h.length, (int64_t)h.width), c->dtype, c->device);
+		row->pooled_BP = take_tensor(at + n * h.element, h.pooled, DIMS(1, (int64_t)h.pooled),
+					     c->dtype, c->device);
+	}
+	free(data);
+	free(path);
+	return found;
+}
+
+/* Through a temporary of its own: many processes may write the same.  Not synced: a cache may lose what a
+ * power cut takes, and a damaged file is written again. */
+static int write_file(const char *path, const void *data, size_t size, struct err *e)
+{
+	char *temp = mem_printf("%s.XXXXXX", path);
+	int fd = mkstemp(temp), ret = -1;
+	FILE *f = fd < 0 ? NULL : fdopen(fd, "wb");
+
+	if (f) {
+		bool written = fwrite(data, 1, size, f) == size;
+		ret = fclose(f) || !written || chmod(temp, 0644) || rename(temp, path) ? -1 : 0;
+		if (ret)
+			unlink(temp);
+	} else if (fd >= 0) {
+		close(fd);
+		unlink(temp);
+	}
+	free(temp);
+	return ret ? err_set(e, "cannot write %s: is there space, and may you write there?", path) : 0;
+}
+
+int text_cache_put(const struct text_cache *c, const char *prompt, const struct cond *row, struct err *e)
+{
+	struct header h = { .magic = MAGIC,
+			    .prompt = strlen(prompt),
+			    .length = (uint64_t)at_size(row->text_BLE, 1),
+			    .width = (uint64_t)at_size(row->text_BLE, 2),
+			    .pooled = (uint64_t)at_size(row->pooled_BP, 1),
+			    .element = at_dtype_size(c->dtype) };
+	char *path = path_of(c, prompt), *packed;
+	struct text t = { 0 };
+	size_t n;
+	int ret;
+
+	text_add_bytes(&t, &h, sizeof h);
+	text_add_bytes(&t, prompt, h.prompt);
+	add_tensor(&t, row->text_BLE, c->dtype);
+	add_tensor(&t, row->pooled_BP, c->dtype);
+	packed = file_pack_zstd(t.s, t.n, ZSTD_LEVEL, &n);
+	ret = write_file(path, packed, n, e);
+	free(packed);
+	text_free(&t);
+	free(path);
+	return ret;
+}

@@ -1,0 +1,100 @@
+/* tokenizer.c -- a folder's own tokenizer. */
+#include "models/text/tokenizer.h"
+#include "base/file.h"
+#include "base/json.h"
+#include "base/mem.h"
+#include <stdlib.h>
+#include <string.h>
+
+/* One of them is open. */
+struct tokenizer {
+	struct clip_tokenizer *clip;
+	struct t5_tokenizer *t5;
+	struct bert_tokenizer *bert;
+};
+
+enum kind { CLIP, T5, BERT };
+
+/* model.type of tokenizer.json. */
+static int ask_json(enum kind *kind, const char *path, struct err *e)
+{
+	static const char *const types[] = { [CLIP] = "BPE", [T5] = "Unigram", [BERT] = "WordPiece" };
+	json_t *o = json_read(path, e);
+	const char *type = json_string_value(json_object_get(json_object_get(o, "model"), "type"));
+	int ret = -1;
+
+	for (int i = CLIP; i <= BERT && type; i++)
+		if (!strcmp(type, types[i])) {
+			*kind = (enum kind)i;
+			ret = 0;
+		}
+	if (o && ret)
+		err_set(e, "%s: model.type is %s, wanted BPE, Unigram or WordPiece", path,
+			type ? type : "missing");
+	json_decref(o);
+	return ret;
+}
+
+static int find_kind(enum kind *kind, const char *dir, struct err *e)
+{
+	static const char *const file[] = { "spiece.model", "vocab.json", "vocab.txt" };
+	static const enum kind of[] = { T5, CLIP, BERT };
+	char *path;
+	int ret;
+
+	for (int i = 0; i < 3; i++) {
+		path = file_join(dir, file[i]);
+		bool there = file_exists(path);
+		free(path);
+		*kind = of[i];
+		if (there)
+			return 0;
+	}
+	path = file_join(dir, "tokenizer.json");
+	ret = file_exists(path)
+		  ? ask_json(kind, path, e)
+		  : err_set(e,
+			    "%s: no tokenizer (vocab.json and merges.txt, spiece.model, vocab.txt or "
+			    "tokenizer.json) in this folder",
+			    dir);
+	free(path);
+	return ret;
+}
+
+int tokenizer_open(struct tokenizer **out, const char *dir, struct err *e)
+{
+	struct tokenizer *t = mem_zero(1, sizeof *t);
+	enum kind kind = CLIP;
+	int ret = find_kind(&kind, dir, e);
+
+	if (!ret && kind == CLIP)
+		ret = clip_tokenizer_open(&t->clip, dir, e);
+	else if (!ret && kind == T5)
+		ret = t5_tokenizer_open(&t->t5, dir, e);
+	else if (!ret)
+		ret = bert_tokenizer_open(&t->bert, dir, e);
+	if (ret)
+		free(t);
+	else
+		*out = t;
+	return ret;
+}
+
+void tokenizer_close(struct tokenizer *t)
+{
+	if (!t)
+		return;
+	clip_tokenizer_close(t->clip);
+	t5_tokenizer_close(t->t5);
+	bert_tokenizer_close(t->bert);
+	free(t);
+}
+
+int tokenizer_encode(const struct tokenizer *t, const char *text, int64_t length, int64_t *ids, struct err *e)
+{
+	if (t->clip)
+		return clip_tokenizer_encode(t->clip, text, length, ids, e);
+	if (t->t5)
+		return t5_tokenizer_encode(t->t5, text, length, ids, e);
+	return bert_tokenizer_encode(t->bert, text, length, ids, e);
+}

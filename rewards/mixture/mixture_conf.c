@@ -1,0 +1,284 @@
+/* mixture_conf.c -- the section `rewards`: its entries read, opened and asked about prompts. */
+#include "base/mem.h"
+#include "rewards/mixture/mixture.h"
+#include <stdlib.h>
+#include <string.h>
+
+/* What the mixture itself reads of an entry. */
+struct entry_conf {
+	char *type;
+	double weight, deadline, quorum;
+};
+static const struct field entry_fields[] = {
+	FIELD(struct entry_conf, type, .init = "",
+	      .doc =
+		  "which reward it is; empty: the one that the entry is named after. Entries with a `type` "
+		  "may have any name, so that one reward can be there several times"),
+	FIELD(struct entry_conf, weight, .init = "1", .doc = "factor of this reward's score in the total"),
+	FIELD(struct entry_conf, deadline, .init = "0", .min = 0, .max = 1e6, .unit = "s",
+	      .doc = "what the reward may take for a batch of pictures; then they are unavailable and the "
+		     "reward is left to itself until it answers, which nobody hears; 0: any time. Rewards "
+		     "with a `deadline` of their own end what they have begun"),
+	FIELD(struct entry_conf, quorum, .init = "0", .min = 0, .max = 1,
+	      .doc = "share of a prompt's pictures that must have this score: where fewer have it, the "
+		     "prompt goes on without this reward, and where enough have it, the others are "
+		     "unavailable; 0: no prompt goes on without"),
+	FIELD_END
+};
+_Static_assert(sizeof entry_fields / sizeof *entry_fields == MIXTURE_FIELDS, "MIXTURE_FIELDS");
+
+static bool has_field(const struct field *f, const char *name)
+{
+	for (; f && f->name; f++)
+		if (!strcmp(f->name, name))
+			return true;
+	return false;
+}
+
+void mixture_fields(const struct reward_type *type, struct field *out)
+{
+	for (const struct field *f = entry_fields; f->name; f++)
+		if (!type || !has_field(type->fields, f->name))
+			*out++ = *f;
+	*out = (struct field)FIELD_END;
+}
+
+void mixture_entry_close(struct mixture_entry *k)
+{
+	if (k->state && k->type->close)
+		k->type->close(k->state);
+	if (k->conf && k->type->fields)
+		conf_release(k->conf, k->type->fields);
+	free(k->conf);
+	free(k->name);
+}
+
+/* First-level names of a table, for conf_fill's `others`; free the array and its strings. */
+static char **first_names(const struct field *f)
+{
+	int n = 0;
+
+	while (f && f[n].name)
+		n++;
+	char **names = mem_zero((size_t)n + 1, sizeof *names);
+	for (int i = 0; i < n; i++)
+		names[i] = mem_printf("%.*s", (int)strcspn(f[i].name, "."), f[i].name);
+	return names;
+}
+
+static int fill(void *conf, const struct field *f, const struct field *others, const struct conf_node *root,
+		const char *section, struct err *e)
+{
+	char **names = first_names(others);
+	int ret = conf_fill(conf, f, root, section, (const char *const *)names, e);
+
+	for (char **s = names; *s; s++)
+		free(*s);
+	free(names);
+	return ret;
+}
+
+/* Names are parts of metrics' names, of keys and of files: of letters, digits, '-' and '_', and none that is
+ * a metric or a key of its own. */
+static int check_name(const char *name, const char *where, struct err *e)
+{
+	static const char *const taken[] = { "mean",  "std",    "strict", "unavailable", "left_out",
+					     "image", "prompt", "reward", NULL };
+	size_t good = strspn(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_");
+
+	if (!*name || name[good])
+		return err_set(e, "%s%srewards: '%s' is no name: letters, digits, '-' and '_'", where,
+			       *where ? ": " : "", name);
+	for (int i = 0; taken[i]; i++)
+		if (!strcmp(taken[i], name))
+			return err_set(e,
+				       "%s%srewards: an entry cannot be called '%s': results have a "
+				       "column of that name",
+				       where, *where ? ": " : "", name);
+	return 0;
+}
+
+/* The type of entry `name`: its key `type`, or the name. */
+static const struct reward_type *entry_type(const struct conf_node *root, const char *name,
+					    const char *section, struct err *e)
+{
+	const struct field only[] = { entry_fields[0], FIELD_END };
+	struct entry_conf c = { 0 };
+	char *key = mem_printf("%s.type", section);
+	const char *where = conf_where(root, section);
+	const struct reward_type *type = NULL;
+	int n;
+	/* whose the other keys are is known when the type is */
+	const char **keys = conf_keys(root, section, &n), **others = mem_zero((size_t)n + 1, sizeof *others);
+
+	for (int i = 0; i < n; i++)
+		others[i] = keys[i];
+	if (!check_name(name, where, e) && !conf_fill(&c, only, root, section, others, e)) {
+		type = reward_find(*c.type ? c.type : name, e);
+		if (!type && *c.type)
+			err_in(e, "%s%s%s", conf_where(root, key), *conf_where(root, key) ? ": " : "", key);
+		else if (!type)
+			err_in(e, "%s%srewards", where, *where ? ": " : "");
+		conf_release(&c, only);
+	}
+	free(keys);
+	free(others);
+	free(key);
+	return type;
+}
+
+/* Its type and keys. */
+static int entry_read(struct mixture_entry *k, const struct conf_node *root, const char *name, struct err *e)
+{
+	char *section = mem_printf("rewards.%s", name);
+	struct field common[MIXTURE_FIELDS];
+	struct entry_conf c = { 0 };
+	int ret = -1;
+
+	*k = (struct mixture_entry) { .type = entry_type(root, name, section, e) };
+	if (!k->type)
+		goto out;
+	k->name = mem_str(name);
+	if (k->type->abi != REWARD_ABI) {
+		err_set(e, "reward %s is built for version %d of the interface, this is %d", k->type->name,
+			k->type->abi, REWARD_ABI);
+		goto out;
+	}
+	mixture_fields(k->type, common);
+	if (fill(&c, common, k->type->fields, root, section, e))
+		goto out;
+	k->weight = c.weight;
+	k->deadline = c.deadline;
+	k->quorum = c.quorum;
+	conf_release(&c, common);
+	if (k->type->fields) {
+		k->conf = mem_zero(1, k->type->conf_size);
+		if (fill(k->conf, k->type->fields, common, root, section, e))
+			goto out;
+	}
+	ret = 0;
+out:
+	free(section);
+	return ret;
+}
+
+static void entries_free(struct mixture_entry *entry, int n)
+{
+	for (int k = 0; k < n; k++)
+		if (entry[k].type)
+			mixture_entry_close(&entry[k]);
+	free(entry);
+}
+
+/* All entries of the section, read and not opened; NULL on error. */
+static struct mixture_entry *entries_read(const struct conf_node *root, int *n, struct err *e)
+{
+	const char **names = conf_keys(root, "rewards", n);
+	struct mixture_entry *entry = mem_zero((size_t)*n, sizeof *entry);
+	int ret = 0;
+
+	if (!*n) {
+		const char *where = conf_where(root, "rewards");
+		ret = err_set(
+		    e,
+		    "%s%srewards: none is given: add at least one, such as `rewards: {geneval: {weight: 1}}`",
+		    where, *where ? ": " : "");
+	}
+	for (int k = 0; k < *n && !ret; k++)
+		ret = entry_read(&entry[k], root, names[k], e);
+	free(names);
+	if (!ret)
+		return entry;
+	entries_free(entry, *n);
+	return NULL;
+}
+
+int mixture_open(struct mixture **m, const struct conf_node *root, int threads, struct err *e)
+{
+	int n, ret = 0;
+	struct mixture_entry *entry = entries_read(root, &n, e);
+
+	*m = NULL;
+	if (!entry)
+		return -1;
+	for (int k = 0; k < n && !ret; k++)
+		if (entry[k].type->open && entry[k].type->open(&entry[k].state, entry[k].conf, e))
+			ret = err_in(e, "reward %s", entry[k].name);
+	for (int k = 0; k < n && !ret; k++)
+		entry[k].group = entry[k].type->group && entry[k].type->group(entry[k].state, entry[k].conf);
+	if (ret) {
+		entries_free(entry, n);
+		return -1;
+	}
+	*m = mixture_new(entry, n, threads);
+	free(entry);
+	return 0;
+}
+
+int mixture_open_over(struct mixture **m, const struct conf_node *root, const struct mixture_back *back,
+		      void *ctx, struct err *e)
+{
+	int n;
+	struct mixture_entry *entry = entries_read(root, &n, e);
+
+	*m = entry ? mixture_new_over(entry, n, back, ctx) : NULL;
+	free(entry);
+	return *m ? 0 : -1;
+}
+
+static struct entry_conf entry_values(const struct mixture_entry *k)
+{
+	return (struct entry_conf) { .type = (char *)(uintptr_t)k->type->name,
+				     .weight = k->weight,
+				     .deadline = k->deadline,
+				     .quorum = k->quorum };
+}
+
+int mixture_resolve(const struct conf_node *root, struct conf_node *out, struct err *e)
+{
+	int n;
+	struct mixture_entry *entry = entries_read(root, &n, e);
+
+	if (!entry)
+		return -1;
+	for (int k = 0; k < n && out; k++) {
+		struct entry_conf c = entry_values(&entry[k]);
+		char *section = mem_printf("rewards.%s", entry[k].name);
+		struct field common[MIXTURE_FIELDS];
+
+		mixture_fields(entry[k].type, common);
+		conf_store(out, &c, common, section);
+		if (entry[k].type->fields)
+			conf_store(out, entry[k].conf, entry[k].type->fields, section);
+		free(section);
+	}
+	entries_free(entry, n);
+	return 0;
+}
+
+bool mixture_find_sub(const struct mixture *m, const char *name, int *k, int *sub)
+{
+	for (*k = 0; *k < mixture_count(m); ++*k)
+		for (*sub = 0; *sub < REWARD_SUBS; ++*sub) {
+			const char *is = mixture_at(m, *k)->type->sub_names[*sub];
+			if (is && !strcmp(is, name))
+				return true;
+		}
+	return false;
+}
+
+bool mixture_has_quorum(const struct mixture *m)
+{
+	for (int k = 0; k < mixture_count(m); k++)
+		if (mixture_at(m, k)->quorum > 0)
+			return true;
+	return false;
+}
+
+bool mixture_has_groups(const struct mixture *m)
+{
+	for (int k = 0; k < mixture_count(m); k++)
+		if (mixture_at(m, k)->group)
+			return true;
+	return false;
+}

@@ -1,0 +1,79 @@
+#include "trainer/record/adapters.h"
+#include "base/file.h"
+#include "base/mem.h"
+#include "models/lora/lora_raw.h"
+#include "trainer/experiment.h"
+#include <stdlib.h>
+#include <string.h>
+
+/* RUN/checkpoints/latest holds a folder's name. */
+static char *newest(const char *run)
+{
+	char *all = file_join(run, "checkpoints"), *latest = file_join(all, "latest"), *name = NULL,
+	     *found = NULL;
+	struct err ignored;
+	size_t n;
+
+	if (file_exists(latest) && !file_read(&name, &n, latest, &ignored)) {
+		name[strcspn(name, "\n")] = '\0';
+		char *checkpoint = file_join(all, name);
+		found = file_join(checkpoint, "lora");
+		free(checkpoint);
+	}
+	free(all);
+	free(latest);
+	free(name);
+	return found;
+}
+
+char *adapters_find(const char *path, struct err *e)
+{
+	char *inside = file_join(path, "lora"), *of_run = newest(path);
+	const char *found = lora_raw_is(path)               ? path
+			    : lora_raw_is(inside)           ? inside
+			    : of_run && lora_raw_is(of_run) ? of_run
+							    : NULL;
+	char *ret = mem_str(found);
+
+	if (!found)
+		err_set(
+		    e,
+		    file_exists(path)
+			? "%s: no adapter: neither PEFT's folder, a .safetensors file, a checkpoint nor a "
+			  "run with one"
+			: "%s: there is no such adapter",
+		    path);
+	free(inside);
+	free(of_run);
+	return ret;
+}
+
+/* RUN/config.yaml, for RUN/checkpoints/step-1/lora and every folder on the way. */
+char *adapters_model(const char *path, struct err *e)
+{
+	char *dir = mem_str(path), *config = NULL, *model = NULL;
+	struct experiment x;
+
+	for (int up = 0; up < 4; up++) {
+		char *above = file_join(dir, "..");
+
+		config = file_join(dir, "config.yaml");
+		free(dir);
+		dir = above;
+		if (file_exists(config))
+			break;
+		free(config);
+		config = NULL;
+	}
+	if (!config) {
+		err_set(e, "%s is in no run: give --model DIR", path);
+	} else if (experiment_read(&x, config, NULL, 0, e)) {
+		err_in(e, "the model of %s is not known (--model DIR says which)", path);
+	} else {
+		model = mem_str(x.model.path);
+		experiment_release(&x);
+	}
+	free(config);
+	free(dir);
+	return model;
+}

@@ -1,0 +1,24 @@
+/*
+ * metrics.h -- what is measured each step: one JSON object a line in metrics.jsonl, and the same as
+ * TensorBoard scalars.
+ */
+#ifndef METRICS_H
+#define METRICS_H
+#include "base/err.h"
+#include "trainer/record/tensorboard.h"
+#include <stdbool.h>
+#include <stdint.h>
+
+struct metrics;
+/* DIR/metrics.jsonl, opened for appending after lines beyond `step` (a killed run's) are cut off, all or none
+ * of them; event files in DIR/tensorboard when asked for. */
+int metrics_open(struct metrics **m, const char *dir, int64_t step, bool tensorboard, struct err *e);
+void metrics_close(struct metrics *m); /* NULL is fine */
+/* Into the step that is being collected; the line keeps the order of the calls.  A name once a step. */
+void metrics_add(struct metrics *m, const char *name, double v);
+/* The line {"step": 7, "loss/policy": 0.5, ...} in one write, what is not finite as null, and a fresh start.
+ */
+int metrics_write(struct metrics *m, int64_t step, struct err *e);
+struct tensorboard *metrics_tensorboard(struct metrics *m); /* NULL when off */
+
+#endif
