@@ -7,7 +7,7 @@
 #include "base/mem.h"
 #include "models/encoder.h"
 #include "sampler/replay.h"
-#include "trainer/gradient.h"
+#include "algorithms/gradient.h"
 #include "dist/startup.h"
 #include <math.h>
 #include <stdlib.h>
@@ -218,7 +218,7 @@ static int make_trainer(struct bench *b, struct err *e)
 		p->vae = &b->vae;
 	}
 	if (check_latent(b, e) ||
-	    policies_init(&t->policies, &b->x.policy, &p->transformer.net, &b->x.lora, 1, p->device, e))
+	    policies_init(&t->policies, &b->x.policy, &p->transformer.net, &b->x.lora, NULL, 1, p->device, e))
 		return -1;
 	struct at_scope *s = at_begin(AT_NO_GRAD);
 	optimizer_init(&t->optimizer, &b->x.optimizer, t->policies.theta.numel, p->device);

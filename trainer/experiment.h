@@ -11,7 +11,7 @@
 #include "algorithms/advantage.h"
 #include "algorithms/nft.h"
 #include "algorithms/optimizer.h"
-#include "trainer/policies.h"
+#include "algorithms/policies.h"
 
 struct run_conf {
 	char *name; /* "": the file's name */

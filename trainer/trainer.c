@@ -4,7 +4,8 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/mem.h"
-#include "trainer/gradient.h"
+#include "algorithms/gradient.h"
+#include "trainer/record/adapters.h"
 #include "trainer/reward_ranks.h"
 #include "dist/startup.h"
 #include <stdlib.h>
@@ -131,8 +132,15 @@ static int finish_all(struct trainer *t, struct err *e)
 
 static int open_policies(struct trainer *t, struct err *e)
 {
-	return policies_init(&t->policies, &t->x->policy, &t->pipeline.transformer.net, &t->file->lora,
-			     (uint64_t)t->file->run.seed, t->pipeline.device, e);
+	const char *start = t->file->lora.start;
+	char *file = NULL;
+
+	if (*start && !(file = adapters_find(start, e)))
+		return err_in(e, "lora.start");
+	int ret = policies_init(&t->policies, &t->x->policy, &t->pipeline.transformer.net, &t->file->lora,
+				file, (uint64_t)t->file->run.seed, t->pipeline.device, e);
+	free(file);
+	return ret && *start ? err_in(e, "lora.start") : ret;
 }
 
 /* Mistakes in prompts and rewards are found before the model is read.  The last stage first, so that the

@@ -17,7 +17,7 @@
 #include "trainer/judging.h"
 #include "trainer/record/metrics.h"
 #include "algorithms/optimizer.h"
-#include "trainer/policies.h"
+#include "algorithms/policies.h"
 
 /* Where a run stands: with the three adapters and the optimizer's moments, all that a checkpoint holds. */
 struct progress_state {

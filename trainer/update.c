@@ -6,7 +6,7 @@
  */
 #include "base/log.h"
 #include "base/mem.h"
-#include "trainer/gradient.h"
+#include "algorithms/gradient.h"
 #include "trainer/trainer.h"
 #include <math.h>
 #include <stdlib.h>
@@ -178,7 +178,9 @@ static void accumulate(struct trainer *t, const struct samples *s, const struct 
 	m.weight_policy = t->x->advantage.clip / c->beta / (double)total;
 	m.weight_kl = c->kl_beta * (double)c->kl_every / (double)total;
 
-	struct gradient g = gradient_of(t, t->gradients, &m);
+	struct gradient_task task = { &t->policies.theta, &t->rollout, c->beta,
+				      t->x->train.checkpoint_blocks };
+	struct gradient g = gradient_of(&task, t->gradients, &m);
 	at_add_(t->grad_P, g.grad_P);
 	add_sums(sum, &m, &g, n, kl_rows);
 	at_end(sc);

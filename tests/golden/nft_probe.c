@@ -12,7 +12,7 @@
 #include "algorithms/advantage.h"
 #include "algorithms/nft.h"
 #include "algorithms/optimizer.h"
-#include "trainer/policies.h"
+#include "algorithms/policies.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

@@ -1,5 +1,6 @@
-/* trainer/gradient.h in 16 bits: the direction of float32's gradient, with the weights of a step of full size
- * (10,368 pairs of 16 x 64 x 64 latents), where an element of dL/dv is below float16's smallest number. */
+/* algorithms/gradient.h in 16 bits: the direction of float32's gradient, with the weights of a step of full
+ * size (10,368 pairs of 16 x 64 x 64 latents), where an element of dL/dv is below float16's smallest number.
+ */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -7,7 +8,7 @@
 #include <cmocka.h>
 #include <math.h>
 #include "base/mem.h"
-#include "trainer/gradient.h"
+#include "algorithms/gradient.h"
 #include "trainer/trainer.h"
 
 enum { PAIRS = 10368, B = 2, SIDE = 64, TEXT = 13 };
@@ -60,9 +61,9 @@ static void open_trainer(struct trainer *t, struct experiment *x, enum at_dtype 
 	t->pipeline.shift = 3;
 	t->pipeline.num_train_timesteps = 1000;
 	assert_int_equal(sampler_init(&t->rollout, &t->pipeline, &x->rollout, &e), 0);
-	assert_int_equal(
-	    policies_init(&t->policies, &x->policy, &t->pipeline.transformer.net, &x->lora, 1, AT_CPU, &e),
-	    0);
+	assert_int_equal(policies_init(&t->policies, &x->policy, &t->pipeline.transformer.net, &x->lora, NULL,
+				       1, AT_CPU, &e),
+			 0);
 	/* B starts at zero, and with it A's gradient: an adapter that has been trained */
 	at_copy_(t->policies.theta.flat, at_mul(random_at(DIMS(t->policies.theta.numel), 9), 0.02));
 }
@@ -95,7 +96,8 @@ static at_t gradient_in(enum at_dtype dt, double r)
 				    .v_ref_KCHW = at_sub(eps, x0),
 				    .weight_policy = x.advantage.clip / x.nft.beta / PAIRS,
 				    .weight_kl = 1e-4 / PAIRS };
-	at_t grad_P = gradient_of(&t, NULL, &m).grad_P;
+	struct gradient_task task = { &t.policies.theta, &t.rollout, x.nft.beta, 0 };
+	at_t grad_P = gradient_of(&task, NULL, &m).grad_P;
 
 	close_trainer(&t, &x);
 	return at_return(s, grad_P);

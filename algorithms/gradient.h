@@ -8,10 +8,15 @@
 #ifndef GRADIENT_H
 #define GRADIENT_H
 #include "algorithms/nft.h"
-#include "models/pipeline.h"
+#include "sampler/sample.h"
 
-struct trainer;
-
+/* Whose gradient of which loss.  What it points to stays where it is while recordings are replayed. */
+struct gradient_task {
+	struct lora *theta;
+	const struct sampler *sampler; /* how its forwards are run */
+	double beta;                   /* nft.beta */
+	int64_t checkpoint_blocks;     /* computed twice */
+};
 struct gradient_batch {
 	struct nft_terms terms; /* without v; without v_old where that is theta's own velocity */
 	struct cond cond;
@@ -37,6 +42,7 @@ void gradient_replays_free(struct gradient_replays *r); /* NULL is fine */
 bool gradient_is_replayed(const struct gradient_replays *r);
 
 /* In the caller's scope.  Replays where r is not NULL. */
-struct gradient gradient_of(struct trainer *t, struct gradient_replays *r, const struct gradient_batch *b);
+struct gradient gradient_of(const struct gradient_task *task, struct gradient_replays *r,
+			    const struct gradient_batch *b);
 
 #endif

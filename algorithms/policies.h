@@ -26,9 +26,10 @@ struct policies {
 	bool old_is_theta; /* the same values: v_old is v detached and costs no forward */
 };
 
-/* All three start as one adapter: a fresh one, or lora.start. */
+/* All three start as one adapter: a fresh one by *lora, or that of the file `start`. */
 int policies_init(struct policies *p, const struct policy_conf *c, const struct nn_net *net,
-		  const struct lora_conf *lora, uint64_t seed, enum at_device dev, struct err *e);
+		  const struct lora_conf *lora, const char *start, uint64_t seed, enum at_device dev,
+		  struct err *e);
 void policies_release(struct policies *p);
 
 /* After optimizer step `step` (from 1): ema += (1 - min((1 + step) / (10 + step), ema_decay)) (theta - ema).

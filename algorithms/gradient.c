@@ -1,8 +1,7 @@
 /* gradient.c -- theta's forward, NFT's loss and its backward. */
-#include "trainer/gradient.h"
+#include "algorithms/gradient.h"
 #include "base/log.h"
 #include "base/mem.h"
-#include "trainer/trainer.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,7 +15,7 @@ enum { GRAD, POLICY, POSITIVE, NEGATIVE, DEVIATION, KL, OUT };
 
 /* What the function depends on beyond tensors. */
 struct function {
-	struct trainer *t;
+	struct gradient_task task;
 	bool has_old, has_ref, has_rows; /* inputs that follow the others, in this order */
 };
 struct gradient_replays {
@@ -53,13 +52,13 @@ bool gradient_is_replayed(const struct gradient_replays *r)
 static void differentiate(void *ctx, const at_t *in, at_t *out)
 {
 	const struct function *f = ctx;
-	struct trainer *t = f->t;
-	struct lora *lora = &t->policies.theta;
+	const struct gradient_task *task = &f->task;
+	struct lora *lora = task->theta;
 	const at_t *more = in + ALWAYS;
 	at_t old = f->has_old ? *more++ : NULL, ref = f->has_ref ? *more++ : NULL,
 	     row = f->has_rows ? *more : NULL;
 	struct at_scope *sc = at_begin(AT_WITH_GRAD);
-	struct pass theta = { .checkpoint_blocks = t->x->train.checkpoint_blocks };
+	struct pass theta = { .checkpoint_blocks = task->checkpoint_blocks };
 	struct lora_merged merged = { 0 };
 	struct cond cond = { in[TEXT], in[POOLED] };
 
@@ -69,14 +68,14 @@ static void differentiate(void *ctx, const at_t *in, at_t *out)
 	} else {
 		theta.lora = lora;
 	}
-	at_t v = sampler_velocity(&t->rollout, &theta, in[XT], in[TIMESTEP], &cond);
+	at_t v = sampler_velocity(task->sampler, &theta, in[XT], in[TIMESTEP], &cond);
 	struct nft_terms terms = { .x0_BCHW = in[X0],
 				   .xt_BCHW = in[XT],
 				   .t_B = in[T],
 				   .r_B = in[R],
 				   .v_BCHW = v,
 				   .v_old_BCHW = old ? old : at_detach(v) };
-	struct nft_losses l = nft_policy_loss(t->x->nft.beta, &terms);
+	struct nft_losses l = nft_policy_loss(task->beta, &terms);
 	at_t loss = at_mul(at_sum(l.policy_B), at_select(in[WEIGHTS], 0, 0)), kl = NULL;
 
 	if (ref) {
@@ -141,7 +140,8 @@ static double loss_scale(const struct gradient_batch *b)
 	return each > 0 && isfinite(each) ? exp2(-6 - round(log2(each))) : 1;
 }
 
-struct gradient gradient_of(struct trainer *t, struct gradient_replays *r, const struct gradient_batch *b)
+struct gradient gradient_of(const struct gradient_task *task, struct gradient_replays *r,
+			    const struct gradient_batch *b)
 {
 	const struct nft_terms *m = &b->terms;
 	const double scale = loss_scale(b), weights[] = { b->weight_policy * scale, b->weight_kl * scale };
@@ -150,7 +150,7 @@ struct gradient gradient_of(struct trainer *t, struct gradient_replays *r, const
 			     b->cond.text_BLE, b->cond.pooled_BP, w };
 	at_t more[MOST_IN - ALWAYS] = { m->v_old_BCHW, b->v_ref_KCHW, b->v_ref_KCHW ? b->row_K : NULL },
 			    out[OUT];
-	struct function f = { t, more[0], more[1], more[2] };
+	struct function f = { *task, more[0], more[1], more[2] };
 	struct recording *v;
 	const char *why;
 	int n = ALWAYS;

@@ -1,6 +1,5 @@
-#include "trainer/policies.h"
+#include "algorithms/policies.h"
 #include "models/lora/lora_file.h"
-#include "trainer/record/adapters.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -23,28 +22,12 @@ const struct field policy_fields[] = {
 	FIELD_END
 };
 
-/* The adapter that all three start as: a new one, or one made elsewhere. */
-static int start(struct lora *l, const struct nn_net *net, const struct lora_conf *c, uint64_t seed,
-		 enum at_device dev, struct err *e)
-{
-	char *path;
-	int ret;
-
-	if (!*c->start)
-		return lora_init(l, net, c, seed, dev, e);
-	*l = (struct lora) { 0 };
-	if (!(path = adapters_find(c->start, e)))
-		return err_in(e, "lora.start");
-	ret = lora_load(l, net, path, dev, e);
-	free(path);
-	return ret ? err_in(e, "lora.start") : 0;
-}
-
 int policies_init(struct policies *p, const struct policy_conf *c, const struct nn_net *net,
-		  const struct lora_conf *lora, uint64_t seed, enum at_device dev, struct err *e)
+		  const struct lora_conf *lora, const char *start, uint64_t seed, enum at_device dev,
+		  struct err *e)
 {
 	*p = (struct policies) { .conf = c, .old_is_theta = true };
-	if (start(&p->theta, net, lora, seed, dev, e))
+	if (start ? lora_load(&p->theta, net, start, dev, e) : lora_init(&p->theta, net, lora, seed, dev, e))
 		return -1;
 	lora_copy_init(&p->old, &p->theta);
 	lora_copy_init(&p->ema, &p->theta);
