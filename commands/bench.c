@@ -139,8 +139,6 @@ static int make_experiment(struct bench *b, struct err *e)
 	set[n++] = mem_printf("prompts.groups=%lld", (long long)b->groups);
 	set[n++] = mem_printf("prompts.group_size=%lld", (long long)b->group_size);
 	set[n++] = mem_printf("rollout.steps=%lld", (long long)b->steps);
-	set[n++] = mem_printf("train.micro_batch=%lld", (long long)now->micro);
-	set[n++] = mem_printf("train.checkpoint_blocks=%lld", (long long)now->checkpoint);
 	set[n++] = mem_printf("train.timestep_fraction=%.17g", ((double)b->levels + 0.5) / (double)b->steps);
 	set[n++] = mem_printf("rollout.graphs=%s", now->graphs ? "true" : "false");
 	set[n++] = mem_printf("nft.kl_beta=%.17g", now->kl);
@@ -240,8 +238,7 @@ int bench_choose(struct bench *b, const struct bench_setting *now, struct err *e
 	sampler_release(&t->rollout);
 	gradient_replays_free(t->gradients);
 	t->gradients = now->record_update ? gradient_replays_new() : NULL;
-	b->x.train.micro_batch = now->micro;
-	b->x.train.checkpoint_blocks = now->checkpoint;
+	t->batches = (struct batches) { .micro = now->micro, .blocks = now->checkpoint };
 	b->x.nft.kl_beta = now->kl;
 	b->x.rollout.graphs = now->graphs;
 	if (p->vae)

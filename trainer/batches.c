@@ -20,8 +20,8 @@ struct probe {
 	struct samples s;
 	struct pass old, ema;
 	double base, limit;
-	double most;   /* the largest peak of a size that was chosen */
-	int64_t micro; /* while blocks are searched for */
+	double most;         /* the largest peak of a size that was chosen */
+	struct batches size; /* what is chosen, and while it is searched for, what is tried */
 	/* What recorded forwards keep for themselves on a GPU: so much, and so much a picture. */
 	double recorded, recorded_each;
 };
@@ -109,7 +109,7 @@ static double try_micro(void *ctx, int64_t n)
 	struct probe *p = ctx;
 
 	at_memory_count_anew(device(p));
-	update_try(p->t, &p->s, (int)n);
+	update_try(p->t, &p->s, (int)n, p->size.blocks);
 	double took = peak(p), again = device(p) == AT_CUDA && p->t->x->train.graphs ? took - p->base : 0;
 	return took + fmax(again, fmax(p->recorded, p->recorded_each * (double)n));
 }
@@ -119,8 +119,8 @@ static double try_blocks(void *ctx, int64_t k)
 {
 	struct probe *p = ctx;
 
-	p->t->x->train.checkpoint_blocks = p->t->pipeline.transformer.conf.num_layers - (k - 1);
-	return try_micro(p, p->micro);
+	p->size.blocks = p->t->pipeline.transformer.conf.num_layers - (k - 1);
+	return try_micro(p, p->size.micro);
 }
 
 static int none_fits(const struct probe *p, const char *key, double bytes, struct err *e)
@@ -158,7 +158,7 @@ static double block_bytes(struct probe *p)
 	int64_t layers = p->t->pipeline.transformer.conf.num_layers, kept = layers < 2 ? layers : 2;
 	double more, less;
 
-	p->micro = 1;
+	p->size.micro = 1;
 	less = try_blocks(p, kept);
 	more = try_blocks(p, kept + 1);
 	return 1.5 * fmax(more - less, 1);
@@ -176,7 +176,7 @@ static int find_blocks(struct probe *p, int64_t micro, struct err *e)
 			      .limit = p->limit,
 			      .most = layers + 1 };
 
-	p->micro = micro;
+	p->size.micro = micro;
 	k = smallest(p, fit_search(&w, &took));
 	if (!k)
 		return err_set(e,
@@ -184,7 +184,7 @@ static int find_blocks(struct probe *p, int64_t micro, struct err *e)
 			       "and run.memory leaves %.0f MiB",
 			       (long long)micro, took / MIB, p->limit / MIB);
 	p->most = fmax(p->most, took);
-	p->t->x->train.checkpoint_blocks = layers - (k - 1);
+	p->size.blocks = layers - (k - 1);
 	return 0;
 }
 
@@ -200,7 +200,7 @@ static int64_t pairs_of_rank(const struct probe *p)
  * first and then the blocks. */
 static int find_both(struct probe *p, int64_t pairs, struct err *e)
 {
-	struct train_conf *c = &p->t->x->train;
+	struct batches *size = &p->size;
 	int64_t patch = p->t->pipeline.transformer.conf.patch_size;
 	int64_t tokens = at_size(p->s.x0_NCHW, 2) * at_size(p->s.x0_NCHW, 3) / (patch * patch) +
 			 at_size(p->s.cond.text_BLE, 1);
@@ -209,32 +209,41 @@ static int find_both(struct probe *p, int64_t pairs, struct err *e)
 	struct err ignored;
 
 	enough = enough < pairs ? enough : pairs;
-	c->checkpoint_blocks = 0;
-	if (!find(p, &c->micro_batch, try_micro, pairs, "", &ignored) && c->micro_batch >= enough)
+	size->blocks = 0;
+	if (!find(p, &size->micro, try_micro, pairs, "", &ignored) && size->micro >= enough)
 		return 0;
 	p->most = before;
-	c->checkpoint_blocks = p->t->pipeline.transformer.conf.num_layers;
-	return find(p, &c->micro_batch, try_micro, enough, "train.micro_batch", e) ||
-		       find_blocks(p, c->micro_batch, e)
+	size->blocks = p->t->pipeline.transformer.conf.num_layers;
+	return find(p, &size->micro, try_micro, enough, "train.micro_batch", e) ||
+		       find_blocks(p, size->micro, e)
 		   ? -1
 		   : 0;
 }
 
+/* The micro-batch is given; no larger one than this rank has pairs is tried. */
+static int find_blocks_at(struct probe *p, int64_t micro, int64_t pairs, struct err *e)
+{
+	int ret = find_blocks(p, micro < pairs ? micro : pairs, e);
+
+	p->size.micro = micro;
+	return ret;
+}
+
 static int find_update(struct probe *p, struct err *e)
 {
-	struct train_conf *c = &p->t->x->train;
+	struct batches *size = &p->size;
 	int64_t pairs = pairs_of_rank(p);
-	bool micro = !c->micro_batch;
+	bool micro = !size->micro, blocks = size->blocks < 0;
 	int ret = 0;
 
-	if (micro && c->checkpoint_blocks < 0)
+	if (micro && blocks)
 		ret = find_both(p, pairs, e);
 	else if (micro)
-		ret = find(p, &c->micro_batch, try_micro, pairs, "train.micro_batch", e);
-	else if (c->checkpoint_blocks < 0)
-		ret = find_blocks(p, c->micro_batch < pairs ? c->micro_batch : pairs, e);
+		ret = find(p, &size->micro, try_micro, pairs, "train.micro_batch", e);
+	else if (blocks)
+		ret = find_blocks_at(p, size->micro, pairs, e);
 	if (!ret && micro)
-		c->micro_batch = fit_even(pairs, c->micro_batch);
+		size->micro = fit_even(pairs, size->micro);
 	return ret;
 }
 
@@ -242,7 +251,7 @@ static int find_update(struct probe *p, struct err *e)
 static int find_all(struct probe *p, struct err *e)
 {
 	struct trainer *t = p->t;
-	int64_t *rollout = &t->x->rollout.batch, *eval = &t->x->eval.sampler.batch, share = p->s.count;
+	int64_t *rollout = &p->size.rollout, *eval = &p->size.eval, share = p->s.count;
 
 	if (*rollout) {
 		p->most = fmax(p->most, try_rollout(p, *rollout < share ? *rollout : share));
@@ -301,7 +310,7 @@ static int begin(struct probe *p, struct err *e)
 static int try_all(struct trainer *t, struct batches *b, struct err *e)
 {
 	struct at_scope *sc = at_begin(AT_NO_GRAD);
-	struct probe p = { .t = t };
+	struct probe p = { .t = t, .size = *b };
 	int ret = dist_agree(t->dist, begin(&p, e), e);
 
 	if (!ret)
@@ -309,6 +318,7 @@ static int try_all(struct trainer *t, struct batches *b, struct err *e)
 	at_memory_count_anew(device(&p));
 	samples_release(&p.s);
 	at_end(sc);
+	*b = p.size;
 	b->bytes = p.most;
 	if (!ret && t->dist->rank == 0)
 		log_info("memory: %.0f MiB at the peak of a try, %.0f MiB before, %.0f MiB is the limit",
@@ -316,18 +326,19 @@ static int try_all(struct trainer *t, struct batches *b, struct err *e)
 	return dist_agree(t->dist, ret, e);
 }
 
-/* Sizes of the run that goes on; this machine may have less memory than the one that they were found on. */
-static int take_over(struct trainer *t, const struct batches *b, struct err *e)
+/* Sizes of the run that goes on, where the configuration leaves them open; this machine may have less memory
+ * than the one that they were found on. */
+static int take_over(struct trainer *t, struct batches *b, const struct batches *found, struct err *e)
 {
 	struct probe p = { .t = t };
-	struct train_conf *c = &t->x->train;
 
 	if (read_limit(&p, e))
 		return -1;
-	t->x->rollout.batch = t->x->rollout.batch ? t->x->rollout.batch : b->rollout;
-	t->x->eval.sampler.batch = t->x->eval.sampler.batch ? t->x->eval.sampler.batch : b->eval;
-	c->micro_batch = c->micro_batch ? c->micro_batch : b->micro;
-	c->checkpoint_blocks = c->checkpoint_blocks < 0 ? b->blocks : c->checkpoint_blocks;
+	b->rollout = b->rollout ? b->rollout : found->rollout;
+	b->eval = b->eval ? b->eval : found->eval;
+	b->micro = b->micro ? b->micro : found->micro;
+	b->blocks = b->blocks < 0 ? found->blocks : b->blocks;
+	b->bytes = found->bytes;
 	if (b->bytes > p.limit && t->dist->rank == 0)
 		log_warn(
 		    "the run's batches took %.0f MiB where it began, and run.memory leaves %.0f MiB here: "
@@ -339,20 +350,19 @@ static int take_over(struct trainer *t, const struct batches *b, struct err *e)
 
 int batches_resolve(struct trainer *t, struct err *e)
 {
-	struct experiment *x = t->x;
-	struct batches *b = &t->batches;
-	bool open = !x->rollout.batch || !x->eval.sampler.batch || !x->train.micro_batch ||
-		    x->train.checkpoint_blocks < 0;
-
-	if (open && (b->rollout ? take_over(t, b, e) : try_all(t, b, e)))
-		return -1;
-	*b = (struct batches) { x->rollout.batch, x->eval.sampler.batch, x->train.micro_batch,
-				x->train.checkpoint_blocks, b->bytes };
+	const struct experiment *x = t->x;
+	struct batches b = { x->rollout.batch, x->eval.sampler.batch, x->train.micro_batch,
+			     x->train.checkpoint_blocks, t->batches.bytes };
 	int64_t layers = t->pipeline.transformer.conf.num_layers;
+	bool open = !b.rollout || !b.eval || !b.micro || b.blocks < 0;
+
+	if (open && (t->batches.rollout ? take_over(t, &b, &t->batches, e) : try_all(t, &b, e)))
+		return -1;
+	t->batches = b;
 	if (open && t->dist->rank == 0)
 		log_info("rollout.batch %lld, eval.sampler.batch %lld, train.micro_batch %lld, "
 			 "train.checkpoint_blocks %lld",
-			 (long long)b->rollout, (long long)b->eval, (long long)b->micro,
-			 (long long)(b->blocks < layers ? b->blocks : layers));
+			 (long long)b.rollout, (long long)b.eval, (long long)b.micro,
+			 (long long)(b.blocks < layers ? b.blocks : layers));
 	return 0;
 }

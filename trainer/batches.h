@@ -16,9 +16,9 @@ struct batches {
 	int64_t blocks;               /* train.checkpoint_blocks */
 	double bytes;                 /* the most that was taken while they were tried; 0: none was */
 };
-/* Collective.  The stage's configuration gets the sizes, which t->batches has or gets: the same on all ranks,
- * the smallest of what each rank has room for.  An error when not even single pictures fit into run.memory.
- */
+/* Collective.  t->batches gets the stage's sizes: the configuration's, and where that says `auto` those that
+ * t->batches has or that are found now, the same on all ranks, the smallest of what each rank has room for.
+ * An error when not even single pictures fit into run.memory. */
 int batches_resolve(struct trainer *t, struct err *e);
 
 #endif

@@ -28,7 +28,7 @@ static struct evaluator make_evaluator(struct trainer *t)
 				    .mixture = t->mixture,
 				    .prompts = &t->test,
 				    .images_per_prompt = t->x->eval.images_per_prompt,
-				    .batch = t->x->eval.sampler.batch,
+				    .batch = t->batches.eval,
 				    .height = t->x->prompts.height,
 				    .width = t->x->prompts.width,
 				    .seed = (uint64_t)t->x->run.seed };

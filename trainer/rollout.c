@@ -130,7 +130,7 @@ static struct delivery sample_batch(struct trainer *t, struct samples *s, const 
 				    struct at_dims chw, int64_t at)
 {
 	struct at_scope *sc = at_begin(AT_NO_GRAD);
-	int n = (int)(s->count - at < t->x->rollout.batch ? s->count - at : t->x->rollout.batch);
+	int n = (int)(s->count - at < t->batches.rollout ? s->count - at : t->batches.rollout);
 	int64_t *id = mem_zero((size_t)n, sizeof *id);
 	struct delivery d = { .at = at, .n = n };
 
@@ -160,7 +160,7 @@ static void sample_share(struct trainer *t, struct samples *s, struct judging *j
 	struct delivery coming = { 0 };
 
 	s->x0_NCHW = at_keep(at_empty(nchw, AT_F32, t->pipeline.device));
-	for (int64_t at = 0; at < s->count; at += t->x->rollout.batch) {
+	for (int64_t at = 0; at < s->count; at += t->batches.rollout) {
 		struct delivery next = sample_batch(t, s, &old, chw, at);
 
 		deliver(t, s, j, &coming);

@@ -93,8 +93,8 @@ struct update_stats {
 void update_step(struct trainer *t, const struct samples *s, int64_t part, int64_t parts,
 		 struct update_stats *u);
 /* What one micro-batch of n pairs does, for its memory: of made-up samples, all of them this rank's, with the
- * old policy and the base in it.  Only grad_P is changed. */
-void update_try(struct trainer *t, const struct samples *s, int n);
+ * old policy and the base in it and `blocks` computed twice.  Only grad_P is changed. */
+void update_try(struct trainer *t, const struct samples *s, int n, int64_t blocks);
 
 /* Runs to train.max_steps, evaluates before and after, writes result.json. */
 int trainer_run(struct trainer *t, struct err *e);

@@ -65,10 +65,19 @@ static uint64_t pair_id(const struct trainer *t, const struct pair *p)
 	return (uint64_t)p->sample * (uint64_t)t->rollout.schedule.steps + (uint64_t)p->level;
 }
 
+/* How micro-batches are run: as the update does, or to see what they take. */
+struct work {
+	const struct sampler *sampler; /* for velocities without gradients, too */
+	struct gradient_replays *replays;
+	int64_t blocks, kl_every;
+	bool has_old; /* the old policy's velocity is not theta's own */
+};
+
 /* How many of the pairs have a reference, and which unless all do. */
-static int pick_kl_rows(const struct trainer *t, struct gradient_batch *m, const struct pair *pair, int n)
+static int pick_kl_rows(const struct trainer *t, int64_t every, struct gradient_batch *m,
+			const struct pair *pair, int n)
 {
-	int64_t every = t->x->nft.kl_every, *row = mem_zero((size_t)n, sizeof *row);
+	int64_t *row = mem_zero((size_t)n, sizeof *row);
 	int rows = 0;
 
 	for (int i = 0; i < n; i++) {
@@ -120,7 +129,7 @@ static struct gradient_batch gather(const struct trainer *t, const struct sample
 }
 
 /* v of the frozen base on the rows that have a reference. */
-static at_t reference(const struct trainer *t, const struct gradient_batch *m)
+static at_t reference(const struct work *w, const struct gradient_batch *m)
 {
 	struct at_scope *sc = at_begin(AT_NO_GRAD);
 	at_t x = m->terms.xt_BCHW, at = m->timestep_B;
@@ -131,7 +140,7 @@ static at_t reference(const struct trainer *t, const struct gradient_batch *m)
 		at = at_index_select(at, 0, m->row_K);
 		c = cond_rows(&c, m->row_K);
 	}
-	return at_return(sc, sampler_still_velocity(&t->rollout, &(struct pass) { 0 }, x, at, &c));
+	return at_return(sc, sampler_still_velocity(w->sampler, &(struct pass) { 0 }, x, at, &c));
 }
 
 static void add_sums(double *sum, const struct gradient_batch *m, const struct gradient *g, int n,
@@ -160,53 +169,42 @@ static void add_sums(double *sum, const struct gradient_batch *m, const struct g
 }
 
 /* Adds one micro-batch's gradient, each pair weighing 1 / total of the step. */
-static void accumulate(struct trainer *t, const struct samples *s, const struct pair *pair, int n,
-		       int64_t total, double *sum)
+static void accumulate(struct trainer *t, const struct work *w, const struct samples *s,
+		       const struct pair *pair, int n, int64_t total, double *sum)
 {
 	struct at_scope *sc = at_begin(AT_NO_GRAD);
 	const struct nft_conf *c = &t->x->nft;
+	struct gradient_task task = { &t->policies.theta, w->sampler, c->beta, w->blocks };
 	struct gradient_batch m = gather(t, s, pair, n);
-	int kl_rows = c->kl_beta > 0 ? pick_kl_rows(t, &m, pair, n) : 0;
+	int kl_rows = c->kl_beta > 0 ? pick_kl_rows(t, w->kl_every, &m, pair, n) : 0;
 
-	if (!t->policies.old_is_theta) {
+	if (w->has_old) {
 		struct pass old = policies_old_pass(&t->policies);
 		m.terms.v_old_BCHW =
-		    sampler_still_velocity(&t->rollout, &old, m.terms.xt_BCHW, m.timestep_B, &m.cond);
+		    sampler_still_velocity(w->sampler, &old, m.terms.xt_BCHW, m.timestep_B, &m.cond);
 	}
 	if (kl_rows)
-		m.v_ref_KCHW = reference(t, &m);
+		m.v_ref_KCHW = reference(w, &m);
 	m.weight_policy = t->x->advantage.clip / c->beta / (double)total;
-	m.weight_kl = c->kl_beta * (double)c->kl_every / (double)total;
+	m.weight_kl = c->kl_beta * (double)w->kl_every / (double)total;
 
-	struct gradient_task task = { &t->policies.theta, &t->rollout, c->beta,
-				      t->x->train.checkpoint_blocks };
-	struct gradient g = gradient_of(&task, t->gradients, &m);
+	struct gradient g = gradient_of(&task, w->replays, &m);
 	at_add_(t->grad_P, g.grad_P);
 	add_sums(sum, &m, &g, n, kl_rows);
 	at_end(sc);
 }
 
-void update_try(struct trainer *t, const struct samples *s, int n)
+void update_try(struct trainer *t, const struct samples *s, int n, int64_t blocks)
 {
-	int steps = t->rollout.schedule.steps;
 	struct pair *pair = mem_zero((size_t)n, sizeof *pair);
-	struct replays *replays = t->rollout.replays;
-	struct gradient_replays *gradients = t->gradients;
-	bool same = t->policies.old_is_theta;
-	int64_t every = t->x->nft.kl_every;
+	struct sampler plain = t->rollout;
+	struct work w = { .sampler = &plain, .blocks = blocks, .kl_every = 1, .has_old = true };
 	double sum[SUMS] = { 0 };
 
 	for (int i = 0; i < n; i++)
-		pair[i] = (struct pair) { .sample = i % s->count, .level = i % steps };
-	t->rollout.replays = NULL;
-	t->gradients = NULL;
-	t->policies.old_is_theta = false;
-	t->x->nft.kl_every = 1;
-	accumulate(t, s, pair, n, n, sum);
-	t->rollout.replays = replays;
-	t->gradients = gradients;
-	t->policies.old_is_theta = same;
-	t->x->nft.kl_every = every;
+		pair[i] = (struct pair) { .sample = i % s->count, .level = i % plain.schedule.steps };
+	plain.replays = NULL;
+	accumulate(t, &w, s, pair, n, n, sum);
 	free(pair);
 }
 
@@ -227,14 +225,16 @@ void update_step(struct trainer *t, const struct samples *s, int64_t part, int64
 {
 	double start = clock_now(), sum[SUMS] = { 0 };
 	struct at_scope *sc = at_begin(AT_NO_GRAD);
-	int64_t total, micro = t->x->train.micro_batch;
+	int64_t total, micro = t->batches.micro;
+	struct work w = { &t->rollout, t->gradients, t->batches.blocks, t->x->nft.kl_every,
+			  !t->policies.old_is_theta };
 	int n;
 	struct pair *pair = list_pairs(t, s, part, parts, &n, &total);
 
 	*u = (struct update_stats) { 0 };
 	at_zero_(t->grad_P);
 	for (int at = 0; at < n; at += (int)micro)
-		accumulate(t, s, pair + at, n - at < micro ? n - at : (int)micro, total, sum);
+		accumulate(t, &w, s, pair + at, n - at < micro ? n - at : (int)micro, total, sum);
 	t->dist->reduce_seconds = 0;
 	dist_sum_tensor(t->dist, t->grad_P);
 	dist_sum_f64(t->dist, sum, SUMS);
