@@ -20,6 +20,7 @@ struct function {
 };
 struct gradient_replays {
 	int n;
+	int64_t replayed;
 	struct recording {
 		struct function f;
 		struct at_dims x, text;
@@ -40,13 +41,9 @@ void gradient_replays_free(struct gradient_replays *r)
 	free(r);
 }
 
-bool gradient_is_replayed(const struct gradient_replays *r)
+int64_t gradient_replayed(const struct gradient_replays *r)
 {
-	bool all = r && r->n;
-
-	for (int i = 0; all && i < r->n; i++)
-		all = at_graph_replays(r->v[i].graph, NULL);
-	return all;
+	return r ? r->replayed : 0;
 }
 
 static void differentiate(void *ctx, const at_t *in, at_t *out)
@@ -160,6 +157,7 @@ struct gradient gradient_of(const struct gradient_task *task, struct gradient_re
 			in[n++] = more[i];
 	v = r && !f.has_rows ? find(r, &f, n, in) : NULL;
 	if (v) {
+		r->replayed += at_graph_replays(v->graph, NULL);
 		at_graph_run(v->graph, in, out);
 		at_graph_replays(v->graph, &why);
 		if (why && !v->told)

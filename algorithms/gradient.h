@@ -38,8 +38,8 @@ struct gradient {
 struct gradient_replays;
 struct gradient_replays *gradient_replays_new(void);
 void gradient_replays_free(struct gradient_replays *r); /* NULL is fine */
-/* Is there a recording, and is each replayed? */
-bool gradient_is_replayed(const struct gradient_replays *r);
+int64_t
+gradient_replayed(const struct gradient_replays *r); /* micro-batches that a recording made; r may be NULL */
 
 /* In the caller's scope.  Replays where r is not NULL. */
 struct gradient gradient_of(const struct gradient_task *task, struct gradient_replays *r,

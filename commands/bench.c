@@ -12,7 +12,6 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
 
 /* ---- The model ----------------------------------------------------------------------------------- */
 
@@ -295,7 +294,10 @@ void bench_ceilings(struct bench *b)
 	int64_t n = gpu ? 8192 : 2048;
 	at_t x = at_cast(random_tensor(4, DIMS(n, n), b->t.pipeline.device), b->t.pipeline.dtype);
 	at_t w = at_cast(random_tensor(5, DIMS(n, n), b->t.pipeline.device), b->t.pipeline.dtype);
-	at_t from = at_zeros(DIMS(gpu ? 1 << 29 : 1 << 24), AT_F32, b->t.pipeline.device),
+	struct at_memory m;
+	at_memory_read(b->t.pipeline.device, &m);
+	int64_t most = gpu ? 1 << 29 : 1 << 24, fits = (int64_t)(m.left / 16);
+	at_t from = at_zeros(DIMS(fits < most ? fits : most), AT_F32, b->t.pipeline.device),
 	     to = at_zeros_like(from);
 
 	for (int i = 0; i < 8; i++) {
@@ -310,6 +312,7 @@ void bench_ceilings(struct bench *b)
 		at_end(q);
 	}
 	at_end(s);
+	at_memory_count_anew(b->t.pipeline.device); /* these are no part of a round */
 }
 
 static void rollout(struct bench *b)
@@ -360,14 +363,10 @@ static double median(double *v, int64_t n)
 
 static double peak_bytes(const struct bench *b)
 {
-	struct rusage use;
 	struct at_memory m;
 
 	at_memory_read(b->t.pipeline.device, &m);
-	if (b->t.pipeline.device == AT_CUDA)
-		return (double)m.reserved_peak;
-	getrusage(RUSAGE_SELF, &use);
-	return (double)use.ru_maxrss * 1024;
+	return (double)(b->t.pipeline.device == AT_CUDA ? m.reserved_peak : m.peak);
 }
 
 void bench_measure(struct bench *b, struct bench_times *out)
@@ -401,7 +400,7 @@ void bench_measure(struct bench *b, struct bench_times *out)
 				      .refresh = median(time[3], b->repeats),
 				      .decode = median(time[4], b->repeats),
 				      .peak_bytes = peak_bytes(b),
-				      .update_replayed = gradient_is_replayed(b->t.gradients) };
+				      .update_replayed = gradient_replayed(b->t.gradients) > 0 };
 	if (b->t.rollout.replays)
 		replays_count(b->t.rollout.replays, &out->recordings, &out->replayed);
 }

@@ -37,8 +37,9 @@ struct bench_times {
 	double rollout, update;
 	double reduce, refresh; /* of the update: the all-reduce; merging the old policy's weights */
 	double decode;          /* latents to images on the CPU; 0 without a VAE */
-	double peak_bytes; /* of this rank since the setting was chosen: on a GPU what libtorch reserved */
-	int recordings;    /* forwards that were recorded, and how many were replayed */
+	double peak_bytes;      /* of this rank's tensors since the setting was chosen; on a GPU what libtorch
+				   reserved */
+	int recordings;         /* forwards that were recorded, and how many were replayed */
 	int64_t replayed;
 	bool update_replayed;
 };

@@ -303,8 +303,8 @@ static int run(int argc, char **argv, struct err *e)
 	if (startup_open(&d, STARTUP_RANKS, e))
 		return -1;
 	b.now.graphs = !no_graphs;
-	if (trace && d.ranks > 1)
-		ret = err_set(e, "bench: --trace is for one rank, and these are %d", d.ranks);
+	if (trace && (d.ranks > 1 || several))
+		ret = err_set(e, "bench: --trace is for one rank and one setting, without --matrix");
 	else
 		ret = bench(&b, &d, threads, several, out, trace, e);
 	return startup_close(&d, ret, e);

@@ -9,6 +9,7 @@ fail() { echo "gpu_pack: $1" >&2; exit 1; }
 
 version=3.12
 [[ ${1:-} == --python ]] && version=${2:?version} && shift 2
+[[ $# -le 1 ]] || fail "usage: tools/gpu_pack.sh [--python 3.12] [OUT.tar.xz]"
 out=${1:-build-gpu/contraflow-gpu.tar.xz}
 root=build-gpu/contraflow-gpu
 programs=(contraflow tests/test_dist tests/test_fused tests/test_memory tests/test_transfer)

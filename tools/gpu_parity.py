@@ -9,6 +9,7 @@ ours may be no further from it than 1.3 times diffusers' own.
 
 import argparse
 import pathlib
+import signal
 import subprocess
 import sys
 import tempfile
@@ -85,6 +86,7 @@ def main():
     p.add_argument("--program", required=True, type=pathlib.Path)
     p.add_argument("--temp", help="where 5 GB of weights are written for the while")
     a = p.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the weights do not stay behind
     good = True
     with tempfile.TemporaryDirectory(dir=a.temp) as folder:
         for name, f in ("transformer", transformer), ("VAE", vae):

@@ -4,6 +4,8 @@
 #include "base/json.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "algorithms/gradient.h"
+#include "sampler/replay.h"
 #include "trainer/record/archive.h"
 #include "trainer/reward_ranks.h"
 #include "trainer/trainer.h"
@@ -278,6 +280,18 @@ static void say_attention(const struct trainer *t, const struct samples *s)
 			 "cuDNN than libtorch's own in LD_LIBRARY_PATH?");
 }
 
+static void say_replays(const struct trainer *t)
+{
+	int graphs = 0;
+	int64_t forwards = 0, updates = gradient_replayed(t->gradients);
+
+	if (t->rollout.replays)
+		replays_count(t->rollout.replays, &graphs, &forwards);
+	if (t->dist->rank == 0 && t->pipeline.device == AT_CUDA)
+		log_info("CUDA graphs: %d of forwards, %lld forwards replayed, %lld updates replayed", graphs,
+			 (long long)forwards, (long long)updates);
+}
+
 static int train_loop(struct trainer *t, struct err *e)
 {
 	const struct train_conf *c = &t->x->train;
@@ -309,6 +323,7 @@ static int train_loop(struct trainer *t, struct err *e)
 		samples_release(&s);
 	}
 	progress_end(&bar);
+	say_replays(t);
 	return ret;
 }
 

@@ -88,14 +88,16 @@ def without_a_gpu(tmp_path):
 
 
 def with_a_gpu(tmp_path):
-    """Parity on a GPU: three steps of the shapes world as on the CPU, to what single precision leaves."""
+    """Parity on a GPU: three steps of the shapes world as on the CPU, to what single precision leaves. By the mean of the gradients:
+    under Adam one entry whose sign rounding decides moves by twice the learning rate."""
     sets = [x for s in TINY for x in ("--set", s)]
     states = []
     for device in "cpu", "cuda":
         run("build-cuda", "train", "configs/shapes.yaml", "--run", tmp_path / device, "--quiet", *sets, "--set", f"run.device={device}")
         data = (tmp_path / device / "checkpoints/step-00000003/state.safetensors.zst").read_bytes()
         states.append(load(zstandard.ZstdDecompressor().decompressobj().decompress(data)))
-    assert np.abs(states[0]["theta"] - states[1]["theta"]).max() < 1e-4
+    there, here = (s["adam.m"].astype(np.float64) for s in states)
+    assert np.linalg.norm(there - here) < 2e-2 * np.linalg.norm(there)
 
 
 def test_the_gpu(tmp_path):

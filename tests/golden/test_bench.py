@@ -35,7 +35,7 @@ def test_flop(folder, name):
     assert abs(per_forward / counter.get_total_flops() - 1) < 0.02
     assert update["flop"] == b["images"] * b["levels"] * 4 * per_forward  # forward, backward, old policy, base
     assert b["images"] == 8 and all(p["seconds"] >= 0 for p in b["phases"]) and b["gemm_flop_per_second"] > 1e8
-    assert b["phases"][-1]["phase"] == "merging the old policy" and b["peak_bytes"] > 1e7 and "48 x 24 pictures" in said
+    assert b["phases"][-1]["phase"] == "merging the old policy" and 1e5 < b["peak_bytes"] < 1e8 and "48 x 24 pictures" in said
     rate = rollout["flop"] / rollout["seconds"]
     assert abs(rollout["flop_per_second_of_a_rank"] / rate - 1) < 1e-6
 
@@ -66,10 +66,19 @@ def test_matrix(folder):
         assert r["seconds_of_1152_pictures"] == pytest.approx(whole)
 
 
+def test_trace(folder):
+    """One more round's work, a file a phase, as the profiler of PyTorch writes it: on the CPU the ops, which add up to no more than the phase."""
+    contraflow("bench", "--repeats", 1, "--trace", folder / "trace")
+    for phase, op in ("rollout", "linear"), ("update", "AddBackward0"), ("decode", "convolution"):
+        events = [e for e in json.loads((folder / f"trace/{phase}.json").read_text())["traceEvents"] if e.get("cat") == "cpu_op"]
+        assert len(events) > 100 and any(op in e["name"] for e in events), sorted({e["name"] for e in events})
+        assert all(e["dur"] >= 0 for e in events)
+
+
 @pytest.mark.parametrize("args, message", [
     (["--model", "huge"], "tiny, medium or a transformer's folder"), (["--latent", 7], "a multiple of 2"), (["--levels", 11], "--levels"),
     (["--dtype", "int4"], "int4"), (["--repeats", 0], "--repeats"), (["--device", "tpu"], "tpu"),
-    (["--vae-batch", 0], "above 0"), (["--vae-dtype", "int8"], "int8"),
+    (["--vae-batch", 0], "above 0"), (["--trace", "t", "--matrix"], "without --matrix"), (["--trace", "/proc/none"], "/proc/none"), (["--vae-dtype", "int8"], "int8"),
 ])  # fmt: skip
 def test_mistakes(args, message):
     with pytest.raises(RuntimeError) as e:

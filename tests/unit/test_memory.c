@@ -159,7 +159,9 @@ static void test_recordings(void **state)
 	size_t before = 0;
 
 	(void)state;
-	for (int round = 0; round < 3 && at_cuda_devices() > 0; round++) {
+	if (!at_cuda_devices())
+		skip();
+	for (int round = 0; round < 3; round++) {
 		struct at_scope *s = at_begin(AT_NO_GRAD);
 		struct at_graph *g = at_graph_new(doubled, "", 1, 1, 1);
 		struct at_memory m;
