@@ -1,8 +1,9 @@
 /*
  * trace.h -- what the device did between two moments, kernel by kernel, for performance work.
  *
- * The file is Chrome's trace format, as PyTorch's profiler writes it: chrome://tracing and ui.perfetto.dev show
- * it; events of category `kernel` have a name and a duration in microseconds.  On the CPU the events are ops.
+ * The file is Chrome's trace format, as PyTorch's profiler writes it: chrome://tracing and ui.perfetto.dev
+ * show it; events of category `kernel` have a name and a duration in microseconds.  On the CPU the events are
+ * ops.
  */
 #ifndef TRACE_H
 #define TRACE_H
