@@ -262,9 +262,9 @@ void at_parallel(int64_t n, int64_t grain, void (*f)(void *ctx, int64_t from, in
 bool at_cuda_built(void);
 int at_cuda_devices(void); /* 0 without a driver or in a CPU build */
 /* "cpu" or "cuda"; where there is no GPU to be had, the latter is an error that says why.  "auto": what
- * at_device_auto said, and before that cuda where there is one and else cpu. */
+ * at_device_set_auto said, and before that cuda where there is one and else cpu. */
 int at_device_parse(enum at_device *dev, const char *name, struct err *e);
-void at_device_auto(enum at_device dev); /* what the process works on, its judges included */
+void at_device_set_auto(enum at_device dev); /* what the process works on, its judges included */
 const char *at_device_name(enum at_device dev);
 extern const char *const at_device_names[]; /* those that at_device_parse takes, NULL-terminated */
 const char *at_version(void);               /* "2.11.0, AVX512, mkl" */

@@ -88,7 +88,7 @@ int at_cuda_devices(void)
 }
 const char *const at_device_names[] = { "auto", "cpu", "cuda", nullptr };
 
-void at_device_auto(enum at_device dev)
+void at_device_set_auto(enum at_device dev)
 {
 	chosen = dev;
 }

@@ -2,12 +2,11 @@
 #include "aten/memory.h"
 #include "aten/shim.hpp"
 #include "base/machine/cgroup.h"
+#include "base/file.h"
 #include <algorithm>
 #include <atomic>
 #include <c10/core/Allocator.h>
 #include <c10/core/CPUAllocator.h>
-#include <cstdio>
-#include <cstring>
 #include <malloc.h>
 #include <sys/resource.h>
 #include <unistd.h>
@@ -68,23 +67,6 @@ struct installer {
 } install;
 
 // ---- What the machine has left
-// The number in a file that holds one, or after `key`; -1: there is none.
-double number_in(const char *path, const char *key)
-{
-	FILE *f = fopen(path, "re");
-	char line[256];
-	double v = -1;
-
-	while (f && v < 0 && fgets(line, sizeof line, f)) {
-		size_t n = strlen(key);
-		if (!strncmp(line, key, n) && sscanf(line + n, "%lf", &v) != 1)
-			break;
-	}
-	if (f)
-		fclose(f);
-	return v;
-}
-
 // The smaller of two that are negative where there is no limit.
 double tighter(double a, double b)
 {
@@ -95,7 +77,7 @@ double tighter(double a, double b)
 double free_of_addresses()
 {
 	rlimit most;
-	double pages = number_in("/proc/self/statm", "");
+	double pages = file_number("/proc/self/statm", "");
 
 	if (getrlimit(RLIMIT_AS, &most) || most.rlim_cur == RLIM_INFINITY || pages < 0)
 		return -1;
@@ -105,7 +87,7 @@ double free_of_addresses()
 
 void free_of_cpu(at_memory *m)
 {
-	double all = 1024 * number_in("/proc/meminfo", "MemAvailable:"), own = free_of_addresses();
+	double all = 1024 * file_number("/proc/meminfo", "MemAvailable:"), own = free_of_addresses();
 
 	all = tighter(all, cgroup_memory(""));
 	own = tighter(own, all);

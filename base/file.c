@@ -268,3 +268,20 @@ char *file_dir(const char *path)
 		return mem_str(".");
 	return slash == path ? mem_str("/") : mem_printf("%.*s", (int)(slash - path), path);
 }
+
+double file_number(const char *path, const char *key)
+{
+	FILE *f = fopen(path, "re");
+	char line[256];
+	double v = -1;
+
+	while (f && fgets(line, sizeof line, f))
+		if (text_starts(line, key)) {
+			if (sscanf(line + strlen(key), "%lf", &v) != 1)
+				v = -1; /* "max" */
+			break;
+		}
+	if (f)
+		fclose(f);
+	return v;
+}

@@ -12,6 +12,10 @@
 #include <stdint.h>
 #include <stdio.h>
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 struct file_map {
 	const uint8_t *data; /* NULL for an empty file */
 	size_t size;
@@ -51,5 +55,13 @@ int file_read_zstd(char **data, size_t *size, const char *path, struct err *e); 
 /* XXH64 of a buffer (zstd's hash) as used for content hashes and checksums of files. */
 uint64_t file_hash(const void *data, size_t size, uint64_t seed);
 int file_hash_path(uint64_t *hash, const char *path, struct err *e);
+
+/* Of the kernel's text files: the number after `key`, which begins a line ("": the first line's).  -1: there
+ * is none, or a word in its place. */
+double file_number(const char *path, const char *key);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

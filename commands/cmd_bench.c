@@ -183,25 +183,27 @@ static int matrix(struct bench *b, const char *out, struct err *e)
 		printf("  %-28s %5s %5s %10s %10s %10s %9s %9s %6s\n", "", "batch", "micro", "ms/forward",
 		       "ms/pair", "ms/decode", unit(b), "peak GiB", "graphs");
 	}
-	for (int i = 0; i < n && !ret; i++) {
+	for (int i = 0; i < n; i++) {
 		struct bench_times m;
 
 		ret = dist_agree(b->t.dist, bench_choose(b, &row[i].s, e), e);
 		if (ret)
-			break;
+			goto out;
 		bench_measure(b, &m);
 		if (first)
 			json_array_append_new(list, tell(b, row[i].name, &m));
 	}
-	if (!ret && first) {
+	if (first) {
 		printf("  %s: seconds of one for 48 x 24 pictures and 9 levels each\n", unit(b));
 		json_t *j = machine(b);
 		json_object_set(j, "settings", list);
 		ret = out ? json_write(out, j, e) : 0;
 		json_decref(j);
 	}
+	ret = dist_agree(b->t.dist, ret, e);
+out:
 	json_decref(list);
-	return dist_agree(b->t.dist, ret, e);
+	return ret;
 }
 
 static int check(const struct bench *b, struct err *e)
@@ -225,7 +227,8 @@ static int bench(struct bench *b, struct dist *d, int64_t threads, bool several,
 {
 	int ret;
 
-	startup_threads(d, threads);
+	if (startup_threads(d, threads, e))
+		return err_in(e, "bench");
 	ret = dist_agree(d, check(b, e) || bench_open(b, d, e) ? -1 : 0, e);
 	if (!ret && b->t.pipeline.device == AT_CUDA && d->ranks > 1)
 		ret = dist_use_nccl(d, e);
@@ -286,7 +289,8 @@ static int run(int argc, char **argv, struct err *e)
 		{ "matrix", 'f', &several, NULL,
 		  "a table of settings on one model: sizes of batches, replays, checkpointing, 8 bits" },
 		{ "repeats", 'i', &b.repeats, "N", "rounds; medians are told (default 3)" },
-		{ "threads", 'i', &threads, "N", "CPU threads a rank (default: its share of the cores)" },
+		{ "threads", 'i', &threads, "N",
+		  "CPU threads a rank (default: OMP_NUM_THREADS, or its share of the cores)" },
 		{ "dtype", 's', &b.dtype, "TYPE", "of the frozen weights (default float32)" },
 		{ "device", 's', &b.device, "NAME",
 		  "auto, cpu or cuda (default auto: a GPU where there is one)" },
@@ -300,8 +304,8 @@ static int run(int argc, char **argv, struct err *e)
 
 	if (ret)
 		return ret;
-	if (startup_open(&d, STARTUP_RANKS, e))
-		return -1;
+	if ((ret = startup_open(&d, STARTUP_RANKS, e)))
+		return ret;
 	b.now.graphs = !no_graphs;
 	if (trace && (d.ranks > 1 || several))
 		ret = err_set(e, "bench: --trace is for one rank and one setting, without --matrix");

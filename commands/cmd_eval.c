@@ -36,6 +36,16 @@ static int open_set(void *ctx, struct mixture **m, int set, struct err *e)
 	return ret;
 }
 
+static int tell(const struct eval_result *result, const char *out, struct err *e)
+{
+	json_t *j = eval_json(result);
+	int ret = out ? json_write(out, j, e) : 0;
+
+	eval_print(result, NULL, "held-out pictures");
+	json_decref(j);
+	return ret;
+}
+
 static int score(struct dist *d, struct session *s, const struct request *r, int64_t batch, struct err *e)
 {
 	struct prompts prompts = { 0 };
@@ -67,15 +77,11 @@ static int score(struct dist *d, struct session *s, const struct request *r, int
 				       .seed = (uint64_t)r->seed };
 		ret = evaluate(&v, &s->pass, &result, e);
 	}
-	if (!ret && d->rank == 0) {
-		eval_print(&result, NULL, "held-out pictures");
-		json_t *j = eval_json(&result);
-		ret = r->out ? json_write(r->out, j, e) : 0;
-		json_decref(j);
-	}
+	if (!ret)
+		ret = dist_agree(d, d->rank == 0 ? tell(&result, r->out, e) : 0, e);
 	prompts_free(&prompts);
 	mixture_close(m);
-	return dist_agree(d, ret, e);
+	return ret;
 }
 
 static int evaluate_session(struct dist *d, const struct session_options *o, const struct request *r,
@@ -121,12 +127,13 @@ static int run(int argc, char **argv, struct err *e)
 		return err_set(e, "eval: --prompts FILE is needed");
 	if (r.per < 1)
 		return err_set(e, "eval: --images-per-prompt must be at least 1");
-	if (startup_open(&d, STARTUP_RANKS, e))
-		return -1;
+	if ((ret = startup_open(&d, STARTUP_RANKS, e)))
+		return ret;
 	log_quiet(r.quiet);
-	ret = reward_ranks_split(&d, r.reward_ranks, "--reward-ranks", e);
+	ret = startup_threads(&d, o.threads, e) ? err_in(e, "eval")
+						: reward_ranks_split(&d, r.reward_ranks, "--reward-ranks", e);
 	if (!ret && d.serves)
-		reward_ranks_serve(&d, &(struct remote_sets) { &r, open_set }, o.device, o.threads);
+		reward_ranks_serve(&d, &(struct remote_sets) { &r, open_set }, o.device);
 	else if (!ret)
 		ret = evaluate_session(&d, &o, &r, e);
 	return startup_close(&d, ret, e);

@@ -105,8 +105,8 @@ static int run(int argc, char **argv, struct err *e)
 	if (!formats[format])
 		return err_set(e, "export: --format '%s': peft, diffusers, kohya or merged", r.format);
 
-	if (startup_open(&d, STARTUP_ALONE, e))
-		return -1;
+	if ((ret = startup_open(&d, STARTUP_ALONE, e)))
+		return ret;
 	char *adapter = adapters_find(r.source, e), *model = NULL;
 	if (adapter && !(model = r.model ? mem_str(r.model) : adapters_model(r.source, e)))
 		err_in(e, "export");

@@ -11,6 +11,7 @@ static int run(int argc, char **argv, struct err *e)
 					      "override a key of the configuration; many times" },
 					    { NULL, 0, NULL, NULL, NULL } };
 	struct pretrain_conf c;
+	enum at_device dev;
 	struct dist d;
 	int n, ret = options_parse(&cmd_pretrain, spec, argc, argv, &config, 1, &n, e);
 
@@ -19,11 +20,15 @@ static int run(int argc, char **argv, struct err *e)
 	if (n != 1)
 		return err_set(e, "pretrain: name a configuration; usage: contraflow pretrain %s",
 			       cmd_pretrain.usage);
-	if (startup_open(&d, STARTUP_RANKS, e))
-		return -1;
+	if ((ret = startup_open(&d, STARTUP_RANKS, e)))
+		return ret;
 	ret = dist_agree(&d, pretrain_read(&c, config, set.v, set.n, e), e);
 	if (!ret) {
-		ret = pretrain(&c, &d, e);
+		/* the model is small, and trained on the CPU; so its judges work there as well */
+		ret = startup_threads(&d, c.run.threads, e) ||
+			      dist_agree(&d, startup_device(&dev, "cpu", &d, e), e) || pretrain(&c, &d, e)
+			  ? -1
+			  : 0;
 		pretrain_release(&c);
 	}
 	return startup_close(&d, ret, e);

@@ -286,7 +286,7 @@ static int write_result(const struct probe *p, struct err *e)
 	return ret;
 }
 
-static int probe(struct probe *p, struct err *e)
+static int probe(struct probe *p, struct dist *d, struct err *e)
 {
 	bool needs_input = strcmp(p->component, "schedule") != 0;
 	struct at_scope *s;
@@ -298,7 +298,7 @@ static int probe(struct probe *p, struct err *e)
 		return err_set(
 		    e,
 		    "probe: --steps must be in [1, 100000], --t5-length in [1, 65536], --batch at least 1");
-	if (at_dtype_parse(&p->dtype, p->dtype_name, e) || at_device_parse(&p->device, p->device_name, e) ||
+	if (at_dtype_parse(&p->dtype, p->dtype_name, e) || startup_device(&p->device, p->device_name, d, e) ||
 	    (needs_input && st_open(&p->file, p->in, e)))
 		return -1;
 	s = at_begin(AT_NO_GRAD);
@@ -337,7 +337,7 @@ static int run(int argc, char **argv, struct err *e)
 		return ret;
 	if (n != 1)
 		return err_set(e, "probe: usage: contraflow probe %s", cmd_probe.usage);
-	return startup_open(&d, STARTUP_ALONE, e) || probe(&p, e) ? -1 : 0;
+	return startup_open(&d, STARTUP_ALONE, e) || probe(&p, &d, e) ? -1 : 0;
 }
 
 const struct command cmd_probe = { "probe",

@@ -118,7 +118,11 @@ static int run(int argc, char **argv, struct err *e)
 		return err_set(e, "sample: nothing to write; give -o FILE.png or --save-latents FILE");
 	if (r.per < 1 || r.per > 10000 || r.zoom < 1 || r.zoom > 64)
 		return err_set(e, "sample: --per-prompt must be in [1, 10000], --zoom in [1, 64]");
-	if (startup_open(&d, STARTUP_ALONE, e) || session_open(&s, &d, &o, "sample", e))
+	if ((ret = startup_open(&d, STARTUP_ALONE, e)))
+		return ret;
+	if (startup_threads(&d, o.threads, e))
+		return err_in(e, "sample");
+	if (session_open(&s, &d, &o, "sample", e))
 		return -1;
 	ret = sample(&s, &r, o.batch, e);
 	session_close(&s);

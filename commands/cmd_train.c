@@ -41,9 +41,12 @@ static int read_and_train(struct dist *d, const char *config, const char *run, b
 
 	if (dist_agree(d, experiment_read(&x, config, set->v, set->n, e), e))
 		return -1;
-	ret = reward_ranks_split(d, x.ranks.reward, "ranks.reward", e);
+	at_set_deterministic(x.run.deterministic); /* judges as well, wherever they are */
+	ret = startup_threads(d, x.run.threads, e) || reward_ranks_split(d, x.ranks.reward, "ranks.reward", e)
+		  ? -1
+		  : 0;
 	if (!ret && d->serves)
-		reward_ranks_serve(d, &(struct remote_sets) { &x, open_set }, x.run.device, x.run.threads);
+		reward_ranks_serve(d, &(struct remote_sets) { &x, open_set }, x.run.device);
 	else if (!ret)
 		ret = train(d, &x, run, resume, e);
 	experiment_release(&x);
@@ -70,8 +73,8 @@ static int run(int argc, char **argv, struct err *e)
 		return ret;
 	if (n != 1)
 		return err_set(e, "train: name a configuration; usage: contraflow train %s", cmd_train.usage);
-	if (startup_open(&d, STARTUP_RANKS, e))
-		return -1;
+	if ((ret = startup_open(&d, STARTUP_RANKS, e)))
+		return ret;
 	log_quiet(quiet);
 	ret = read_and_train(&d, config, dir, resume, &set, e);
 	return startup_close(&d, ret, e);

@@ -1,6 +1,7 @@
 #include "commands/reward_options.h"
 #include "base/mem.h"
 #include "base/text.h"
+#include "dist/startup.h"
 #include <stdlib.h>
 #include <string.h>
 
@@ -54,16 +55,18 @@ static int read_rewards(struct conf_node *tree, const struct reward_options *o, 
 	return o->config && o->reward ? choose(tree, o->config, o->reward, e) : 0;
 }
 
-int reward_options_open(struct mixture **m, const struct reward_options *o, const struct dist *d,
+int reward_options_open(struct mixture **m, const struct reward_options *o, struct dist *d,
 			const char *command, struct err *e)
 {
-	if (o->threads < 0 || o->threads > 1024)
-		return err_set(e, "%s: --threads %lld: must be in [0, 1024]", command, (long long)o->threads);
+	enum at_device dev;
+
+	if (startup_threads(d, o->threads, e) || startup_device(&dev, "auto", d, e))
+		return err_in(e, "%s", command);
 	struct conf_node *tree = o->config ? conf_read(o->config, e) : conf_empty();
 	int ret = tree ? read_rewards(tree, o, command, e) : -1;
 
 	if (!ret)
-		ret = mixture_open(m, tree, (int)(o->threads ? o->threads : d->cores), e);
+		ret = mixture_open(m, tree, at_threads(), e);
 	conf_node_free(tree);
 	return ret;
 }

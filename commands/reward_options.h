@@ -17,11 +17,14 @@ struct reward_options {
 	  "only this entry of the file; without a file: this reward with its defaults" },                    \
 	    { "set", 'm', &(o).set, "KEY=VALUE", "override a key of `rewards`; many times" },                \
 	{                                                                                                    \
-		"threads", 'i', &(o).threads, "N", "scoring threads (default: all cores)"                    \
+		"threads", 'i', &(o).threads, "N",                                                           \
+		    "CPU threads, and batches scored at a time (default: OMP_NUM_THREADS, or the cores it "  \
+		    "may use)"                                                                               \
 	}
 
-/* `config` or `reward` must be there.  Errors name the command. */
-int reward_options_open(struct mixture **m, const struct reward_options *o, const struct dist *d,
+/* After startup_open: settles threads and device, and opens.  `config` or `reward` must be there.  Errors
+ * name the command. */
+int reward_options_open(struct mixture **m, const struct reward_options *o, struct dist *d,
 			const char *command, struct err *e);
 
 #endif

@@ -15,8 +15,6 @@ static int check(const struct session_options *o, const char *command, struct er
 	if (o->vae_batch < 1)
 		return err_set(e, "%s: --vae-batch %lld: must be at least 1", command,
 			       (long long)o->vae_batch);
-	if (o->threads < 0 || o->threads > 1024)
-		return err_set(e, "%s: --threads %lld: must be in [0, 1024]", command, (long long)o->threads);
 	if (o->t5_length < 0 || o->t5_length > 4096) /* 0: not given */
 		return err_set(e, "%s: --t5-length %lld: must be in [1, 4096]", command,
 			       (long long)o->t5_length);
@@ -49,7 +47,6 @@ int session_open(struct session *s, struct dist *d, const struct session_options
 	if (check(o, command, e) || at_dtype_parse(&dt, o->dtype, e) ||
 	    at_dtype_parse(&vae, o->vae_dtype, e) || startup_device(&dev, o->device, d, e))
 		return -1;
-	startup_threads(d, o->threads);
 	if (!o->model && !o->lora)
 		return err_set(e, "%s: --model DIR is needed", command);
 	char *model = o->model ? mem_str(o->model) : adapters_model(o->lora, e);

@@ -30,7 +30,8 @@ struct session_options {
 	    { "t5-length", 'i', &(o).t5_length, "N", "tokens that T5 reads (default 256)" },                 \
 	    { "text-cache", 's', &(o).text_cache, "DIR",                                                     \
 	      "keep embeddings of prompts here (default: nowhere)" },                                        \
-	    { "threads", 'i', &(o).threads, "N", "CPU threads a rank (default: its share of the cores)" },   \
+	    { "threads", 'i', &(o).threads, "N",                                                             \
+	      "CPU threads a rank (default: OMP_NUM_THREADS, or its share of the cores)" },                  \
 	    { "dtype", 's', &(o).dtype, "TYPE", "type of the weights (default float32)" },                   \
 	    { "vae-dtype", 's', &(o).vae_dtype, "TYPE", "precision of decoding (default float32)" },         \
 	    { "vae-batch", 'i', &(o).vae_batch, "N", "pictures decoded at a time (default 1)" },             \
@@ -45,6 +46,7 @@ struct session {
 	struct lora_merged merged;
 	struct pass pass;
 };
+/* After startup_threads, which has `threads`. */
 int session_open(struct session *s, struct dist *d, const struct session_options *o, const char *command,
 		 struct err *e);
 void session_close(struct session *s);

@@ -17,27 +17,37 @@ static bool launched(void)
 	return false;
 }
 
-/* How many ranks the launcher says it started; 0 when it does not say.  mpirun first: inside a job it is
- * itself a step of srun's, of one task a machine.  SLURM_NTASKS is the job's, which a batch script of one
- * process has as well. */
-static int promised_ranks(void)
+/* How many ranks the launcher says it started, and which this is; 0 when it does not say.  mpirun first:
+ * inside a job it is itself a step of srun's, of one task a machine.  SLURM_NTASKS is the job's, which a
+ * batch script of one process has as well. */
+static int promised_ranks(int *rank)
 {
-	static const char *const names[] = { "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS" };
-	const char *n = NULL;
+	static const char *const names[][2] = { { "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK" },
+						{ "PMI_SIZE", "PMI_RANK" },
+						{ "SLURM_STEP_NUM_TASKS", "SLURM_PROCID" } };
 
-	for (size_t i = 0; i < sizeof names / sizeof *names && !n; i++)
-		n = getenv(names[i]);
-	return n ? atoi(n) : 0;
+	*rank = 0;
+	for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+		const char *n = getenv(names[i][0]), *mine = getenv(names[i][1]);
+
+		if (!n)
+			continue;
+		*rank = mine ? atoi(mine) : 0;
+		return atoi(n);
+	}
+	return 0;
 }
 
 /* Where MPI does not hear of the others, each process would be a job of its own: N equal runs that write into
  * one directory. */
-static int alone_of_many(struct err *e)
+static int alone_of_many(struct dist *d, int ranks, int rank, struct err *e)
 {
+	dist_close(d);
+	d->rank = rank;
 	return err_set(e,
 		       "the launcher started %d ranks but MPI sees only one: "
 		       "use the mpirun of the MPI that contraflow is linked with, or srun --mpi=pmix",
-		       promised_ranks());
+		       ranks);
 }
 
 static int mpi_up(void)
@@ -72,11 +82,11 @@ void dist_alone(struct dist *d)
 
 int dist_open(struct dist *d, struct err *e)
 {
-	int provided;
+	int provided, rank, promised = promised_ranks(&rank);
 
 	dist_alone(d);
 	if (!launched())
-		return promised_ranks() > 1 ? alone_of_many(e) : 0;
+		return promised > 1 ? alone_of_many(d, promised, rank, e) : 0;
 	if (MPI_Init_thread(NULL, NULL, MPI_THREAD_FUNNELED, &provided) != MPI_SUCCESS)
 		return err_set(
 		    e, "MPI cannot start; was contraflow built against the MPI whose mpirun started it?");
@@ -85,8 +95,8 @@ int dist_open(struct dist *d, struct err *e)
 	*d->comm = (struct dist_comm) { .group = MPI_COMM_WORLD, .link = MPI_COMM_NULL };
 	MPI_Comm_rank(MPI_COMM_WORLD, &d->rank);
 	MPI_Comm_size(MPI_COMM_WORLD, &d->ranks);
-	if (promised_ranks() > 1 && d->ranks == 1)
-		return alone_of_many(e);
+	if (promised > 1 && d->ranks == 1)
+		return alone_of_many(d, promised, rank, e);
 	d->comm->machine = of_machine(MPI_COMM_WORLD, &d->machine_rank, &d->machine_ranks);
 	d->local_rank = d->machine_rank;
 	d->local_ranks = d->machine_ranks;

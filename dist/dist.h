@@ -39,21 +39,23 @@ extern const struct dist_reducer dist_reduce_mpi; /* contiguous float32 on CPU *
 
 #define DIST_TIMEOUT 600 /* s: a rank may be scoring pictures with a slow judge */
 
+/* After an error nothing is open, and d->rank is the one that the launcher gave this process: each of those
+ * that it started may have had the same error. */
 int dist_open(struct dist *d, struct err *e);
 void dist_alone(struct dist *d); /* in place of dist_open: one rank, whoever started it; not a collective */
 /*
  * Every rank its GPU, right after dist_open and before the first call of CUDA, which from then on sees that
  * one alone: it is device 0 in every thread.  Where the job has several ranks on this machine and a rank sees
- * several GPUs, it takes the one of its place among those ranks, servers included, round and round; a
- * launcher that shows each rank one GPU of its own has chosen already.  A job's only rank on a machine keeps
- * what it sees, and uses the first.
+ * several GPUs, rank i of those ranks, servers included, takes GPU i modulo their number; a launcher that
+ * shows each rank one GPU of its own has chosen already.  A job's only rank on a machine keeps what it sees,
+ * and uses the first.
  */
 void dist_place_gpu(struct dist *d);
 /* The same before dist_open, where the launcher says which of its machine's ranks this is: an MPI that can
  * send from a GPU starts CUDA itself.  dist_place_gpu then finds the GPU chosen.  Not a collective. */
 void dist_place_gpu_early(void);
-/* How many GPUs the ranks of this machine have that do not serve; fewer than their local_ranks: some share
- * one. Not a collective, the same on each of them, and nothing for servers to ask. */
+/* The number of different GPUs that this machine's ranks have, those that serve left out: where it is less
+ * than local_ranks, two ranks share one.  Not a collective; not for servers to call. */
 int dist_gpus(const struct dist *d);
 /* From now on tensors are summed over the GPUs, one a rank, chosen before; a build without CUDA refuses. */
 int dist_use_nccl(struct dist *d, struct err *e);

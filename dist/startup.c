@@ -4,6 +4,25 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
+
+#define MOST_THREADS 1024
+
+/* 0: it says nothing that is a number of threads. */
+static int threads_of_environment(void)
+{
+	const char *said = getenv("OMP_NUM_THREADS"); /* "4", or "4,2" for loops in loops */
+	long n = said ? strtol(said, NULL, 10) : 0;
+
+	return n > 0 && n <= MOST_THREADS ? (int)n : 0;
+}
+
+static int threads_unasked(const struct dist *d)
+{
+	int n = threads_of_environment();
+
+	return n ? n : d->cores;
+}
 
 int startup_open(struct dist *d, enum startup_ranks ranks, struct err *e)
 {
@@ -11,30 +30,45 @@ int startup_open(struct dist *d, enum startup_ranks ranks, struct err *e)
 	if (ranks == STARTUP_RANKS) {
 		if (at_cuda_built())
 			dist_place_gpu_early();
-		if (dist_open(d, e))
-			return -1;
+		if (dist_open(d, e)) {
+			/* there is no barrier: a launcher may end all with the first that leaves, and rank 0
+			 * has yet to speak */
+			if (d->rank)
+				sleep(1);
+			return startup_close(d, -1, e);
+		}
 		log_rank(d->rank, d->ranks);
 		if (at_cuda_built())
 			dist_place_gpu(d);
 	}
-	if (!getenv("OMP_NUM_THREADS"))
-		at_set_threads(d->cores);
+	at_set_threads(threads_unasked(d));
 	return 0;
 }
 
-void startup_threads(const struct dist *d, int64_t threads)
+/* The option with which the launcher binds no rank; "": the launcher is not known. */
+static const char *unbound(const struct dist *d)
+{
+	if (getenv("SLURM_STEP_ID") && !getenv("OMPI_COMM_WORLD_SIZE"))
+		return d->mpi ? "srun --cpu-bind=none" : "";
+	return d->mpi ? "mpirun --bind-to none" : "";
+}
+
+int startup_threads(const struct dist *d, int64_t threads, struct err *e)
 {
 	bool speaks = d->held && d->rank == 0 && !d->serves;
-	int whole = d->held_of / d->machine_ranks;
+	int n = threads > 0 ? (int)threads : threads_unasked(d), whole = d->held_of / d->machine_ranks;
+	const char *advice = unbound(d);
 
-	if (speaks && threads > d->held)
-		log_warn("%lld threads, and the launcher holds this process to %d of %d CPUs%s",
-			 (long long)threads, d->held, d->held_of, d->mpi ? " (mpirun --bind-to none)" : "");
-	else if (speaks && !threads && d->mpi && d->cores < whole)
-		log_info("the launcher holds this rank to %d of %d CPUs: %d thread%s (mpirun --bind-to none: "
-			 "%d)",
-			 d->held, d->held_of, d->cores, d->cores > 1 ? "s" : "", whole);
-	at_set_threads(threads > 0 ? (int)threads : d->cores);
+	if (threads < 0 || threads > MOST_THREADS)
+		return err_set(e, "--threads %lld: must be in [0, %d]", (long long)threads, MOST_THREADS);
+	if (speaks && n > d->held)
+		log_warn("%d threads, and the launcher holds this process to %d of %d CPUs%s%s%s", n, d->held,
+			 d->held_of, *advice ? " (" : "", advice, *advice ? ")" : "");
+	else if (speaks && !threads && !threads_of_environment() && *advice && n < whole)
+		log_info("the launcher holds this rank to %d of %d CPUs: %d thread%s (%s: %d)", d->held,
+			 d->held_of, n, n > 1 ? "s" : "", advice, whole);
+	at_set_threads(n);
+	return 0;
 }
 
 /* A GPU that nobody uses is most often a mistake. */
@@ -65,19 +99,37 @@ int startup_device(enum at_device *dev, const char *name, struct dist *d, struct
 			       "the device '%s' is a GPU for some ranks and for others there is none: "
 			       "say cpu, or start no ranks where there is no GPU",
 			       name);
-	at_device_auto(*dev);
+	at_device_set_auto(*dev);
 	if (*dev == AT_CPU) {
 		if (d->rank == 0)
 			say_unused(name);
 		return 0;
 	}
-	if (dist_gpus(d) < d->local_ranks)
-		return err_set(e, "%d ranks on this machine and %d GPUs: start one rank a GPU",
-			       d->local_ranks, dist_gpus(d));
-	if (d->machine_ranks > 1 && at_cuda_devices() > 1)
-		return err_set(e, "CUDA was started before each rank had its GPU, by MPI perhaps: "
-				  "let the launcher choose (srun --gpus-per-task=1)");
-	return 0;
+	int gpus = dist_gpus(d);
+	if (gpus < d->local_ranks)
+		return err_set(e,
+			       "%d ranks on this machine and %d GPU%s: start one rank a GPU, or say cpu "
+			       "(run.device, --device)",
+			       d->local_ranks, gpus, gpus == 1 ? "" : "s");
+	return startup_one_gpu(d, e);
+}
+
+int startup_one_gpu(const struct dist *d, struct err *e)
+{
+	static struct gpu seen[GPUS_MOST];
+	int n = d->machine_ranks > 1 ? at_cuda_devices() : 1;
+
+	if (n < 2)
+		return 0;
+	if (!gpus_visible(seen))
+		return err_set(
+		    e,
+		    "each of %d ranks on this machine sees %d GPUs, and without NVML, which is not "
+		    "found, none can choose its own: let the launcher show each rank one (srun "
+		    "--gpus-per-task=1), or set CUDA_VISIBLE_DEVICES for each",
+		    d->machine_ranks, n);
+	return err_set(e, "CUDA was started before each rank had its GPU, by MPI perhaps: "
+			  "let the launcher choose (srun --gpus-per-task=1)");
 }
 
 int startup_close(struct dist *d, int ret, const struct err *e)

@@ -31,7 +31,8 @@ static const struct field fields[] = {
 	FIELD(struct script_conf, text_length, .init = "77", .min = 2, .max = 4096, .unit = "tokens",
 	      .doc = "ids a prompt, padding included"),
 	FIELD(struct script_conf, device, .init = "auto", .choices = at_device_names,
-	      .doc = "where it runs; auto: where the run's tensors live"),
+	      .doc = "where it runs; auto: where the run's tensors live, or on a reward rank without a GPU "
+		     "the CPU"),
 	FIELD(struct script_conf, batch, .init = "16", .min = 1, .max = 4096, .unit = "pictures",
 	      .doc = "pictures scored at a time, all of one size"),
 	FIELD(struct script_conf, group, .init = "false",

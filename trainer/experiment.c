@@ -20,11 +20,12 @@ static const struct field run_fields[] = {
 	      .doc = "what `auto` may take: a share of the memory that a rank finds left, or a size (600MiB, "
 		     "2.5GiB) for all its tensors, weights included"),
 	FIELD(struct run_conf, threads, .init = "0", .min = 0, .max = 1024,
-	      .doc = "CPU threads a rank; 0: the cores that it was given, divided among the ranks that have "
-		     "the same"),
+	      .doc = "CPU threads a rank; 0: OMP_NUM_THREADS, or where that is not set the cores that it was "
+		     "given, divided among the ranks that have the same"),
 	FIELD(struct run_conf, deterministic, .init = "false",
 	      .doc = "on a GPU, only kernels that repeat their bits: resumed and repeated runs are then "
-		     "bit-identical there, too, and updates slower"),
+		     "bit-identical there, too, and updates slower; a judge that has only other kernels "
+		     "fails then"),
 	FIELD_END
 };
 static const struct field ranks_fields[] = {

@@ -18,7 +18,7 @@ struct run_conf {
 	int64_t seed;
 	char *device, *dtype;
 	char *memory;    /* fit_parse_memory's */
-	int64_t threads; /* 0: the cores divided among the ranks of a machine */
+	int64_t threads; /* a rank; 0: as startup_threads says */
 	bool deterministic;
 };
 struct ranks_conf {

@@ -59,16 +59,31 @@ static struct remote_link make_link(struct dist *d)
 
 /* ---- a reward rank ---- */
 
-void reward_ranks_serve(struct dist *d, const struct remote_sets *sets, const char *device, int64_t threads)
+struct served {
+	const struct dist *d;
+	const struct remote_sets *sets;
+	bool on_cpu;
+};
+
+static int open_set(void *ctx, struct mixture **m, int set, struct err *e)
 {
+	const struct served *s = ctx;
+
+	if (!s->on_cpu && startup_one_gpu(s->d, e))
+		return -1;
+	return s->sets->open(s->sets->ctx, m, set, e);
+}
+
+void reward_ranks_serve(struct dist *d, const struct remote_sets *sets, const char *device)
+{
+	struct served served = { d, sets, !strcmp(device, "cpu") };
 	struct remote_link link = make_link(d);
-	struct remote_server *s = remote_server_new(&link, sets);
+	struct remote_server *s = remote_server_new(&link, &(struct remote_sets) { &served, open_set });
 	bool idle = false;
 
 	at_panic_context("reward rank %d", d->first_server + d->rank);
-	startup_threads(d, threads);
-	if (!strcmp(device, "cpu")) /* a GPU is for those judges that find one here */
-		at_device_auto(AT_CPU);
+	if (served.on_cpu) /* a GPU is for those judges that find one here */
+		at_device_set_auto(AT_CPU);
 	while (remote_server_step(s, &idle))
 		if (idle) /* as often as a score may be waited for; its threads need the core */
 			nanosleep(&(struct timespec) { .tv_nsec = 200000 }, NULL);

@@ -13,9 +13,8 @@
 /* Collective: makes the last n ranks reward ranks (0: none), d->serves on those; refuses where none would be
  * left, and without mpirun.  `what` asked for them: a key or an option. */
 int reward_ranks_split(struct dist *d, int64_t n, const char *what, struct err *e);
-/* On a reward rank: scores until the others are done.  `device` is the run's; `threads` CPU threads, 0:
- * its share of the machine. */
-void reward_ranks_serve(struct dist *d, const struct remote_sets *sets, const char *device, int64_t threads);
+/* On a reward rank, after startup_threads: scores until the others are done.  `device` is the run's. */
+void reward_ranks_serve(struct dist *d, const struct remote_sets *sets, const char *device);
 
 /* On the others, with or without reward ranks: opens the rewards of root, which is set `set` of theirs. */
 int reward_ranks_open(struct mixture **m, struct dist *d, const struct conf_node *root, int set,

@@ -160,8 +160,6 @@ int trainer_open(struct trainer *t, const struct experiment *x, struct dist *d, 
 	enum at_device dev;
 
 	*t = (struct trainer) { .file = x, .dist = d };
-	startup_threads(d, x->run.threads);
-	at_set_deterministic(x->run.deterministic);
 	if (dist_agree(d, startup_device(&dev, x->run.device, d, e), e) ||
 	    dist_agree(d, open_stages(t, e), e) || dist_agree(d, open_pipeline(t, dev, e), e) ||
 	    (t->pipeline.device == AT_CUDA && d->ranks > 1 && dist_use_nccl(d, e)) || finish_all(t, e) ||

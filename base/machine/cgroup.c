@@ -1,6 +1,6 @@
 #include "base/machine/cgroup.h"
+#include "base/file.h"
 #include "base/mem.h"
-#include "base/text.h"
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -11,21 +11,12 @@
 
 /* ---- files ---- */
 
-/* In folder/name: the number after `key`, which begins a line ("": the first line's).  -1: there is none. */
+/* In folder/name: as file_number. */
 static double number(const char *folder, const char *name, const char *key)
 {
-	char *path = mem_printf("%s/%s", folder, name), line[256];
-	FILE *f = fopen(path, "re");
-	double v = -1;
+	char *path = mem_printf("%s/%s", folder, name);
+	double v = file_number(path, key);
 
-	while (f && fgets(line, sizeof line, f))
-		if (text_starts(line, key)) {
-			if (sscanf(line + strlen(key), "%lf", &v) != 1)
-				v = -1; /* "max" */
-			break;
-		}
-	if (f)
-		fclose(f);
 	free(path);
 	return v;
 }
@@ -117,14 +108,14 @@ static void look_at_all(const char *root, const char *controller,
 
 /* ---- limits ---- */
 
-struct quota {
-	double cpus;
-	uint64_t group;
+struct quotas {
+	struct cgroup_quota *v;
+	int n, most;
 };
 
 static void look_at_cpus(void *out, const char *folder, int version)
 {
-	struct quota *q = out;
+	struct quotas *q = out;
 	double time = -1, period = -1;
 	struct stat s;
 
@@ -134,10 +125,13 @@ static void look_at_cpus(void *out, const char *folder, int version)
 		time = number(folder, "cpu.cfs_quota_us", "");
 		period = number(folder, "cpu.cfs_period_us", "");
 	}
-	if (time <= 0 || period <= 0 || (q->cpus > 0 && q->cpus <= time / period) || stat(folder, &s))
+	if (time <= 0 || period <= 0 || q->n == q->most || stat(folder, &s))
 		return;
-	q->cpus = time / period;
-	q->group = (uint64_t)s.st_dev << 40 ^ (uint64_t)s.st_ino;
+	uint64_t group = (uint64_t)s.st_dev << 40 ^ (uint64_t)s.st_ino;
+	for (int i = 0; i < q->n; i++)
+		if (q->v[i].group == group) /* by another name: "cpu" is a link to "cpu,cpuacct" */
+			return;
+	q->v[q->n++] = (struct cgroup_quota) { group, time / period };
 }
 
 static void look_at_memory(void *out, const char *folder, int version)
@@ -155,14 +149,12 @@ static void look_at_memory(void *out, const char *folder, int version)
 	*left = *left < 0 || limit < *left ? limit : *left;
 }
 
-double cgroup_cpus(const char *root, uint64_t *group)
+int cgroup_quotas(const char *root, struct cgroup_quota *out, int most)
 {
-	struct quota q = { 0 };
+	struct quotas q = { out, 0, most };
 
 	look_at_all(root, "cpu", look_at_cpus, &q);
-	if (group)
-		*group = q.group;
-	return q.cpus;
+	return q.n;
 }
 
 double cgroup_memory(const char *root)

@@ -12,9 +12,12 @@
 extern "C" {
 #endif
 
-/* The tightest quota: so many CPUs at a time, and into *group, unless NULL, which group has it, the same
- * number for all processes below it.  0: no quota. */
-double cgroup_cpus(const char *root, uint64_t *group);
+struct cgroup_quota {
+	uint64_t group; /* the same number for all processes below it */
+	double cpus;    /* that these may use at a time, together */
+};
+/* Of every group that has a quota, from this process's own on up, at most `most`; returns how many. */
+int cgroup_quotas(const char *root, struct cgroup_quota *out, int most);
 /* Bytes that can still be had: of the group with the least, its limit less what it uses; file cache that was
  * not used lately can be had as well.  Negative: no limit. */
 double cgroup_memory(const char *root);

@@ -1,5 +1,4 @@
 #include "base/machine/cores.h"
-#include "base/machine/cgroup.h"
 #include <sched.h>
 #include <stdio.h>
 #include <unistd.h>
@@ -8,11 +7,11 @@
 
 void cores_read(struct cores *c)
 {
-	*c = (struct cores) { .quota = 0 };
+	*c = (struct cores) { .quotas = 0 };
 	/* the kernel fills bits from the lowest of the first long on */
 	if (sched_getaffinity(0, sizeof c->mask, (cpu_set_t *)c->mask))
 		c->mask[0] = 1;
-	c->quota = cgroup_cpus("", &c->group);
+	c->quotas = cgroup_quotas("", c->quota, CORES_QUOTAS);
 }
 
 int cores_count(const struct cores *c)
@@ -32,19 +31,31 @@ static int overlap(const struct cores *a, const struct cores *b)
 	return 0;
 }
 
+static int is_below(const struct cores *c, uint64_t group)
+{
+	for (int i = 0; i < c->quotas; i++)
+		if (c->quota[i].group == group)
+			return 1;
+	return 0;
+}
+
 int cores_share(const struct cores *all, int n, int me)
 {
 	const struct cores *mine = &all[me];
-	int here = 0, in_group = 0;
+	int here = 0;
 
-	for (int i = 0; i < n; i++) {
+	for (int i = 0; i < n; i++)
 		here += overlap(mine, &all[i]);
-		in_group += all[i].quota > 0 && all[i].group == mine->group;
-	}
 	double share = here ? cores_count(mine) / here : 1;
 
-	if (mine->quota > 0 && mine->quota / in_group < share)
-		share = mine->quota / in_group; /* a thread beyond it would stop all at the next barrier */
+	for (int k = 0; k < mine->quotas; k++) {
+		int below = 0;
+
+		for (int i = 0; i < n; i++)
+			below += is_below(&all[i], mine->quota[k].group);
+		if (mine->quota[k].cpus / below < share) /* a thread more would stop all at a barrier */
+			share = mine->quota[k].cpus / below;
+	}
 	return share >= 1 ? (int)share : 1;
 }
 
@@ -69,7 +80,7 @@ int cores_of_launcher(void)
 	int most = 0;
 
 	for (int i = 0; i < 2 && pid > 0; i++, pid = parent_of(pid)) {
-		struct cores c = { .quota = 0 };
+		struct cores c = { .quotas = 0 };
 
 		if (!sched_getaffinity(pid, sizeof c.mask, (cpu_set_t *)c.mask) && cores_count(&c) > most)
 			most = cores_count(&c);

@@ -4,20 +4,22 @@
  */
 #ifndef CORES_H
 #define CORES_H
+#include "base/machine/cgroup.h"
 #include <stdint.h>
 
-#define CORES_MOST 8192
+#define CORES_MOST   8192
+#define CORES_QUOTAS 16
 
 struct cores {
 	uint64_t mask[CORES_MOST / 64];
-	double quota;   /* CPUs at a time; 0: as many as there are */
-	uint64_t group; /* whose quota that is */
+	struct cgroup_quota quota[CORES_QUOTAS]; /* of its control groups */
+	int quotas;
 };
 
 void cores_read(struct cores *c);       /* this process's */
 int cores_count(const struct cores *c); /* in the mask */
 /* Threads for process `me` of the n on a machine: it shares its CPUs with those whose masks have some of
- * them, and its quota with those of the same group.  At least 1. */
+ * them, and each quota with those below the same group.  At least 1. */
 int cores_share(const struct cores *all, int n, int me);
 /* In the mask of whoever started this process, or of who started that one: the launcher, though a script
  * stands between.  More than in its own: the launcher bound it.  0: not known. */

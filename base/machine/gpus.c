@@ -1,4 +1,5 @@
 #include "base/machine/gpus.h"
+#include "base/mem.h"
 #include "base/text.h"
 #include <ctype.h>
 #include <dirent.h>
@@ -9,6 +10,8 @@
 #include <string.h>
 
 /* ---- the driver ---- */
+
+const char *gpus_root = "";
 
 /* What is called of NVML, whose header comes with the toolkit: a build without CUDA asks as well. */
 struct nvml {
@@ -74,10 +77,12 @@ static int ask_nvml(struct gpu *all)
 /* Their order is not CUDA's, so which is which is known of a single one alone. */
 static int ask_proc(struct gpu *all)
 {
-	DIR *dir = opendir("/proc/driver/nvidia/gpus");
+	char *path = mem_printf("%s/proc/driver/nvidia/gpus", gpus_root);
+	DIR *dir = opendir(path);
 	struct dirent *d;
 	int n = 0;
 
+	free(path);
 	while (dir && n < GPUS_MOST && (d = readdir(dir))) {
 		if (*d->d_name == '.')
 			continue;

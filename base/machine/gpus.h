@@ -13,6 +13,9 @@ struct gpu {
 	char id[GPU_NAME];   /* its UUID: the same in every process that sees it; "": not known */
 };
 
+/* Stands for "/" where /proc is looked for: "", or a test's folder. */
+extern const char *gpus_root;
+
 /* Those that the driver lets this process have, at most GPUS_MOST: NVML's, or where there is no NVML those in
  * /proc/driver/nvidia, of which only a single one has an id.  0: no driver. */
 int gpus_of_machine(struct gpu *all);

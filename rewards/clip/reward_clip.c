@@ -30,7 +30,8 @@ static const char *const dtype_names[] = { "float32", "bfloat16", "float16", NUL
 	      .doc = "folder of the CLIP model, of transformers or open_clip, with its tokenizer"),          \
 	    FIELD(S, dtype, .init = "float32", .choices = dtype_names, .doc = "type of its weights"),        \
 	    FIELD(S, device, .init = "auto", .choices = at_device_names,                                     \
-		  .doc = "where it runs; auto: where the run's tensors live"),                               \
+		  .doc = "where it runs; auto: where the run's tensors live, or on a reward rank without a " \
+			 "GPU the CPU"),                                                                     \
 	    FIELD(S, batch, .init = "16", .min = 1, .max = 4096, .unit = "pictures",                         \
 		  .doc = "pictures scored at a time")
 

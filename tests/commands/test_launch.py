@@ -14,9 +14,10 @@ several_cpus = pytest.mark.skipif(len(CPUS) < 2, reason="one CPU")
 
 
 def start(*launcher, args=(), **env):
-    """A command's exit status and what it said, started as a launcher does."""
+    """A command's exit status and what it said, started as a launcher does; no GPU that the machine may have is seen."""
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(("OMPI_", "OMP_", "SLURM_", "PMI"))}
-    env = {**inherited, "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1", **env}
+    env = {**inherited, "CUDA_VISIBLE_DEVICES": "", "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1", **env}
+    env = {k: v for k, v in env.items() if v is not None}
     done = subprocess.run([*launcher, build() / "contraflow", *map(str, args)], capture_output=True, text=True, cwd=ROOT, env=env, timeout=300)
     return done.returncode, done.stdout + done.stderr
 
@@ -70,7 +71,9 @@ def test_bound_ranks(tmp_path):
 def test_srun_without_pmi(tmp_path, command):
     """Each task would be a job of its own, in one run directory."""
     args = [*command, *(["--run", tmp_path / "run"] if command is ONE_STEP else [])]
-    code, said = start(args=args, SLURM_JOB_ID="1", SLURM_STEP_ID="0", SLURM_STEP_NUM_TASKS="2", SLURM_NTASKS="2", SLURM_PROCID="1")
+    job = dict(SLURM_JOB_ID="1", SLURM_STEP_ID="0", SLURM_STEP_NUM_TASKS="2", SLURM_NTASKS="2")
+    assert start(args=args, SLURM_PROCID="1", **job) == (1, "")  # one task speaks for all
+    code, said = start(args=args, SLURM_PROCID="0", **job)
     assert code == 1 and said.startswith("contraflow: the launcher started 2 ranks but MPI sees only one") and "srun --mpi=pmix" in said
     assert not (tmp_path / "run").exists()
 
@@ -92,18 +95,53 @@ def test_exit_codes(command):
     fails(*command)
 
 
+def test_threads(tmp_path):
+    """The number that was asked for, then OMP_NUM_THREADS, and a number out of range is an error of every command, told once."""
+    assert count(train(tmp_path, OMP_NUM_THREADS="3")) == 3
+    assert count(train(tmp_path, args=["--set=run.threads=1"], OMP_NUM_THREADS="3")) == 1
+    model = ["--model", "data/shapes/base"]
+    evaluation = ["eval", *model, "--prompts", "data/shapes/test.jsonl"]
+    several = ["mpirun", "--oversubscribe", "--bind-to", "none", "-n", "2"]
+    for launcher, command in (([], ["bench"]), ([], evaluation), (several, [*evaluation, "--reward-ranks", 1]), ([], ["score", "--reward", "geneval", "."]),
+                              ([], ["serve-reward", "--reward", "geneval"]), ([], ["sample", *model, "--prompt", "x", "-o", tmp_path / "x.png"])):
+        code, said = start(*launcher, args=[*command, "--threads", 4294967296])
+        line = f"contraflow: {command[0]}: --threads 4294967296: must be in [0, 1024]"
+        assert code == 1 and said.count("--threads") == said.count(line) == 1 and "panic" not in said, said
+
+
+def test_errors_are_agreed_once(tmp_path):
+    """Which rank it was is said once."""
+    several = ["mpirun", "--oversubscribe", "--bind-to", "none", "-n", "2"]
+    (tmp_path / "c.yaml").write_text("rewards: {jpeg_compressibility: {}}")
+    (tmp_path / "few.jsonl").write_text("".join((ROOT / "data/shapes/test.jsonl").read_text().splitlines(True)[:2]))
+    (tmp_path / "x.txt").write_text("x\n")
+    evaluation = ["eval", "--model", "data/shapes/base", "--steps", 2, "--config", tmp_path / "c.yaml", "-o", "/nowhere/o.json", "--prompts"]
+    bench = ["bench", "--groups", 1, "--group-size", 2, "--steps", 2, "--levels", 1, "--repeats", 1, "-o", "/nowhere/o.json"]
+    for command, told in (([*evaluation, "/nowhere.txt"], "/nowhere.txt"), ([*evaluation, tmp_path / "x.txt"], "vocabulary"),
+                          ([*evaluation, tmp_path / "few.jsonl"], "/nowhere/o.json"), (bench, "/nowhere/o.json"), ([*bench, "--matrix"], "/nowhere/o.json"),
+                          ([*bench, "--matrix", "--vae-dtype", "int3"], "int3")):
+        code, said = start(*several, args=command, OMP_NUM_THREADS="1")
+        assert code and said.count("contraflow: ") == said.count("rank 0: ") == 1 and told in said, said
+
+
 def test_device(tmp_path):
     """A build without CUDA says so where the driver shows a GPU, unless the CPU was asked for; the run is the same, and goes on
     with either."""
-    driver = dict(LD_LIBRARY_PATH=str(build() / "tests"), FAKE_GPUS="abcd")
+    driver = dict(LD_LIBRARY_PATH=str(build() / "tests"), FAKE_GPUS="abcd", CUDA_VISIBLE_DEVICES=None)
     assert "cpu" == next(l for l in train(tmp_path).splitlines() if "adapter parameters" in l).split(", ")[-1]
-    for device, env, told in ("auto", driver, 1), ("auto", {**driver, "CUDA_VISIBLE_DEVICES": ""}, 0), ("cpu", driver, 0), ("auto", {}, 0):
+    for device, env, told in ("auto", driver, 1), ("auto", {**driver, "CUDA_VISIBLE_DEVICES": ""}, 0), ("auto", {**driver, "CUDA_VISIBLE_DEVICES": "2"}, 1), ("cpu", driver, 0):
         said = train(tmp_path, args=[f"--set=run.device={device}"], **env)
         assert said.count("a GPU is visible: this build has no CUDA") == told, said
     said = train(tmp_path, "mpirun", "--oversubscribe", "--bind-to", "none", "-n", "2", args=["--set=run.device=auto"], **driver)
     assert said.count("a GPU is visible") == 1  # one rank says it
     code, said = start(args=[*ONE_STEP, "--run", tmp_path / "gpu", "--set=run.device=cuda"], **driver)
     assert code == 1 and "this build has no CUDA" in said and not (tmp_path / "gpu").exists()
+    # commands that only open rewards have a device as well: their judges'
+    for command in ["score", "--reward", "jpeg_compressibility", "."], ["serve-reward", "--reward", "jpeg_compressibility", "--port", "0", "--host", "?"]:
+        assert start(args=command, **driver)[1].count("a GPU is visible: this build has no CUDA") == 1
+    probe = ["probe", "schedule", "--model", "data/shapes/base", "--out", tmp_path / "s.safetensors", "--device", "auto"]
+    code, said = start(args=probe, **driver)
+    assert code == 0 and said.count("a GPU is visible: this build has no CUDA") == 1
 
 
 def test_device_resume(tmp_path):

@@ -9,6 +9,7 @@ import sys
 import time
 
 import pytest
+import torch
 from command import BASE, ROOT, TINY, build, contraflow, fails, read_lines
 from test_stages import STAGES
 
@@ -144,6 +145,26 @@ def start(folder, *args):
     env.pop("LD_LIBRARY_PATH", None)
     command = ["mpirun", "--oversubscribe", "--bind-to", "none", "-n", "3", build() / "contraflow", "train", CONFIG, "--run", folder, *TINY, *args]
     return subprocess.Popen([*map(str, command)], cwd=ROOT, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+
+class Scatters(torch.nn.Module):
+    """What libtorch refuses where kernels must repeat their bits."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        x = torch.zeros(images.size(0))
+        return x.put_(torch.arange(images.size(0)), images.mean((1, 2, 3)))
+
+
+@pytest.mark.parametrize("reward, trainers", [(0, 1), (1, 1)], ids=["beside", "reward-rank"])
+def test_deterministic(tmp_path, reward, trainers):
+    """A run's judges work as the run does, wherever they are."""
+    torch.jit.script(Scatters().eval()).save(str(tmp_path / "judge.pt"))
+    judge = {"script": dict(module=str(tmp_path / "judge.pt"), size=24)}
+    args = sets(rewards=judge, train__max_steps=1, eval__every=0)
+    for on in "false", "true":
+        done = train(tmp_path / on, reward, trainers, *args, *sets(run__deterministic=on), rewards={}, check=False)
+        assert (done.returncode == 0) == (on == "false"), done.stderr
+    assert "does not have a deterministic implementation" in done.stderr
 
 
 @pytest.mark.parametrize("victim", [0, 1, 2])

@@ -8,6 +8,7 @@
 #include "base/mem.h"
 #include "dist/dist.h"
 #include <math.h>
+#include <mpi.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -247,14 +248,22 @@ static void abort_while_others_wait(void)
 static int promised_too_many(void)
 {
 	struct err e = { "" };
+	int up, down;
 
 	setenv("PMI_SIZE", "2", 1);
+	setenv("PMI_RANK", "1", 1);
 	if (dist_open(&d, &e) == 0 || !strstr(e.msg, "the launcher started 2 ranks but MPI sees only one")) {
 		fprintf(stderr, "test_dist.c: two promised ranks, one seen, and dist_open said '%s'\n",
 			e.msg);
 		return 1;
 	}
-	dist_close(&d);
+	MPI_Initialized(&up);
+	MPI_Finalized(&down);
+	if (d.rank != 1 || d.comm || d.mpi || !up || !down) {
+		fprintf(stderr, "test_dist.c: after that rank %d of the launcher has MPI %s\n", d.rank,
+			down ? "ended" : "open");
+		return 1;
+	}
 	puts("ok promised_too_many");
 	return 0;
 }

@@ -280,12 +280,12 @@ static void test_devices(void **state)
 	(void)state;
 	assert_int_equal(at_device_parse(&dev, "auto", &e), 0);
 	assert_int_equal(dev, at_cuda_devices() ? AT_CUDA : AT_CPU);
-	at_device_auto(AT_CUDA);
+	at_device_set_auto(AT_CUDA);
 	assert_int_equal(at_device_parse(&dev, "auto", &e), 0);
 	assert_int_equal(dev, AT_CUDA);
 	assert_int_equal(at_device_parse(&dev, "cpu", &e), 0);
 	assert_int_equal(dev, AT_CPU);
-	at_device_auto(AT_CPU);
+	at_device_set_auto(AT_CPU);
 	assert_int_equal(at_device_parse(&dev, "auto", &e), 0);
 	assert_int_equal(dev, AT_CPU);
 	assert_int_equal(at_device_parse(&dev, "tpu", &e), -1);

@@ -52,6 +52,19 @@ static void put(const char *path, const char *text)
 	free(dir);
 }
 
+/* CPUs of the tightest quota; 0: there is none. */
+static double tightest(void)
+{
+	struct cgroup_quota q[8];
+	int n = cgroup_quotas(root, q, 8);
+	double least = 0;
+
+	for (int i = 0; i < n; i++)
+		if (!i || q[i].cpus < least)
+			least = q[i].cpus;
+	return least;
+}
+
 #define CG   "sys/fs/cgroup/"
 #define V1   "9223372036854771712\n" /* no limit */
 #define STAT "anon 1000\nfile 30000000\ninactive_file 10485760\nactive_file 5\n"
@@ -60,15 +73,15 @@ static void test_none(void **state)
 {
 	(void)state;
 	assert_true(cgroup_memory(root) < 0);
-	assert_true(cgroup_cpus(root, NULL) == 0);
+	assert_true(tightest() == 0);
 	put("proc/self/cgroup", "0::/user.slice/session-2.scope\n");
 	assert_true(cgroup_memory(root) < 0);
-	assert_true(cgroup_cpus(root, NULL) == 0);
+	assert_true(tightest() == 0);
 	put(CG "user.slice/memory.max", "max\n");
 	put(CG "user.slice/memory.current", "5000\n");
 	put(CG "user.slice/cpu.max", "max 100000\n");
 	assert_true(cgroup_memory(root) < 0);
-	assert_true(cgroup_cpus(root, NULL) == 0);
+	assert_true(tightest() == 0);
 	put("proc/self/cgroup", "2:memory:/user.slice\n");
 	put(CG "memory/user.slice/memory.limit_in_bytes", V1);
 	assert_true(cgroup_memory(root) < 0);
@@ -95,7 +108,7 @@ static void test_v2_nested(void **state)
 	put(CG "system.slice/job_7/cpu.max", "350000 100000\n");
 	put(CG "system.slice/job_7/step_0/cpu.max", "max 100000\n");
 	put(CG "system.slice/cpu.max", "800000 100000\n");
-	assert_true(cgroup_cpus(root, NULL) == 3.5);
+	assert_true(tightest() == 3.5);
 }
 
 /* A container sees its own group as the root, whatever the path says. */
@@ -112,7 +125,7 @@ static void test_v2_container(void **state)
 	for (int i = 0; i < 3; i++) {
 		put("proc/self/cgroup", path[i]);
 		assert_true(cgroup_memory(root) == 1e9);
-		assert_true(cgroup_cpus(root, NULL) == 0.5);
+		assert_true(tightest() == 0.5);
 	}
 }
 
@@ -130,10 +143,10 @@ static void test_v1(void **state)
 	assert_true(cgroup_memory(root) == 1025 * MIB);
 	put(CG "cpu,cpuacct/slurm/job_1/cpu.cfs_quota_us", "-1\n");
 	put(CG "cpu,cpuacct/slurm/job_1/cpu.cfs_period_us", "100000\n");
-	assert_true(cgroup_cpus(root, NULL) == 0);
+	assert_true(tightest() == 0);
 	put(CG "cpu,cpuacct/slurm/cpu.cfs_quota_us", "600000\n");
 	put(CG "cpu,cpuacct/slurm/cpu.cfs_period_us", "200000\n");
-	assert_true(cgroup_cpus(root, NULL) == 3);
+	assert_true(tightest() == 3);
 }
 
 /* Both versions: memory in the old one, CPUs in the new one, which is mounted below the old. */
@@ -145,7 +158,7 @@ static void test_hybrid(void **state)
 	put(CG "memory/box/memory.usage_in_bytes", "48576000\n");
 	put(CG "unified/box/cpu.max", "200000 100000\n");
 	assert_true(cgroup_memory(root) == 1e9);
-	assert_true(cgroup_cpus(root, NULL) == 2);
+	assert_true(tightest() == 2);
 }
 
 /* What is used may be unreadable; a limit is one all the same. */
@@ -156,35 +169,46 @@ static void test_missing(void **state)
 	put(CG "a/memory.max", "1000\n");
 	put(CG "a/cpu.max", "100000\n");
 	assert_true(cgroup_memory(root) == 1000);
-	assert_true(cgroup_cpus(root, NULL) == 0);
+	assert_true(tightest() == 0);
 	put(CG "a/cpu.max", "100000 0\n");
-	assert_true(cgroup_cpus(root, NULL) == 0);
+	assert_true(tightest() == 0);
 }
 
-/* Tasks of one job have one number, another job's a different one. */
-static void test_group(void **state)
+/* Tasks of one job have one number for it, another job's a different one; each group counts once, however
+ * many names it has. */
+static void test_groups(void **state)
 {
-	uint64_t first, second, other;
+	struct cgroup_quota first[8], second[8], other[8];
 
 	(void)state;
 	put(CG "job_1/cpu.max", "200000 100000\n");
 	put(CG "job_1/task_0/cpu.max", "max 100000\n");
-	put(CG "job_1/task_1/cpu.max", "max 100000\n");
+	put(CG "job_1/task_1/cpu.max", "200000 100000\n"); /* as the job's: both count */
 	put(CG "job_2/cpu.max", "200000 100000\n");
 	put("proc/self/cgroup", "0::/job_1/task_0\n");
-	assert_true(cgroup_cpus(root, &first) == 2);
+	assert_int_equal(cgroup_quotas(root, first, 8), 1);
 	put("proc/self/cgroup", "0::/job_1/task_1\n");
-	assert_true(cgroup_cpus(root, &second) == 2);
+	assert_int_equal(cgroup_quotas(root, second, 8), 2);
+	assert_int_equal(cgroup_quotas(root, second, 1), 1);
 	put("proc/self/cgroup", "0::/job_2\n");
-	assert_true(cgroup_cpus(root, &other) == 2);
-	assert_true(first == second && first != other);
+	assert_int_equal(cgroup_quotas(root, other, 8), 1);
+	assert_true(first[0].cpus == 2 && second[0].cpus == 2 && second[1].cpus == 2 && other[0].cpus == 2);
+	assert_true(first[0].group == second[1].group && first[0].group != second[0].group);
+	assert_true(first[0].group != other[0].group);
+	put("proc/self/cgroup", "4:cpu,cpuacct:/job\n");
+	put(CG "cpu,cpuacct/job/cpu.cfs_quota_us", "100000\n");
+	put(CG "cpu,cpuacct/job/cpu.cfs_period_us", "100000\n");
+	char *link = mem_printf("%s/" CG "cpu", root);
+	assert_int_equal(symlink("cpu,cpuacct", link), 0);
+	free(link);
+	assert_int_equal(cgroup_quotas(root, other, 8), 1);
 }
 
 /* ---- cores ---- */
 
 static struct cores cores(uint64_t mask, double quota, uint64_t group)
 {
-	return (struct cores) { .mask = { mask }, .quota = quota, .group = group };
+	return (struct cores) { .mask = { mask }, .quota = { { group, quota } }, .quotas = quota > 0 };
 }
 
 static void test_masks(void **state)
@@ -222,14 +246,34 @@ static void test_quotas(void **state)
 		all[i] = cores(0xffffffff, 6, i / 2);
 	assert_int_equal(cores_share(all, 1, 0), 6);
 	assert_int_equal(cores_share(all, 4, 0), 3); /* two a group, and eight CPUs each */
-	all[0].quota = 1.9;
+	all[0].quota[0].cpus = 1.9;
 	assert_int_equal(cores_share(all, 1, 0), 1);
-	all[0].quota = 0.2;
+	all[0].quota[0].cpus = 0.2;
 	assert_int_equal(cores_share(all, 1, 0), 1);
 	/* ranks that are bound are still of one quota */
 	for (int i = 0; i < 4; i++)
 		all[i] = cores(0xfull << 4 * i, 8, 1);
 	assert_int_equal(cores_share(all, 4, 3), 2);
+}
+
+/* A job's group over its tasks' own, whose quotas are together more than the job's. */
+static void test_nested_quotas(void **state)
+{
+	static const struct {
+		double job, task;
+		int share;
+	} want[] = { { 8, 4, 1 }, { 64, 4, 4 }, { 16, 16, 2 }, { 8, 8, 1 }, { 20, 2.5, 2 } };
+	struct cores all[8];
+
+	(void)state;
+	for (size_t k = 0; k < sizeof want / sizeof *want; k++) {
+		for (int i = 0; i < 8; i++) {
+			all[i] = cores(~0ull, want[k].task, 100 + (uint64_t)i);
+			all[i].quota[all[i].quotas++] = (struct cgroup_quota) { 1, want[k].job };
+		}
+		for (int i = 0; i < 8; i++)
+			assert_int_equal(cores_share(all, 8, i), want[k].share);
+	}
 }
 
 /* As taskset leaves them: what nproc says. */
@@ -271,9 +315,10 @@ int main(void)
 		cmocka_unit_test_setup(test_v1, empty_root),
 		cmocka_unit_test_setup(test_hybrid, empty_root),
 		cmocka_unit_test_setup(test_missing, empty_root),
-		cmocka_unit_test_setup(test_group, empty_root),
+		cmocka_unit_test_setup(test_groups, empty_root),
 		cmocka_unit_test(test_masks),
 		cmocka_unit_test(test_quotas),
+		cmocka_unit_test(test_nested_quotas),
 		cmocka_unit_test(test_own_mask),
 	};
 	return cmocka_run_group_tests(tests, make_root, drop_root);

@@ -1,9 +1,11 @@
 /* CUDA_VISIBLE_DEVICES as CUDA reads it (its programming guide, "CUDA environment variables"). */
+#include "base/file.h"
 #include "base/machine/gpus.h"
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <cmocka.h>
 
@@ -101,11 +103,41 @@ static void test_long(void **state)
 	assert_int_equal(gpus_left(out, entry, four, 4), 0);
 }
 
+/* Without NVML, those in /proc: their order is not CUDA's, so a single one alone is known. */
+static void test_proc(void **state)
+{
+	char root[] = "/tmp/gpus-XXXXXX", path[128];
+	struct gpu all[GPUS_MOST];
+	struct err e;
+
+	(void)state;
+	assert_non_null(mkdtemp(root));
+	gpus_root = root;
+	unsetenv("FAKE_GPUS");
+	assert_int_equal(gpus_of_machine(all), 0);
+	snprintf(path, sizeof path, "%s/proc/driver/nvidia/gpus/0000:3d:00.0", root);
+	assert_int_equal(file_mkdirs(path, &e), 0);
+	assert_int_equal(gpus_of_machine(all), 1);
+	assert_string_equal(all[0].name, "0");
+	assert_string_equal(all[0].id, "0000:3d:00.0");
+	snprintf(path, sizeof path, "%s/proc/driver/nvidia/gpus/0000:1c:00.0", root);
+	assert_int_equal(file_mkdirs(path, &e), 0);
+	assert_int_equal(gpus_of_machine(all), 2);
+	assert_string_equal(all[1].name, "1");
+	assert_string_equal(all[0].id, "");
+	setenv("FAKE_GPUS", "ab-d", 1); /* NVML's come first */
+	assert_int_equal(gpus_of_machine(all), 3);
+	assert_string_equal(all[2].id, "GPU-00000000-0000-0000-0000-00000000000d");
+	assert_int_equal(file_remove_tree(root, &e), 0);
+	gpus_root = "";
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_indices), cmocka_unit_test(test_ends),    cmocka_unit_test(test_twice),
 		cmocka_unit_test(test_uuids),   cmocka_unit_test(test_unknown), cmocka_unit_test(test_long),
+		cmocka_unit_test(test_proc),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -453,7 +453,6 @@ int pretrain(struct pretrain_conf *c, struct dist *d, struct err *e)
 	struct err ignored;
 	int ret;
 
-	startup_threads(d, c->run.threads);
 	ret = file_exists(c->run.out)
 		  ? err_set(e, "%s exists already; move it away or set run.out", c->run.out)
 		  : 0;

@@ -6,8 +6,8 @@ static const struct field run_fields[] = {
 	FIELD(struct pretrain_run, seed, .init = "0", .min = 0, .max = 9007199254740992.0,
 	      .doc = "everything random is a function of this"),
 	FIELD(struct pretrain_run, threads, .init = "0", .min = 0, .max = 1024,
-	      .doc = "CPU threads a rank; 0: the cores that it was given, divided among the ranks that have "
-		     "the same"),
+	      .doc = "CPU threads a rank; 0: OMP_NUM_THREADS, or where that is not set the cores that it was "
+		     "given, divided among the ranks that have the same"),
 	FIELD(struct pretrain_run, out, .init = NULL, .doc = "the model directory to make"), FIELD_END
 };
 static const struct field model_fields[] = {
