@@ -3,19 +3,19 @@
 #   tools/gpu_check.sh right  [OUT]    kernels, NCCL, parity, CUDA graphs, memory, training, sanitizers   3 minutes on an H100
 #   tools/gpu_check.sh speed  [OUT]    the table of settings, and where the time goes                     5 minutes
 #   tools/gpu_check.sh python [OUT]    the reference's loop in Python (diffusers, PEFT) on the same card  8 minutes
-# One line a check, the end of the log of one that failed; logs and figures in OUT (default gpu-check, from here). The exit
-# status says whether all passed. It ends after GPU_CHECK_SECONDS (540): what has not begun by then is skipped. Runs in a package of tools/gpu_pack.sh, or in a checkout with build-cuda and its tests (gpu_pack.sh builds
-# them). The most valuable comes first, so that a job that is cut short has told the most.
+# One line a check, the end of the log of one that failed; logs and figures in OUT (default gpu-check). The exit status says
+# whether all passed. It ends after GPU_CHECK_SECONDS (540): what has not begun by then is skipped. The most valuable comes
+# first, so that a job that is cut short has told the most. Runs in a package of tools/gpu_pack.sh, or in a checkout with
+# build-cuda and its tests (gpu_pack.sh builds them).
 set -uo pipefail
+out=$(realpath -m -- "${2:-gpu-check}")
 cd "$(dirname "$0")/.." || exit 1
 
 case "${1:-}" in
 right | speed | python) what=$1 ;;
 *) echo "usage: tools/gpu_check.sh right | speed | python [OUT]" >&2; exit 2 ;;
 esac
-out=${2:-gpu-check}
 mkdir -p "$out" || exit 1
-out=$(cd "$out" && pwd)
 failed=0
 end=$((SECONDS + ${GPU_CHECK_SECONDS:-540}))
 

@@ -11,7 +11,7 @@ import sys
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-TOOLS = ("bash sh env dirname basename cat cp cut date du grep head ls mkdir mktemp pkill printf rm sed sleep sort tail tee timeout uname chmod "
+TOOLS = ("bash sh env realpath dirname basename cat cp cut date du grep head ls mkdir mktemp pkill printf rm sed sleep sort tail tee timeout uname chmod "
          "awk gawk mawk ldd tr wc").split()  # fmt: skip
 CHROOT = shutil.which("chroot", path="/usr/sbin:/sbin:/usr/bin:/bin")
 SYSTEM = re.compile(r"/(ld-linux[^/]*|lib(c|m|dl|rt|pthread|resolv|util|stdc\+\+|gcc_s|gomp|tinfo|z|ffi|expat|lzma|bz2|uuid)\.so[^/]*)$")
