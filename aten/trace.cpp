@@ -2,8 +2,11 @@
 #include "aten/trace.h"
 #include "aten/shim.hpp"
 #include "base/err.h"
+#include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <set>
+#include <string>
 #include <torch/csrc/autograd/profiler_kineto.h>
 #ifdef CONTRAFLOW_CUDA
 #include <c10/cuda/CUDAFunctions.h>
@@ -28,6 +31,18 @@ void wait_for(at_device dev)
 #endif
 	(void)dev;
 }
+
+// The profiler keeps to itself that it could not write: the file is then not there, or its end is not.
+bool is_whole(const std::string &path)
+{
+	FILE *f = fopen(path.c_str(), "re");
+	char end[2] = "";
+	bool whole = f && !fseek(f, -2, SEEK_END) && fread(end, 1, 2, f) == 2 && memchr(end, '}', 2);
+
+	if (f)
+		fclose(f);
+	return whole;
+}
 } // namespace
 
 extern "C" {
@@ -45,17 +60,17 @@ void at_trace_begin(enum at_device dev)
 
 int at_trace_end(enum at_device dev, const char *path, struct err *e)
 {
-	std::unique_ptr<profiler::ProfilerResult> result;
-	FILE *f = fopen(path, "we"); // the profiler keeps to itself that it cannot write
+	const std::string part = std::string(path) + ".tmp";
 
 	shim::run("at_trace_end", {}, [&] {
 		wait_for(dev);
-		result = profiler::disableProfiler();
+		profiler::disableProfiler()->save(part);
 	});
-	if (!f)
-		return err_set(e, "%s: the trace cannot be written there", path);
-	fclose(f);
-	shim::run("at_trace_end", {}, [&] { result->save(path); });
+	if (!is_whole(part) || rename(part.c_str(), path)) {
+		remove(part.c_str());
+		remove((part + ".tmp").c_str()); // the profiler's own
+		return err_set(e, "%s: the trace cannot be written there; is the disk full?", path);
+	}
 	return 0;
 }
 }
