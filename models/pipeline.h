@@ -3,7 +3,7 @@
  *
  * DIR/model_index.json names the class of each part; transformer/, vae/, text_encoder/ (for SD3 also
  * text_encoder_2/, text_encoder_3/ and tokenizers) and scheduler/ hold them.  Nothing above this file knows
- * which classes they are.  The autoencoder runs in float32 always.
+ * which classes they are.  The autoencoder runs in vae_dtype.
  */
 #ifndef PIPELINE_H
 #define PIPELINE_H

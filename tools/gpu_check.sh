@@ -113,7 +113,7 @@ first() {
 }
 
 # ---- Right? --------------------------------------------------------------------------------------------------------
-# compare A B LIMIT: the adapters of two runs, how far apart as a share of what training changed; losses and norms.
+# compare A B LIMIT: two runs, how far apart the means of their gradients are, their losses and their norms.
 compare() {
 	"$python" - "$out" "$@" <<-'EOF'
 		import io, json, sys, zstandard, numpy as np

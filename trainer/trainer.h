@@ -2,7 +2,7 @@
  * trainer.h -- the state of a training run, and the parts of an epoch.
  *
  * loop.c reads as the algorithm: prompts, rollout, rewards, advantage, update, old policy.  Each part is a
- * file: rollout.c, advantage.c, update.c, policies.c.
+ * file: rollout.c and update.c here, advantage.c and policies.c in algorithms/.
  */
 #ifndef TRAINER_H
 #define TRAINER_H
