@@ -12,7 +12,7 @@
 #include <jerror.h>
 
 #define MAX_PIXELS (64u << 20)
-#define MAX_SCANS  500 /* a progressive JPEG can ask for a pass over the whole picture every few bytes */
+#define MAX_SCANS  500 /* a progressive JPEG can ask for a pass over the whole image every few bytes */
 
 void image_free(struct image *im)
 {
@@ -23,12 +23,12 @@ void image_free(struct image *im)
 static int check_size(uint64_t w, uint64_t h, const char *name, struct err *e)
 {
 	if (!w || !h || w > MAX_PIXELS || h > MAX_PIXELS || w * h > MAX_PIXELS)
-		return err_set(e, "%s: a picture of %llu x %llu pixels is not accepted (at most 64 Mpixel)",
+		return err_set(e, "%s: an image of %llu x %llu pixels is not accepted (at most 64 Mpixel)",
 			       name, (unsigned long long)w, (unsigned long long)h);
 	return 0;
 }
 
-/* libpng's simplified reader would apply gAMA and blend alpha, and so change the scores of a picture by what
+/* libpng's simplified reader would apply gAMA and blend alpha, and so change the scores of an image by what
  * is written beside it; the full one reports errors by a callback that must not return. */
 struct png_trap {
 	jmp_buf out;
@@ -144,7 +144,7 @@ static void jpeg_trap_message(j_common_ptr c)
 	(void)c;
 }
 
-/* libjpeg paints what is missing grey and only warns; a picture that is scored must be whole. */
+/* libjpeg paints what is missing grey and only warns; an image that is scored must be whole. */
 static void jpeg_trap_warning(j_common_ptr c, int level)
 {
 	if (level < 0 && (c->err->msg_code == JWRN_JPEG_EOF || c->err->msg_code == JWRN_HIT_MARKER ||
@@ -259,7 +259,7 @@ int image_png(uint8_t **out, size_t *size, int w, int h, const uint8_t *rgb, str
 	if (!png_image_write_to_memory(&png, *out, &n, 0, rgb, 0, NULL)) {
 		free(*out);
 		*out = NULL;
-		return err_set(e, "cannot encode a picture of %d x %d: %s", w, h, png.message);
+		return err_set(e, "cannot encode an image of %d x %d: %s", w, h, png.message);
 	}
 	*size = n;
 	return 0;
@@ -290,7 +290,7 @@ int image_jpeg(uint8_t **out, size_t *size, int w, int h, const uint8_t *rgb, in
 		jpeg_destroy_compress(&c);
 		free(buf);
 		*out = NULL;
-		return err_set(e, "cannot encode a picture of %d x %d: %s", w, h, trap.msg);
+		return err_set(e, "cannot encode an image of %d x %d: %s", w, h, trap.msg);
 	}
 	jpeg_create_compress(&c);
 	jpeg_mem_dest(&c, &buf, &n);

@@ -1,5 +1,5 @@
 /*
- * image.h -- 8-bit RGB pictures: PNG and JPEG in and out (libpng, libjpeg-turbo), and grids of them.
+ * image.h -- 8-bit RGB images: PNG and JPEG in and out (libpng, libjpeg-turbo), and grids of them.
  * Pixels are H x W x 3, rows from the top, tightly packed.
  */
 #ifndef IMAGE_H
@@ -26,7 +26,7 @@ int image_png(uint8_t **out, size_t *size, int w, int h, const uint8_t *rgb,
 int image_jpeg(uint8_t **out, size_t *size, int w, int h, const uint8_t *rgb, int quality,
 	       struct err *e); /* likewise; 4:2:0, quality 1 .. 100, the same pixels as PIL's */
 
-/* n pictures of w x h, `cols` a row, `gap` grey pixels between, each enlarged `zoom` times (nearest).
+/* n images of w x h, `cols` a row, `gap` grey pixels between, each enlarged `zoom` times (nearest).
  * image_free the result. */
 struct image image_grid(const uint8_t *const *rgb, int n, int w, int h, int cols, int gap, int zoom);
 

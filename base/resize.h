@@ -1,4 +1,4 @@
-/* resize.h -- pictures made smaller or larger, to the very pixel as PIL's Image.resize does it (up to version
+/* resize.h -- images made smaller or larger, to the very pixel as PIL's Image.resize does it (up to version
  * 12; 13 swaps the two passes where that is cheaper, which moves a level here and there). */
 #ifndef RESIZE_H
 #define RESIZE_H

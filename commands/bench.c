@@ -101,7 +101,7 @@ static bool has(const char *name, const char *part)
 	return strstr(name, part) != NULL;
 }
 
-/* Multiplications and additions of one sample's forward, N picture and L text tokens; adapters left out. */
+/* Multiplications and additions of one sample's forward, N image and L text tokens; adapters left out. */
 static double forward_flop(const struct mmdit *m, double N, double L)
 {
 	double D = (double)m->width, p = (double)m->conf.patch_size, flop = 0;

@@ -70,7 +70,7 @@ static void add_setting(json_t *j, const struct bench *b, const struct bench_tim
 			 (json_int_t)s->batch, "micro_batch", (json_int_t)s->micro, "checkpoint_blocks",
 			 (json_int_t)s->checkpoint, "kl_beta", s->kl, "fp8", s->fp8, "graphs", s->graphs,
 			 "update_replayed", m->update_replayed, "vae_dtype", s->vae_dtype, "vae_batch",
-			 (json_int_t)s->vae_batch, "peak_bytes", m->peak_bytes, "seconds_of_1152_pictures",
+			 (json_int_t)s->vae_batch, "peak_bytes", m->peak_bytes, "seconds_of_1152_images",
 			 bench_step(b, m), "recordings", m->recordings, "replayed", (json_int_t)m->replayed));
 }
 
@@ -88,15 +88,15 @@ static int report(const struct bench *b, const struct bench_times *m, const char
 	phase(list, "  of it all-reduce", m->reduce, 0, b);
 	phase(list, "merging the old policy", m->refresh, 0, b);
 	if (b->t.pipeline.vae)
-		phase(list, "decoding the pictures", m->decode, 0, b);
-	printf("  %.0f pictures of %lld steps: %.3f a second; %.0f (picture, level) pairs: %.3f a second\n",
+		phase(list, "decoding the images", m->decode, 0, b);
+	printf("  %.0f images of %lld steps: %.3f a second; %.0f (image, level) pairs: %.3f a second\n",
 	       images, (long long)b->steps, images / m->rollout, pairs, pairs / m->update);
 	if (b->t.pipeline.device == AT_CUDA)
 		printf("  %d forwards recorded, %lld replayed%s\n", m->recordings, (long long)m->replayed,
 		       b->now.record_update
 			   ? m->update_replayed ? "; the update replayed" : "; the update NOT replayed"
 			   : "");
-	printf("  48 x 24 pictures and 9 levels each would take %.0f %s-seconds; peak memory %.2f GiB\n",
+	printf("  48 x 24 images and 9 levels each would take %.0f %s-seconds; peak memory %.2f GiB\n",
 	       bench_step(b, m), unit(b), m->peak_bytes / GIB);
 	j = machine(b);
 	add_setting(j, b, m);
@@ -194,7 +194,7 @@ static int matrix(struct bench *b, const char *out, struct err *e)
 			json_array_append_new(list, tell(b, row[i].name, &m));
 	}
 	if (first) {
-		printf("  %s: seconds of one for 48 x 24 pictures and 9 levels each\n", unit(b));
+		printf("  %s: seconds of one for 48 x 24 images and 9 levels each\n", unit(b));
 		json_t *j = machine(b);
 		json_object_set(j, "settings", list);
 		ret = out ? json_write(out, j, e) : 0;
@@ -271,11 +271,11 @@ static int run(int argc, char **argv, struct err *e)
 		  "side of the latents (default: the model's; medium 64, 512 pixels)" },
 		{ "text-tokens", 'i', &b.text_tokens, "N", "tokens of text (default: medium 205)" },
 		{ "groups", 'i', &b.groups, "N", "prompts (default 2)" },
-		{ "group-size", 'i', &b.group_size, "N", "pictures a prompt (default 4)" },
-		{ "batch", 'i', &b.now.batch, "N", "pictures sampled at a time (default 8)" },
+		{ "group-size", 'i', &b.group_size, "N", "images a prompt (default 4)" },
+		{ "batch", 'i', &b.now.batch, "N", "images sampled at a time (default 8)" },
 		{ "micro-batch", 'i', &b.now.micro, "N", "pairs a forward and backward (default 8)" },
 		{ "steps", 'i', &b.steps, "N", "sampling steps (default 10)" },
-		{ "levels", 'i', &b.levels, "N", "noise levels trained a picture (default 9)" },
+		{ "levels", 'i', &b.levels, "N", "noise levels trained an image (default 9)" },
 		{ "rank", 'i', &b.rank, "N", "of the adapter (default 32)" },
 		{ "kl", 'r', &b.now.kl, "X", "nft.kl_beta; 0 saves the base's forward (default 1e-4)" },
 		{ "checkpoint-blocks", 'i', &b.now.checkpoint, "N",
@@ -285,7 +285,7 @@ static int run(int argc, char **argv, struct err *e)
 		  "replay forward and backward, too (on a GPU)" },
 		{ "no-graphs", 'f', &no_graphs, NULL, "run every forward, replay none (on a GPU)" },
 		{ "vae-dtype", 's', &b.now.vae_dtype, "TYPE", "precision of decoding (default float32)" },
-		{ "vae-batch", 'i', &b.now.vae_batch, "N", "pictures decoded at a time (default 1)" },
+		{ "vae-batch", 'i', &b.now.vae_batch, "N", "images decoded at a time (default 1)" },
 		{ "matrix", 'f', &several, NULL,
 		  "a table of settings on one model: sizes of batches, replays, checkpointing, 8 bits" },
 		{ "repeats", 'i', &b.repeats, "N", "rounds; medians are told (default 3)" },

@@ -41,7 +41,7 @@ static int tell(const struct eval_result *result, const char *out, struct err *e
 	json_t *j = eval_json(result);
 	int ret = out ? json_write(out, j, e) : 0;
 
-	eval_print(result, NULL, "held-out pictures");
+	eval_print(result, NULL, "held-out images");
 	json_decref(j);
 	return ret;
 }
@@ -108,7 +108,7 @@ static int run(int argc, char **argv, struct err *e)
 		{ "prompts", 's', &r.prompts, "FILE", "prompts, .txt or .jsonl" },
 		{ "config", 's', &r.config, "FILE",
 		  "take the section `rewards` of this file (default: geneval)" },
-		{ "images-per-prompt", 'i', &r.per, "N", "pictures of each prompt (default 1)" },
+		{ "images-per-prompt", 'i', &r.per, "N", "images of each prompt (default 1)" },
 		{ "seed", 'i', &r.seed, "N", "other noise (default 0)" },
 		{ "height", 'i', &r.height, "PIXELS", "default: the model's own size" },
 		{ "width", 'i', &r.width, "PIXELS", "default: the model's own size" },

@@ -325,7 +325,7 @@ static int run(int argc, char **argv, struct err *e)
 		{ "dtype", 's', &p.dtype_name, "TYPE", "type of the weights (default float32)" },
 		{ "device", 's', &p.device_name, "NAME", "auto, cpu or cuda (default cpu)" },
 		{ "t5-length", 'i', &p.t5_length, "N", "tokens that T5 reads (default 256)" },
-		{ "batch", 'i', &p.batch, "N", "pictures that vae-decode takes at a time (default 1)" },
+		{ "batch", 'i', &p.batch, "N", "images that vae-decode takes at a time (default 1)" },
 		{ "steps", 'i', &p.steps, "N", "noise levels of schedule (default 40)" },
 		{ "shift", 'r', &p.shift, "X", "shift of schedule (default: the model's)" },
 		{ NULL, 0, NULL, NULL, NULL },

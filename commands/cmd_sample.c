@@ -1,4 +1,4 @@
-/* cmd_sample.c -- contraflow sample: prompts -> pictures, or the latents they come from. */
+/* cmd_sample.c -- contraflow sample: prompts -> images, or the latents they come from. */
 #include "base/image.h"
 #include "base/mem.h"
 #include "commands/options.h"
@@ -14,7 +14,7 @@ struct request {
 	const char *latents, *save_latents, *out;
 };
 
-/* Initial latents: from a file's tensor `latents`, else noise keyed by seed and picture. */
+/* Initial latents: from a file's tensor `latents`, else noise keyed by seed and image. */
 static int start(at_t *x, const struct session *s, const struct request *r, int n, struct err *e)
 {
 	struct at_dims chw = pipeline_latent_shape(&s->pipeline, r->height, r->width);
@@ -94,16 +94,16 @@ static int run(int argc, char **argv, struct err *e)
 	const struct option_spec spec[] = {
 		SESSION_OPTIONS(o),
 		{ "prompt", 'm', &r.prompts, "TEXT", "what to draw; many times" },
-		{ "per-prompt", 'i', &r.per, "N", "pictures of each prompt (default 1)" },
+		{ "per-prompt", 'i', &r.per, "N", "images of each prompt (default 1)" },
 		{ "seed", 'i', &r.seed, "N", "other noise (default 0)" },
 		{ "height", 'i', &r.height, "PIXELS", "default: the model's own size" },
 		{ "width", 'i', &r.width, "PIXELS", "default: the model's own size" },
 		{ "latents", 's', &r.latents, "FILE",
 		  "start from the tensor `latents` of a safetensors file" },
 		{ "save-latents", 's', &r.save_latents, "FILE", "write the clean latents" },
-		{ "columns", 'i', &r.cols, "N", "pictures a row of the grid (default: a row a prompt)" },
-		{ "zoom", 'i', &r.zoom, "N", "enlarge pictures so many times (default 1)" },
-		{ "o", 's', &r.out, "FILE.png", "the picture, or a grid of them" },
+		{ "columns", 'i', &r.cols, "N", "images a row of the grid (default: a row a prompt)" },
+		{ "zoom", 'i', &r.zoom, "N", "enlarge images so many times (default 1)" },
+		{ "o", 's', &r.out, "FILE.png", "the image, or a grid of them" },
 		{ NULL, 0, NULL, NULL, NULL },
 	};
 	struct session s;
@@ -130,4 +130,4 @@ static int run(int argc, char **argv, struct err *e)
 }
 
 const struct command cmd_sample = { "sample", "--model DIR [--lora DIR] --prompt TEXT ... -o FILE.png",
-				    "draw pictures", run };
+				    "draw images", run };

@@ -1,4 +1,4 @@
-/* cmd_score.c -- contraflow score: pictures on disk and their prompts -> rewards, as JSON. */
+/* cmd_score.c -- contraflow score: images on disk and their prompts -> rewards, as JSON. */
 #include "base/file.h"
 #include "base/image.h"
 #include "base/json.h"
@@ -13,7 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Pictures in memory at a time, twice: while some are scored the next are read. */
+/* Images in memory at a time, twice: while some are scored the next are read. */
 #define PIECE 64
 
 struct mean {
@@ -23,8 +23,8 @@ struct mean {
 struct scoring {
 	struct mixture *mixture;
 	const struct gallery *gallery;
-	int64_t *order; /* in which pictures are scored */
-	json_t **entry; /* of the report, a picture each */
+	int64_t *order; /* in which images are scored */
+	json_t **entry; /* of the report, an image each */
 	struct eval_result result;
 	struct mean *mean; /* each reward's score, then its sub-scores */
 	char why[256];     /* the first reason of an unavailable score */
@@ -49,9 +49,9 @@ static json_t *words(const char *s)
 	return o ? o : json_null();
 }
 
-static const struct gallery_picture *picture(const struct scoring *x, int64_t at)
+static const struct gallery_image *image_at(const struct scoring *x, int64_t at)
 {
-	return &x->gallery->picture[x->order[at]];
+	return &x->gallery->image[x->order[at]];
 }
 
 /* ---- The report ---- */
@@ -72,7 +72,7 @@ static json_t *mean_of(const struct mean *m)
 
 static void report(struct scoring *x, const struct piece *p, int i)
 {
-	const struct gallery_picture *pic = picture(x, p->first + i);
+	const struct gallery_image *pic = image_at(x, p->first + i);
 	const struct mixture_scores *s = &p->s;
 	json_t *o = json_pack("{s:o, s:o, s:o}", "image", words(pic->path), "prompt",
 			      words(pic->prompt->text), "reward", number(s->total[i]));
@@ -119,7 +119,7 @@ static int write_report(const struct scoring *x, const char *out, struct err *e)
 	if (out) {
 		ret = json_write(out, o, e);
 		if (!ret)
-			eval_print(&x->result, NULL, "pictures");
+			eval_print(&x->result, NULL, "images");
 	} else {
 		char *text = json_text(o, JSON_INDENT(2));
 		puts(text);
@@ -136,23 +136,23 @@ static bool same_prompt(const struct prompt *a, const struct prompt *b)
 	return a == b || (!strcmp(a->text, b->text) && !strcmp(a->meta, b->meta));
 }
 
-/* What can be known before the first score: no hour's work is lost to a file that is no picture. */
+/* What can be known before the first score: no hour's work is lost to a file that is no image. */
 static int check(const struct scoring *x, struct err *e)
 {
 	const struct gallery *g = x->gallery;
 
 	for (int64_t i = 0; i < g->n; i++) {
-		const struct prompt *p = g->picture[i].prompt;
+		const struct prompt *p = g->image[i].prompt;
 		struct file_map m;
 		int w, h, ret;
 
-		if (file_map(&m, g->picture[i].path, e))
+		if (file_map(&m, g->image[i].path, e))
 			return -1;
-		ret = image_size(&w, &h, m.data, m.size, g->picture[i].path, e);
+		ret = image_size(&w, &h, m.data, m.size, g->image[i].path, e);
 		file_unmap(&m);
 		if (ret)
 			return -1;
-		if (i && p == g->picture[i - 1].prompt)
+		if (i && p == g->image[i - 1].prompt)
 			continue;
 		if (mixture_check(x->mixture, p->text, p->meta, e))
 			return err_in(e, "prompt '%s'", p->text);
@@ -160,19 +160,19 @@ static int check(const struct scoring *x, struct err *e)
 	return 0;
 }
 
-/* How many pictures from `first` on: a group that some reward compares stays whole. */
+/* How many images from `first` on: a group that some reward compares stays whole. */
 static int piece_size(const struct scoring *x, int64_t first)
 {
 	int64_t end = first, n = x->gallery->n;
 	bool groups = mixture_has_groups(x->mixture);
 
 	while (end < n && (end - first < PIECE ||
-			   (groups && same_prompt(picture(x, end)->prompt, picture(x, end - 1)->prompt))))
+			   (groups && same_prompt(image_at(x, end)->prompt, image_at(x, end - 1)->prompt))))
 		end++;
 	return (int)(end - first);
 }
 
-/* Reads n pictures and hands them over. */
+/* Reads n images and hands them over. */
 static int piece_begin(struct piece *p, struct scoring *x, int64_t first, int n, struct err *e)
 {
 	struct image *im = mem_zero((size_t)n, sizeof *im);
@@ -181,7 +181,7 @@ static int piece_begin(struct piece *p, struct scoring *x, int64_t first, int n,
 
 	*p = (struct piece) { .first = first };
 	for (int i = 0; i < n && !ret; i++) {
-		const struct gallery_picture *pic = picture(x, first + i);
+		const struct gallery_image *pic = image_at(x, first + i);
 
 		ret = image_read(&im[i], pic->path, e);
 		item[i] = (struct reward_item) { .rgb = im[i].rgb,
@@ -219,12 +219,12 @@ static void piece_finish(struct piece *p, struct scoring *x)
 	*p = (struct piece) { 0 };
 }
 
-/* Pictures of a prompt follow each other. */
+/* Images of a prompt follow each other. */
 static int by_prompt(const void *a, const void *b, void *ctx)
 {
 	const struct gallery *g = ctx;
 	int64_t i = *(const int64_t *)a, j = *(const int64_t *)b;
-	const struct prompt *p = g->picture[i].prompt, *q = g->picture[j].prompt;
+	const struct prompt *p = g->image[i].prompt, *q = g->image[j].prompt;
 	int c = p == q ? 0 : strcmp(p->text, q->text);
 
 	c = c || p == q ? c : strcmp(p->meta, q->meta);
@@ -270,7 +270,7 @@ static int score(struct mixture *m, const struct gallery *g, const char *out, st
 	if (!ret)
 		ret = write_report(&x, out, e);
 	if (!ret && x.result.unavailable)
-		ret = err_set(e, "score: %lld of %lld pictures could not be scored: %s",
+		ret = err_set(e, "score: %lld of %lld images could not be scored: %s",
 			      (long long)x.result.unavailable, (long long)g->n, x.why);
 	for (int64_t i = 0; i < g->n; i++)
 		json_decref(x.entry[i]);
@@ -287,8 +287,8 @@ static int run(int argc, char **argv, struct err *e)
 	bool quiet = false;
 	const struct option_spec spec[] = {
 		{ "prompts", 's', &file, "FILE",
-		  "a prompt a picture, in order, or one for all; .txt or .jsonl (default: beside the "
-		  "pictures, NAME.txt, NAME.jsonl or GenEval's metadata.jsonl)" },
+		  "a prompt an image, in order, or one for all; .txt or .jsonl (default: beside the "
+		  "images, NAME.txt, NAME.jsonl or GenEval's metadata.jsonl)" },
 		{ "config", 's', &o.config, "FILE",
 		  "take the section `rewards` of this file (default: geneval)" },
 		REWARD_OPTIONS(o),
@@ -320,6 +320,6 @@ static int run(int argc, char **argv, struct err *e)
 }
 
 const struct command cmd_score = {
-	"score", "[--prompts FILE] [--config FILE] [--reward NAME] [-o FILE.json] PICTURE|FOLDER ...",
-	"score pictures with the configured rewards", run
+	"score", "[--prompts FILE] [--config FILE] [--reward NAME] [-o FILE.json] IMAGE|FOLDER ...",
+	"score images with the configured rewards", run
 };

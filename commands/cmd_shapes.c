@@ -1,4 +1,4 @@
-/* cmd_shapes.c -- contraflow shapes: the world's prompt files, and pictures of its scenes. */
+/* cmd_shapes.c -- contraflow shapes: the world's prompt files, and images of its scenes. */
 #include "base/file.h"
 #include "base/image.h"
 #include "base/mem.h"
@@ -17,7 +17,7 @@ static int write_prompts(const struct shapes_conf *c, const char *dir, struct er
 	return ret;
 }
 
-/* The true picture of every line of a prompt file: DIR/00000.png and so on. */
+/* The true image of every line of a prompt file: DIR/00000.png and so on. */
 static int render_all(const struct shapes_conf *c, const char *file, const char *dir, int64_t seed,
 		      struct err *e)
 {
@@ -53,7 +53,7 @@ static int run(int argc, char **argv, struct err *e)
 	const struct option_spec spec[] = {
 		{ "prompts", 's', &prompts, "DIR", "write DIR/train.jsonl and DIR/test.jsonl" },
 		{ "render", 's', &render, "FILE", "draw a true scene of every prompt of a .jsonl file" },
-		{ "o", 's', &out, "DIR", "where --render puts its pictures" },
+		{ "o", 's', &out, "DIR", "where --render puts its images" },
 		{ "seed", 'i', &seed, "N", "other scenes (default 0)" },
 		{ "set", 'm', &set, "KEY=VALUE", "a parameter of the world" },
 		{ NULL, 0, NULL, NULL, NULL }

@@ -26,7 +26,7 @@ struct session_options {
 	    { "guidance", 'r', &(o).guidance, "X", "classifier-free guidance scale (default 1: none)" },     \
 	    { "negative", 's', &(o).negative, "TEXT", "what guidance leads away from (default: nothing)" },  \
 	    { "shift", 'r', &(o).shift, "X", "timestep shift (default: the model's)" },                      \
-	    { "batch", 'i', &(o).batch, "N", "pictures at a time (default 32)" },                            \
+	    { "batch", 'i', &(o).batch, "N", "images at a time (default 32)" },                              \
 	    { "t5-length", 'i', &(o).t5_length, "N", "tokens that T5 reads (default 256)" },                 \
 	    { "text-cache", 's', &(o).text_cache, "DIR",                                                     \
 	      "keep embeddings of prompts here (default: nowhere)" },                                        \
@@ -34,7 +34,7 @@ struct session_options {
 	      "CPU threads a rank (default: OMP_NUM_THREADS, or its share of the cores)" },                  \
 	    { "dtype", 's', &(o).dtype, "TYPE", "type of the weights (default float32)" },                   \
 	    { "vae-dtype", 's', &(o).vae_dtype, "TYPE", "precision of decoding (default float32)" },         \
-	    { "vae-batch", 'i', &(o).vae_batch, "N", "pictures decoded at a time (default 1)" },             \
+	    { "vae-batch", 'i', &(o).vae_batch, "N", "images decoded at a time (default 1)" },               \
 	{                                                                                                    \
 		"device", 's', &(o).device, "NAME",                                                          \
 		    "auto, cpu or cuda (default auto: a GPU where there is one)"                             \

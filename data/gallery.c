@@ -7,7 +7,7 @@
 #include <string.h>
 #include <strings.h>
 
-static bool is_picture(const char *name)
+static bool is_image(const char *name)
 {
 	const char *dot = strrchr(name, '.');
 
@@ -16,7 +16,7 @@ static bool is_picture(const char *name)
 
 static void add(struct gallery *g, const char *path)
 {
-	MEM_PUSH(g->picture, g->n, g->room) = (struct gallery_picture) { .path = mem_str(path) };
+	MEM_PUSH(g->image, g->n, g->room) = (struct gallery_image) { .path = mem_str(path) };
 }
 
 static int by_name(const FTSENT **a, const FTSENT **b)
@@ -24,7 +24,7 @@ static int by_name(const FTSENT **a, const FTSENT **b)
 	return strverscmp((*a)->fts_name, (*b)->fts_name);
 }
 
-/* The file beside a picture in GenEval's folders: DIR/metadata.jsonl of DIR/samples/x.png. */
+/* The file beside an image in GenEval's folders: DIR/metadata.jsonl of DIR/samples/x.png. */
 static char *genevals(const char *path)
 {
 	char *dir = file_dir(path), *above = file_dir(dir), *out = file_join(above, "metadata.jsonl");
@@ -66,7 +66,7 @@ static int add_folder(struct gallery *g, const char *path, struct err *e)
 			ret = err_set(e, "%s: cannot be read: %s", f->fts_path, strerror(f->fts_errno));
 		else if (f->fts_info == FTS_DC)
 			ret = err_set(e, "%s: a link to a folder above it", f->fts_path);
-		else if (f->fts_info == FTS_F && is_picture(f->fts_name) && !is_grid(f->fts_path))
+		else if (f->fts_info == FTS_F && is_image(f->fts_name) && !is_grid(f->fts_path))
 			add(g, f->fts_path);
 	}
 	fts_close(fts);
@@ -101,11 +101,11 @@ static char *find_beside(const char *path)
 	return genevals(path);
 }
 
-/* The prompt of picture i, from beside it.  GenEval's file is that of the picture before, most times. */
+/* The prompt of image i, from beside it.  GenEval's file is that of the image before, most times. */
 static int read_beside(struct gallery *g, int64_t i, struct err *e)
 {
-	const char *path = g->picture[i].path;
-	char *name = is_picture(path) ? find_beside(path) : NULL;
+	const char *path = g->image[i].path;
+	char *name = is_image(path) ? find_beside(path) : NULL;
 	const struct prompts *p;
 	int ret = 0;
 
@@ -124,7 +124,7 @@ static int read_beside(struct gallery *g, int64_t i, struct err *e)
 		ret = err_set(e, "%s: %lld prompts, where the one of %s was expected", name, (long long)p->n,
 			      file_base(path));
 	else
-		g->picture[i].prompt = &p->v[0]; /* on the heap, wherever g->file moves */
+		g->image[i].prompt = &p->v[0]; /* on the heap, wherever g->file moves */
 	free(name);
 	return ret;
 }
@@ -136,11 +136,11 @@ static int read_prompts(struct gallery *g, const char *prompts, struct err *e)
 	if (prompts && !p)
 		return -1;
 	if (p && p->n != 1 && p->n != g->n)
-		return err_set(e, "%lld pictures but %lld prompts in %s; give one prompt, or one a picture",
+		return err_set(e, "%lld images but %lld prompts in %s; give one prompt, or one an image",
 			       (long long)g->n, (long long)p->n, prompts);
 	for (int64_t i = 0; i < g->n; i++) {
 		if (p)
-			g->picture[i].prompt = &p->v[p->n == 1 ? 0 : i];
+			g->image[i].prompt = &p->v[p->n == 1 ? 0 : i];
 		else if (read_beside(g, i, e))
 			return -1;
 	}
@@ -170,10 +170,10 @@ int gallery_open(struct gallery *g, const char *const *path, int n, const char *
 void gallery_close(struct gallery *g)
 {
 	for (int64_t i = 0; i < g->n; i++)
-		free(g->picture[i].path);
+		free(g->image[i].path);
 	for (int64_t i = 0; i < g->files; i++)
 		prompts_free(&g->file[i]);
-	free(g->picture);
+	free(g->image);
 	free(g->file);
 	*g = (struct gallery) { 0 };
 }

@@ -37,7 +37,7 @@ struct dist_reducer {
 };
 extern const struct dist_reducer dist_reduce_mpi; /* contiguous float32 on CPU */
 
-#define DIST_TIMEOUT 600 /* s: a rank may be scoring pictures with a slow judge */
+#define DIST_TIMEOUT 600 /* s: a rank may be scoring images with a slow judge */
 
 /* After an error nothing is open, and d->rank is the one that the launcher gave this process: each of those
  * that it started may have had the same error. */

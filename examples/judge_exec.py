@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""A judge for the reward `exec`: frames on standard input, scores on standard output. It rewards red pictures.
+"""A judge for the reward `exec`: frames on standard input, scores on standard output. It rewards red images.
 
     rewards: {exec: {command: [python3, examples/judge_exec.py]}}
 
@@ -23,7 +23,7 @@ def read_frame():
 
 def judge(item, pixels):
     red, everything = sum(pixels[0::3]), sum(pixels)
-    return red / everything if everything else {"error": "the picture is black"}
+    return red / everything if everything else {"error": "the image is black"}
 
 
 while True:

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""A judge that ranks a prompt's pictures, for the reward `exec` with `group: true`: the reddest gets 1, the least red 0.
+"""A judge that ranks a prompt's images, for the reward `exec` with `group: true`: the reddest gets 1, the least red 0.
 
     rewards: {exec: {command: [python3, examples/judge_group.py], group: true}}
 
-Frames as in judge_exec.py; the JSON also has "group": true, and its items are all pictures of one prompt, in order.
+Frames as in judge_exec.py; the JSON also has "group": true, and its items are all images of one prompt, in order.
 """
 
 import json

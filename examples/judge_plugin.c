@@ -1,5 +1,5 @@
 /*
- * A reward as a shared library: how blue a picture is, at least `options`.
+ * A reward as a shared library: how blue an image is, at least `options`.
  *
  *     cc -shared -fPIC -I. -o blue.so examples/judge_plugin.c
  *     rewards: {plugin: {path: ./blue.so, options: "0.1"}}

@@ -1,5 +1,5 @@
 /*
- * encoder.h -- what turns prompts into conditioning, and latents into pictures: two small interfaces with one
+ * encoder.h -- what turns prompts into conditioning, and latents into images: two small interfaces with one
  * file an implementation, chosen by the class that model_index.json names.
  */
 #ifndef ENCODER_H
@@ -32,7 +32,7 @@ struct autoencoder_type {
 	const char *class_name; /* "LinearAutoencoder" */
 	int (*open)(void **state, const char *dir, enum at_dtype dt, enum at_device dev, struct err *e);
 	/* Latents as the sampler makes them (B, C, h, w) -> unclamped pixels in [-1, 1], and back. Where
-	 * decoding takes memory, it is that of `at_a_time` pictures. */
+	 * decoding takes memory, it is that of `at_a_time` images. */
 	at_t (*decode)(void *state, at_t latents_BChw, int64_t at_a_time);
 	at_t (*encode)(void *state, at_t pixels_B3HW);
 	int64_t (*scale)(void *state); /* pixels a latent: 4 here, 8 for SD3 */

@@ -1,5 +1,5 @@
 /*
- * pipeline.h -- a diffusers directory as one model: prompt -> conditioning -> velocity -> picture.
+ * pipeline.h -- a diffusers directory as one model: prompt -> conditioning -> velocity -> image.
  *
  * DIR/model_index.json names the class of each part; transformer/, vae/, text_encoder/ (for SD3 also
  * text_encoder_2/, text_encoder_3/ and tokenizers) and scheduler/ hold them.  Nothing above this file knows
@@ -31,14 +31,14 @@ struct pipeline_options {
 	enum at_dtype dtype;
 	enum at_device device;
 	enum at_dtype vae_dtype;
-	int64_t vae_batch;      /* pictures decoded at a time; 0: 1 */
+	int64_t vae_batch;      /* images decoded at a time; 0: 1 */
 	int64_t t5_length;      /* tokens that T5 reads; 0: PIPELINE_T5_LENGTH */
 	const char *text_cache; /* a folder for embeddings of prompts (conditioner.h), or NULL */
 };
 int pipeline_open(struct pipeline *p, const struct pipeline_options *o, struct err *e);
 void pipeline_close(struct pipeline *p);
 
-/* The latents of a picture of height x width pixels (0: the transformer's sample_size): without the batch. */
+/* The latents of an image of height x width pixels (0: the transformer's sample_size): without the batch. */
 struct at_dims pipeline_latent_shape(const struct pipeline *p, int64_t height, int64_t width);
 
 /* The text encoders are the larger part of a model: with a cache, conditioner_rest(p->text) frees them once

@@ -1,7 +1,7 @@
 /*
  * reward.h -- what a reward is.  Adding one: a file here, a line in rewards/registry.c.
  *
- * A reward gets pictures with their prompts and metadata and gives each a score and optional named
+ * A reward gets images with their prompts and metadata and gives each a score and optional named
  * sub-scores, or says why it cannot: an unavailable score is never a number.  Plain C without libtorch types,
  * so that the same interface can be the ABI of a plug-in.
  */
@@ -26,7 +26,7 @@ struct reward_score {
 	double value;
 	bool ok; /* false: unavailable, `why` says why */
 	char why[REWARD_WHY];
-	double sub[REWARD_SUBS]; /* in the order of sub_names; NAN when a picture has none */
+	double sub[REWARD_SUBS]; /* in the order of sub_names; NAN when an image has none */
 };
 
 enum reward_flags {
@@ -34,7 +34,7 @@ enum reward_flags {
 	/* score() waits for somebody else, a server or a child: it has a thread of its own, so that what is
 	 * scored here does not queue up behind it.  One call at a time, thread-safe or not. */
 	REWARD_WAITS = 2,
-	/* score() gets all pictures of one prompt's group, in the order of their samples, and nothing else:
+	/* score() gets all images of one prompt's group, in the order of their samples, and nothing else:
 	 * what ranks them or compares them with each other. */
 	REWARD_GROUP = 4,
 };

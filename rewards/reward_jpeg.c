@@ -1,5 +1,5 @@
 /*
- * reward_jpeg.c -- how well a picture compresses: the smallest reward there is, for tests and first steps.
+ * reward_jpeg.c -- how well an image compresses: the smallest reward there is, for tests and first steps.
  *
  * Sizes are of a JPEG of quality 95 in units of 1000 bytes; compressibility divides them by -500, as DDPO's
  * successors do (flow_grpo's rewards).

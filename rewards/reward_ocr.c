@@ -1,5 +1,5 @@
 /*
- * reward_ocr.c -- is the text that the prompt asks for in the picture?
+ * reward_ocr.c -- is the text that the prompt asks for in the image?
  *
  * The prompt's text between its first pair of double quotes against what Tesseract 5 reads, both lower-cased
  * and without white space: 1 when the one contains the other, else 1 - min(distance, length) / length, with
@@ -22,7 +22,7 @@ struct ocr_conf {
 	char *language, *data, *layout;
 };
 
-/* Tesseract's page segmentation modes that make sense for a picture. */
+/* Tesseract's page segmentation modes that make sense for an image. */
 static const struct {
 	const char *name;
 	TessPageSegMode mode;
@@ -40,7 +40,7 @@ static const struct field fields[] = {
 	      .doc = "folder with LANGUAGE.traineddata; empty: where Tesseract was installed, or "
 		     "$TESSDATA_PREFIX"),
 	FIELD(struct ocr_conf, layout, .init = "sparse", .choices = layout_names,
-	      .doc = "where text is looked for: anywhere in the picture (sparse), or as on a page"),
+	      .doc = "where text is looked for: anywhere in the image (sparse), or as on a page"),
 	FIELD_END
 };
 
@@ -60,7 +60,7 @@ struct ocr {
 static struct engine *engine_new(const struct ocr_conf *c, struct err *e)
 {
 	struct engine *x = mem_zero(1, sizeof *x);
-	/* what is unclear is dropped rather than guessed; and no word lists: signs in pictures are no prose
+	/* what is unclear is dropped rather than guessed; and no word lists: signs in images are no prose
 	 */
 	static const char *const settings[][2] = { { "load_system_dawg", "0" }, { "load_freq_dawg", "0" } };
 	const char *names[2], *values[2];
@@ -236,12 +236,12 @@ static int read_one(struct engine *x, const struct reward_item *item, double *va
 	if (wanted(item->prompt, &want, &n, e))
 		return -1;
 	TessBaseAPISetImage(x->api, item->rgb, item->w, item->h, 3, 3 * item->w);
-	TessBaseAPISetSourceResolution(x->api, 70); /* what it takes for a picture that does not say */
+	TessBaseAPISetSourceResolution(x->api, 70); /* what it takes for an image that does not say */
 	char *read = TessBaseAPIGetUTF8Text(x->api);
 	if (read)
 		*value = compare(want, n, read);
 	else
-		err_set(e, "Tesseract could not read the picture");
+		err_set(e, "Tesseract could not read the image");
 	TessDeleteText(read);
 	TessBaseAPIClear(x->api);
 	free(want);
@@ -269,7 +269,7 @@ static int score(void *state, const struct reward_item *item, int n, struct rewa
 const struct reward_type reward_ocr = {
 	.abi = REWARD_ABI,
 	.name = "ocr",
-	.doc = "How much of the text in the prompt's double quotes Tesseract reads in the picture",
+	.doc = "How much of the text in the prompt's double quotes Tesseract reads in the image",
 	.flags = REWARD_THREAD_SAFE,
 	.fields = fields,
 	.conf_size = sizeof(struct ocr_conf),

@@ -2,12 +2,12 @@
  * reward_script.c -- any network as a judge: a TorchScript file or an AOTInductor package.
  *
  * forward(images (N, 3, H, W) float32 in [0, 1]) or, with a tokenizer, forward(images, ids (N, L) int64)
- * returns N scores, (N) or (N, 1).  With `group` the N are all pictures of one prompt.
+ * returns N scores, (N) or (N, 1).  With `group` the N are all images of one prompt.
  */
 #include "aten/script.h"
 #include "base/mem.h"
 #include "models/text/tokenizer.h"
-#include "rewards/pictures.h"
+#include "rewards/image_batch.h"
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -23,7 +23,7 @@ static const struct field fields[] = {
 	FIELD(struct script_conf, module, .init = NULL,
 	      .doc = "the file: TorchScript, or an AOTInductor package when it ends in .pt2"),
 	FIELD(struct script_conf, size, .init = "0", .min = 0, .max = 8192, .unit = "pixels",
-	      .doc = "pictures are resized to this square first (bicubic, as PIL); 0: as they are"),
+	      .doc = "images are resized to this square first (bicubic, as PIL); 0: as they are"),
 	FIELD(struct script_conf, tokenizer, .init = "",
 	      .doc =
 		  "folder of a tokenizer (CLIP's, T5's or BERT's, by its files): forward then also gets the "
@@ -33,12 +33,11 @@ static const struct field fields[] = {
 	FIELD(struct script_conf, device, .init = "auto", .choices = at_device_names,
 	      .doc = "where it runs; auto: where the run's tensors live, or on a reward rank without a GPU "
 		     "the CPU"),
-	FIELD(struct script_conf, batch, .init = "16", .min = 1, .max = 4096, .unit = "pictures",
-	      .doc = "pictures scored at a time, all of one size"),
+	FIELD(struct script_conf, batch, .init = "16", .min = 1, .max = 4096, .unit = "images",
+	      .doc = "images scored at a time, all of one size"),
 	FIELD(struct script_conf, group, .init = "false",
-	      .doc =
-		  "it gets all pictures of a prompt at once, so that it can compare them; then `batch` does "
-		  "not count"),
+	      .doc = "it gets all images of a prompt at once, so that it can compare them; then `batch` does "
+		     "not count"),
 	FIELD_END
 };
 
@@ -91,7 +90,7 @@ static int score_some(const struct judge *j, const struct reward_item *item, int
 		      struct err *e)
 {
 	struct at_scope *s = at_begin(AT_NO_GRAD);
-	at_t in[2] = { at_to(pictures_tensor(item, n, j->conf->size), AT_F32, j->device), NULL }, result;
+	at_t in[2] = { at_to(image_batch_tensor(item, n, j->conf->size), AT_F32, j->device), NULL }, result;
 	double *v = mem_zero((size_t)n, sizeof *v);
 	int ret = 0;
 
@@ -100,7 +99,7 @@ static int score_some(const struct judge *j, const struct reward_item *item, int
 	if (!ret)
 		ret = at_script_run(j->script, j->tokenizer ? 2 : 1, in, &result, e);
 	if (!ret && at_numel(result) != n)
-		ret = err_set(e, "%s: it returns %lld numbers for %d pictures", j->conf->module,
+		ret = err_set(e, "%s: it returns %lld numbers for %d images", j->conf->module,
 			      (long long)at_numel(result), n);
 	if (!ret) {
 		at_copy_out(result, v, AT_F64);
@@ -123,9 +122,9 @@ static int score(void *state, const struct reward_item *item, int n, struct rewa
 
 	for (int at = 0, k; at < n && !ret; at += k) {
 		int most = j->conf->group || n - at < j->conf->batch ? n - at : (int)j->conf->batch;
-		k = j->conf->size ? most : pictures_alike(item + at, most, most);
+		k = j->conf->size ? most : images_alike(item + at, most, most);
 		if (j->conf->group && k < n)
-			ret = err_set(e, "the group's pictures have several sizes: set `size`");
+			ret = err_set(e, "the group's images have several sizes: set `size`");
 		else
 			ret = score_some(j, item + at, k, out + at, e);
 	}

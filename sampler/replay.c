@@ -100,7 +100,7 @@ at_t replays_velocity(struct replays *r, const struct sampler *s, const struct p
 	at_graph_run(p->graph, in, &v);
 	at_graph_replays(p->graph, &why);
 	if (why && !p->told)
-		log_warn("a forward of %lld pictures is not replayed on the GPU, only run: %s",
+		log_warn("a forward of %lld images is not replayed on the GPU, only run: %s",
 			 (long long)p->x.d[0], why);
 	p->told = why != NULL;
 	return at_return(sc, v);

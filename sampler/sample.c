@@ -11,7 +11,7 @@ const struct field_word batch_words[] = { { "auto", 0 }, { NULL, 0 } };
 	FIELD(struct sampler_conf, solver, .init = SOLVER, .choices = solver_names,                          \
 	      .doc = "how the flow is integrated"),                                                          \
 	    FIELD(struct sampler_conf, steps, .init = STEPS, .min = 1, .max = 1000, .unit = "steps",         \
-		  .doc = "noise levels a picture goes through"),                                             \
+		  .doc = "noise levels an image goes through"),                                              \
 	    FIELD(struct sampler_conf, guidance, .init = "1", .min = 0, .max = 100,                          \
 		  .doc = "classifier-free guidance scale; 1 means none and costs nothing"),                  \
 	    FIELD(struct sampler_conf, negative, .init = "",                                                 \
@@ -21,9 +21,9 @@ const struct field_word batch_words[] = { { "auto", 0 }, { NULL, 0 } };
 	    FIELD(struct sampler_conf, timesteps, .init = "float", .choices = timestep_names,                \
 		  .doc =                                                                                     \
 		      "what the transformer is told of the noise level: 1000 sigma, or its integer part"),   \
-	    FIELD(struct sampler_conf, batch, .init = "32", .min = 1, .max = 65536, .unit = "pictures",      \
+	    FIELD(struct sampler_conf, batch, .init = "32", .min = 1, .max = 65536, .unit = "images",        \
 		  .words = batch_words,                                                                      \
-		  .doc = "pictures sampled at a time on each rank; auto: as many as fit into `run.memory`"), \
+		  .doc = "images sampled at a time on each rank; auto: as many as fit into `run.memory`"),   \
 	    FIELD(struct sampler_conf, graphs, .init = "true",                                               \
 		  .doc = "on a GPU, record the launches of a forward once and replay them (CUDA graphs)")
 

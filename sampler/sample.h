@@ -16,7 +16,7 @@ struct sampler_conf {
 	char *negative;  /* the prompt that guidance leads away from; NULL: the empty one */
 	double shift;    /* 0: the model's */
 	char *timesteps; /* "float" or "integer": what the transformer is told of sigma */
-	int64_t batch;   /* pictures a forward; 0: auto */
+	int64_t batch;   /* images a forward; 0: auto */
 	bool graphs;     /* replay forwards on a GPU */
 	bool fp8;        /* rollouts with 8-bit weights; who samples hands the pass */
 };

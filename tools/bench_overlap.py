@@ -4,7 +4,7 @@
     tools/bench_overlap.py [--ranks 2] [--batches 8] [--judge exec] [--rounds 8]
 
 First some rounds with a judge that answers at once tell how long a rank samples; then the judge takes that time, divided over the
-pictures (it sleeps, as one that waits for another machine does), and a round's sampling and judging together is compared with what
+images (it sleeps, as one that waits for another machine does), and a round's sampling and judging together is compared with what
 either takes alone.
 """
 
@@ -60,7 +60,7 @@ def serve(seconds):
 
 def rounds(a, seconds, folder):
     """Medians of a round's sampling and of the wait for scores after it, in seconds."""
-    each = a.pictures // a.ranks
+    each = a.images // a.ranks
     server = None
     if a.judge == "exec":
         judge = {"type": "exec", "command": [sys.executable, "-c", JUDGE, str(seconds)], "batch": 4096}
@@ -68,7 +68,7 @@ def rounds(a, seconds, folder):
         server, url = serve(seconds)
         judge = {"type": "http", "url": url, "batch": 4096, "in_flight": 1}
     config = {"extends": str(ROOT / "configs/shapes.yaml"), "rewards": {"geneval": {}, "slow": judge},
-              "prompts": {"groups": a.pictures // 16, "group_size": 16, "test": ""}, "rollout": {"batch": each // a.batches},
+              "prompts": {"groups": a.images // 16, "group_size": 16, "test": ""}, "rollout": {"batch": each // a.batches},
               "train": {"max_steps": a.rounds + 1}, "log": {"tensorboard": False}, "run": {"threads": 1}}  # fmt: skip
     (folder / "c.yaml").write_text(json.dumps(config))
     run = folder / f"run-{seconds}"
@@ -84,8 +84,8 @@ def rounds(a, seconds, folder):
 def main():
     p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     p.add_argument("--ranks", type=int, default=2)
-    p.add_argument("--pictures", type=int, default=768, help="a round, over all ranks")
-    p.add_argument("--batches", type=int, default=8, help="of a rank's pictures")
+    p.add_argument("--images", type=int, default=768, help="a round, over all ranks")
+    p.add_argument("--batches", type=int, default=8, help="of a rank's images")
     p.add_argument("--rounds", type=int, default=8)
     p.add_argument("--judge", choices=["exec", "http"], default="exec")
     p.add_argument("--build", type=lambda s: pathlib.Path(s).resolve(), default=ROOT / "build")
@@ -93,7 +93,7 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
         alone, _ = rounds(a, 0, folder)
-        took, wait = rounds(a, alone / (a.pictures // a.ranks), folder)
+        took, wait = rounds(a, alone / (a.images // a.ranks), folder)
     print(f"{a.judge}, {a.ranks} ranks, {a.batches} batches a rank: sampling {alone:.2f} s alone, {took:.2f} s beside a judge that takes "
           f"{alone:.2f} s, then {wait:.2f} s of waiting: {(took + wait) / alone:.2f}x the longer of the two")  # fmt: skip
 

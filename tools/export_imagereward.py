@@ -4,12 +4,12 @@
     tools/export_imagereward.py ImageReward.pt models/imagereward.pt
 
 The source is the published checkpoint (a pickle, opened with torch's weights_only loader, which runs no code of the file's)
-or the same tensors in safetensors: BLIP's ViT-L/16 at 224 pixels, its BERT whose layers look at the picture, and a head.
+or the same tensors in safetensors: BLIP's ViT-L/16 at 224 pixels, its BERT whose layers look at the image, and a head.
 Beside the module goes NAME.tokenizer, BERT's with the two tokens that BLIP adds. In the configuration:
 
     imagereward: {type: script, module: models/imagereward.pt, tokenizer: models/imagereward.tokenizer, text_length: 35}
 
-The module takes pictures of any size and prepares them as the published code does: the shorter side to 224 (bicubic, as
+The module takes images of any size and prepares them as the published code does: the shorter side to 224 (bicubic, as
 Pillow: rows, then columns, bytes in between), the middle cut out. Ids of 0 are padding.
 """
 
@@ -27,7 +27,7 @@ HEAD = ["0", "2", "4", "6", "7"]  # the linear layers among dropouts
 
 
 class Network(torch.nn.Module):
-    """Prepared pictures (N, 3, S, S) and ids (N, L) to scores (N)."""
+    """Prepared images (N, 3, S, S) and ids (N, L) to scores (N)."""
 
     def __init__(self, vision, text, head):
         super().__init__()
@@ -80,7 +80,7 @@ def read(source):
 
 
 def vision_names(state):
-    """The published names of the picture's encoder to transformers'."""
+    """The published names of the image's encoder to transformers'."""
     plain = {"cls_token": "embeddings.class_embedding", "pos_embed": "embeddings.position_embedding"}
     parts = [("patch_embed.proj.", "embeddings.patch_embedding."), ("blocks.", "encoder.layers."), (".norm1.", ".layer_norm1."),
              (".norm2.", ".layer_norm2."), (".attn.qkv.", ".self_attn.qkv."), (".attn.proj.", ".self_attn.projection.")]  # fmt: skip
@@ -98,7 +98,7 @@ def below(state, prefix):
 
 
 def build(state, vision_heads, text_heads):
-    """The network, its sizes read from the tensors.  Returns the picture's side too."""
+    """The network, its sizes read from the tensors.  Returns the image's side too."""
     from transformers import BlipTextConfig, BlipTextModel, BlipVisionConfig, BlipVisionModel
 
     seen = vision_names(below(state, "blip.visual_encoder."))
@@ -139,7 +139,7 @@ def trace(network, side):
         warnings.simplefilter("ignore")
         traced = torch.jit.trace(network, example(2, 35), check_trace=False)
     devices_stay_variable(traced)
-    check_same(traced, network, example(3, 35), "three pictures")
+    check_same(traced, network, example(3, 35), "three images")
     check_same(traced, network, example(1, 20), "20 ids")
     return traced
 
@@ -159,7 +159,7 @@ def main():
     args.add_argument("source", type=pathlib.Path, help="the checkpoint, .pt or .safetensors")
     args.add_argument("target", type=pathlib.Path, help="the module's file, NAME.pt")
     args.add_argument("--tokenizer", default="bert-base-uncased", help="a folder or a hub id of BERT's tokenizer (%(default)s)")
-    args.add_argument("--vision-heads", type=int, default=16, help="attention heads of the picture's encoder (%(default)s)")
+    args.add_argument("--vision-heads", type=int, default=16, help="attention heads of the image's encoder (%(default)s)")
     args.add_argument("--text-heads", type=int, default=12, help="attention heads of the text's encoder (%(default)s)")
     args = args.parse_args()
     if args.target.suffix != ".pt":
@@ -170,7 +170,7 @@ def main():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.jit.script(Judge(trace(network, side), side).eval()).save(args.target)
-    print(f"{args.target}: {args.target.stat().st_size / 1e6:.0f} MB, pictures of {side} x {side} inside; {args.target.with_suffix('.tokenizer')}")
+    print(f"{args.target}: {args.target.stat().st_size / 1e6:.0f} MB, images of {side} x {side} inside; {args.target.with_suffix('.tokenizer')}")
 
 
 if __name__ == "__main__":

@@ -8,9 +8,9 @@ NAME.classes.txt, a class a line as GenEval spells it. In the configuration:
 
     geneval: {detector: script, module: models/mask2former.pt, classes: models/mask2former.classes.txt, clip: ...}
 
-The module takes pictures of any size, one after the other, and does what GenEval's published evaluation does through
+The module takes images of any size, one after the other, and does what GenEval's published evaluation does through
 mmdet: the shorter side to 800 (the longer to 1333 at most), bilinear without antialiasing, rounded to bytes, padded with
-grey to multiples of 32; the 100 best of queries x classes by class probability; masks resized as logits to the picture
+grey to multiples of 32; the 100 best of queries x classes by class probability; masks resized as logits to the image
 and cut at 0; a candidate's score is its class probability times its mask's mean probability, its box the mask's.
 transformers' own post_process_instance_segmentation differs: it scores masks of 384 x 384 pixels, gives overlapping
 pixels to one object, and makes no boxes. Sizes, mean and deviation are those of the source's preprocessor_config.json.
@@ -35,7 +35,7 @@ GENEVAL = {
 
 
 class Network(torch.nn.Module):
-    """The network alone: prepared pictures (1, 3, h, w) to logits of classes (1, Q, C + 1) and masks (1, Q, h / 4, w / 4)."""
+    """The network alone: prepared images (1, 3, h, w) to logits of classes (1, Q, C + 1) and masks (1, Q, h / 4, w / 4)."""
 
     def __init__(self, model):
         super().__init__()
@@ -63,8 +63,8 @@ class Detector(torch.nn.Module):
         scale = min(float(self.long) / max(h, w), float(self.short) / min(h, w))
         return int(h * scale + 0.5), int(w * scale + 0.5)
 
-    def prepare(self, picture: torch.Tensor, h: int, w: int) -> torch.Tensor:
-        x = F.interpolate((picture * 255).round(), [h, w], mode="bilinear", align_corners=False).round()
+    def prepare(self, image: torch.Tensor, h: int, w: int) -> torch.Tensor:
+        x = F.interpolate((image * 255).round(), [h, w], mode="bilinear", align_corners=False).round()
         x = F.pad(x, [0, -w % self.divisor, 0, -h % self.divisor], value=128.0)
         return (x / 255 - self.mean) / self.std
 
@@ -78,10 +78,10 @@ class Detector(torch.nn.Module):
         box = torch.stack([ends[0], ends[2], ends[1], ends[3]], 1)
         return (box * on.flatten(1).any(1)[:, None]).float()
 
-    def one(self, picture: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-        H, W = picture.shape[2], picture.shape[3]
+    def one(self, image: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        H, W = image.shape[2], image.shape[3]
         h, w = self.inner_size(H, W)
-        x = self.prepare(picture, h, w)
+        x = self.prepare(image, h, w)
         class_logits, mask_logits = self.network(x)
         masks = F.interpolate(mask_logits, [x.shape[2], x.shape[3]], mode="bilinear", align_corners=False)
         masks = F.interpolate(masks[:, :, :h, :w], [H, W], mode="bilinear", align_corners=False)[0]
@@ -94,7 +94,7 @@ class Detector(torch.nn.Module):
         return self.boxes(on), index % classes, best * quality, on
 
     def forward(self, images: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-        assert images.dim() == 4 and images.shape[1] == 3, "wanted pictures of (N, 3, H, W)"
+        assert images.dim() == 4 and images.shape[1] == 3, "wanted images of (N, 3, H, W)"
         boxes: List[torch.Tensor] = []
         classes: List[torch.Tensor] = []
         scores: List[torch.Tensor] = []

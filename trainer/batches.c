@@ -14,7 +14,7 @@
 #define MIB           1048576.0
 #define SPARE         0.02 /* of the limit: for scalars, indices and what the optimizer needs on its way */
 
-/* A stage's work on made-up pictures. */
+/* A stage's work on made-up images. */
 struct probe {
 	struct trainer *t;
 	struct samples s;
@@ -22,7 +22,7 @@ struct probe {
 	double base, limit;
 	double most;         /* the largest peak of a size that was chosen */
 	struct batches size; /* what is chosen, and while it is searched for, what is tried */
-	/* What recorded forwards keep for themselves on a GPU: so much, and so much a picture. */
+	/* What recorded forwards keep for themselves on a GPU: so much, and so much an image. */
 	double recorded, recorded_each;
 };
 
@@ -62,7 +62,7 @@ static double peak(const struct probe *p)
 	return (double)m.peak;
 }
 
-/* A batch from noise to pictures.  A recording keeps memory of its own beside what plain runs take. */
+/* A batch from noise to images.  A recording keeps memory of its own beside what plain runs take. */
 static double try_sampling(struct probe *p, const struct sampler *sampler, const struct pass *pass,
 			   bool graphs, int64_t n)
 {

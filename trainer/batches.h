@@ -18,7 +18,7 @@ struct batches {
 };
 /* Collective.  t->batches gets the stage's sizes: the configuration's, and where that says `auto` those that
  * t->batches has or that are found now, the same on all ranks, the smallest of what each rank has room for.
- * An error when not even single pictures fit into run.memory. */
+ * An error when not even single images fit into run.memory. */
 int batches_resolve(struct trainer *t, struct err *e);
 
 #endif

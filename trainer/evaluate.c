@@ -1,4 +1,4 @@
-/* evaluate.c -- the held-out score.  Item i of an evaluation is picture i % per of prompt i / per. */
+/* evaluate.c -- the held-out score.  Item i of an evaluation is image i % per of prompt i / per. */
 #include "trainer/evaluate.h"
 #include "aten/transfer.h"
 #include "base/log.h"
@@ -72,7 +72,7 @@ int encode_prompts(const struct pipeline *p, const struct prompts *in, const int
 	return ret;
 }
 
-/* Pictures of items id[0..n): uint8 (n, H, W, 3) on the pipeline's device, of the innermost scope. */
+/* Images of items id[0..n): uint8 (n, H, W, 3) on the pipeline's device, of the innermost scope. */
 static int sample_items(at_t *rgb_BHW3, const struct evaluator *v, const struct pass *pass, const int64_t *id,
 			int n, struct err *e)
 {
@@ -96,9 +96,9 @@ static int sample_items(at_t *rgb_BHW3, const struct evaluator *v, const struct 
 	return ret;
 }
 
-/* Pictures of n items from `first` on, on their way to the CPU. */
+/* Images of n items from `first` on, on their way to the CPU. */
 struct delivery {
-	struct at_fetch *pictures; /* NULL: none are */
+	struct at_fetch *images; /* NULL: none are */
 	int64_t first;
 	int n;
 };
@@ -108,8 +108,8 @@ static void deliver(const struct evaluator *v, struct judging *j, struct deliver
 	struct at_scope *sc = at_begin(AT_NO_GRAD);
 	struct reward_item *item = mem_zero((size_t)d->n + 1, sizeof *item);
 
-	if (d->pictures) {
-		at_t rgb = at_fetch_end(d->pictures);
+	if (d->images) {
+		at_t rgb = at_fetch_end(d->images);
 		int h = (int)at_size(rgb, 1), w = (int)at_size(rgb, 2);
 
 		for (int i = 0; i < d->n; i++) {
@@ -123,7 +123,7 @@ static void deliver(const struct evaluator *v, struct judging *j, struct deliver
 		}
 		judging_submit(j, d->first - j->first, item, d->n);
 	}
-	d->pictures = NULL;
+	d->images = NULL;
 	free(item);
 	at_end(sc);
 }
@@ -142,10 +142,10 @@ static int score_batch(const struct evaluator *v, const struct pass *pass, struc
 		id[i] = first + i;
 	ret = sample_items(&rgb, v, pass, id, n, e);
 	if (!ret)
-		next.pictures = at_fetch_begin(rgb);
+		next.images = at_fetch_begin(rgb);
 	deliver(v, j, coming);
 	*coming = next;
-	if (!ret && at_fetch_ready(next.pictures))
+	if (!ret && at_fetch_ready(next.images))
 		deliver(v, j, coming);
 	free(id);
 	at_end(sc);
@@ -247,7 +247,7 @@ int evaluate(const struct evaluator *v, const struct pass *pass, struct eval_res
 		eval_count(r, v->mixture, &all, i, v->prompts->v[i / v->images_per_prompt].tag);
 	eval_finish(r);
 	if (!r->images)
-		ret = err_set(e, "evaluation: no picture could be scored; %s", all.why);
+		ret = err_set(e, "evaluation: no image could be scored; %s", all.why);
 	r->seconds = clock_now() - start;
 	mixture_scores_free(&all);
 	return ret;
@@ -318,7 +318,7 @@ static void print_row(const char *name, const struct eval_tag *before, const str
 		printf("  %-16s %8.3f\n", name, b);
 }
 
-void eval_print(const struct eval_result *before, const struct eval_result *after, const char *pictures)
+void eval_print(const struct eval_result *before, const struct eval_result *after, const char *what)
 {
 	bool strict = before->has_strict;
 	struct eval_tag b = { .strict = before->strict, .soft = before->soft }, a = { 0 };
@@ -334,7 +334,7 @@ void eval_print(const struct eval_result *before, const struct eval_result *afte
 	if (strict)
 		print_row("soft", &b, after ? &a : NULL, false);
 	const struct eval_result *last = after ? after : before;
-	printf("  (%lld %s", (long long)last->images, pictures);
+	printf("  (%lld %s", (long long)last->images, what);
 	if (strict)
 		printf(", 95 %% interval of the overall score +-%.3f", 1.96 * last->strict_error);
 	printf(")\n");

@@ -15,7 +15,7 @@
 
 struct eval_result {
 	int64_t images, unavailable;
-	double strict, strict_error; /* GenEval's overall score: the mean of the tags' shares of pictures that
+	double strict, strict_error; /* GenEval's overall score: the mean of the tags' shares of images that
 					are exactly right; its standard error */
 	double soft;                 /* the same of the training reward */
 	double total;                /* mean weighted reward */
@@ -29,7 +29,7 @@ struct eval_result {
 	double seconds;
 };
 
-/* From nothing ({ 0 }): count every picture, i of the set s with totals, then finish. */
+/* From nothing ({ 0 }): count every image, i of the set s with totals, then finish. */
 void eval_count(struct eval_result *r, const struct mixture *m, const struct mixture_scores *s, int64_t i,
 		const char *tag);
 void eval_finish(struct eval_result *r);
@@ -50,10 +50,10 @@ int evaluate(const struct evaluator *v, const struct pass *pass, struct eval_res
 json_t *eval_json(const struct eval_result *r); /* new reference */
 int eval_from_json(struct eval_result *r, const json_t *j, const char *what, struct err *e);
 /* A table per tag on stdout: one column, or before and after;
- * `pictures` is what they are called. */
-void eval_print(const struct eval_result *before, const struct eval_result *after, const char *pictures);
+ * `images` is what they are called. */
+void eval_print(const struct eval_result *before, const struct eval_result *after, const char *what);
 
-/* The first picture of up to n prompts, tags taking turns, as one grid; every rank calls, rank 0 gets it
+/* The first image of up to n prompts, tags taking turns, as one grid; every rank calls, rank 0 gets it
  * (others an empty image). */
 int eval_grid(struct image *grid, const struct evaluator *v, const struct pass *pass, int n, int cols,
 	      int zoom, struct err *e);

@@ -40,9 +40,9 @@ static const struct field model_fields[] = {
 	FIELD(struct model_conf, t5_length, .init = "128", .min = 1, .max = 4096, .unit = "tokens",
 	      .doc = "what the T5 encoder of Stable Diffusion 3 reads of a prompt"),
 	FIELD(struct model_conf, vae_dtype, .init = "float32", .choices = dtype_names,
-	      .doc = "precision of decoding pictures; the published runs decode in float32"),
-	FIELD(struct model_conf, vae_batch, .init = "1", .min = 1, .max = 4096, .unit = "pictures",
-	      .doc = "pictures decoded at a time: more keep a GPU busier and take more memory"),
+	      .doc = "precision of decoding images; the published runs decode in float32"),
+	FIELD(struct model_conf, vae_batch, .init = "1", .min = 1, .max = 4096, .unit = "images",
+	      .doc = "images decoded at a time: more keep a GPU busier and take more memory"),
 	FIELD(struct model_conf, text_cache, .init = "",
 	      .doc = "folder for embeddings of prompts, which later runs find again; empty: "
 		     "$XDG_CACHE_HOME/contraflow/text or ~/.cache/contraflow/text"),
@@ -54,14 +54,14 @@ static const struct field prompts_fields[] = {
 	      .doc = "held-out prompts for evaluation; empty evaluates nothing"),
 	FIELD(struct prompts_conf, groups, .init = "48", .min = 1, .max = 1e6, .unit = "prompts",
 	      .doc = "prompts an epoch, over all ranks"),
-	FIELD(struct prompts_conf, group_size, .init = "24", .min = 2, .max = 1e4, .unit = "pictures",
-	      .doc = "pictures a prompt: what a reward is compared with"),
+	FIELD(struct prompts_conf, group_size, .init = "24", .min = 2, .max = 1e4, .unit = "images",
+	      .doc = "images a prompt: what a reward is compared with"),
 	FIELD(struct prompts_conf, by_tag, .init = "false",
 	      .doc = "the metadata's tags take turns, so that rare tags are trained as often as common ones"),
 	FIELD(struct prompts_conf, height, .init = "0", .min = 0, .max = 16384, .unit = "pixels",
-	      .doc = "height of a picture; 0 takes the model's own size"),
+	      .doc = "height of an image; 0 takes the model's own size"),
 	FIELD(struct prompts_conf, width, .init = "0", .min = 0, .max = 16384, .unit = "pixels",
-	      .doc = "width of a picture; 0 takes the model's own size"),
+	      .doc = "width of an image; 0 takes the model's own size"),
 	FIELD_END
 };
 static const struct field_word block_words[] = {
@@ -79,11 +79,10 @@ static const struct field train_fields[] = {
 	      .doc = "the run also ends after the first step past so much training time; 0: never"),
 	FIELD(struct train_conf, steps_per_epoch, .init = "1", .min = 1, .max = 1000,
 	      .unit = "optimizer steps",
-	      .doc = "gradient steps that the pictures of an epoch are divided among"),
+	      .doc = "gradient steps that the images of an epoch are divided among"),
 	FIELD(struct train_conf, micro_batch, .init = "32", .min = 1, .max = 65536, .words = batch_words,
-	      .doc =
-		  "(picture, noise level) pairs a forward and backward takes at a time on each rank; auto: "
-		  "as many as fit into `run.memory`"),
+	      .doc = "(image, noise level) pairs a forward and backward takes at a time on each rank; auto: "
+		     "as many as fit into `run.memory`"),
 	FIELD(struct train_conf, graphs, .init = "false",
 	      .doc = "on a GPU, record the launches of a forward and backward once and replay them (CUDA "
 		     "graphs); not where `nft.kl_every` leaves out pairs"),
@@ -91,20 +90,20 @@ static const struct field train_fields[] = {
 	      .doc = "the run or stage also ends after an evaluation with at least this held-out score; 0: "
 		     "never"),
 	FIELD(struct train_conf, timestep_fraction, .init = "0.99", .min = 1e-3, .max = 1,
-	      .doc = "share of the rollout's noise levels, rounded down, that each picture is trained at"),
+	      .doc = "share of the rollout's noise levels, rounded down, that each image is trained at"),
 	FIELD(struct train_conf, max_grad_norm, .init = "1", .min = 0, .max = 1e9,
 	      .doc = "gradients are scaled down to this norm; 0: never"),
 	FIELD(struct train_conf, max_skipped, .init = "5", .min = 1, .max = 1e6, .unit = "steps",
 	      .doc = "non-finite steps in a row before the run goes back to its last checkpoint"),
 	FIELD(struct train_conf, max_unavailable, .init = "0.5", .min = 0, .max = 1,
-	      .doc = "the run stops when a larger share of an epoch's pictures has no reward"),
+	      .doc = "the run stops when a larger share of an epoch's images has no reward"),
 	FIELD_END
 };
 static const struct field eval_fields[] = {
 	FIELD(struct eval_conf, every, .init = "10", .min = 0, .max = 1e9, .unit = "optimizer steps",
 	      .doc = "evaluation on the held-out prompts; 0: only before and after"),
-	FIELD(struct eval_conf, images_per_prompt, .init = "1", .min = 1, .max = 10000, .unit = "pictures",
-	      .doc = "pictures of each held-out prompt, each with a fixed noise of its own"),
+	FIELD(struct eval_conf, images_per_prompt, .init = "1", .min = 1, .max = 10000, .unit = "images",
+	      .doc = "images of each held-out prompt, each with a fixed noise of its own"),
 	FIELD_END
 };
 const struct field checkpoint_fields[] = {
@@ -116,9 +115,9 @@ const struct field checkpoint_fields[] = {
 };
 static const struct field log_fields[] = {
 	FIELD(struct log_conf, grid_every, .init = "50", .min = 0, .max = 1e9, .unit = "optimizer steps",
-	      .doc = "a picture grid of fixed held-out prompts under samples/; 0: only before and after"),
+	      .doc = "an image grid of fixed held-out prompts under samples/; 0: only before and after"),
 	FIELD(struct log_conf, grid_zoom, .init = "1", .min = 1, .max = 64,
-	      .doc = "grids are enlarged so many times, for models with tiny pictures"),
+	      .doc = "grids are enlarged so many times, for models with tiny images"),
 	FIELD(struct log_conf, rollouts_every, .init = "0", .min = 0, .max = 1e9, .unit = "rounds",
 	      .doc = "keep what a round sampled under rollouts/; 0: never"),
 	FIELD(struct log_conf, tensorboard, .init = "true", .doc = "write TensorBoard event files"), FIELD_END
@@ -133,7 +132,7 @@ const struct experiment_section experiment_sections[] = {
 	SECTION(ranks, ranks_fields, .doc = "What the ranks of a job do"),
 	SECTION(model, model_fields, .doc = "The base model"),
 	SECTION(lora, lora_fields, .doc = "The adapter that is trained"),
-	SECTION(prompts, prompts_fields, .doc = "Prompts and pictures of an epoch"),
+	SECTION(prompts, prompts_fields, .doc = "Prompts and images of an epoch"),
 	SECTION(rollout, rollout_fields, .doc = "How the old policy samples"),
 	SECTION(advantage, advantage_fields, .doc = "From rewards to optimality probabilities"),
 	SECTION(train, train_fields, .doc = "The update"),

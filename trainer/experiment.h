@@ -30,7 +30,7 @@ struct model_conf {
 };
 struct prompts_conf {
 	char *train, *test;
-	int64_t groups, group_size; /* prompts an epoch, pictures a prompt */
+	int64_t groups, group_size; /* prompts an epoch, images a prompt */
 	bool by_tag;
 	int64_t height, width;
 };

@@ -14,7 +14,7 @@ static size_t bytes(const struct reward_item *item)
 	return (size_t)item->w * (size_t)item->h * 3;
 }
 
-static void hold(struct held_pictures *h, const struct reward_item *item)
+static void hold(struct held_images *h, const struct reward_item *item)
 {
 	struct reward_item copy = *item;
 
@@ -22,12 +22,12 @@ static void hold(struct held_pictures *h, const struct reward_item *item)
 	MEM_PUSH(h->item, h->n, h->cap) = copy;
 }
 
-static void drop(struct held_pictures *h)
+static void drop(struct held_images *h)
 {
 	for (int i = 0; i < h->n; i++)
 		free((uint8_t *)(uintptr_t)h->item[i].rgb);
 	free(h->item);
-	*h = (struct held_pictures) { 0 };
+	*h = (struct held_images) { 0 };
 }
 
 void grouping_share(int64_t n, int64_t size, int rank, int ranks, int64_t *begin, int64_t *end)
@@ -90,8 +90,8 @@ static int owner(const struct grouping *g, int64_t sample)
 	return r;
 }
 
-/* Who gives how many pictures of groups that begin elsewhere to whom. */
-static void plan(const struct grouping *g, int *to, int64_t *pictures)
+/* Who gives how many images of groups that begin elsewhere to whom. */
+static void plan(const struct grouping *g, int *to, int64_t *images)
 {
 	for (int r = 0; r < g->dist->ranks; r++) {
 		int64_t begin, end;
@@ -100,11 +100,11 @@ static void plan(const struct grouping *g, int *to, int64_t *pictures)
 		int64_t start = begin / g->size * g->size;
 		bool cut = begin < end && start < begin;
 		to[r] = cut ? owner(g, start) : -1;
-		pictures[r] = cut ? least(end, start + g->size) - begin : 0;
+		images[r] = cut ? least(end, start + g->size) - begin : 0;
 	}
 }
 
-/* Pictures of groups that were cut go to where these began. */
+/* Images of groups that were cut go to where these began. */
 static void put_together(struct grouping *g)
 {
 	int ranks = g->dist->ranks, *to = mem_zero((size_t)ranks, sizeof *to);

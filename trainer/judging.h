@@ -1,5 +1,5 @@
 /*
- * judging.h -- the scores of a set of pictures of which every rank samples its share: everybody's, on every
+ * judging.h -- the scores of a set of images of which every rank samples its share: everybody's, on every
  * rank, the same for any number of ranks.
  *
  * Samples 0 .. n - 1, `group_size` after `group_size` of one prompt, shared out by prompts_share.
@@ -16,13 +16,13 @@ struct judging {
 	struct mixture *mixture;
 	int64_t n, group_size;
 	int64_t first, count;       /* this rank's share */
-	struct mixture_scores mine; /* of the rewards that take pictures as they come */
+	struct mixture_scores mine; /* of the rewards that take images as they come */
 	struct grouping groups;     /* of those that get whole groups */
 };
 /* Every prompt of the file can be scored. */
 int judging_check(struct mixture *m, const struct prompts *p, struct err *e);
 void judging_begin(struct judging *j, struct dist *d, struct mixture *m, int64_t n, int64_t group_size);
-/* The next k pictures of this rank's share, in order, all of one size; `at` counts from its first.  Prompts
+/* The next k images of this rank's share, in order, all of one size; `at` counts from its first.  Prompts
  * and metadata must stay until the end.  Scoring goes on beside. */
 void judging_submit(struct judging *j, int64_t at, const struct reward_item *item, int k);
 /* Collective: waits for the scores and gives everybody's, with totals, to *all, which the caller frees; into

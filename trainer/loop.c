@@ -14,8 +14,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define GRID_PICTURES 36
-#define GRID_COLUMNS  12
+#define GRID_IMAGES  36
+#define GRID_COLUMNS 12
 
 /* Seconds of a round by phase; `eval` is what came before it. */
 struct round_times {
@@ -41,7 +41,7 @@ static int save_grid(struct trainer *t, struct err *e)
 	struct evaluator v = make_evaluator(t);
 	struct pass ema = policies_ema_pass(&t->policies);
 	struct image grid;
-	int ret = eval_grid(&grid, &v, &ema, GRID_PICTURES, GRID_COLUMNS, (int)t->x->log.grid_zoom, e);
+	int ret = eval_grid(&grid, &v, &ema, GRID_IMAGES, GRID_COLUMNS, (int)t->x->log.grid_zoom, e);
 
 	if (grid.rgb) {
 		char *path = mem_printf("%s/samples/step-%06lld.png", t->dir, (long long)t->at.step);
@@ -166,7 +166,7 @@ static int after_skip(struct trainer *t, struct err *e)
 		    "%lld steps in a row were not finite and there is no checkpoint to go back to; lower "
 		    "optimizer.lr or look at the rewards",
 		    (long long)t->at.skipped_in_row);
-	/* Other pictures than those that led here: the epoch goes on counting. */
+	/* Other images than those that led here: the epoch goes on counting. */
 	t->at.epoch = epoch;
 	t->at.skipped = skipped;
 	t->at.skipped_in_row = 0;
@@ -354,11 +354,11 @@ static int write_result(struct trainer *t, const struct eval_result *after, stru
 
 static void say_where(const struct trainer *t)
 {
-	printf("\n  %lld optimizer steps, %lld pictures, %.0f s of training (%.0f CPU s)\n",
+	printf("\n  %lld optimizer steps, %lld images, %.0f s of training (%.0f CPU s)\n",
 	       (long long)t->at.step, (long long)t->at.images, t->at.train_seconds, t->at.cpu_seconds);
 	printf("  results   %s/result%s.json, metrics.jsonl, tensorboard/\n", t->dir,
 	       t->file->n_stages ? "-*" : "");
-	printf("  pictures  %s/samples/\n", t->dir);
+	printf("  images  %s/samples/\n", t->dir);
 	printf("  adapter   %s/checkpoints/step-%08lld/lora\n", t->dir, (long long)t->at.step);
 	fflush(stdout);
 }
@@ -381,7 +381,7 @@ static int run_stage(struct trainer *t, struct err *e)
 	if (dist_agree(t->dist, t->dist->rank == 0 ? write_result(t, &after, e) : 0, e))
 		return -1;
 	if (t->dist->rank == 0 && t->test.n)
-		eval_print(&t->before, &after, "held-out pictures");
+		eval_print(&t->before, &after, "held-out images");
 	return 0;
 }
 
@@ -405,7 +405,7 @@ static int next_stage(struct trainer *t, struct err *e)
 int trainer_run(struct trainer *t, struct err *e)
 {
 	if (t->dist->rank == 0)
-		log_info("%s: %lld adapter parameters on %d modules, %lld pictures a round on %d rank%s of "
+		log_info("%s: %lld adapter parameters on %d modules, %lld images a round on %d rank%s of "
 			 "%d thread%s, %s",
 			 t->x->run.name, (long long)t->policies.theta.numel, t->policies.theta.n,
 			 (long long)(t->x->prompts.groups * t->x->prompts.group_size), t->dist->ranks,

@@ -1,4 +1,4 @@
-/* rollout.c -- the pictures of an epoch: prompts, noise keyed by sample, the old policy, rewards beside,
+/* rollout.c -- the images of an epoch: prompts, noise keyed by sample, the old policy, rewards beside,
  * advantages. */
 #include "aten/transfer.h"
 #include "base/log.h"
@@ -108,9 +108,9 @@ struct cond samples_cond(const struct trainer *t, const struct samples *s, const
 	return cond_rows(&s->cond, index);
 }
 
-/* Pictures on their way to the CPU: samples at .. at + n - 1 of this rank's share. */
+/* Images on their way to the CPU: samples at .. at + n - 1 of this rank's share. */
 struct delivery {
-	struct at_fetch *pictures; /* NULL: none are */
+	struct at_fetch *images; /* NULL: none are */
 	int64_t at;
 	int n;
 };
@@ -119,13 +119,13 @@ static void deliver(struct trainer *t, struct samples *s, struct judging *j, str
 {
 	struct at_scope *sc = at_begin(AT_NO_GRAD);
 
-	if (d->pictures)
-		submit(t, s, j, d->at, d->n, at_fetch_end(d->pictures));
-	d->pictures = NULL;
+	if (d->images)
+		submit(t, s, j, d->at, d->n, at_fetch_end(d->images));
+	d->images = NULL;
 	at_end(sc);
 }
 
-/* One batch; its latents go to x0, its pictures on their way. */
+/* One batch; its latents go to x0, its images on their way. */
 static struct delivery sample_batch(struct trainer *t, struct samples *s, const struct pass *old,
 				    struct at_dims chw, int64_t at)
 {
@@ -141,7 +141,7 @@ static struct delivery sample_batch(struct trainer *t, struct samples *s, const 
 	struct cond cond = samples_cond(t, s, id, n);
 	at_t x0 = sampler_run(&t->rollout, old, noise, &cond);
 
-	d.pictures = at_fetch_begin(pipeline_pixels(&t->pipeline, x0));
+	d.images = at_fetch_begin(pipeline_pixels(&t->pipeline, x0));
 	at_copy_(at_narrow(s->x0_NCHW, 0, at, n), x0);
 	free(id);
 	at_end(sc);
@@ -149,7 +149,7 @@ static struct delivery sample_batch(struct trainer *t, struct samples *s, const 
 }
 
 /* Samples this rank's share batch by batch; scoring goes on beside.  A GPU has the next batch to work on
- * while this one's pictures come and go to the judges; where they are there at once, they go at once. */
+ * while this one's images come and go to the judges; where they are there at once, they go at once. */
 static void sample_share(struct trainer *t, struct samples *s, struct judging *j)
 {
 	struct at_scope *sc = at_begin(AT_NO_GRAD);
@@ -165,7 +165,7 @@ static void sample_share(struct trainer *t, struct samples *s, struct judging *j
 
 		deliver(t, s, j, &coming);
 		coming = next;
-		if (at_fetch_ready(coming.pictures))
+		if (at_fetch_ready(coming.images))
 			deliver(t, s, j, &coming);
 	}
 	deliver(t, s, j, &coming);
@@ -225,7 +225,7 @@ int rollout_epoch(struct trainer *t, struct samples *s, struct err *e)
 	const struct mixture_scores *all = &s->scores; /* the same on every rank, and so is what follows */
 	if ((double)all->unavailable > t->x->train.max_unavailable * (double)s->n)
 		return err_set(
-		    e, "rewards: %lld of %lld pictures could not be scored (train.max_unavailable is %g); %s",
+		    e, "rewards: %lld of %lld images could not be scored (train.max_unavailable is %g); %s",
 		    (long long)all->unavailable, (long long)s->n, t->x->train.max_unavailable, all->why);
 	take_strict(t, s);
 	judge_samples(t, s);

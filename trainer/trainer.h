@@ -26,10 +26,10 @@ struct progress_state {
 	double stage_seconds;      /* of train_seconds, in this stage */
 	double held_out;           /* this stage's newest held-out score; 0: none yet */
 	int64_t epoch;             /* rounds of rollout and update finished */
-	int64_t images;            /* pictures sampled for training */
+	int64_t images;            /* images sampled for training */
 	int64_t skipped;           /* steps skipped for non-finite numbers */
 	int64_t skipped_in_row;
-	int64_t unavailable; /* pictures without a reward */
+	int64_t unavailable; /* images without a reward */
 	double train_seconds,
 	    cpu_seconds; /* spent in epochs, evaluation not counted; CPU over all ranks that train */
 };
@@ -60,7 +60,7 @@ int trainer_open(struct trainer *t, const struct experiment *x, struct dist *d, 
 int trainer_enter(struct trainer *t, int64_t i, struct err *e);
 void trainer_close(struct trainer *t);
 
-/* The pictures of one epoch.  Arrays of n are the same on every rank; x0 holds this rank's share. */
+/* The images of one epoch.  Arrays of n are the same on every rank; x0 holds this rank's share. */
 struct samples {
 	int64_t n, groups;
 	int64_t first, count;         /* this rank's share: samples first .. first + count - 1 */

@@ -15,9 +15,9 @@ const char *const relation_names[RELATIONS + 1] = { "left of", "right of", "abov
 
 const struct field shapes_fields[] = {
 	FIELD(struct shapes_conf, grid, .init = "3", .min = 2, .max = 16, .unit = "cells",
-	      .doc = "Cells along each side of a picture"),
+	      .doc = "Cells along each side of an image"),
 	FIELD(struct shapes_conf, cell, .init = "8", .min = 4, .max = 64, .unit = "pixels",
-	      .doc = "Side of a cell; a picture has grid x cell pixels a side"),
+	      .doc = "Side of a cell; an image has grid x cell pixels a side"),
 	FIELD(struct shapes_conf, half_min, .init = "2.7", .min = 1, .max = 32, .unit = "pixels",
 	      .doc = "Smallest half-size of an object"),
 	FIELD(struct shapes_conf, half_max, .init = "3.15", .min = 1, .max = 32, .unit = "pixels",
@@ -247,7 +247,7 @@ out:
 	return ret;
 }
 
-/* ---- pictures ---- */
+/* ---- images ---- */
 
 static bool inside(enum shape shape, double x, double y, double h)
 {

@@ -1,7 +1,7 @@
 /*
  * shapes.h -- the shapes world: a text-to-image world small enough for two CPU cores.
  *
- * Pictures of `grid` x `grid` cells of `cell` pixels; objects sit in cells, anti-aliased, on a dark
+ * Images of `grid` x `grid` cells of `cell` pixels; objects sit in cells, anti-aliased, on a dark
  * background. Prompts carry GenEval's six tags and metadata in GenEval's own JSON form.  Everything is a
  * parameter of one table.
  */

@@ -3,7 +3,7 @@
  * memory traffic of bfloat16 and twice its products a second on GPUs that have them (from sm_89 on).
  *
  * Activations are rounded likewise, token by token.  The linears outside the blocks and the adaLN products
- * stay as they are: they are a few per cent of the work and every token of the picture depends on them.
+ * stay as they are: they are a few per cent of the work and every token of the image depends on them.
  */
 #ifndef FP8_H
 #define FP8_H

@@ -35,7 +35,7 @@ void clip_pixels(const struct clip *m, enum clip_fit fit, const uint8_t *rgb, in
 	to_w = to_w < 1 ? 1 : to_w;
 	to_h = to_h < 1 ? 1 : to_h;
 	uint8_t *sized = resize_bicubic(rgb, w, h, to_w, to_h);
-	/* where the square's corner is in the resized picture: inside, or outside by the padding */
+	/* where the square's corner is in the resized image: inside, or outside by the padding */
 	int left = to_w >= S ? (to_w - S) / 2 : -((S - to_w) / 2);
 	int top = to_h >= S ? (to_h - S) / 2 : -((S - to_h) / 2);
 
@@ -188,7 +188,7 @@ static int read_triple(double out[3], const json_t *o, const char *key, const ch
 	return 0;
 }
 
-/* What the pictures are normalised by: CLIP's own numbers, or those of the folder's configuration. */
+/* What the images are normalised by: CLIP's own numbers, or those of the folder's configuration. */
 static int read_normalisation(struct clip *m, const char *dir, const json_t *config, bool open,
 			      const char *config_path, struct err *e)
 {

@@ -1,5 +1,5 @@
 /*
- * clip.h -- CLIP whole (arXiv 2103.00020): a picture and a text as points on one sphere.
+ * clip.h -- CLIP whole (arXiv 2103.00020): an image and a text as points on one sphere.
  *
  * DIR is a folder of transformers' CLIPModel (config.json, model.safetensors, preprocessor_config.json) or of
  * open_clip (open_clip_config.json, open_clip_model.safetensors), with the tokenizer's files beside.  Pixels
@@ -27,7 +27,7 @@ struct clip {
 	enum at_device device;
 };
 
-/* How a picture that is not square becomes one. */
+/* How an image that is not square becomes one. */
 enum clip_fit {
 	CLIP_CROP, /* the shorter side is resized, the longer cut off on both sides */
 	CLIP_PAD   /* the longer side is resized, the shorter filled up with black (HPSv2) */
@@ -36,7 +36,7 @@ enum clip_fit {
 /* Must not move while open. */
 int clip_open(struct clip *m, const char *dir, enum at_dtype dt, enum at_device dev, struct err *e);
 void clip_release(struct clip *m);
-/* (3, image_size, image_size) normalised values of an 8-bit picture. */
+/* (3, image_size, image_size) normalised values of an 8-bit image. */
 void clip_pixels(const struct clip *m, enum clip_fit fit, const uint8_t *rgb, int w, int h, float *out);
 /* Unit vectors (B, P), float32, of the innermost scope. */
 at_t clip_image_features(const struct clip *m, at_t pixels_B3SS);

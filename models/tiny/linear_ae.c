@@ -1,6 +1,6 @@
 /*
- * linear_ae.c -- pictures to latents and back by one fixed linear map a patch.
- * Shapes: B pictures of H x W, latents h x w, patch side p, F = 3 p p values a patch, C channels, N patches
+ * linear_ae.c -- images to latents and back by one fixed linear map a patch.
+ * Shapes: B images of H x W, latents h x w, patch side p, F = 3 p p values a patch, C channels, N patches
  * of data.
  */
 #include "models/encoder.h"
@@ -232,7 +232,7 @@ static at_t decode_type(void *state, at_t z_BChw, int64_t at_a_time)
 {
 	const struct linear_ae *a = state;
 
-	(void)at_a_time; /* a product: pictures in one go */
+	(void)at_a_time; /* a product: images in one go */
 	return linear_ae_decode(a, at_to(z_BChw, at_dtype_of(a->decode_FC), at_device_of(a->decode_FC)));
 }
 

@@ -1,6 +1,6 @@
 /*
  * vae.c -- the forward of AutoencoderKL's two halves.
- * Shapes: B pictures, C channels, H x W pixels at any level, h x w latents, N = H W tokens of the middle.
+ * Shapes: B images, C channels, H x W pixels at any level, h x w latents, N = H W tokens of the middle.
  */
 #include "models/vae/vae.h"
 #include "models/taps.h"
@@ -131,7 +131,7 @@ static at_t in_pieces(const struct vae *m, at_t (*some)(const struct vae *, at_t
 			out = at_escape(piece, y);
 		} else if (at_requires_grad(y)) {
 			out = at_escape(piece, out ? at_cat2(out, y, 0) : y);
-		} else { /* into place: a second copy of all pictures is never needed */
+		} else { /* into place: a second copy of all images is never needed */
 			if (!out) {
 				struct at_dims d = at_shape(y);
 				d.d[0] = B;

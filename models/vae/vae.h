@@ -51,7 +51,7 @@ int vae_open(struct vae *m, const char *dir, enum at_dtype dt, enum at_device de
 void vae_release(struct vae *m);
 int64_t vae_scale(const struct vae *m); /* pixels a latent */
 /* Latents (B, C, h, w) as the sampler makes them -> pixels (B, 3, 8 h, 8 w), unclamped.  At most
- * `at_a_time` pictures are decoded together: memory is theirs. */
+ * `at_a_time` images are decoded together: memory is theirs. */
 at_t vae_decode(const struct vae *m, at_t z_BChw, int64_t at_a_time);
 /* Pixels in [-1, 1] -> the posterior's mean, shifted and scaled as the sampler has it. */
 at_t vae_encode(const struct vae *m, at_t x_B3HW);

@@ -1,6 +1,6 @@
 /*
- * reward_clip.c -- rewards that are an angle between a picture and its prompt in CLIP's space: clipscore,
- * pickscore, hpsv2; and aesthetic, which looks at the picture alone.
+ * reward_clip.c -- rewards that are an angle between an image and its prompt in CLIP's space: clipscore,
+ * pickscore, hpsv2; and aesthetic, which looks at the image alone.
  */
 #include "aten/safetensors.h"
 #include "base/mem.h"
@@ -32,8 +32,8 @@ static const char *const dtype_names[] = { "float32", "bfloat16", "float16", NUL
 	    FIELD(S, device, .init = "auto", .choices = at_device_names,                                     \
 		  .doc = "where it runs; auto: where the run's tensors live, or on a reward rank without a " \
 			 "GPU the CPU"),                                                                     \
-	    FIELD(S, batch, .init = "16", .min = 1, .max = 4096, .unit = "pictures",                         \
-		  .doc = "pictures scored at a time")
+	    FIELD(S, batch, .init = "16", .min = 1, .max = 4096, .unit = "images",                           \
+		  .doc = "images scored at a time")
 
 static const struct field clip_fields[] = { CLIP_FIELDS(struct clip_conf), FIELD_END };
 static const struct field aesthetic_fields[] = {
@@ -91,7 +91,7 @@ static void close_scorer(void *state)
 	free(s);
 }
 
-static at_t picture_features(const struct clip *m, enum clip_fit fit, const struct reward_item *item, int n)
+static at_t image_features(const struct clip *m, enum clip_fit fit, const struct reward_item *item, int n)
 {
 	int64_t S = m->vision.image_size;
 	at_t pixels_B3SS = at_empty(DIMS(n, 3, S, S), AT_F32, AT_CPU);
@@ -102,7 +102,7 @@ static at_t picture_features(const struct clip *m, enum clip_fit fit, const stru
 	return clip_image_features(m, pixels_B3SS);
 }
 
-/* Each distinct prompt of the batch once: a group's pictures come one behind the other. */
+/* Each distinct prompt of the batch once: a group's images come one behind the other. */
 static int text_features(const struct clip *m, const struct reward_item *item, int n, at_t *out_BP,
 			 struct err *e)
 {
@@ -153,8 +153,8 @@ static int score_angles(struct scorer *s, enum clip_fit fit, double unit, const 
 
 		ret = text_features(m, item + at, k, &text_BP, e);
 		if (!ret) {
-			at_t picture_BP = picture_features(m, fit, item + at, k);
-			at_t cos_B = at_sum_dim(at_mul(text_BP, picture_BP), 1, false);
+			at_t image_BP = image_features(m, fit, item + at, k);
+			at_t cos_B = at_sum_dim(at_mul(text_BP, image_BP), 1, false);
 
 			put(out + at, k, unit > 0 ? at_mul(cos_B, m->logit_scale / unit) : cos_B);
 		}
@@ -254,7 +254,7 @@ static int score_aesthetic(void *state, const struct reward_item *item, int n, s
 	for (int at = 0; at < n; at += (int)s->batch) {
 		struct at_scope *sc = at_begin(AT_NO_GRAD);
 		int k = n - at < s->batch ? n - at : (int)s->batch;
-		at_t x_BP = picture_features(&s->tower->clip, CLIP_CROP, item + at, k);
+		at_t x_BP = image_features(&s->tower->clip, CLIP_CROP, item + at, k);
 
 		for (int i = 0; i < HEAD; i++)
 			x_BP = at_linear(x_BP, s->head_w[i], s->head_b[i]);
@@ -274,11 +274,11 @@ static int score_aesthetic(void *state, const struct reward_item *item, int n, s
 	}
 
 const struct reward_type reward_clipscore =
-    CLIP_REWARD("clipscore", "CLIP's logit of picture and prompt, / 100 (ViT-L/14)", score_clip);
+    CLIP_REWARD("clipscore", "CLIP's logit of image and prompt, / 100 (ViT-L/14)", score_clip);
 const struct reward_type reward_pickscore =
-    CLIP_REWARD("pickscore", "PickScore's logit of picture and prompt, / 26 (ViT-H/14)", score_pick);
+    CLIP_REWARD("pickscore", "PickScore's logit of image and prompt, / 26 (ViT-H/14)", score_pick);
 const struct reward_type reward_hpsv2 =
-    CLIP_REWARD("hpsv2", "HPSv2's cosine of picture and prompt (ViT-H/14, v2.1's weights)", score_hps);
+    CLIP_REWARD("hpsv2", "HPSv2's cosine of image and prompt (ViT-H/14, v2.1's weights)", score_hps);
 
 const struct reward_type reward_aesthetic = {
 	.abi = REWARD_ABI,

@@ -101,7 +101,7 @@ static bool find_edges(const struct color_question *q, int edge[4])
 {
 	for (int i = 0; i < 4; i++) {
 		int side = i % 2 ? q->h : q->w;
-		/* A box may lie beyond the picture, but not without bounds. */
+		/* A box may lie beyond the image, but not without bounds. */
 		edge[i] = (int)fmin(fmax(nearbyint(q->box[i]), -side), 2 * side);
 	}
 	return edge[2] > edge[0] && edge[3] > edge[1];

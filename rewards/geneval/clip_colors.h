@@ -2,7 +2,7 @@
  * clip_colors.h -- the colour of a detected object, as GenEval asks CLIP for it.
  *
  * Zero-shot over ten colours and three templates: each text's unit vector, their mean of a colour as a unit
- * vector, its cosine with the object's.  An object is the picture cut to its box, grey (#999) where its mask
+ * vector, its cosine with the object's.  An object is the image cut to its box, grey (#999) where its mask
  * is not.
  */
 #ifndef CLIP_COLORS_H
@@ -29,7 +29,7 @@ void clip_colors_close(struct clip_colors *c); /* NULL is fine */
 int clip_colors_ask(struct clip_colors *c, struct color_question *q, int n, struct err *e);
 
 /* What CLIP gets to see: w x h x 3, free() it.  NULL for an empty box.  Rounds as PIL's crop does (halves to
- * the even number) and is black beyond the picture's edges (a picture's side beyond at most). */
+ * the even number) and is black beyond the image's edges (an image's side beyond at most). */
 uint8_t *clip_colors_crop(const struct color_question *q, int *w, int *h);
 
 #endif

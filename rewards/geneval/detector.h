@@ -13,11 +13,11 @@ struct geneval_conf {
 	int64_t batch;
 };
 
-/* What was found in one picture. */
+/* What was found in one image. */
 struct detection {
 	struct geneval_object *v;
 	int n;
-	char why[160]; /* "" unless this picture could not be searched */
+	char why[160]; /* "" unless this image could not be searched */
 };
 
 struct detector {
@@ -31,7 +31,7 @@ struct detector_type {
 	const char *name, *doc;
 	/* Fills state, classes and colors; conf outlives it. */
 	int (*open)(struct detector *d, const struct geneval_conf *conf, struct err *e);
-	/* n pictures and what is asked of them.  out: n zeroed; free(out[i].v), after an error too.  An error
+	/* n images and what is asked of them.  out: n zeroed; free(out[i].v), after an error too.  An error
 	 * is one of all of them.  May run in several threads at once. */
 	int (*detect)(struct detector *d, const struct reward_item *item, json_t *const *meta, int n,
 		      struct detection *out, struct err *e);

@@ -21,7 +21,7 @@ enum {
 	SPECK = 6,       /* smaller regions are noise */
 	SIDE_MAX = 26,   /* a blob and its rim; larger is no object */
 	RIM = 2,         /* pixels around a blob that count as partly covered by it */
-	BLOBS_MAX = 256, /* looked at in a picture, in reading order */
+	BLOBS_MAX = 256, /* looked at in an image, in reading order */
 };
 #define HALF_MIN  1.7
 #define HALF_STEP 1.04
@@ -189,7 +189,7 @@ struct fit {
 	double cx, cy, half, iou;
 };
 
-/* A blob and its rim of one pixel as coverage: w x h from (x0, y0) of the picture. */
+/* A blob and its rim of one pixel as coverage: w x h from (x0, y0) of the image. */
 struct patch {
 	int x0, y0, w, h;
 	float cover[SIDE_MAX * SIDE_MAX];
@@ -347,7 +347,7 @@ static struct fit examine(const struct scan *s, const struct blob *b)
 	return best;
 }
 
-/* ---- one picture ---- */
+/* ---- one image ---- */
 
 struct found {
 	struct fit v[BLOBS_MAX];
@@ -399,8 +399,8 @@ static void look(const struct templates *t, const uint8_t *rgb, int w, int h, st
 	struct found found;
 
 	if (w < 1 || h < 1 || pixels > 1 << 26) {
-		snprintf(out->why, sizeof out->why,
-			 "a picture of %d x %d pixels cannot be searched for blobs", w, h);
+		snprintf(out->why, sizeof out->why, "an image of %d x %d pixels cannot be searched for blobs",
+			 w, h);
 		return;
 	}
 	s.level = mem_alloc(pixels);

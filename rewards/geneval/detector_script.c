@@ -4,7 +4,7 @@
  * forward(images (N, 3, H, W) float32 in [0, 1], as they are: resizing and normalising are the module's)
  * returns N lists of Q candidates as a tuple:
  *
- * boxes (N, Q, 4): x0, y0, x1, y1 in the picture's pixels, x1 and y1 behind the last one
+ * boxes (N, Q, 4): x0, y0, x1, y1 in the image's pixels, x1 and y1 behind the last one
  *
  * classes (N, Q): index of the class, from 0
  *
@@ -12,7 +12,7 @@
  *
  * masks (N, Q, H, W): what is above 0.5 belongs to the object; may be absent
  *
- * Shapes: N pictures, Q candidates, H, W pixels.
+ * Shapes: N images, Q candidates, H, W pixels.
  */
 #include "aten/script.h"
 #include "base/file.h"
@@ -20,7 +20,7 @@
 #include "base/text.h"
 #include "rewards/geneval/clip_colors.h"
 #include "rewards/geneval/detector.h"
-#include "rewards/pictures.h"
+#include "rewards/image_batch.h"
 #include <math.h>
 #include <pthread.h>
 #include <stdlib.h>
@@ -198,7 +198,7 @@ static void script_close(struct detector *d)
 struct answer {
 	at_t masks_NQHW; /* NULL: none */
 	int64_t Q;
-	double *box, *class, *score; /* of all pictures' candidates */
+	double *box, *class, *score; /* of all images' candidates */
 };
 
 static void free_answer(struct answer *a)
@@ -255,7 +255,7 @@ static int check_candidate(const struct watcher *w, const struct answer *a, int6
 static int ask(struct answer *out, const struct watcher *w, const struct reward_item *item, int n,
 	       struct err *e)
 {
-	at_t in_N3HW = at_to(pictures_tensor(item, n, 0), AT_F32, w->device), x[OUTPUTS];
+	at_t in_N3HW = at_to(image_batch_tensor(item, n, 0), AT_F32, w->device), x[OUTPUTS];
 	int count;
 
 	if (at_script_run_all(w->script, 1, &in_N3HW, x, OUTPUTS, &count, e))
@@ -279,15 +279,15 @@ static int ask(struct answer *out, const struct watcher *w, const struct reward_
 	return 0;
 }
 
-static void select_objects(struct detection *out, const struct watcher *w, const struct answer *a,
-			   int picture, const char *const *classes, const json_t *meta)
+static void select_objects(struct detection *out, const struct watcher *w, const struct answer *a, int image,
+			   const char *const *classes, const json_t *meta)
 {
 	const struct geneval_limits limits = { w->conf->threshold, w->conf->counting_threshold,
 					       w->conf->max_overlap };
 
 	out->v = mem_zero((size_t)a->Q, sizeof *out->v);
 	for (int q = 0; q < a->Q; q++) {
-		int64_t i = picture * a->Q + q;
+		int64_t i = image * a->Q + q;
 		if (a->score[i] <= 0)
 			continue;
 		struct geneval_object *o = &out->v[out->n++];
@@ -302,11 +302,11 @@ static void select_objects(struct detection *out, const struct watcher *w, const
 /* ---- colours ---- */
 
 /* A mask as bytes, of the innermost scope. */
-static const uint8_t *mask_of(const struct answer *a, int picture, int candidate)
+static const uint8_t *mask_of(const struct answer *a, int image, int candidate)
 {
 	if (!a->masks_NQHW)
 		return NULL;
-	at_t mask_HW = at_select(at_select(a->masks_NQHW, 0, picture), 0, candidate);
+	at_t mask_HW = at_select(at_select(a->masks_NQHW, 0, image), 0, candidate);
 	return at_data(at_contiguous(at_to(at_ge(mask_HW, 0.5), AT_U8, AT_CPU)));
 }
 
@@ -341,7 +341,7 @@ static int color_objects(struct watcher *w, const struct reward_item *item, json
 	return ret;
 }
 
-/* Pictures of one size. */
+/* Images of one size. */
 static int detect_some(struct detector *d, const struct reward_item *item, json_t *const *meta, int n,
 		       struct detection *out, struct err *e)
 {
@@ -367,7 +367,7 @@ static int script_detect(struct detector *d, const struct reward_item *item, jso
 
 	pthread_mutex_lock(&w->lock);
 	for (int at = 0, k; at < n && !ret; at += k) {
-		k = pictures_alike(item + at, n - at, (int)w->conf->batch);
+		k = images_alike(item + at, n - at, (int)w->conf->batch);
 		ret = detect_some(d, item + at, meta + at, k, out + at, e);
 	}
 	pthread_mutex_unlock(&w->lock);

@@ -26,8 +26,8 @@ static const struct field fields[] = {
 	FIELD(struct geneval_conf, device, .init = "auto", .choices = at_device_names,
 	      .doc = "script: where it and CLIP run; auto: where the run's tensors live, or on a reward rank "
 		     "without a GPU the CPU"),
-	FIELD(struct geneval_conf, batch, .init = "8", .min = 1, .max = 4096, .unit = "pictures",
-	      .doc = "script: pictures searched at a time, all of one size"),
+	FIELD(struct geneval_conf, batch, .init = "8", .min = 1, .max = 4096, .unit = "images",
+	      .doc = "script: images searched at a time, all of one size"),
 	FIELD(struct geneval_conf, threshold, .init = "0.3", .max = 1,
 	      .doc = "script: candidates with a higher score are objects"),
 	FIELD(struct geneval_conf, counting_threshold, .init = "0.9", .max = 1,

@@ -13,7 +13,7 @@
 
 #define CONTRAFLOW_PLUGIN_ABI 2
 
-/* For `flags`: every call of score() gets all pictures of one prompt, in order, and nothing else.  The key
+/* For `flags`: every call of score() gets all images of one prompt, in order, and nothing else.  The key
  * `group: true` of the configuration asks for the same, of any library. */
 #define CONTRAFLOW_GROUP 1u
 

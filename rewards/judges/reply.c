@@ -62,8 +62,7 @@ int reply_scores(struct reward_score *out, int n, const char *text, size_t size,
 	else if (o && !json_is_array(list))
 		ret = err_set(e, "the judge's answer has no list 'scores'");
 	else if (o && json_array_size(list) != (size_t)n)
-		ret =
-		    err_set(e, "the judge's answer has %zu scores for %d pictures", json_array_size(list), n);
+		ret = err_set(e, "the judge's answer has %zu scores for %d images", json_array_size(list), n);
 	for (int i = 0; i < n && !ret; i++)
 		one(&out[i], json_array_get(list, (size_t)i));
 	if (ret)

@@ -87,7 +87,7 @@ static int read_file(struct text *file, struct reward_item *item, const json_t *
 		return err_set(e, "image: %d x %d pixels, a side may have %d", item->w, item->h, l->side);
 	*pixels += (int64_t)item->w * item->h;
 	if (*pixels > l->pixels)
-		return err_set(e, "image: with it the pictures have more than %lld pixels",
+		return err_set(e, "image: with it the images have more than %lld pixels",
 			       (long long)l->pixels);
 	return 0;
 }

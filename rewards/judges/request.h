@@ -1,9 +1,9 @@
 /*
  * request.h -- what a judge is asked, read: the other end of reply.h's protocol.
  *
- * {"version": 1, "items": [{"prompt": "...", "meta": {...}, "image": "iVBORw0..."}, ...]}: pictures as PNG or
+ * {"version": 1, "items": [{"prompt": "...", "meta": {...}, "image": "iVBORw0..."}, ...]}: images as PNG or
  * JPEG in base64, `meta` an object or absent; keys of other names are left alone.  It comes from outside, so
- * nothing in it is believed: sizes stand in a picture's header and are checked, of all pictures, before the
+ * nothing in it is believed: sizes stand in an image's header and are checked, of all images, before the
  * first is decompressed.
  */
 #ifndef REQUEST_H
@@ -14,9 +14,9 @@
 #define REQUEST_VERSION 1
 
 struct request_limits {
-	int items;      /* pictures */
-	int side;       /* pixels, of a picture's width and of its height */
-	int64_t pixels; /* of all pictures together */
+	int items;      /* images */
+	int side;       /* pixels, of an image's width and of its height */
+	int64_t pixels; /* of all images together */
 };
 struct request {
 	struct reward_item *item; /* n; what they point at is the request's */

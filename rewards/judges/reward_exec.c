@@ -36,13 +36,13 @@ struct exec_conf {
 static const struct field fields[] = {
 	FIELD(struct exec_conf, command, .init = NULL, .min = 1, .max = 1000,
 	      .doc = "the program and its arguments; without a slash it is looked for in $PATH"),
-	FIELD(struct exec_conf, batch, .init = "16", .min = 1, .max = 4096, .unit = "pictures",
-	      .doc = "pictures it gets at a time"),
+	FIELD(struct exec_conf, batch, .init = "16", .min = 1, .max = 4096, .unit = "images",
+	      .doc = "images it gets at a time"),
 	FIELD(struct exec_conf, timeout, .init = "60", .min = 1e-3, .max = 1e6, .unit = "s",
 	      .doc =
 		  "what a batch may take before the child is killed; the first may take ten times as long"),
 	FIELD(struct exec_conf, retries, .init = "2", .min = 0, .max = 1000,
-	      .doc = "new children a batch, before its pictures are unavailable"),
+	      .doc = "new children a batch, before its images are unavailable"),
 	FIELD(struct exec_conf, group, .init = "false",
 	      .doc = REPLY_GROUP_DOC "; then `batch` does not count"),
 	FIELD_END
@@ -316,7 +316,7 @@ static char *make_header(const struct child *c, const struct reward_item *item, 
 }
 
 /* One batch through the child that runs.  Nonsense in the answer's bytes is an error; in its JSON, where the
- * frames hold, the pictures are unavailable. */
+ * frames hold, the images are unavailable. */
 static int try_batch(struct child *c, const char *header, const struct reward_item *item, int n,
 		     struct reward_score *out, struct err *e)
 {

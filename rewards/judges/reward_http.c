@@ -1,5 +1,5 @@
 /*
- * reward_http.c -- a judge behind HTTP: each batch is one POST of JSON (reply.h), pictures as PNG in base64.
+ * reward_http.c -- a judge behind HTTP: each batch is one POST of JSON (reply.h), images as PNG in base64.
  *
  * {"version": 1, "items": [{"prompt": "...", "meta": {...}, "image": "iVBORw0..."}]} -> {"scores": [0.5]}
  */
@@ -22,8 +22,8 @@ static const struct field fields[] = {
 	FIELD(struct http_conf, url, .init = NULL, .doc = "where batches are posted to"),
 	FIELD(struct http_conf, token_env, .init = "",
 	      .doc = "environment variable that holds a bearer token; empty: no token"),
-	FIELD(struct http_conf, batch, .init = "8", .min = 1, .max = 4096, .unit = "pictures",
-	      .doc = "pictures a request"),
+	FIELD(struct http_conf, batch, .init = "8", .min = 1, .max = 4096, .unit = "images",
+	      .doc = "images a request"),
 	FIELD(struct http_conf, in_flight, .init = "4", .min = 1, .max = 1024, .unit = "requests",
 	      .doc = "requests at a time from each rank"),
 	FIELD(struct http_conf, timeout, .init = "60", .min = 1e-3, .max = 1e6, .unit = "s",
@@ -73,7 +73,7 @@ static int open_http(void **state, const void *conf, struct err *e)
 	return 0;
 }
 
-/* The body of a request; NULL when a picture cannot be written. */
+/* The body of a request; NULL when an image cannot be written. */
 static char *make_body(const struct judge *j, const struct reward_item *item, int n, struct err *e)
 {
 	json_t *o = reply_request(item, n, j->conf->group), *list = json_object_get(o, "items");

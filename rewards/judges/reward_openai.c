@@ -1,6 +1,6 @@
 /*
  * reward_openai.c -- a vision model as a judge, behind any server that speaks OpenAI's chat completions
- * (vLLM, SGLang, llama.cpp): a request a picture, many in flight, the score read from the text of the answer.
+ * (vLLM, SGLang, llama.cpp): a request an image, many in flight, the score read from the text of the answer.
  */
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include "base/http/http.h"
@@ -16,19 +16,19 @@
 #include <string.h>
 
 struct openai_conf {
-	char *url, *model, *key_env, *template, *pattern, *picture;
+	char *url, *model, *key_env, *template, *pattern, *image;
 	int64_t in_flight, retries, max_tokens, jpeg_quality;
 	double timeout, deadline, scale, low, high;
 };
 
-/* UnifiedReward was trained to judge a caption and its picture on these two counts and to end this way. */
+/* UnifiedReward was trained to judge a caption and its image on these two counts and to end this way. */
 #define TEMPLATE                                                                                             \
 	"You see an image that was generated from a caption. Judge it on two criteria: alignment, how well " \
 	"objects, attributes, relations and composition agree with the caption; and quality, how clear, "    \
 	"natural and pleasing the image is. Give a score from 1 (worst) to 5 (best), with decimals where "   \
 	"they help.\\nCaption: {prompt}\\nEnd with a line of its own:\\nFinal Score: X"
 
-static const char *const pictures[] = { "png", "jpeg", NULL };
+static const char *const image_kinds[] = { "png", "jpeg", NULL };
 
 static const struct field fields[] = {
 	FIELD(struct openai_conf, url, .init = "http://127.0.0.1:8000/v1/chat/completions",
@@ -37,14 +37,13 @@ static const struct field fields[] = {
 	FIELD(struct openai_conf, key_env, .init = "",
 	      .doc = "environment variable that holds the API key; empty: none is sent"),
 	FIELD(struct openai_conf, template, .init = TEMPLATE,
-	      .doc = "what is asked; {prompt} stands for the picture's prompt and \\n for a new line"),
+	      .doc = "what is asked; {prompt} stands for the image's prompt and \\n for a new line"),
 	FIELD(struct openai_conf, pattern, .init = "Final Score:\\s*([-+]?[0-9]*\\.?[0-9]+)",
 	      .doc = "regular expression whose first group is the score; its last match counts"),
-	FIELD(struct openai_conf, picture, .init = "png", .choices = pictures,
-	      .doc =
-		  "how pictures are sent; jpeg is a fraction of the bytes, and not quite what was sampled"),
+	FIELD(struct openai_conf, image, .init = "png", .choices = image_kinds,
+	      .doc = "how images are sent; jpeg is a fraction of the bytes, and not quite what was sampled"),
 	FIELD(struct openai_conf, jpeg_quality, .init = "95", .min = 1, .max = 100,
-	      .doc = "of `picture: jpeg`"),
+	      .doc = "of `image: jpeg`"),
 	FIELD(struct openai_conf, scale, .init = "0.2", .min = -1e9, .max = 1e9,
 	      .doc = "the reward is the score times this"),
 	FIELD(struct openai_conf, low, .init = "1", .min = -1e9, .max = 1e9,
@@ -138,7 +137,7 @@ static void ask(struct text *out, const char *template, const char *prompt)
 static char *make_body(const struct openai_conf *c, const struct reward_item *item, struct err *e)
 {
 	struct text url = { 0 }, question = { 0 };
-	bool jpeg = !strcmp(c->picture, "jpeg");
+	bool jpeg = !strcmp(c->image, "jpeg");
 	uint8_t *file;
 	size_t size;
 
@@ -146,7 +145,7 @@ static char *make_body(const struct openai_conf *c, const struct reward_item *it
 		 : image_png(&file, &size, item->w, item->h, item->rgb, e))
 		return NULL;
 	text_add(&url, "data:image/");
-	text_add(&url, c->picture);
+	text_add(&url, c->image);
 	text_add(&url, ";base64,");
 	text_base64(&url, file, size);
 	free(file);

@@ -19,7 +19,7 @@ static const struct field fields[] = {
 	      .doc = "the shared library, with a slash in its name: it is not looked for"),
 	FIELD(struct plugin_conf, options, .init = "", .doc = "given to the library as it is"),
 	FIELD(struct plugin_conf, group, .init = "false",
-	      .doc = "the library gets all pictures of a prompt at once, though it does not ask for that"),
+	      .doc = "the library gets all images of a prompt at once, though it does not ask for that"),
 	FIELD_END
 };
 
@@ -100,7 +100,7 @@ static int score(void *state, const struct reward_item *item, int n, struct rewa
 	}
 	free(in);
 	free(got);
-	return ret ? err_set(e, "%s could score none of %d pictures",
+	return ret ? err_set(e, "%s could score none of %d images",
 			     p->reward->name ? p->reward->name : "the library", n)
 		   : 0;
 }

@@ -1,5 +1,5 @@
 /*
- * scoring.h -- the answer to a request (request.h): its pictures through a mixture.
+ * scoring.h -- the answer to a request (request.h): its images through a mixture.
  *
  * {"scores": [{"score": 1.5, "rewards": {"ocr": {"score": 1.5}, ...}}, {"error": "ocr: ..."}]}: an entry an
  * item, in order.  `score` is the total, the sum of weight * score; `rewards` has each reward's own score and

@@ -2,13 +2,13 @@
  * mixture.h -- the rewards of an experiment: R = sum of weight * score, scored while the next batch is
  * sampled.
  *
- * Pictures are handed over batch by batch; worker threads score them in the order they came; mixture_wait
+ * Images are handed over batch by batch; worker threads score them in the order they came; mixture_wait
  * joins.  Several sets of samples may be under way at a time.  A reward that waits for others (REWARD_WAITS)
  * has a thread of its own beside those.
  *
  * A reward may have a deadline: what one call has not scored by then is unavailable.  The call cannot be
  * ended, so its thread is left to itself, another takes its place, and whatever it answers later is dropped.
- * What it reads (pictures, prompts, its own state) stays until it returns.
+ * What it reads (images, prompts, its own state) stays until it returns.
  */
 #ifndef MIXTURE_H
 #define MIXTURE_H

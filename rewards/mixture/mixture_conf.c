@@ -16,11 +16,11 @@ static const struct field entry_fields[] = {
 		  "may have any name, so that one reward can be there several times"),
 	FIELD(struct entry_conf, weight, .init = "1", .doc = "factor of this reward's score in the total"),
 	FIELD(struct entry_conf, deadline, .init = "0", .min = 0, .max = 1e6, .unit = "s",
-	      .doc = "what the reward may take for a batch of pictures; then they are unavailable and the "
+	      .doc = "what the reward may take for a batch of images; then they are unavailable and the "
 		     "reward is left to itself until it answers, which nobody hears; 0: any time. Rewards "
 		     "with a `deadline` of their own end what they have begun"),
 	FIELD(struct entry_conf, quorum, .init = "0", .min = 0, .max = 1,
-	      .doc = "share of a prompt's pictures that must have this score: where fewer have it, the "
+	      .doc = "share of a prompt's images that must have this score: where fewer have it, the "
 		     "prompt goes on without this reward, and where enough have it, the others are "
 		     "unavailable; 0: no prompt goes on without"),
 	FIELD_END

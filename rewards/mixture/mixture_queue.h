@@ -9,7 +9,7 @@
 #include "rewards/mixture/mixture.h"
 #include <pthread.h>
 
-/* Pictures that were handed over together; the last task that is done with them frees them. */
+/* Images that were handed over together; the last task that is done with them frees them. */
 struct batch {
 	int *sample; /* the samples of the set that they are */
 	uint8_t *pixels;

@@ -1,8 +1,8 @@
 /*
  * remote.h -- a mixture whose rewards are elsewhere: other processes open them and score, this one hands
- * pictures over and gets scores.
+ * images over and gets scores.
  *
- * The same pictures go together as would here, so the scores are those that a mixture here would give, bit by
+ * The same images go together as would here, so the scores are those that a mixture here would give, bit by
  * bit, whoever of the servers makes them.  How messages travel is the caller's (struct remote_link); both
  * ends are the same program on the same kind of machine.
  */

@@ -1,4 +1,4 @@
-/* remote_client.c -- the end of remote.h that has the pictures. */
+/* remote_client.c -- the end of remote.h that has the images. */
 #include "base/mem.h"
 #include "rewards/mixture/remote.h"
 #include "rewards/mixture/remote_message.h"

@@ -3,7 +3,7 @@
 #include "base/mem.h"
 #include <string.h>
 
-struct picture_head {
+struct image_head {
 	int32_t w, h, pixels; /* pixels: bytes that follow both texts */
 	int32_t prompt, meta; /* their lengths, zero bytes included */
 };
@@ -58,10 +58,10 @@ void remote_read_error(const char *data, size_t size, struct err *e)
 void remote_put_items(struct text *t, const struct reward_item *item, int n)
 {
 	for (int i = 0; i < n; i++) {
-		struct picture_head h = { .w = item[i].w,
-					  .h = item[i].h,
-					  .prompt = (int32_t)strlen(item[i].prompt) + 1,
-					  .meta = (int32_t)strlen(item[i].meta) + 1 };
+		struct image_head h = { .w = item[i].w,
+					.h = item[i].h,
+					.prompt = (int32_t)strlen(item[i].prompt) + 1,
+					.meta = (int32_t)strlen(item[i].meta) + 1 };
 
 		h.pixels = item[i].rgb ? h.w * h.h * 3 : 0;
 		text_add_bytes(t, &h, sizeof h);
@@ -77,7 +77,7 @@ struct reward_item *remote_get_items(const char *data, size_t size, int n)
 	size_t at = sizeof(struct remote_head);
 
 	for (int i = 0; i < n; i++) {
-		struct picture_head h;
+		struct image_head h;
 
 		memcpy(&h, next(data, size, &at, sizeof h), sizeof h);
 		item[i] = (struct reward_item) { .w = h.w, .h = h.h };

@@ -10,7 +10,7 @@ from safetensors.numpy import load
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BASE = "data/shapes/base"
-# A run of a few seconds whose 15 pictures a round divide evenly among no number of ranks but 1, 3 and 5.
+# A run of a few seconds whose 15 images a round divide evenly among no number of ranks but 1, 3 and 5.
 TINY = [
     "--set", "prompts.groups=3", "--set", "prompts.group_size=5", "--set", "eval.images_per_prompt=1",
     "--set", "prompts.test=", "--set", "log.tensorboard=false", "--set", "run.threads=1", "--set", "optimizer.decay=constant",

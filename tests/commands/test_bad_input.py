@@ -170,7 +170,7 @@ def test_sample_latents(tmp_path):
 
 
 def test_score(tmp_path):
-    """Pictures of the world's own renderer are right; others are not; what is no picture is refused."""
+    """Images of the world's own renderer are right; others are not; what is no image is refused."""
     contraflow("shapes", "--render", "data/shapes/test.jsonl", "-o", tmp_path / "true")
     pictures = sorted((tmp_path / "true").glob("*.png"))[:24]
     prompts = tmp_path / "p.jsonl"
@@ -182,9 +182,9 @@ def test_score(tmp_path):
     one.write_text(prompts.read_text().splitlines()[0])
     out = json.loads(contraflow("score", "--prompts", one, tmp_path / "black.png").stdout)["images"]
     assert out[0]["geneval"]["strict"] == 0 and out[0]["reward"] == 0
-    (tmp_path / "x.png").write_text("not a picture")
+    (tmp_path / "x.png").write_text("not an image")
     assert "x.png" in fails("score", "--prompts", one, tmp_path / "x.png")
-    assert "2 pictures" in fails("score", "--prompts", prompts, pictures[0], pictures[1])
+    assert "2 images" in fails("score", "--prompts", prompts, pictures[0], pictures[1])
 
 
 def test_inspect(tmp_path):

@@ -27,7 +27,7 @@ def ranking(v):
 
 @pytest.fixture
 def pictures(tmp_path):
-    """Six pictures of prompts a, b, a, c, b, a."""
+    """Six images of prompts a, b, a, c, b, a."""
     r, files = np.random.default_rng(1), []
     for i in range(6):
         Image.fromarray(r.integers(0, 256, (8, 6, 3), dtype=np.uint8)).save(tmp_path / f"{i}.png")
@@ -74,7 +74,7 @@ const struct contraflow_reward *contraflow_reward(void) { return &ranks; }
 
 
 def test_judges_of_every_kind(serve, pictures, tmp_path):  # noqa: F811
-    """Pictures of one prompt are one request, in order, though they lie apart; `batch` does not cut it."""
+    """Images of one prompt are one request, in order, though they lie apart; `batch` does not cut it."""
     light = [int(np.array(Image.open(f)).astype(int).sum()) for f in pictures]
     s = serve(lambda n, body: (200, json.dumps(dict(scores=ranking(means(body)))), {}))
 
@@ -130,8 +130,8 @@ def calls(folder):
 
 
 def test_any_number_of_ranks(tmp_path):
-    """15 pictures of 3 prompts, and 6 of one, on 1, 2 and 3 ranks: every call is one prompt's whole group, the same
-    pictures each time, and so are rewards, advantages and adapters. Picture by picture, so that the shares' batches are alike."""
+    """15 images of 3 prompts, and 6 of one, on 1, 2 and 3 ranks: every call is one prompt's whole group, the same
+    images each time, and so are rewards, advantages and adapters. Image by image, so that the shares' batches are alike."""
     (tmp_path / "child.py").write_text(CHILD)
     for groups, size in (3, 5), (1, 6):
         runs, seen = [], []
@@ -149,7 +149,7 @@ def test_any_number_of_ranks(tmp_path):
         for group, prompts, light in calls(tmp_path / f"calls-{groups}-1"):
             assert group is True and len(prompts) == size and len(set(prompts)) == 1
         for other, metrics in zip(seen[1:], runs[1:]):
-            # the first round's pictures are the same bits; the second's come of adapters that differ by rounding
+            # the first round's images are the same bits; the second's come of adapters that differ by rounding
             same = sum(a in seen[0] for a in other)
             assert len(other) == len(seen[0]) and same >= groups
             for key in runs[0][0]:

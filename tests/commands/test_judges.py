@@ -195,10 +195,10 @@ def test_openai(serve, pictures, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("kind, quality", [("png", 95), ("jpeg", 95), ("jpeg", 30)])
-def test_openai_pictures(serve, pictures, tmp_path, kind, quality):
+def test_openai_image_kinds(serve, pictures, tmp_path, kind, quality):
     """What the judge sees: the sampled pixels as a PNG, or those that PIL's JPEG of that quality has."""
     s = serve(lambda n, body: chat("Final Score: 3"))
-    got, _ = score(tmp_path, {"openai": dict(url=s.url, picture=kind, jpeg_quality=quality, in_flight=1)}, pictures)
+    got, _ = score(tmp_path, {"openai": dict(url=s.url, image=kind, jpeg_quality=quality, in_flight=1)}, pictures)
     assert np.allclose(got, 0.6)
     for file, (_, _, body, _) in zip(pictures, s.requests, strict=True):
         head, data = body["messages"][0]["content"][0]["image_url"]["url"].split(",")
@@ -219,7 +219,7 @@ def test_openai_faults(serve, pictures, tmp_path):
     (dict(http={}), "rewards.http.url"), (dict(http=dict(url="ftp://x")), "must begin with http://"),
     (dict(http=dict(url="http://x", token_env="NOT_THERE")), "NOT_THERE"), (dict(openai=dict(key_env="NOT_THERE")), "NOT_THERE"),
     (dict(openai=dict(template="no place")), "{prompt}"), (dict(openai=dict(pattern="(")), "regular expression"),
-    (dict(openai=dict(pattern="x")), "no group"), (dict(openai=dict(low=5)), "not below"), (dict(openai=dict(picture="webp")), "webp"), (dict(openai=dict(jpeg_quality=0)), "jpeg_quality"),
+    (dict(openai=dict(pattern="x")), "no group"), (dict(openai=dict(low=5)), "not below"), (dict(openai=dict(image="webp")), "webp"), (dict(openai=dict(jpeg_quality=0)), "jpeg_quality"),
     (dict(exec=dict(command=["/no/such/judge"])), "/no/such/judge"), (dict(exec={}), "rewards.exec.command"),
 ])  # fmt: skip
 def test_mistakes(pictures, tmp_path, reward, message):
@@ -286,7 +286,7 @@ def build_plugin(folder, name, text):
 
 
 def test_plugin(pictures, tmp_path):
-    """The example, built as it says; one picture below its bound is unavailable and not zero."""
+    """The example, built as it says; one image below its bound is unavailable and not zero."""
     text = (ROOT / "examples/judge_plugin.c").read_text()
     blue = [float(a[..., 2].sum() / a.sum()) for a in (np.array(Image.open(f)).astype(float) for f in pictures)]
     least = sorted(blue)[1] - 1e-6
@@ -324,7 +324,7 @@ const struct contraflow_reward *contraflow_reward(void) { return &hangs; }
 
 
 def test_hanging_plugin(pictures, tmp_path):
-    """A library that never returns takes its pictures with it, and neither the other rewards nor the end of the program."""
+    """A library that never returns takes its images with it, and neither the other rewards nor the end of the program."""
     rewards = dict(hangs=dict(type="plugin", path=build_plugin(tmp_path, "hangs", HANGS.replace("HEIGHT", "9")), deadline=0.3),
                    works=dict(type="plugin", path=build_plugin(tmp_path, "works", HANGS.replace("HEIGHT", "1"))))  # fmt: skip
     got, done = score(tmp_path, rewards, pictures)
@@ -374,7 +374,7 @@ def test_training_with_judges(serve, tmp_path):
                "--set", f"rewards.http={json.dumps(dict(url=flaky.url, weight=0.01, batch=2, in_flight=1, retries=0))}")  # fmt: skip
     row = read_lines(tmp_path / "flaky/metrics.jsonl")[0]
     assert 0 < row["reward/unavailable"] < 8 and np.isfinite(row["loss/policy"])
-    # The same with a quorum: prompts go on without a judge that failed them, and lose no picture.
+    # The same with a quorum: prompts go on without a judge that failed them, and lose no image.
     flaky = serve(lambda n, b: (400, "no", {}) if n % 3 == 0 else good(n, b))
     contraflow("train", "configs/shapes.yaml", "--run", tmp_path / "quorum", *TINY, "--set", "train.max_steps=1", "--set", "rewards.geneval={}",
                "--set", f"rewards.http={json.dumps(dict(url=flaky.url, weight=0.01, batch=2, in_flight=1, retries=0, quorum=1))}")  # fmt: skip

@@ -43,7 +43,7 @@ def test_limits(tmp_path):
         seen[limit] = sizes(run)
         print(limit, "MiB:", seen[limit], "peak", max(peaks(run)))
         assert max(peaks(run)) <= limit
-    assert seen[100] == (15, 15, 30, 0)  # all that there is at once: 15 pictures of two levels
+    assert seen[100] == (15, 15, 30, 0)  # all that there is at once: 15 images of two levels
     micro = [s[2] for s in seen.values()]
     assert micro == sorted(micro, reverse=True) and len(set(micro)) == 4
     for limit in 34, 26, 21:

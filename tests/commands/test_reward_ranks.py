@@ -16,7 +16,7 @@ from test_stages import STAGES
 CONFIG = "configs/shapes.yaml"
 GROUP = dict(type="exec", command=[sys.executable, str(ROOT / "examples/judge_group.py")], group=True, weight=0.5)
 SINGLE = dict(type="exec", command=[sys.executable, str(ROOT / "examples/judge_exec.py")], batch=2)
-# Whole runs with evaluations: a short prompt file, two pictures a prompt.
+# Whole runs with evaluations: a short prompt file, two images a prompt.
 REWARDS = {"geneval": {}, "jpeg_compressibility": dict(weight=0.1), "ranking": GROUP, "red": SINGLE}
 
 
@@ -134,9 +134,9 @@ def test_failures_at_a_reward_rank(tmp_path):
     line = fails(*args, *sets(rewards__geneval={}, prompts__train=str(tmp_path / "p.txt")), ranks=3)
     assert "p.txt: prompt 1 ('a photo of a cat')" in line and "reward geneval cannot score" in line
     assert not (tmp_path / "run").exists()
-    # a judge that dies, over and over: pictures without a score, and the run ends as it would without
+    # a judge that dies, over and over: images without a score, and the run ends as it would without
     line = fails(*args, *sets(rewards__exec=dict(command=["sh", "-c", "exit 3"], retries=0)), ranks=3)
-    assert "15 of 15 pictures could not be scored" in line and "exec: " in line
+    assert "15 of 15 images could not be scored" in line and "exec: " in line
     assert not left_behind(tmp_path / "run")
 
 

@@ -1,4 +1,4 @@
-"""`contraflow score` over folders: whose prompt is whose, what the summary says, groups in more pictures than are read at a time."""
+"""`contraflow score` over folders: whose prompt is whose, what the summary says, groups in more images than are read at a time."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from command import FRAMES, ROOT, build, contraflow, fails
 from PIL import Image
 
 LINES = (ROOT / "data/shapes/test.jsonl").read_text().splitlines()[:48]
-# How many pictures it was given at a time.
+# How many images it was given at a time.
 CHILD = FRAMES + r"""
 while True:
     items = json.loads(frame())["items"]
@@ -23,7 +23,7 @@ while True:
 
 @pytest.fixture(scope="module")
 def out(tmp_path_factory):
-    """GenEval's folders: of each prompt its own picture and that of the next prompt, and a grid that is nobody's."""
+    """GenEval's folders: of each prompt its own image and that of the next prompt, and a grid that is nobody's."""
     top = tmp_path_factory.mktemp("score")
     contraflow("shapes", "--render", "data/shapes/test.jsonl", "-o", top / "true")
     true = sorted((top / "true").glob("*.png"))[: len(LINES)]
@@ -38,7 +38,7 @@ def out(tmp_path_factory):
 
 
 def test_geneval_folders(out, tmp_path):
-    """96 pictures: the same scores as one by one, and GenEval's summary of them."""
+    """96 images: the same scores as one by one, and GenEval's summary of them."""
     got = json.loads(contraflow("score", out).stdout)
     images, summary = got["images"], got["summary"]
     files = sorted(out.glob("*/samples/*.png"))
@@ -81,7 +81,7 @@ def test_whole_groups(tmp_path):
 
 
 def test_names_that_are_no_utf8(tmp_path):
-    """Every picture is in the report, and counts, whatever its file and its prompt are called."""
+    """Every image is in the report, and counts, whatever its file and its prompt are called."""
     (tmp_path / "in").mkdir()
     for name, prompt in [(b"a.png", b"a cat"), (b"\xff.png", b"a dog"), (b"z.png", b"caf\xe9")]:
         Image.new("RGB", (4, 4)).save(tmp_path / "in/new.png")

@@ -22,7 +22,7 @@ import pytest
 from command import FRAMES, ROOT, TINY, build, contraflow, fails, read_zst
 from PIL import Image, ImageDraw, ImageFont
 
-# Answers after the seconds that the prompt names ("wait 1.5"), with the mean of the picture; None when it says "none".
+# Answers after the seconds that the prompt names ("wait 1.5"), with the mean of the image; None when it says "none".
 JUDGE = FRAMES + r"""
 import re, time
 while True:
@@ -151,7 +151,7 @@ def post_head(size, extra=""):
 
 @pytest.fixture
 def signs(tmp_path):
-    """Pictures of text, as PNG and JPEG, with prompts that ask for it or for something like it."""
+    """Images of text, as PNG and JPEG, with prompts that ask for it or for something like it."""
     font = ImageFont.truetype(str(next(pathlib.Path("/usr/share/fonts").rglob("DejaVuSans-Bold.ttf"))), 40)
     files, prompts = [], []
     for i, (there, want) in enumerate([("OPEN", "open"), ("BREAD", "bead"), ("GARDEN", "warden"), ("", "nothing")]):
@@ -186,12 +186,12 @@ def test_the_same_scores(serve, signs, judge, tmp_path):
 
 
 def test_sub_scores(serve, tmp_path):
-    """GenEval's: a picture is sent with the metadata that its rules need."""
+    """GenEval's: an image is sent with the metadata that its rules need."""
     lines = (ROOT / "data/shapes/test.jsonl").read_text().splitlines()[::13]
     (tmp_path / "prompts.jsonl").write_text("\n".join(lines))
     contraflow("shapes", "--render", tmp_path / "prompts.jsonl", "-o", tmp_path)
     files = [tmp_path / f"{i:05}.png" for i in range(len(lines))]
-    files = files[:6] + files[:5:-1]  # the last ones are pictures of other prompts
+    files = files[:6] + files[:5:-1]  # the last ones are images of other prompts
     want = in_process(tmp_path, {"geneval": {}}, files)
     s = serve({"geneval": {}})
     got = s.request(ask(*(item(f.read_bytes(), **json.loads(l)) for f, l in zip(files, lines))))[1]["scores"]
@@ -340,7 +340,7 @@ BAD = {
     "cut PNG": (ask(good, item(picture(1)[:-300])), "items[1]: image: not a valid PNG"), "cut JPEG": (ask(item(picture(1, kind="JPEG")[:-300])), "items[0]: image: not a valid JPEG"),
     "wide PNG": (ask(item(png_of(9000, 1))), "items[0]: image: 9000 x 1 pixels"), "huge PNG": (ask(item(png_of(8100, 8000))), "more than 64000000 pixels"),
     "huge PNG for us": (ask(item(png_of(2**31 - 1, 2**31 - 1))), "items[0]: image"), "huge JPEG": (ask(good, item(jpeg_of(65500, 65500))), "items[1]: image"),
-    "many pixels": (ask(*[item(png_of(6000, 6000))] * 2), "items[1]: image: with it the pictures have more than 64000000"),
+    "many pixels": (ask(*[item(png_of(6000, 6000))] * 2), "items[1]: image: with it the images have more than 64000000"),
     "deep": (b"[" * 100000, "JSON"), "values": (b'{"version":1,"items":[' + b"0," * 300000 + b"0]}", "more than 257000 JSON values"),
     "too many": (dict(version=1, items=[{}] * 257), "items: 257 are too many"), "twice a key": (b'{"version":1,"version":1,"items":[]}', "duplicate"),
     "no UTF-8": (b'{"version":1,"items":[{"prompt":"\xff\xfe"}]}', "decode byte 0xff"),
@@ -377,7 +377,7 @@ def test_bombs_cost_nothing(serve):
     before = peak()
     bomb = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 8000, 8000, 8, 2, 0, 0, 0)) + chunk(b"IDAT", zlib.compress(b"\0" * (24001 * 8000)))
     status, answer, _ = s.request(ask(good, item(bomb + chunk(b"IEND", b""))))
-    assert status == 400 and "items[1]: image: with it the pictures have more than 1000000 pixels" in answer["error"] and peak() - before < 30
+    assert status == 400 and "items[1]: image: with it the images have more than 1000000 pixels" in answer["error"] and peak() - before < 30
 
 
 def test_bodies(serve):
@@ -449,7 +449,7 @@ def test_slow_and_silent(serve):
 
 
 def test_many_clients(serve):
-    """32 at once, each with its own pictures: nobody gets another's scores."""
+    """32 at once, each with its own images: nobody gets another's scores."""
     s = serve(JPEG)
     bodies = [ask(*(item(picture(10 * k + i, (8 + k, 9))) for i in range(1 + k % 3))) for k in range(32)]
     alone = [s.request(b)[1] for b in bodies]

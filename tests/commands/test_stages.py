@@ -52,7 +52,7 @@ def test_stages(tmp_path):
     assert [r["step"] for r in rows] == [1, 2, 3, 4, 5, 6, 7, 9] and [r["stage"] for r in rows] == [1, 1, 1, 2, 2, 2, 2, 3]
     for r, reward in zip(rows, ["jpeg_compressibility"] * 3 + ["geneval"] * 4 + ["jpeg_incompressibility"]):
         assert [k for k in r if k.startswith("reward/j") or k == "reward/geneval"] == [f"reward/{reward}"]
-    # Each stage counts its own steps: learning rate, the old policy's share, evaluations; pictures go on.
+    # Each stage counts its own steps: learning rate, the old policy's share, evaluations; images go on.
     assert np.allclose([r["lr"] for r in rows], 1e-3 * np.array([1, 2 / 3, 1 / 3, 1, 3 / 4, 2 / 4, 1 / 4, 1 / 2]))
     assert np.allclose([r["old_eta"] for r in rows[3:7]], [0.1, 0.2, 0.3, 0.4])
     assert [r["images"] for r in rows] == [15, 30, 45, 57, 69, 81, 93, 108]

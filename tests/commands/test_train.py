@@ -70,7 +70,7 @@ def test_update_as_a_recording(tmp_path, sets):
     assert plain.keys() == recorded.keys() and all(np.array_equal(plain[k], recorded[k]) for k in plain)
 
 
-def test_more_ranks_than_pictures(tmp_path):
+def test_more_ranks_than_images(tmp_path):
     done = contraflow("train", CONFIG, "--run", tmp_path / "r", *TINY, "--set", "prompts.groups=1",
                       "--set", "prompts.group_size=2", ranks=3, check=False)  # fmt: skip
     assert done.returncode != 0

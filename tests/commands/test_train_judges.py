@@ -15,7 +15,7 @@ from PIL import Image
 
 CONFIG = "configs/shapes.yaml"
 
-# The share of one colour among a picture's bytes: whole numbers and one division, the same in every language.
+# The share of one colour among an image's bytes: whole numbers and one division, the same in every language.
 PLUGIN = r"""
 #include "rewards/judges/plugin.h"
 #include <stdlib.h>

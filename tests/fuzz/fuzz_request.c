@@ -1,4 +1,4 @@
-/* What a judge is asked: 'j' and a request's body, 'i' and a picture's file, sent as one is, or base64. */
+/* What a judge is asked: 'j' and a request's body, 'i' and an image's file, sent as one is, or base64. */
 #include "base/image.h"
 #include "base/mem.h"
 #include "base/text.h"
@@ -43,8 +43,8 @@ static int parse(const char *body, size_t size)
 	return 0;
 }
 
-/* A picture in a request is accepted just when it can be read and keeps the limits. */
-static void picture(const uint8_t *data, size_t size)
+/* An image in a request is accepted just when it can be read and keeps the limits. */
+static void one_image(const uint8_t *data, size_t size)
 {
 	struct text body = { 0 };
 	struct image im;
@@ -90,7 +90,7 @@ void fuzz_one(const uint8_t *data, size_t size)
 	if (data[0] == 'j')
 		parse((const char *)data + 1, size - 1);
 	else if (data[0] == 'i')
-		picture(data + 1, size - 1);
+		one_image(data + 1, size - 1);
 	else
 		base64((const char *)data, size);
 }

@@ -1,6 +1,6 @@
 /*
- * detector_probe.c -- golden_detector MODULE CLASSES DEVICE PICTURE...: what GenEval's detector `script`
- * finds in each picture, whatever its score, a line of JSON each: [[class, score, x0, y0, x1, y1], ...].
+ * detector_probe.c -- golden_detector MODULE CLASSES DEVICE IMAGE...: what GenEval's detector `script`
+ * finds in each image, whatever its score, a line of JSON each: [[class, score, x0, y0, x1, y1], ...].
  */
 #include "base/image.h"
 #include "base/json.h"
@@ -36,7 +36,7 @@ int main(int argc, char **argv)
 	struct err e;
 
 	if (n < 1)
-		die("golden_detector: MODULE CLASSES DEVICE PICTURE...");
+		die("golden_detector: MODULE CLASSES DEVICE IMAGE...");
 	const struct geneval_conf conf = { .module = argv[1],
 					   .classes = argv[2],
 					   .device = argv[3],

@@ -35,7 +35,7 @@ def test_flop(folder, name):
     assert abs(per_forward / counter.get_total_flops() - 1) < 0.02
     assert update["flop"] == b["images"] * b["levels"] * 4 * per_forward  # forward, backward, old policy, base
     assert b["images"] == 8 and all(p["seconds"] >= 0 for p in b["phases"]) and b["gemm_flop_per_second"] > 1e8
-    assert b["phases"][-1]["phase"] == "merging the old policy" and 1e5 < b["peak_bytes"] < 1e8 and "48 x 24 pictures" in said
+    assert b["phases"][-1]["phase"] == "merging the old policy" and 1e5 < b["peak_bytes"] < 1e8 and "48 x 24 images" in said
     rate = rollout["flop"] / rollout["seconds"]
     assert abs(rollout["flop_per_second_of_a_rank"] / rate - 1) < 1e-6
 
@@ -46,9 +46,9 @@ def test_decoding(folder, dtype, batch):
     contraflow("bench", "--repeats", 1, "--vae-dtype", dtype, "--vae-batch", batch, "-o", folder / "b.json")
     b = json.loads((folder / "b.json").read_text())
     seconds = {p["phase"].strip(): p["seconds"] for p in b["phases"]}
-    assert seconds["decoding the pictures"] > 0
-    whole = (seconds["rollout"] + seconds["decoding the pictures"]) * 1152 / 8 + seconds["update"] * 1152 * 9 / 72
-    assert b["seconds_of_1152_pictures"] == pytest.approx(whole)
+    assert seconds["decoding the images"] > 0
+    whole = (seconds["rollout"] + seconds["decoding the images"]) * 1152 / 8 + seconds["update"] * 1152 * 9 / 72
+    assert b["seconds_of_1152_images"] == pytest.approx(whole)
 
 
 def test_matrix(folder):
@@ -63,7 +63,7 @@ def test_matrix(folder):
     for name, r in rows.items():
         assert name in said and min(r["seconds_per_forward"], r["seconds_per_pair"], r["seconds_per_decode"]) > 0
         whole = 1152 * (10 * r["seconds_per_forward"] + 9 * r["seconds_per_pair"] + r["seconds_per_decode"])
-        assert r["seconds_of_1152_pictures"] == pytest.approx(whole)
+        assert r["seconds_of_1152_images"] == pytest.approx(whole)
 
 
 def test_trace(folder):

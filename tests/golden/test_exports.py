@@ -138,7 +138,7 @@ SIZES = [(64, 64), (96, 96), (70, 50), (50, 131), (128, 96), (33, 200), (300, 20
 
 
 def test_preparation_is_transformers():
-    """Where sides are multiples of 32 after resizing, transformers prepares the same picture, before it is rounded to
+    """Where sides are multiples of 32 after resizing, transformers prepares the same image, before it is rounded to
     bytes; of bytes it makes bytes twice, in each direction, and is a level off here and there."""
     processor = Mask2FormerImageProcessor(size=dict(shortest_edge=96, longest_edge=160), image_mean=[0.485, 0.456, 0.4], image_std=[0.2, 0.224, 0.25])
     for image in some_pictures([(64, 64), (90, 90), (72, 54)]):
@@ -368,7 +368,7 @@ def judge(tmp_path_factory):
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_imagereward(tmp_path, judge, device):
-    """Pictures and prompts to scores, through `contraflow score`."""
+    """Images and prompts to scores, through `contraflow score`."""
     state, folder, tokenizer = judge
     sizes = [(48, 48), (64, 64), (101, 70), (70, 101), (33, 47), (200, 49), (64, 64), (512, 512)]
     images = [picture(w, h, i) for i, (w, h) in enumerate(sizes)]

@@ -124,7 +124,7 @@ def test_rules(folder):
 
 
 class Reader(torch.nn.Module):
-    """Sees what is written in the picture: row q is candidate q, two pixels of six bytes: x0, y0, x1; y1, class, score.
+    """Sees what is written in the image: row q is candidate q, two pixels of six bytes: x0, y0, x1; y1, class, score.
     Its mask is a disc in the box."""
 
     def forward(self, images: torch.Tensor):
@@ -140,7 +140,7 @@ class Reader(torch.nn.Module):
         return (box, rows[:, :, 4].long(), rows[:, :, 5] / 255), masks
 
 
-def written_picture(r, w, h, objects):
+def written_image(r, w, h, objects):
     """objects: class index, box, score in 255ths."""
     y, x = np.mgrid[0:h, 0:w]
     waves = [127 + 120 * np.sin(x / r.uniform(2, 9) + y / r.uniform(2, 9) + c) for c in r.uniform(0, 9, 3)]
@@ -191,7 +191,7 @@ def test_script_detector(folder, reader, reference):
     metas = [without_colors(random_metadata(r)) for _ in range(80)]
     sizes = [(96, 64) if i % 7 < 4 else (80, 72) for i in range(80)]
     written = [random_written(r, m, *s) for m, s in zip(metas, sizes)]
-    images = [written_picture(r, *s, o) for s, o in zip(sizes, written)]
+    images = [written_image(r, *s, o) for s, o in zip(sizes, written)]
     keys = {**reader, "batch": 3, "threshold": 0.5, "counting_threshold": 0.8, "max_overlap": 0.4, "reference_scoring": reference}
     got = run_score(folder, keys, metas, images)
     limits, strict = dict(threshold=0.5, counting_threshold=0.8, max_overlap=0.4), 0
@@ -208,7 +208,7 @@ def test_coco_names(folder, reader):
     r = np.random.default_rng(1)
     pairs = [(0, "person"), (63, "laptop"), (64, "computer mouse"), (65, "tv remote"), (66, "computer keyboard"), (67, "cell phone"), (79, "toothbrush")]
     metas = [dict(prompt="x", include=[{"class": name, "count": 1}]) for _, name in pairs]
-    images = [written_picture(r, 32, 32, [(i, (4, 4, 20, 20), 200)]) for i, _ in pairs]
+    images = [written_image(r, 32, 32, [(i, (4, 4, 20, 20), 200)]) for i, _ in pairs]
     keys = {k: v for k, v in reader.items() if k != "classes"}
     assert [x["geneval"]["strict"] for x in run_score(folder, keys, metas, images)] == [1.0] * len(pairs)
     with pytest.raises(RuntimeError) as e:
@@ -273,7 +273,7 @@ def clip(tmp_path_factory):
                 max_position_embeddings=77, projection_dim=99)  # fmt: skip
     vision = dict(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, image_size=30, patch_size=6)
     model = randomise(CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=20)), 2).eval()
-    with torch.no_grad():  # what pictures and words say matters more than what all have in common: several colours win
+    with torch.no_grad():  # what images and words say matters more than what all have in common: several colours win
         for name, p in model.named_parameters():
             if name.endswith(("layernorm.bias", "layer_norm.bias", "layer_norm1.bias", "class_embedding")):
                 p.zero_()
@@ -308,7 +308,7 @@ def crop(image, mask, box):
 
 
 def prepared(im, size=30):
-    """CLIP's picture, with Pillow's passes in their old order: rows first."""
+    """CLIP's image, with Pillow's passes in their old order: rows first."""
     w, h = im.size
     w, h = (size, int(size * h / w)) if w <= h else (int(size * w / h), size)
     im = im.resize((w, im.height), Image.BICUBIC).resize((w, h), Image.BICUBIC)
@@ -330,7 +330,7 @@ def test_colors(folder, clip):
     r, tensors, names, crops = np.random.default_rng(8), {}, [], []
     for i in range(60):
         w, h = (int(v) for v in r.integers(60, 90, 2))
-        image = written_picture(r, w, h, [])
+        image = written_image(r, w, h, [])
         mask = r.random((h, w)) < 0.7 if i % 3 else None
         x0, y0 = r.uniform(-5, w - 3), r.uniform(-5, h - 3)
         box = [x0, y0, x0 + r.uniform(0.4, 60), y0 + r.uniform(0.4, 60)]
@@ -365,7 +365,7 @@ def test_colors_in_the_reward(folder, reader, clip):
     while len(done) < 60:
         meta = random_metadata(r)
         written = random_written(r, meta, 96, 64)
-        image = written_picture(r, 96, 64, written)
+        image = written_image(r, 96, 64, written)
         with torch.no_grad():
             (box, index, score), masks = Reader()(torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255)
         crops = [crop(image, masks[0, q].numpy(), box[0, q].tolist()) for q in range(len(written))]

@@ -1,4 +1,4 @@
-"""Pictures as read from disk, byte for byte against PIL's convert("RGB"): every kind of PNG and the usual JPEGs."""
+"""Images as read from disk, byte for byte against PIL's convert("RGB"): every kind of PNG and the usual JPEGs."""
 
 import io
 import json
@@ -70,7 +70,7 @@ CASES = {
 
 @pytest.fixture(scope="module")
 def read(tmp_path_factory):
-    """The checksum of each picture's pixels as the program has them."""
+    """The checksum of each image's pixels as the program has them."""
     folder = tmp_path_factory.mktemp("images")
     (folder / "child.py").write_text(CHILD)
     (folder / "c.yaml").write_text(json.dumps(dict(rewards=dict(exec=dict(command=[sys.executable, str(folder / "child.py")])))))
@@ -100,7 +100,7 @@ def test_grey_of_16_bits(read):
 
 
 def test_interlaced(read):
-    """Adam7, written out by hand: the pixels of the picture that is not interlaced."""
+    """Adam7, written out by hand: the pixels of the image that is not interlaced."""
     a = np.random.default_rng(3).integers(0, 256, (H, W, 3), dtype=np.uint8)
     rows = b""
     for y, x, dy, dx in [(0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1)]:

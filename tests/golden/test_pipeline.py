@@ -162,7 +162,7 @@ def test_schedule(case, steps):
 
 @pytest.mark.parametrize("guidance, negative", [(1.0, ""), (4.5, ""), (3.0, "a blurry house")])
 def test_image(case, guidance, negative):
-    """Ten steps from the same latents, then the decoder: latents to 1e-4, pictures within one level."""
+    """Ten steps from the same latents, then the decoder: latents to 1e-4, images within one level."""
     pipe, folder, conf = case
     h, w = conf.get("size", (32, 32))
     length = conf.get("t5_length", 77)

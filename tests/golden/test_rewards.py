@@ -34,7 +34,7 @@ def picture(w, h, seed):
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("pictures")
+    folder = tmp_path_factory.mktemp("images")
     out = []
     for i, (w, h) in enumerate(SIZES):
         im = picture(w, h, i)
@@ -193,7 +193,7 @@ def test_refused_models(clip, tmp_path, change, message):
     assert message in str(e.value) and str(e.value).count("\n") == 1
 
 
-# ---- Text in pictures ------------------------------------------------------------------------------
+# ---- Text in images ------------------------------------------------------------------------------
 
 
 def fonts():
@@ -278,7 +278,7 @@ deprecated = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::F
 
 
 class Judge(torch.nn.Module):
-    """Something that notices a wrong order of channels, rows, pictures or ids."""
+    """Something that notices a wrong order of channels, rows, images or ids."""
 
     def __init__(self):
         super().__init__()
@@ -301,7 +301,7 @@ def as_float(im):
 
 @deprecated
 def test_script(clip, pictures, tmp_path):
-    """TorchScript with ids and resizing, and alone on pictures of their own sizes."""
+    """TorchScript with ids and resizing, and alone on images of their own sizes."""
     judge, alone = Judge().eval(), Alone().eval()
     torch.jit.trace(judge, (torch.rand(2, 3, 8, 8), torch.ones(2, 5, dtype=torch.long))).save(tmp_path / "judge.pt")
     torch.jit.trace(alone, (torch.rand(2, 3, 8, 8),)).save(tmp_path / "alone.pt")
@@ -340,7 +340,7 @@ class Fails(torch.nn.Module):
         return images.reshape(7, 11)
 
 
-@pytest.mark.parametrize("module, message", [(Two, "2 numbers for 1 pictures"), (Fails, "shape"), (None, "no.pt"), ("text", "bad.pt")])
+@pytest.mark.parametrize("module, message", [(Two, "2 numbers for 1 images"), (Fails, "shape"), (None, "no.pt"), ("text", "bad.pt")])
 def test_script_mistakes(tmp_path, module, message):
     Image.new("RGB", (8, 8)).save(tmp_path / "x.png")
     path = tmp_path / ("no.pt" if module is None else "bad.pt")

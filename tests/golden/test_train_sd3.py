@@ -36,7 +36,7 @@ def launch(ranks, *args):
 
 
 def flatten(decoder):
-    """A random decoder normalises its latents' size away.  This one paints pictures that are the flatter the smaller the
+    """A random decoder normalises its latents' size away.  This one paints images that are the flatter the smaller the
     latents are: a constant that the latents only modulate, and blocks that add little."""
     g = torch.Generator().manual_seed(1)
     with torch.no_grad():
@@ -66,7 +66,7 @@ def test_loop(words, tmp_path):  # noqa: F811
     for r in rows:
         assert -1 < r["reward/mean"] < 0 and math.isfinite(r["loss/policy"])
         assert r["grad_norm"] > 0 and r["lora_norm"] > 0
-    # 10 rounds of 48 pictures each: the mean's standard error is 1 / 22 of a picture's deviation
+    # 10 rounds of 48 images each: the mean's standard error is 1 / 22 of an image's deviation
     first, last = (sum(r["reward/mean"] for r in part) / 10 for part in (rows[:10], rows[-10:]))
     deviation = sum(r["reward/std"] for r in rows) / 40
     assert last - first > 0.4 * deviation > 0
@@ -121,7 +121,7 @@ GENEVAL = """
 
 
 class Eyes(torch.nn.Module):
-    """Sees one of everything that is asked for, and three mice: where, and how surely, hangs on the picture's pixels."""
+    """Sees one of everything that is asked for, and three mice: where, and how surely, hangs on the image's pixels."""
 
     def forward(self, images):
         classes = torch.tensor([25, 65, 78, 64, 64, 64, 10, 33, 19, 69, 71])

@@ -1,8 +1,8 @@
 /*
- * test_judging.c -- scores of pictures that ranks share: the same for any number of them, and rewards that
+ * test_judging.c -- scores of images that ranks share: the same for any number of them, and rewards that
  * want whole groups get these, wherever shares cut them.  mpirun -n N test_judging.
  *
- * Picture i of a set has pixels (value of i, its group, its place in the group).
+ * Image i of a set has pixels (value of i, its group, its place in the group).
  */
 #include "base/mem.h"
 #include "trainer/judging.h"
@@ -13,7 +13,7 @@
 #include <string.h>
 
 #define CHECK(cond) check((cond), #cond, __LINE__)
-#define W           3 /* pixels of a picture, all the same */
+#define W           3 /* pixels of an image, all the same */
 
 static struct dist d;
 static int64_t size; /* of a group */
@@ -33,14 +33,14 @@ static uint8_t value(int64_t i)
 	return (uint8_t)(i * 37 % 101);
 }
 
-/* Group 1 has no score, and neither has a picture whose value is 5. */
+/* Group 1 has no score, and neither has an image whose value is 5. */
 static bool fails(int64_t i)
 {
 	return i / size == 1 || value(i) == 5;
 }
 
-static int rank_pictures(void *state, const struct reward_item *item, int n, struct reward_score *out,
-			 struct err *e)
+static int rank_images(void *state, const struct reward_item *item, int n, struct reward_score *out,
+		       struct err *e)
 {
 	(void)state;
 	atomic_fetch_add(&group_calls, 1);
@@ -77,7 +77,7 @@ static int single(void *state, const struct reward_item *item, int n, struct rew
 
 static const struct reward_type single_reward = { .abi = REWARD_ABI, .name = "single", .score = single };
 static const struct reward_type ranking_reward = {
-	.abi = REWARD_ABI, .name = "ranking", .flags = REWARD_GROUP, .score = rank_pictures
+	.abi = REWARD_ABI, .name = "ranking", .flags = REWARD_GROUP, .score = rank_images
 };
 
 static void hand_over(struct judging *j, int batch)

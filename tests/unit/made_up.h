@@ -1,6 +1,6 @@
 /*
  * made_up.h -- what the tests of the mixture share: rewards that look at one pixel (value, sample, 0), waits
- * that end, pictures handed over.  Behind cmocka.h.
+ * that end, images handed over.  Behind cmocka.h.
  */
 #ifndef MADE_UP_H
 #define MADE_UP_H

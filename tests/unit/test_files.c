@@ -227,7 +227,7 @@ static void test_images(void **state)
 	assert_memory_equal(im.rgb, rgb, sizeof rgb);
 	image_free(&im);
 	assert_int_equal(file_read(&raw, &n, path, &e), 0);
-	for (size_t cut = 1; cut < n; cut += 5) { /* no prefix crashes or is taken for a picture */
+	for (size_t cut = 1; cut < n; cut += 5) { /* no prefix crashes or is taken for an image */
 		assert_int_equal(file_write(path, raw, n - cut, &e), 0);
 		if (!image_read(&im, path, &e))
 			image_free(&im);
@@ -305,7 +305,7 @@ static void test_image_sizes(void **state)
 					2, 0, 0,    0,    0xc4, 0xcd, 0xaa, 0x9d };
 	memcpy(data + 16, huge, sizeof huge); /* 50000 x 50000, with its checksum */
 	assert_int_equal(image_size(&w, &h, data, n, "x", &e), -1);
-	assert_non_null(strstr(e.msg, "x: a picture of 50000 x 50000 pixels is not accepted"));
+	assert_non_null(strstr(e.msg, "x: an image of 50000 x 50000 pixels is not accepted"));
 	assert_int_equal(image_decode(&im, data, n, "x", &e), -1);
 	assert_int_equal(image_size(&w, &h, "\xff\xd8\xff", 3, "x", &e), -1);
 	assert_int_equal(image_size(&w, &h, "GIF89a", 6, "x", &e), -1);

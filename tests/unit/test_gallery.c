@@ -52,13 +52,13 @@ static void expect(const struct gallery *g, int64_t i, const char *path, const c
 {
 	char *want = file_join(top, path);
 
-	assert_string_equal(g->picture[i].path, want);
-	assert_string_equal(g->picture[i].prompt->text, prompt);
-	assert_string_equal(g->picture[i].prompt->tag, tag);
+	assert_string_equal(g->image[i].path, want);
+	assert_string_equal(g->image[i].prompt->text, prompt);
+	assert_string_equal(g->image[i].prompt->tag, tag);
 	free(want);
 }
 
-/* In the order of a reader: 2 before 10, folders where their names are; what is no picture is passed by. */
+/* In the order of a reader: 2 before 10, folders where their names are; what is no image is passed by. */
 static void order(void **state)
 {
 	struct gallery g;
@@ -87,7 +87,7 @@ static void order(void **state)
 	gallery_close(&g);
 	put("three.txt", "a\nb\nc\n");
 	assert_int_equal(open_one(&g, "order", "three.txt", &e), -1);
-	assert_non_null(strstr(e.msg, "4 pictures but 3 prompts"));
+	assert_non_null(strstr(e.msg, "4 images but 3 prompts"));
 }
 
 static void beside(void **state)
@@ -133,8 +133,8 @@ static void genevals_folders(void **state)
 	expect(&g, 0, "out/00000/samples/0000.png", "a red bus", "colors");
 	expect(&g, 1, "out/00000/samples/0001.png", "a red bus", "colors");
 	expect(&g, 2, "out/00001/samples/0000.png", "a bench and a cow", "two_object");
-	assert_ptr_equal(g.picture[0].prompt, g.picture[1].prompt); /* read once */
-	assert_non_null(strstr(g.picture[2].prompt->meta, "include"));
+	assert_ptr_equal(g.image[0].prompt, g.image[1].prompt); /* read once */
+	assert_non_null(strstr(g.image[2].prompt->meta, "include"));
 	gallery_close(&g);
 }
 

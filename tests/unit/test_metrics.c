@@ -147,7 +147,7 @@ static void test_full_disk(void **state)
 	tb_close(tb);
 }
 
-static void test_bad_picture(void **state)
+static void test_bad_image(void **state)
 {
 	struct tensorboard *tb;
 	struct err e = { "" };
@@ -229,7 +229,7 @@ int main(void)
 		cmocka_unit_test_setup(test_resume_after_a_crash, empty_dir),
 		cmocka_unit_test(test_open_errors),
 		cmocka_unit_test_setup(test_full_disk, empty_dir),
-		cmocka_unit_test_setup(test_bad_picture, empty_dir),
+		cmocka_unit_test_setup(test_bad_image, empty_dir),
 		cmocka_unit_test_setup(test_event_files_are_new, empty_dir),
 		cmocka_unit_test(test_crc32c),
 	};

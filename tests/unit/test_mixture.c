@@ -11,7 +11,7 @@
 #include <time.h>
 #include "tests/unit/made_up.h"
 
-/* ---- made-up rewards: a picture is one pixel (v, sample, 0) ---- */
+/* ---- made-up rewards: an image is one pixel (v, sample, 0) ---- */
 
 /* Everything a reward can do wrong, chosen by the first byte. */
 static int faulty_score(void *state, const struct reward_item *item, int n, struct reward_score *out,

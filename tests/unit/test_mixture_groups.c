@@ -10,7 +10,7 @@
 
 static atomic_int group_calls;
 
-/* A ranking: the share of the others that a picture's value exceeds.  Fails on what is not one whole group of
+/* A ranking: the share of the others that an image's value exceeds.  Fails on what is not one whole group of
  * four, which the second byte numbers. */
 static int rank_score(void *state, const struct reward_item *item, int n, struct reward_score *out,
 		      struct err *e)
@@ -18,10 +18,10 @@ static int rank_score(void *state, const struct reward_item *item, int n, struct
 	(void)state;
 	atomic_fetch_add(&group_calls, 1);
 	if (n != 4)
-		return err_set(e, "%d pictures are no group", n);
+		return err_set(e, "%d images are no group", n);
 	for (int i = 0; i < n; i++) {
 		if (item[i].rgb[1] != item[0].rgb[1] || item[i].rgb[2] != i)
-			return err_set(e, "picture %d is %d of group %d", i, item[i].rgb[2], item[i].rgb[1]);
+			return err_set(e, "image %d is %d of group %d", i, item[i].rgb[2], item[i].rgb[1]);
 		out[i].ok = item[i].rgb[0] < 200;
 		out[i].value = 0;
 		for (int k = 0; k < n; k++)
@@ -31,7 +31,7 @@ static int rank_score(void *state, const struct reward_item *item, int n, struct
 	return 0;
 }
 
-/* Gets pictures as they come, and never those that are handed over as groups. */
+/* Gets images as they come, and never those that are handed over as groups. */
 static int single_score(void *state, const struct reward_item *item, int n, struct reward_score *out,
 			struct err *e)
 {
@@ -130,7 +130,7 @@ static void failing_group(void **unused)
 	mixture_submit_group(m, &s, sample + 5, item + 5, 3);
 	finish(m, &s);
 	assert_int_equal(s.unavailable, N);
-	assert_string_equal(s.why, "ranking: 3 pictures are no group");
+	assert_string_equal(s.why, "ranking: 3 images are no group");
 	assert_int_equal(s.why_at, 0);
 	mixture_scores_free(&s);
 	mixture_close(m);

@@ -54,7 +54,7 @@ static void waiting_rewards_hold_up_nobody(void **state)
 
 static atomic_int hung_answers;
 
-/* Hangs on a picture whose first byte is 1 until it is let go; then answers what nobody waits for. */
+/* Hangs on an image whose first byte is 1 until it is let go; then answers what nobody waits for. */
 static int hanging_score(void *state, const struct reward_item *item, int n, struct reward_score *out,
 			 struct err *e)
 {

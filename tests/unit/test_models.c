@@ -336,8 +336,8 @@ static at_t patches(int64_t n, int rank)
 	return x;
 }
 
-/* Pictures 4 wide and 2 high, two patches each, made of the rows of `rows`. */
-static at_t pictures(at_t rows)
+/* Images 4 wide and 2 high, two patches each, made of the rows of `rows`. */
+static at_t as_images(at_t rows)
 {
 	at_t x = at_view(at_cast(rows, AT_F32), DIMS(-1, 2, 3, 2, 2));
 
@@ -353,7 +353,7 @@ static void pca(void **state)
 {
 	struct at_scope *s = at_begin(AT_NO_GRAD);
 	char *path = file_join(dir, "vae");
-	at_t data = patches(4000, 3), x = pictures(data), z, var, mean;
+	at_t data = patches(4000, 3), x = as_images(data), z, var, mean;
 	struct linear_ae a, again;
 	struct err e = { "" };
 

@@ -15,7 +15,7 @@
 #include "base/text.h"
 #include "rewards/judges/scoring.h"
 
-/* ---- made-up rewards: a picture is one pixel, its red the score ---- */
+/* ---- made-up rewards: an image is one pixel, its red the score ---- */
 
 static int calls, run[8];
 

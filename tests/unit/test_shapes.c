@@ -156,7 +156,7 @@ static void noise_costs_little(void **state)
 	}
 }
 
-/* ---- pictures that do not show what the prompt says ---- */
+/* ---- images that do not show what the prompt says ---- */
 
 static void other_shape(struct shapes_object *o, struct rng *r)
 {
@@ -188,7 +188,7 @@ static void one_more(struct shapes_scene *s, struct rng *r)
 	s->object[s->n++] = o;
 }
 
-/* The picture mirrored along the axis of the relation. */
+/* The image mirrored along the axis of the relation. */
 static void turn_round(struct shapes_scene *s, const char *prompt)
 {
 	bool level = strstr(prompt, "left of") || strstr(prompt, "right of");
@@ -310,7 +310,7 @@ static int objects_in(const struct fixture *f, const uint8_t *rgb, int w, int h)
 	return found.n;
 }
 
-static void odd_pictures(void **state)
+static void odd_images(void **state)
 {
 	enum { W = 301, H = 200 };
 	struct fixture *f = *state;
@@ -394,20 +394,20 @@ static void larger_world(void **state)
 
 static void speed(void **state)
 {
-	enum { PICTURES = 400 };
+	enum { IMAGES = 400 };
 	struct fixture *f = *state;
-	uint8_t *rgb = mem_alloc((size_t)PICTURES * BYTES);
+	uint8_t *rgb = mem_alloc((size_t)IMAGES * BYTES);
 
-	for (int k = 0; k < PICTURES; k++) {
+	for (int k = 0; k < IMAGES; k++) {
 		struct rng r = rng_make(SEED, RNG_SCENE, 88, (uint64_t)k);
 		struct shapes_scene s;
 		draw(&s, &world, "{\"include\": [{\"class\": \"cross\", \"count\": 3}]}", &r);
 		shapes_render(&s, &world, rgb + (size_t)k * BYTES);
 	}
 	double start = clock_now();
-	for (int k = 0; k < PICTURES; k++)
+	for (int k = 0; k < IMAGES; k++)
 		assert_int_equal(objects_in(f, rgb + (size_t)k * BYTES, SIDE, SIDE), 3);
-	print_message("%.1f us a picture of three objects\n", 1e6 * (clock_now() - start) / PICTURES);
+	print_message("%.1f us an image of three objects\n", 1e6 * (clock_now() - start) / IMAGES);
 	free(rgb);
 }
 
@@ -530,7 +530,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(truth_is_right),       cmocka_unit_test(noise_costs_little),
 		cmocka_unit_test(wrong_is_wrong),       cmocka_unit_test(neighbours_stay_apart),
-		cmocka_unit_test(odd_pictures),         cmocka_unit_test(shapeless_is_no_object),
+		cmocka_unit_test(odd_images),           cmocka_unit_test(shapeless_is_no_object),
 		cmocka_unit_test(larger_world),         cmocka_unit_test(speed),
 		cmocka_unit_test(scenes_obey),          cmocka_unit_test(impossible_scenes),
 		cmocka_unit_test(coverage_is_geometry),

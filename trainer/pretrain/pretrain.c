@@ -154,7 +154,7 @@ static int make_network(struct pretrainer *p, struct err *e)
 
 	if (w->grid * w->cell % m->patch_pixels || side % m->patch)
 		return err_set(
-		    e, "a picture of %lld pixels does not divide into patches of %lld and tokens of %lld",
+		    e, "an image of %lld pixels does not divide into patches of %lld and tokens of %lld",
 		    (long long)(w->grid * w->cell), (long long)m->patch_pixels, (long long)m->patch);
 	if (m->dual_layers > m->layers)
 		return err_set(e, "model.dual_layers is larger than model.layers");

@@ -69,8 +69,8 @@ static const struct field eval_fields[] = {
 	FIELD(struct pretrain_eval, prompts, .init = NULL, .doc = "held-out prompts, .jsonl"),
 	FIELD(struct pretrain_eval, every, .init = "1000", .min = 0, .max = 1e9, .unit = "optimizer steps",
 	      .doc = "evaluation; 0: only at the end"),
-	FIELD(struct pretrain_eval, images_per_prompt, .init = "4", .min = 1, .max = 10000,
-	      .unit = "pictures", .doc = "pictures of each held-out prompt"),
+	FIELD(struct pretrain_eval, images_per_prompt, .init = "4", .min = 1, .max = 10000, .unit = "images",
+	      .doc = "images of each held-out prompt"),
 	FIELD_END
 };
 

@@ -3,7 +3,7 @@
  * -d` turns into an ordinary safetensors file.
  *
  * x0 (N, C, H, W) float32, prompt_id (N) int64, sample (N) int64 (global index), r, advantage and
- * reward.<name> (N) float32; NAN where a picture has no reward.  Metadata: epoch, step, seed, policy (hash of
+ * reward.<name> (N) float32; NAN where an image has no reward.  Metadata: epoch, step, seed, policy (hash of
  * the adapter that sampled), prompts (JSON list of the distinct prompts by id).
  */
 #ifndef ARCHIVE_H

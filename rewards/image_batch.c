@@ -1,8 +1,8 @@
-#include "rewards/pictures.h"
+#include "rewards/image_batch.h"
 #include "base/resize.h"
 #include <stdlib.h>
 
-at_t pictures_tensor(const struct reward_item *item, int n, int64_t size)
+at_t image_batch_tensor(const struct reward_item *item, int n, int64_t size)
 {
 	int w = size ? (int)size : item->w, h = size ? (int)size : item->h;
 	size_t plane = (size_t)w * (size_t)h;
@@ -21,7 +21,7 @@ at_t pictures_tensor(const struct reward_item *item, int n, int64_t size)
 	return out_N3HW;
 }
 
-int pictures_alike(const struct reward_item *item, int n, int max)
+int images_alike(const struct reward_item *item, int n, int max)
 {
 	int k = 1;
 
