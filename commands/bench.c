@@ -207,8 +207,7 @@ static int make_trainer(struct bench *b, struct err *e)
 	    make_model(b, e))
 		return -1;
 	p->dtype = dt;
-	p->shift = 3;
-	p->num_train_timesteps = 1000;
+	p->schedule = (struct schedule_conf) { .shift = 3, .num_train_timesteps = 1000 };
 	nn_move(&p->transformer.net, dt, p->device);
 	if (b->vae.net.n_param) {
 		p->vae_type = &kl_autoencoder;
@@ -244,7 +243,8 @@ int bench_choose(struct bench *b, const struct bench_setting *now, struct err *e
 		nn_move(&b->vae.net, vae, p->device);
 	p->vae_batch = now->vae_batch;
 	at_memory_count_anew(p->device);
-	return sampler_init(&t->rollout, p, &b->x.rollout, e);
+	return sampler_init(&t->rollout, p, &b->x.rollout,
+			    DIMS(p->transformer.conf.in_channels, b->latent, b->latent), e);
 }
 
 int bench_open(struct bench *b, struct dist *d, struct err *e)
@@ -331,7 +331,8 @@ static void rollout(struct bench *b)
 					   DIMS(c->in_channels, b->latent, b->latent));
 		struct cond cond = samples_cond(&b->t, &b->s, id, n);
 
-		at_copy_(at_narrow(b->s.x0_NCHW, 0, at, n), sampler_run(&b->t.rollout, &old, noise, &cond));
+		at_copy_(at_narrow(b->s.x0_NCHW, 0, at, n),
+			 sampler_run(&b->t.rollout, &old, noise, &cond, NULL));
 		free(id);
 		at_end(sc);
 	}

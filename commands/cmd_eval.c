@@ -11,7 +11,7 @@
 
 struct request {
 	const char *prompts, *out, *config;
-	int64_t per, seed, height, width, reward_ranks;
+	int64_t per, seed, reward_ranks;
 	bool quiet;
 };
 
@@ -46,7 +46,8 @@ static int tell(const struct eval_result *result, const char *out, struct err *e
 	return ret;
 }
 
-static int score(struct dist *d, struct session *s, const struct request *r, int64_t batch, struct err *e)
+static int score(struct dist *d, struct session *s, const struct session_options *o, const struct request *r,
+		 struct err *e)
 {
 	struct prompts prompts = { 0 };
 	struct eval_result result;
@@ -71,9 +72,9 @@ static int score(struct dist *d, struct session *s, const struct request *r, int
 				       .mixture = m,
 				       .prompts = &prompts,
 				       .images_per_prompt = r->per,
-				       .batch = batch,
-				       .height = r->height,
-				       .width = r->width,
+				       .batch = o->batch,
+				       .height = o->height,
+				       .width = o->width,
 				       .seed = (uint64_t)r->seed };
 		ret = evaluate(&v, &s->pass, &result, e);
 	}
@@ -91,7 +92,7 @@ static int evaluate_session(struct dist *d, const struct session_options *o, con
 	int ret = dist_agree(d, session_open(&s, d, o, "eval", e), e);
 
 	if (!ret) {
-		ret = score(d, &s, r, o->batch, e);
+		ret = score(d, &s, o, r, e);
 		session_close(&s);
 	}
 	reward_ranks_dismiss(d);
@@ -110,8 +111,6 @@ static int run(int argc, char **argv, struct err *e)
 		  "take the section `rewards` of this file (default: geneval)" },
 		{ "images-per-prompt", 'i', &r.per, "N", "images of each prompt (default 1)" },
 		{ "seed", 'i', &r.seed, "N", "other noise (default 0)" },
-		{ "height", 'i', &r.height, "PIXELS", "default: the model's own size" },
-		{ "width", 'i', &r.width, "PIXELS", "default: the model's own size" },
 		{ "reward-ranks", 'i', &r.reward_ranks, "N",
 		  "the last N ranks score what the others sample (default 0)" },
 		{ "quiet", 'f', &r.quiet, NULL, "no progress" },

@@ -20,7 +20,7 @@
 
 struct probe {
 	const char *component, *dir, *in, *out, *dtype_name, *device_name;
-	int64_t t5_length, steps, batch;
+	int64_t t5_length, steps, batch, tokens;
 	double shift;
 	bool taps;
 	enum at_dtype dtype;
@@ -230,13 +230,14 @@ out:
 static int schedule(struct probe *p, struct err *e)
 {
 	char *folder = file_join(p->dir, "scheduler"), *path = file_join(folder, "scheduler_config.json");
-	double shift = 1;
-	int64_t train_steps = 1000;
-	int ret = pipeline_read_scheduler(&shift, &train_steps, path, e);
+	struct schedule_conf c;
+	int ret = schedule_conf_read(&c, path, e);
 	struct schedule s;
 
+	if (!ret && c.dynamic && !(p->shift > 0) && p->tokens < 1)
+		ret = err_set(e, "%s: the shift depends on the image's size: give --tokens or --shift", path);
 	if (!ret) {
-		schedule_init(&s, p->shift > 0 ? p->shift : shift, train_steps, (int)p->steps, false);
+		schedule_init(&s, &c, GRID_TRAIN, MU_LINEAR, p->shift, (int)p->steps, p->tokens, false);
 		output(p, "timesteps", at_from(s.t, DIMS(s.steps), AT_F64));
 		output(p, "sigmas", at_from(s.sigma, DIMS(s.steps + 1), AT_F64));
 		schedule_free(&s);
@@ -328,6 +329,7 @@ static int run(int argc, char **argv, struct err *e)
 		{ "batch", 'i', &p.batch, "N", "images that vae-decode takes at a time (default 1)" },
 		{ "steps", 'i', &p.steps, "N", "noise levels of schedule (default 40)" },
 		{ "shift", 'r', &p.shift, "X", "shift of schedule (default: the model's)" },
+		{ "tokens", 'i', &p.tokens, "N", "image tokens, where the model's schedule depends on them" },
 		{ NULL, 0, NULL, NULL, NULL },
 	};
 	struct dist d;

@@ -88,8 +88,10 @@ static int sample_items(at_t *rgb_BHW3, const struct evaluator *v, const struct 
 	if (!ret) {
 		at_t noise = sampler_noise(p, v->seed, RNG_EVAL, 0, id, n,
 					   pipeline_latent_shape(p, v->height, v->width));
+		struct sampler_steps steps = { .seed = v->seed, .purpose = RNG_EVAL_SOLVER, .id = id };
 
-		*rgb_BHW3 = at_escape(sc, pipeline_pixels(p, sampler_run(v->sampler, pass, noise, &c)));
+		*rgb_BHW3 =
+		    at_escape(sc, pipeline_pixels(p, sampler_run(v->sampler, pass, noise, &c, &steps)));
 	}
 	free(prompt);
 	at_end(sc);

@@ -139,7 +139,11 @@ static struct delivery sample_batch(struct trainer *t, struct samples *s, const 
 	at_t noise = sampler_noise(&t->pipeline, (uint64_t)t->x->run.seed, RNG_LATENT, (uint64_t)t->at.epoch,
 				   id, n, chw);
 	struct cond cond = samples_cond(t, s, id, n);
-	at_t x0 = sampler_run(&t->rollout, old, noise, &cond);
+	struct sampler_steps steps = { .seed = (uint64_t)t->x->run.seed,
+				       .purpose = RNG_SOLVER,
+				       .epoch = (uint64_t)t->at.epoch,
+				       .id = id };
+	at_t x0 = sampler_run(&t->rollout, old, noise, &cond, &steps);
 
 	d.images = at_fetch_begin(pipeline_pixels(&t->pipeline, x0));
 	at_copy_(at_narrow(s->x0_NCHW, 0, at, n), x0);

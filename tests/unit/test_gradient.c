@@ -58,9 +58,8 @@ static void open_trainer(struct trainer *t, struct experiment *x, enum at_dtype 
 	}
 	nn_move(&t->pipeline.transformer.net, dt, AT_CPU);
 	t->pipeline.dtype = dt;
-	t->pipeline.shift = 3;
-	t->pipeline.num_train_timesteps = 1000;
-	assert_int_equal(sampler_init(&t->rollout, &t->pipeline, &x->rollout, &e), 0);
+	t->pipeline.schedule = (struct schedule_conf) { .shift = 3, .num_train_timesteps = 1000 };
+	assert_int_equal(sampler_init(&t->rollout, &t->pipeline, &x->rollout, DIMS(16, SIDE, SIDE), &e), 0);
 	assert_int_equal(policies_init(&t->policies, &x->policy, &t->pipeline.transformer.net, &x->lora, NULL,
 				       1, AT_CPU, &e),
 			 0);
