@@ -98,19 +98,14 @@ static void differentiate(void *ctx, const at_t *in, at_t *out)
 	at_end(sc);
 }
 
-static bool same_dims(const struct at_dims *a, const struct at_dims *b)
-{
-	return a->n == b->n && !memcmp(a->d, b->d, (size_t)a->n * sizeof *a->d);
-}
-
 static struct recording *find(struct gradient_replays *r, const struct function *f, int n, const at_t *in)
 {
 	struct at_dims x = at_shape(in[XT]), text = at_shape(in[TEXT]);
 
 	for (int i = 0; i < r->n; i++) {
 		struct recording *v = &r->v[i];
-		if (v->f.has_old == f->has_old && v->f.has_ref == f->has_ref && same_dims(&v->x, &x) &&
-		    same_dims(&v->text, &text))
+		if (v->f.has_old == f->has_old && v->f.has_ref == f->has_ref && at_dims_equal(v->x, x) &&
+		    at_dims_equal(v->text, text))
 			return v;
 	}
 	if (r->n == MOST)
