@@ -29,7 +29,7 @@ static bool ask(const struct mixture_entry *k, const struct reward_item *item, s
 
 	if (!k->type->check || !k->type->check(k->state, item->prompt, item->meta, &why))
 		return true;
-	snprintf(score->why, sizeof score->why, "%.159s", why.msg);
+	reward_fail(score, 1, why.msg);
 	return false;
 }
 
@@ -38,12 +38,9 @@ static int call(const struct mixture_entry *k, struct task *t, struct err *e)
 	const struct reward_item *item = t->batch->item + t->offset;
 	int ret = 0;
 
-	for (int i = 0; i < t->n; i++) {
-		t->score[i].value = NAN;
-		for (int j = 0; j < REWARD_SUBS; j++)
-			t->score[i].sub[j] = NAN;
+	reward_fail(t->score, t->n, "");
+	for (int i = 0; i < t->n; i++)
 		t->score[i].ok = !t->check || ask(k, &item[i], &t->score[i]);
-	}
 	/* runs of those that can be scored */
 	for (int i = 0, end; i < t->n && !ret; i = end) {
 		for (end = i; end < t->n && t->score[end].ok; end++)
@@ -300,7 +297,7 @@ double mixture_wait(struct mixture *m, struct mixture_scores *s)
 	double start = clock_now();
 
 	while (m->back && !m->back->done(m->back_ctx, s))
-		nanosleep(&(struct timespec) { .tv_nsec = 200000 }, NULL);
+		clock_sleep(200e-6);
 	pthread_mutex_lock(&m->lock);
 	for (double next; next = queue_expire(m), s->open_tasks;)
 		queue_wait(m, next);
