@@ -34,6 +34,26 @@ void judging_submit(struct judging *j, int64_t at, const struct reward_item *ite
 	grouping_add(&j->groups, at, item, k);
 }
 
+void judging_submit_images(struct judging *j, int64_t at, at_t rgb_BHW3, const struct prompts *p,
+			   const int64_t *prompt)
+{
+	int n = (int)at_size(rgb_BHW3, 0), h = (int)at_size(rgb_BHW3, 1), w = (int)at_size(rgb_BHW3, 2);
+	struct reward_item *item = mem_zero((size_t)n, sizeof *item);
+	const uint8_t *rgb = at_data(rgb_BHW3);
+
+	for (int i = 0; i < n; i++) {
+		const struct prompt *of = &p->v[prompt[i]];
+
+		item[i] = (struct reward_item) { .rgb = rgb + (size_t)i * (size_t)w * (size_t)h * 3,
+						 .w = w,
+						 .h = h,
+						 .prompt = of->text,
+						 .meta = of->meta };
+	}
+	judging_submit(j, at, item, n);
+	free(item);
+}
+
 /* Everybody's values and sub-scores of the rewards that get groups, or of the others. */
 static void gather(struct judging *j, struct mixture_scores *all, bool groups)
 {
