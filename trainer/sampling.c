@@ -27,7 +27,7 @@ static int sample_batch(const struct sampling *s, const int64_t *id, int64_t at,
 			struct err *e)
 {
 	struct at_scope *sc = at_begin(AT_NO_GRAD);
-	struct cond c;
+	struct cond c = { 0 };
 	int ret = s->cond(s->cond_ctx, id, n, &c, e);
 
 	*out = (struct pixels) { .at = at };
@@ -107,7 +107,7 @@ int encode_prompts(const struct pipeline *p, const struct prompts *in, const int
 	struct at_scope *s = at_begin(AT_NO_GRAD);
 	const char **text = mem_zero((size_t)n, sizeof *text);
 	int64_t *row = mem_zero((size_t)n, sizeof *row);
-	struct cond once;
+	struct cond once = { 0 };
 	int distinct = 0, ret;
 
 	for (int i = 0; i < n; i++) {
@@ -118,8 +118,7 @@ int encode_prompts(const struct pipeline *p, const struct prompts *in, const int
 	ret = pipeline_encode(p, text, distinct, &once, e);
 	if (!ret) {
 		*out = cond_rows(&once, at_to(at_from(row, DIMS(n), AT_I64), AT_I64, p->device));
-		at_escape(s, out->text_BLE);
-		at_escape(s, out->pooled_BP);
+		cond_escape(s, out);
 	}
 	free(text);
 	free(row);
