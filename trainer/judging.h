@@ -16,9 +16,9 @@ struct judging {
 	struct dist *dist;
 	struct mixture *mixture;
 	int64_t n, group_size;
-	int64_t first, count;       /* this rank's share */
-	struct mixture_scores mine; /* of the rewards that take images as they come */
-	struct grouping groups;     /* of those that get whole groups */
+	int64_t first, count;         /* this rank's share */
+	struct mixture_scores scores; /* its own: of the rewards that take images as they come */
+	struct grouping groups;       /* of those that get whole groups */
 };
 /* Every prompt of the file can be scored. */
 int judging_check(struct mixture *m, const struct prompts *p, struct err *e);

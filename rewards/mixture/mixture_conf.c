@@ -226,13 +226,13 @@ int mixture_open(struct mixture **m, const struct conf_node *root, int threads, 
 	return 0;
 }
 
-int mixture_open_over(struct mixture **m, const struct conf_node *root, const struct mixture_back *back,
+int mixture_open_over(struct mixture **m, const struct conf_node *root, const struct mixture_backend *backend,
 		      void *ctx, struct err *e)
 {
 	int n;
 	struct mixture_entry *entry = entries_read(root, &n, e);
 
-	*m = entry ? mixture_new_over(entry, n, back, ctx) : NULL;
+	*m = entry ? mixture_new_over(entry, n, backend, ctx) : NULL;
 	free(entry);
 	return *m ? 0 : -1;
 }

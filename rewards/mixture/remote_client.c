@@ -171,7 +171,7 @@ static int open_rewards(struct client *c, int set, struct err *e)
 	return 0;
 }
 
-static const struct mixture_back back = {
+static const struct mixture_backend backend = {
 	.submit = submit, .done = done, .check = check, .close = close_client
 };
 
@@ -181,7 +181,7 @@ int remote_open(struct mixture **m, const struct conf_node *root, const struct r
 	struct client *c = mem_zero(1, sizeof *c);
 
 	*c = (struct client) { .link = *link, .in_charge = in_charge, .turn = turn % link->servers };
-	if (mixture_open_over(&c->mixture, root, &back, c, e)) {
+	if (mixture_open_over(&c->mixture, root, &backend, c, e)) {
 		free(c);
 		return -1;
 	}

@@ -177,14 +177,14 @@ static int take_into(at_t dst, const struct st_file *f, const char *name, struct
 	return ret;
 }
 
-static int check_hash(const json_t *j, const char *key, uint64_t mine, const char *path, const char *what,
+static int check_hash(const json_t *j, const char *key, uint64_t want, const char *path, const char *what,
 		      struct err *e)
 {
-	const char *theirs;
-	char *h = hex(mine);
-	int ret = json_get_str(&theirs, j, key, "", path, e);
+	const char *stored;
+	char *h = hex(want);
+	int ret = json_get_str(&stored, j, key, "", path, e);
 
-	if (!ret && strcmp(h, theirs))
+	if (!ret && strcmp(h, stored))
 		ret = err_set(e, "%s: %s", path, what);
 	free(h);
 	return ret;
