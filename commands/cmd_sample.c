@@ -8,14 +8,14 @@
 #include <stdlib.h>
 #include <string.h>
 
-struct request {
+struct sample_options {
 	struct option_list prompts;
 	int64_t seed, per, cols, zoom;
 	const char *latents, *save_latents, *out;
 };
 
 /* Initial latents: from a file's tensor `latents`, else noise keyed by seed and image. */
-static int start(at_t *x, const struct session *s, const struct request *r, const int64_t *id, int n,
+static int start(at_t *x, const struct session *s, const struct sample_options *r, const int64_t *id, int n,
 		 struct err *e)
 {
 	struct at_dims chw = s->latent_CHW;
@@ -35,7 +35,7 @@ static int start(at_t *x, const struct session *s, const struct request *r, cons
 	return ret;
 }
 
-static int write_grid(const struct request *r, at_t rgb_BHW3, struct err *e)
+static int write_grid(const struct sample_options *r, at_t rgb_BHW3, struct err *e)
 {
 	int n = (int)at_size(rgb_BHW3, 0), h = (int)at_size(rgb_BHW3, 1), w = (int)at_size(rgb_BHW3, 2);
 	const uint8_t **tile = mem_zero((size_t)n, sizeof *tile);
@@ -50,7 +50,7 @@ static int write_grid(const struct request *r, at_t rgb_BHW3, struct err *e)
 	return ret;
 }
 
-static int sample(struct session *s, const struct request *r, int64_t batch, struct err *e)
+static int sample(struct session *s, const struct sample_options *r, int64_t batch, struct err *e)
 {
 	struct at_scope *sc = at_begin(AT_NO_GRAD);
 	int n = r->prompts.n * (int)r->per, ret = -1;
@@ -67,7 +67,7 @@ static int sample(struct session *s, const struct request *r, int64_t batch, str
 		goto out;
 	for (int64_t at = 0; at < n; at += batch) {
 		int k = (int)(n - at < batch ? n - at : batch);
-		struct cond c;
+		struct cond c = { 0 };
 		if (pipeline_encode(&s->pipeline, prompt + at, k, &c, e))
 			goto out;
 		struct sampler_steps steps = { .seed = (uint64_t)r->seed,
@@ -93,7 +93,7 @@ out:
 static int run(int argc, char **argv, struct err *e)
 {
 	struct session_options o = SESSION_DEFAULTS;
-	struct request r = { .per = 1, .zoom = 1 };
+	struct sample_options r = { .per = 1, .zoom = 1 };
 	const char *args[1];
 	const struct option_spec spec[] = {
 		SESSION_OPTIONS(o),

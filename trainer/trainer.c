@@ -149,7 +149,7 @@ static int open_policies(struct trainer *t, struct err *e)
 
 	if (*start && !(file = adapters_find(start, e)))
 		return err_in(e, "lora.start");
-	int ret = policies_init(&t->policies, &t->x->policy, &t->pipeline.transformer.net, &t->file->lora,
+	int ret = policies_init(&t->policies, &t->x->policy, t->pipeline.transformer.net, &t->file->lora,
 				file, (uint64_t)t->file->run.seed, t->pipeline.device, e);
 	free(file);
 	return ret && *start ? err_in(e, "lora.start") : ret;
@@ -196,6 +196,7 @@ void trainer_close(struct trainer *t)
 	policies_release(&t->policies);
 	leave(t);
 	pipeline_close(&t->pipeline);
+	eval_release(&t->before);
 	free(t->dir);
 	*t = (struct trainer) { 0 };
 }
