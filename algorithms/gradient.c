@@ -12,20 +12,22 @@
 
 /* Inputs: those that are always there, those that may be, in this order, and then the conditioning's. */
 enum { X0, EPS, XT, T, TIMESTEP, ADVANTAGE, R, WEIGHT, WEIGHTS, V_OLD, V_REF, ROW, GROUP, SLOTS };
-enum { TEXT, POOLED, CONDS };
+enum { MOST_IN = SLOTS + COND_TENSORS };
 enum { GRAD, TOLD, DEVIATION, KL, OUT };
 
 /* What the function depends on beyond tensors. */
 struct function {
 	struct gradient_task task;
 	unsigned has; /* bit i: slot i is there */
+	bool pulls;   /* the reference is also what v is pulled to */
+	struct cond_shape cond;
 };
 struct gradient_replays {
 	int n;
 	int64_t replayed;
 	struct recording {
 		struct function f;
-		struct at_dims x, text;
+		struct at_dims x;
 		struct at_graph *graph;
 		bool told;
 	} v[MOST];
@@ -59,11 +61,6 @@ static const at_t *take(at_t slot[SLOTS], const struct function *f, const at_t *
 	for (int i = 0; i < SLOTS; i++)
 		slot[i] = has(f, i) ? *in++ : NULL;
 	return in;
-}
-
-static struct cond take_cond(const at_t *in)
-{
-	return (struct cond) { in[TEXT], in[POOLED] };
 }
 
 /* The algorithm's view of them. */
@@ -115,7 +112,7 @@ static void differentiate(void *ctx, const at_t *in, at_t *out)
 	const struct gradient_task *task = &f->task;
 	struct lora *lora = task->theta;
 	at_t slot[SLOTS];
-	struct cond cond = take_cond(take(slot, f, in));
+	struct cond cond = cond_from(&f->cond, take(slot, f, in));
 	struct at_scope *sc = at_begin(AT_WITH_GRAD);
 	struct pass theta = { .checkpoint_blocks = task->checkpoint_blocks };
 	struct lora_merged merged = { 0 };
@@ -132,7 +129,7 @@ static void differentiate(void *ctx, const at_t *in, at_t *out)
 	at_t policy_B = at_mul(l.policy_B, at_cast(slot[WEIGHT], AT_F64));
 	at_t loss = at_mul(at_sum(policy_B), at_select(slot[WEIGHTS], 0, 0)), kl = NULL;
 
-	if (slot[V_REF]) {
+	if (f->pulls) {
 		kl = pull(slot, v, l.kl_weight_B);
 		loss = at_add(loss, at_mul(kl, at_select(slot[WEIGHTS], 0, 1)));
 	}
@@ -162,20 +159,21 @@ static bool same_dims(const struct at_dims *a, const struct at_dims *b)
 static struct recording *find(struct gradient_replays *r, const struct function *f, int n, const at_t *in)
 {
 	at_t slot[SLOTS];
-	struct cond cond = take_cond(take(slot, f, in));
-	struct at_dims x = at_shape(slot[XT]), text = at_shape(cond.text_BLE);
+	struct cond cond = cond_from(&f->cond, take(slot, f, in));
+	struct at_dims x = at_shape(slot[XT]);
 
 	for (int i = 0; i < r->n; i++) {
 		struct recording *v = &r->v[i];
-		if (v->f.has == f->has && same_dims(&v->x, &x) && same_dims(&v->text, &text))
+		if (v->f.has == f->has && v->f.pulls == f->pulls && same_dims(&v->x, &x) &&
+		    cond_has_shape(&cond, &v->f.cond))
 			return v;
 	}
 	if (r->n == MOST)
 		return NULL;
 	struct recording *v = &r->v[r->n++];
-	*v = (struct recording) {
-		.f = *f, .x = x, .text = text, .graph = at_graph_new(differentiate, f, sizeof *f, n, OUT)
-	};
+	*v = (struct recording) { .f = *f,
+				  .x = x,
+				  .graph = at_graph_new(differentiate, f, sizeof *f, n, OUT) };
 	return v;
 }
 
@@ -195,8 +193,7 @@ static double loss_scale(const struct gradient_batch *b)
 }
 
 /* The inputs that there are, and what says which; returns their number. */
-static int list_inputs(at_t in[SLOTS + CONDS], struct function *f, const struct gradient_batch *b,
-		       at_t weights)
+static int list_inputs(at_t in[MOST_IN], struct function *f, const struct gradient_batch *b, at_t weights)
 {
 	const struct terms *m = &b->terms;
 	const at_t slot[SLOTS] = { [X0] = m->x0_BCHW,
@@ -220,15 +217,15 @@ static int list_inputs(at_t in[SLOTS + CONDS], struct function *f, const struct 
 			f->has |= 1U << i;
 			in[n++] = slot[i];
 		}
-	in[n++] = b->cond.text_BLE;
-	in[n++] = b->cond.pooled_BP;
-	return n;
+	f->pulls = b->v_ref_KCHW && b->weight_kl > 0;
+	f->cond = cond_shape(&b->cond);
+	return n + cond_tensors(&b->cond, in + n);
 }
 
 at_t gradient_group(const struct gradient_task *task, const struct gradient_batch *b)
 {
 	struct at_scope *sc = at_begin(AT_NO_GRAD);
-	at_t in[SLOTS + CONDS], slot[SLOTS];
+	at_t in[MOST_IN], slot[SLOTS];
 	struct function f = { .task = *task };
 	struct pass theta = { .lora = task->theta };
 
@@ -244,7 +241,7 @@ struct gradient gradient_of(const struct gradient_task *task, struct gradient_re
 {
 	const double scale = loss_scale(b), weights[] = { b->weight_policy * scale, b->weight_kl * scale };
 	at_t w = at_to(at_from(weights, DIMS(2), AT_F64), AT_F64, at_device_of(b->terms.xt_BCHW));
-	at_t in[SLOTS + CONDS], out[OUT];
+	at_t in[MOST_IN], out[OUT];
 	struct function f = { .task = *task };
 	struct recording *v;
 	const char *why;

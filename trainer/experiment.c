@@ -65,14 +65,14 @@ static const struct field prompts_fields[] = {
 	FIELD_END
 };
 static const struct field_word block_words[] = {
-	{ "auto", -1 }, { "false", 0 }, { "true", MMDIT_LAYERS }, { NULL, 0 }
+	{ "auto", -1 }, { "false", 0 }, { "true", TRANSFORMER_BLOCKS }, { NULL, 0 }
 };
 static const struct field train_fields[] = {
 	FIELD(struct train_conf, algorithm, .init = ALGORITHM_DEFAULT, .choices = algorithm_names,
 	      .doc = "what is learned from the images of a round; its keys are in the section of its name"),
 	FIELD(struct train_conf, max_steps, .init = "1000", .min = 1, .max = 1e9, .unit = "optimizer steps",
 	      .doc = "when the run ends"),
-	FIELD(struct train_conf, checkpoint_blocks, .init = "false", .min = 0, .max = MMDIT_LAYERS,
+	FIELD(struct train_conf, checkpoint_blocks, .init = "false", .min = 0, .max = TRANSFORMER_BLOCKS,
 	      .words = block_words, .unit = "blocks",
 	      .doc =
 		  "activation checkpointing: so many blocks are computed again in the backward; true: all, "
