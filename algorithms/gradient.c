@@ -151,11 +151,6 @@ static void differentiate(void *ctx, const at_t *in, at_t *out)
 	at_end(sc);
 }
 
-static bool same_dims(const struct at_dims *a, const struct at_dims *b)
-{
-	return a->n == b->n && !memcmp(a->d, b->d, (size_t)a->n * sizeof *a->d);
-}
-
 static struct recording *find(struct gradient_replays *r, const struct function *f, int n, const at_t *in)
 {
 	at_t slot[SLOTS];
@@ -164,7 +159,7 @@ static struct recording *find(struct gradient_replays *r, const struct function 
 
 	for (int i = 0; i < r->n; i++) {
 		struct recording *v = &r->v[i];
-		if (v->f.has == f->has && v->f.pulls == f->pulls && same_dims(&v->x, &x) &&
+		if (v->f.has == f->has && v->f.pulls == f->pulls && at_dims_equal(v->x, x) &&
 		    cond_has_shape(&cond, &v->f.cond))
 			return v;
 	}

@@ -6,15 +6,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const char *const dtype_names[] = { "float32", "bfloat16", "float16", NULL };
-
 static const struct field run_fields[] = {
 	FIELD(struct run_conf, name, .init = "", .doc = "name of the run; empty takes the config file's"),
 	FIELD(struct run_conf, seed, .init = "0", .min = 0, .max = 9007199254740992.0,
 	      .doc = "everything random is a function of this"),
 	FIELD(struct run_conf, device, .init = "auto", .choices = at_device_names,
 	      .doc = "where tensors live; auto: cuda where the build has it and a GPU is visible, else cpu"),
-	FIELD(struct run_conf, dtype, .init = "float32", .choices = dtype_names,
+	FIELD(struct run_conf, dtype, .init = "float32", .choices = at_weight_dtypes,
 	      .doc = "type of the frozen weights; adapters, optimizer and loss are float32 always"),
 	FIELD(struct run_conf, memory, .init = "0.9",
 	      .doc = "what `auto` may take: a share of the memory that a rank finds left, or a size (600MiB, "
@@ -39,7 +37,7 @@ static const struct field model_fields[] = {
 	FIELD(struct model_conf, path, .init = NULL, .doc = "model directory in diffusers layout"),
 	FIELD(struct model_conf, t5_length, .init = "128", .min = 1, .max = 4096, .unit = "tokens",
 	      .doc = "what the T5 encoder of Stable Diffusion 3 reads of a prompt"),
-	FIELD(struct model_conf, vae_dtype, .init = "float32", .choices = dtype_names,
+	FIELD(struct model_conf, vae_dtype, .init = "float32", .choices = at_weight_dtypes,
 	      .doc = "precision of decoding images; the published runs decode in float32"),
 	FIELD(struct model_conf, vae_batch, .init = "1", .min = 1, .max = 4096, .unit = "images",
 	      .doc = "images decoded at a time: more keep a GPU busier and take more memory"),

@@ -17,7 +17,5 @@ json_t *reply_request(const struct reward_item *item, int n, bool group);
 #define REPLY_GROUP_DOC "it gets all images of a prompt at once, so that it can rank or compare them"
 /* Scores from an answer's text; on an error all are unavailable, and the reason is in e too. */
 int reply_scores(struct reward_score *out, int n, const char *text, size_t size, struct err *e);
-/* All unavailable for this reason. */
-void reply_unavailable(struct reward_score *out, int n, const char *why);
 
 #endif
