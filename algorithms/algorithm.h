@@ -3,7 +3,7 @@
  *
  * A round is the trainer's: prompts, images by the old policy, scores and advantages (trainer/rollout.c); the
  * forwards, the sum of gradients over all pairs, clipping, AdamW, EMA (trainer/update.c); and what becomes of
- * the old policy (policies.h).  An algorithm is a file of this folder and a line in registry.c.  It says
+ * the old policy (policies.h).  An algorithm is a file of this folder and a line in algorithm.c.  It says
  *   - demands: what it needs beside theta's velocity v, and what its loss and the pull to the base weigh,
  *   - pairs:   at which noise levels a sample is trained, with which noise and weight,
  *   - group:   where the loss needs a sum over a prompt's images, what is summed,

@@ -22,7 +22,7 @@ MAY = {
     "commands": {"base", "aten", "dist", "models", "sampler", "algorithms", "data", "rewards", "trainer"},
 }
 FAMILIES = re.findall(r"&family_(\w+)", (ROOT / "models/families.c").read_text())
-ALGORITHMS = re.findall(r"^\tX\((\w+)\)", (ROOT / "algorithms/registry.c").read_text(), re.M)
+ALGORITHMS = re.findall(r"^\tX\((\w+)\)", (ROOT / "algorithms/algorithm.c").read_text(), re.M)
 # What a folder may not say outside comments: who trains knows no algorithm and no model family, and who learns no trainer.
 UNSAID = {
     "trainer": rf"(?<![A-Za-z0-9])({'|'.join(ALGORITHMS + FAMILIES)})(?![A-Za-z0-9])",
@@ -72,11 +72,11 @@ def main():
     sources = [p for p in tracked if re.search(r"\.(c|h|cpp|hpp|cu)$", p)]
     builds = {p: (ROOT / p).read_text() for p in tracked if p.endswith("meson.build")}
     builds["extended"] = "".join(p.read_text() for p in (ROOT / "tests/commands").glob("test_*.py"))
-    bad, names = [] if ALGORITHMS else ["algorithms/registry.c: no algorithm found"], {}
+    bad, names = [] if ALGORITHMS else ["algorithms/algorithm.c: no algorithm found"], {}
     for path in sources:
         folder, name = path.split("/")[0], path.split("/")[-1]
         text = (ROOT / path).read_text()
-        if name in names and name != "registry.c":
+        if name in names:
             bad.append(f"{path}: {names[name]} has the same file name")
         names[name] = path
         if text.count("\n") > LONGEST:

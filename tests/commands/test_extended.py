@@ -12,7 +12,7 @@ STEPS = 3
 @pytest.fixture(scope="module")
 def program(tmp_path_factory):
     return extended(
-        tmp_path_factory.mktemp("program"), "algorithms/registry.c",
+        tmp_path_factory.mktemp("program"), "algorithms/algorithm.c",
         ["examples/algorithm_rwr.c", "tests/commands/algorithm_couples.c", "tests/commands/algorithm_walk.c"],
         {"\tX(nft)": "\tX(nft) X(rwr) X(couples) X(walk)"},
     )  # fmt: skip
