@@ -8,6 +8,7 @@
 #include "models/encoder.h"
 #include "sampler/replay.h"
 #include "algorithms/gradient.h"
+#include "algorithms/nft.h"
 #include "dist/startup.h"
 #include "trainer/sampling.h"
 #include <math.h>
@@ -156,6 +157,7 @@ static void make_samples(struct bench *b)
 	s->prompt = mem_zero((size_t)s->n, sizeof *s->prompt);
 	s->group = mem_zero((size_t)s->n, sizeof *s->group);
 	s->r = mem_zero((size_t)s->n, sizeof *s->r);
+	s->advantage = mem_zero((size_t)s->n, sizeof *s->advantage);
 	for (int64_t i = 0; i < s->n; i++) {
 		s->group[i] = i / b->group_size;
 		s->r[i] = (double)(i % b->group_size) / (double)(b->group_size - 1);
@@ -214,7 +216,7 @@ int bench_choose(struct bench *b, const struct bench_setting *now, struct err *e
 	gradient_replays_free(t->gradients);
 	t->gradients = now->record_update ? gradient_replays_new() : NULL;
 	t->batches = (struct batches) { .micro = now->micro, .blocks = now->checkpoint };
-	b->x.nft.kl_beta = now->kl;
+	((struct nft_conf *)b->x.algorithm_conf)->kl_beta = now->kl; /* make_experiment chose no other */
 	b->x.rollout.graphs = now->graphs;
 	if (p->vae)
 		nn_move(&b->vae.net, vae, p->device);

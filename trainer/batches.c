@@ -192,9 +192,7 @@ static int find_blocks(struct probe *p, int64_t micro, struct err *e)
 /* Pairs of a rank in an epoch: no micro-batch is larger. */
 static int64_t pairs_of_rank(const struct probe *p)
 {
-	int levels = (int)(p->t->rollout.schedule.steps * p->t->x->train.timestep_fraction);
-
-	return p->s.count * (levels < 1 ? 1 : levels);
+	return p->s.count * trainer_levels(p->t);
 }
 
 /* Both are to be found: every block once where that leaves a micro-batch large enough, else the micro-batch
