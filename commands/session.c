@@ -72,7 +72,7 @@ int session_open(struct session *s, struct dist *d, const struct session_options
 				  .shift = o->shift,
 				  .timesteps = (char *)(uintptr_t) "float",
 				  .batch = o->batch,
-				  .graphs = true };
+				  .cuda_graphs = true };
 	if (sampler_init(&s->sampler, &s->pipeline, &c, e))
 		goto out;
 	return 0;

@@ -17,8 +17,8 @@ struct sampler_conf {
 	double shift;    /* 0: the model's */
 	char *timesteps; /* "float" or "integer": what the transformer is told of sigma */
 	int64_t batch;   /* images a forward; 0: auto */
-	bool graphs;     /* replay forwards on a GPU */
-	bool fp8;        /* rollouts with 8-bit weights; who samples hands the pass */
+	bool cuda_graphs;
+	bool fp8; /* rollouts with 8-bit weights; who samples hands the pass */
 };
 /* Tables are made for the two places that sample, because their published defaults differ. */
 extern const struct field_word batch_words[]; /* auto */

@@ -169,7 +169,7 @@ replayed() {
 graphs() {
 	local g
 	for g in true false; do
-		train graphs-$g "${small[@]}" --set run.device=cuda --set train.max_steps=3 --set rollout.graphs=$g 2>&1 || return 1
+		train graphs-$g "${small[@]}" --set run.device=cuda --set train.max_steps=3 --set rollout.cuda_graphs=$g 2>&1 || return 1
 	done
 	replayed graphs-true forwards && compare graphs-true graphs-false 0
 }
@@ -178,7 +178,7 @@ graphs() {
 update_graphs() {
 	local g
 	for g in true false; do
-		train update-$g "${small[@]}" --set run.device=cuda --set train.max_steps=4 --set train.graphs=$g 2>&1 || return 1
+		train update-$g "${small[@]}" --set run.device=cuda --set train.max_steps=4 --set train.cuda_graphs=$g 2>&1 || return 1
 	done
 	replayed update-true updates && compare update-true update-false 1e-3
 }
@@ -186,7 +186,7 @@ update_graphs() {
 # Sizes that are found by trying stay under the limit, and a resumed run has the bits of one that was not cut.
 memory() {
 	local args=(--quiet --set run.device=cuda --set run.memory=1GiB --set rollout.batch=auto --set train.micro_batch=auto
-		--set train.checkpoint_blocks=auto --set prompts.test= --set log.tensorboard=false --set optimizer.decay=constant
+		--set train.gradient_checkpointing=auto --set prompts.test= --set log.tensorboard=false --set optimizer.decay=constant
 		--set run.deterministic=true)
 	train memory "${args[@]}" --set train.max_steps=4 && train memory-cut "${args[@]}" --set train.max_steps=2 &&
 		"$program" train configs/shapes.yaml --run "$out/memory-cut" "${args[@]}" --set train.max_steps=4 --resume || return 1

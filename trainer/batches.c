@@ -94,14 +94,14 @@ static double try_rollout(void *ctx, int64_t n)
 {
 	struct probe *p = ctx;
 
-	return try_sampling(p, &p->t->rollout, &p->old, p->t->x->rollout.graphs, n);
+	return try_sampling(p, &p->t->rollout, &p->old, p->t->x->rollout.cuda_graphs, n);
 }
 
 static double try_eval(void *ctx, int64_t n)
 {
 	struct probe *p = ctx;
 
-	return try_sampling(p, &p->t->eval_sampler, &p->ema, p->t->x->eval.sampler.graphs, n);
+	return try_sampling(p, &p->t->eval_sampler, &p->ema, p->t->x->eval.sampler.cuda_graphs, n);
 }
 
 static double try_micro(void *ctx, int64_t n)
@@ -110,7 +110,8 @@ static double try_micro(void *ctx, int64_t n)
 
 	at_memory_count_anew(device(p));
 	update_try(p->t, &p->s, (int)n, p->size.blocks);
-	double took = peak(p), again = device(p) == AT_CUDA && p->t->x->train.graphs ? took - p->base : 0;
+	double took = peak(p),
+	       again = device(p) == AT_CUDA && p->t->x->train.cuda_graphs ? took - p->base : 0;
 	return took + fmax(again, fmax(p->recorded, p->recorded_each * (double)n));
 }
 
@@ -352,7 +353,7 @@ int batches_resolve(struct trainer *t, struct err *e)
 {
 	const struct experiment *x = t->x;
 	struct batches b = { x->rollout.batch, x->eval.sampler.batch, x->train.micro_batch,
-			     x->train.checkpoint_blocks, t->batches.bytes };
+			     x->train.gradient_checkpointing, t->batches.bytes };
 	int64_t layers = t->pipeline.transformer.conf.num_layers;
 	bool open = !b.rollout || !b.eval || !b.micro || b.blocks < 0;
 
@@ -361,7 +362,7 @@ int batches_resolve(struct trainer *t, struct err *e)
 	t->batches = b;
 	if (open && t->dist->rank == 0)
 		log_info("rollout.batch %lld, eval.sampler.batch %lld, train.micro_batch %lld, "
-			 "train.checkpoint_blocks %lld",
+			 "train.gradient_checkpointing %lld",
 			 (long long)b.rollout, (long long)b.eval, (long long)b.micro,
 			 (long long)(b.blocks < layers ? b.blocks : layers));
 	return 0;

@@ -88,7 +88,7 @@ static int open_stage(struct trainer *t, int64_t i, struct err *e)
 
 static int open_samplers(struct trainer *t, struct err *e)
 {
-	if (t->x->train.graphs)
+	if (t->x->train.cuda_graphs)
 		t->gradients = gradient_replays_new();
 	return sampler_init(&t->rollout, &t->pipeline, &t->x->rollout, e) ||
 		       sampler_init(&t->eval_sampler, &t->pipeline, &t->x->eval.sampler, e)

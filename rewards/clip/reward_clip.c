@@ -27,11 +27,11 @@ static const char *const dtype_names[] = { "float32", "bfloat16", "float16", NUL
 
 #define CLIP_FIELDS(S)                                                                                       \
 	FIELD(S, model, .init = NULL,                                                                        \
-	      .doc = "folder of the CLIP model, of transformers or open_clip, with its tokenizer"),          \
+	      .doc = "folder of the CLIP model (transformers or open_clip) and its tokenizer"),              \
 	    FIELD(S, dtype, .init = "float32", .choices = dtype_names, .doc = "type of its weights"),        \
 	    FIELD(S, device, .init = "auto", .choices = at_device_names,                                     \
-		  .doc = "where it runs; auto: where the run's tensors live, or on a reward rank without a " \
-			 "GPU the CPU"),                                                                     \
+		  .doc = "where it runs; auto: on the run's device, or on the CPU of a reward rank without " \
+			 "a GPU"),                                                                           \
 	    FIELD(S, batch, .init = "16", .min = 1, .max = 4096, .unit = "images",                           \
 		  .doc = "images scored at a time")
 
@@ -39,7 +39,7 @@ static const struct field clip_fields[] = { CLIP_FIELDS(struct clip_conf), FIELD
 static const struct field aesthetic_fields[] = {
 	CLIP_FIELDS(struct aesthetic_conf),
 	FIELD(struct aesthetic_conf, head, .init = NULL,
-	      .doc = "safetensors file of the predictor: layers.0, .2, .4, .6 and .7, weight and bias"),
+	      .doc = "safetensors file of the predictor: weight and bias of layers.0, .2, .4, .6 and .7"),
 	FIELD_END
 };
 

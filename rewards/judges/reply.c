@@ -39,7 +39,7 @@ static void one(struct reward_score *out, const json_t *v)
 	const json_t *score = json_is_object(v) ? json_object_get(v, "score") : v;
 	const char *why = json_string_value(json_object_get(v, "error"));
 
-	reply_unavailable(out, 1, why ? why : "the judge gave no score");
+	reply_unavailable(out, 1, why ? why : "the reward gave no score");
 	if (why || !json_is_number(score))
 		return;
 	out->value = json_number_value(score);
@@ -47,7 +47,7 @@ static void one(struct reward_score *out, const json_t *v)
 	if (out->ok)
 		out->why[0] = '\0';
 	else
-		snprintf(out->why, sizeof out->why, "the judge's score is not finite");
+		snprintf(out->why, sizeof out->why, "the reward's score is not finite");
 }
 
 int reply_scores(struct reward_score *out, int n, const char *text, size_t size, struct err *e)
@@ -58,11 +58,12 @@ int reply_scores(struct reward_score *out, int n, const char *text, size_t size,
 	int ret = o ? 0 : -1;
 
 	if (o && why)
-		ret = err_set(e, "the judge says: %.120s", why);
+		ret = err_set(e, "the reward says: %.120s", why);
 	else if (o && !json_is_array(list))
-		ret = err_set(e, "the judge's answer has no list 'scores'");
+		ret = err_set(e, "the reward's answer has no list 'scores'");
 	else if (o && json_array_size(list) != (size_t)n)
-		ret = err_set(e, "the judge's answer has %zu scores for %d images", json_array_size(list), n);
+		ret =
+		    err_set(e, "the reward's answer has %zu scores for %d images", json_array_size(list), n);
 	for (int i = 0; i < n && !ret; i++)
 		one(&out[i], json_array_get(list, (size_t)i));
 	if (ret)

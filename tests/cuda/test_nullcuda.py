@@ -37,7 +37,7 @@ def test_as_on_a_gpu(tmp_path, probe, answers):
 
 # ---- Recordings ----
 def test_recordings(tmp_path):
-    done = train(tmp_path, "train.graphs=true")
+    done = train(tmp_path, "train.cuda_graphs=true")
     (log,) = done.logs
     assert log["illegal_calls"] == {} and log["captures_invalidated"] == 0 and log["escaped_launches"] == 0
     # Two shapes of rollout (one forward, two under dpm2's corrector) and the update.
@@ -48,7 +48,7 @@ def test_recordings(tmp_path):
 def test_recordings_in_every_stage(tmp_path):
     """What was recorded in one stage is freed at its end; the memory that recordings share must outlive it."""
     (tmp_path / "c.yaml").write_text(STAGES)
-    done = train(tmp_path, "train.graphs=true", config=tmp_path / "c.yaml")
+    done = train(tmp_path, "train.cuda_graphs=true", config=tmp_path / "c.yaml")
     assert not warnings(tmp_path)
     assert done.sum("captures_ended") == 6
 
@@ -56,14 +56,14 @@ def test_recordings_in_every_stage(tmp_path):
 @pytest.mark.parametrize("which", ["1", "2", "3", "3:500"], ids=lambda x: x.replace(":", "-"))  # the 500th of the update is in its backward
 def test_broken_recording(tmp_path, which):
     """One recording fails in its middle: it alone is not replayed."""
-    done = train(tmp_path, "train.graphs=true", BREAK_CAPTURE=which)
+    done = train(tmp_path, "train.cuda_graphs=true", BREAK_CAPTURE=which)
     assert len(warnings(tmp_path)) == 1 and "is not replayed" in warnings(tmp_path)[0]
     assert done.sum("captures_begun") == 3 and done.sum("captures_ended") == 2 and done.sum("graph_launches")
 
 
 def test_one_stream_for_recordings(tmp_path):
     """Each stream that a product runs in has a workspace of 32 MB, for ever."""
-    (log,) = train(tmp_path, "train.graphs=true").logs
+    (log,) = train(tmp_path, "train.cuda_graphs=true").logs
     assert log["capture_streams"] == 1
     # The trainer's handle in its stream and in that of recordings, and autograd's handle the same.
     assert log["workspaces"] <= 4
@@ -83,7 +83,7 @@ def test_memory_of_recordings(tmp_path):
 
 def test_near_the_limit(tmp_path):
     """What the runs before a recording left in the allocator's caches is given back first: a capture cannot take it."""
-    large = ["prompts.groups=8", "prompts.group_size=24", "rollout.batch=192", "train.micro_batch=192", "train.graphs=true"]
+    large = ["prompts.groups=8", "prompts.group_size=24", "rollout.batch=192", "train.micro_batch=192", "train.cuda_graphs=true"]
     done = train(tmp_path, *large, MEMORY=420 << 20)
     assert done.sum("allocations_failed") > 0 and done.sum("captures_ended") == 3 and not warnings(tmp_path)
 
@@ -95,7 +95,7 @@ def test_stable_diffusion(tmp_path, words, dtype):  # noqa: F811
     (tmp_path / "prompts.txt").write_text("a red circle\ntwo dogs\nx\n")
     text = SD3_RUN.format(cache=tmp_path / "cache", model=tmp_path / "model", prompts=tmp_path / "prompts.txt")
     (tmp_path / "c.yaml").write_text(text)
-    (log,) = train(tmp_path, f"run.dtype={dtype}", "train.graphs=true", config=tmp_path / "c.yaml").logs
+    (log,) = train(tmp_path, f"run.dtype={dtype}", "train.cuda_graphs=true", config=tmp_path / "c.yaml").logs
     assert log["illegal_calls"] == {} and log["captures_ended"] >= 2 and log["launches_unchecked"] == 0
     assert log["devices"]["0"]["dnn"] > 0 and not warnings(tmp_path)
 
@@ -195,7 +195,7 @@ def test_judges_beside_recordings(tmp_path, judges):
     """Threads that score on the same GPU do nothing that breaks a capture, which any thread's cudaDeviceSynchronize would."""
     config = write(tmp_path / "c.yaml", False, rewards=judges)
     # The last batch of a round is of another size, and recorded while those before it are scored.
-    (log,) = train(tmp_path, "train.graphs=true", "rollout.batch=5", config=config).logs
+    (log,) = train(tmp_path, "train.cuda_graphs=true", "rollout.batch=5", config=config).logs
     assert log["illegal_calls"] == {} and log["captures_ended"] == 4 and not warnings(tmp_path)
     assert len([t for t in threads(log) if "pt_autograd" not in t]) >= 2
 
