@@ -161,7 +161,8 @@ struct gradient gradient_of(const struct gradient_task *task, struct gradient_re
 		at_graph_run(v->graph, in, out);
 		at_graph_replays(v->graph, &why);
 		if (why && !v->told)
-			log_warn("the update of %lld pairs is not replayed on the GPU, only run: %s",
+			log_warn("updates of %lld pairs run without a CUDA graph, because it could not be "
+				 "replayed: %s",
 				 (long long)v->x.d[0], why);
 		v->told = why != NULL;
 	} else {

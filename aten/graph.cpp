@@ -214,7 +214,8 @@ tensors run_recorded(at_graph *g, const tensors &in)
 		for (size_t i = 0; i < g->n; i++)
 			if (in[i].sizes() != g->in[i].sizes() ||
 			    in[i].scalar_type() != g->in[i].scalar_type())
-				throw std::runtime_error("an input is not as it was when this was recorded");
+				throw std::runtime_error(
+				    "an input has another shape, type or device than at the capture");
 		return replay(g, in);
 	}
 	tensors plain = run_plain(g, in);
@@ -222,7 +223,7 @@ tensors run_recorded(at_graph *g, const tensors &in)
 		tensors twin = record(g, in), again = replay(g, in);
 		for (size_t i = 0; i < g->m; i++)
 			if (!as_good(again[i], plain[i], twin[i]))
-				throw std::runtime_error("the replay differs from the function");
+				throw std::runtime_error("its results differ from those of a plain run");
 	} catch (const std::exception &e) {
 		give_up(g, e.what());
 	}

@@ -192,8 +192,9 @@ static int check_latent(const struct bench *b, struct err *e)
 	const struct mmdit_conf *c = &b->t.pipeline.transformer.conf;
 
 	if (b->latent % c->patch_size || b->latent > c->patch_size * c->pos_embed_max_size)
-		return err_set(e, "bench: --latent %lld: a multiple of %lld up to %lld", (long long)b->latent,
-			       (long long)c->patch_size, (long long)(c->patch_size * c->pos_embed_max_size));
+		return err_set(e, "bench: --latent %lld: must be a multiple of %lld, at most %lld",
+			       (long long)b->latent, (long long)c->patch_size,
+			       (long long)(c->patch_size * c->pos_embed_max_size));
 	return 0;
 }
 

@@ -100,8 +100,9 @@ at_t replays_velocity(struct replays *r, const struct sampler *s, const struct p
 	at_graph_run(p->graph, in, &v);
 	at_graph_replays(p->graph, &why);
 	if (why && !p->told)
-		log_warn("a forward of %lld images is not replayed on the GPU, only run: %s",
-			 (long long)p->x.d[0], why);
+		log_warn(
+		    "forwards of %lld images run without a CUDA graph, because it could not be replayed: %s",
+		    (long long)p->x.d[0], why);
 	p->told = why != NULL;
 	return at_return(sc, v);
 }

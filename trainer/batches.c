@@ -126,7 +126,7 @@ static double try_blocks(void *ctx, int64_t k)
 
 static int none_fits(const struct probe *p, const char *key, double bytes, struct err *e)
 {
-	return err_set(e, "%s: not even 1 fits: it takes %.0f MiB, and run.memory leaves %.0f MiB", key,
+	return err_set(e, "%s: not even 1 fits: it takes %.0f MiB, and run.memory allows %.0f MiB", key,
 		       bytes / MIB, p->limit / MIB);
 }
 
@@ -180,10 +180,11 @@ static int find_blocks(struct probe *p, int64_t micro, struct err *e)
 	p->size.micro = micro;
 	k = smallest(p, fit_search(&w, &took));
 	if (!k)
-		return err_set(e,
-			       "train.micro_batch: %lld pairs take %.0f MiB with every block computed twice, "
-			       "and run.memory leaves %.0f MiB",
-			       (long long)micro, took / MIB, p->limit / MIB);
+		return err_set(
+		    e,
+		    "train.micro_batch: %lld pairs take %.0f MiB even with gradient checkpointing of "
+		    "every block, and run.memory allows %.0f MiB",
+		    (long long)micro, took / MIB, p->limit / MIB);
 	p->most = fmax(p->most, took);
 	p->size.blocks = layers - (k - 1);
 	return 0;
@@ -322,7 +323,8 @@ static int try_all(struct trainer *t, struct batches *b, struct err *e)
 	*b = p.size;
 	b->bytes = p.most;
 	if (!ret && t->dist->rank == 0)
-		log_info("memory: %.0f MiB at the peak of a try, %.0f MiB before, %.0f MiB is the limit",
+		log_info("memory: %.0f MiB before the trials of batch sizes, %.0f MiB at their peak, %.0f "
+			 "MiB is the limit",
 			 p.most / MIB, p.base / MIB, p.limit / MIB);
 	return dist_agree(t->dist, ret, e);
 }
@@ -341,11 +343,11 @@ static int take_over(struct trainer *t, struct batches *b, const struct batches 
 	b->blocks = b->blocks < 0 ? found->blocks : b->blocks;
 	b->bytes = found->bytes;
 	if (b->bytes > p.limit && t->dist->rank == 0)
-		log_warn(
-		    "the run's batches took %.0f MiB where it began, and run.memory leaves %.0f MiB here: "
-		    "should it fail, set rollout.batch, eval.sampler.batch and train.micro_batch (results "
-		    "then differ by rounding)",
-		    b->bytes / MIB, p.limit / MIB);
+		log_warn("the run's batch sizes took %.0f MiB where it began, and run.memory allows %.0f MiB "
+			 "here: if "
+			 "it runs out of memory, set rollout.batch, eval.sampler.batch and train.micro_batch "
+			 "(results then differ by rounding)",
+			 b->bytes / MIB, p.limit / MIB);
 	return 0;
 }
 

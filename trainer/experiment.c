@@ -213,13 +213,15 @@ static int check_stages(const struct experiment *x, struct err *e)
 		int n, ret = 0;
 
 		if (!*x->stage[i] || !conf_is_section(x->tree, section))
-			ret = err_set(e, "%s: stages: '%s' is no stage: a name with keys below it", where,
-				      x->stage[i]);
+			ret = err_set(e, "%s: stages: '%s' is not a stage: write its name with keys below it",
+				      where, x->stage[i]);
 		const char **keys = conf_keys(x->tree, section, &n);
 		for (int k = 0; k < n && !ret; k++)
 			if (is_common(keys[k]))
-				ret = err_set(e, "%s: %s.%s: it is the same for all stages", where, section,
-					      keys[k]);
+				ret = err_set(e,
+					      "%s: %s.%s: a stage cannot have this section, which is the "
+					      "same for all stages",
+					      where, section, keys[k]);
 		free(keys);
 		free(section);
 		if (ret)

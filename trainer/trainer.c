@@ -21,7 +21,7 @@ static int open_prompts(struct trainer *t, struct err *e)
 		return -1;
 	if (c->groups * c->group_size < t->dist->ranks)
 		return err_set(e,
-			       "%lld images an epoch (prompts.groups x prompts.group_size) are fewer than "
+			       "%lld images per epoch (prompts.groups x prompts.group_size) are fewer than "
 			       "the %d ranks; "
 			       "start fewer ranks or sample more",
 			       (long long)(c->groups * c->group_size), t->dist->ranks);

@@ -113,7 +113,7 @@ static int parse_scalar(void *at, const struct field *f, const char *text, const
 	}
 	case FIELD_BOOL:
 		if (strcmp(text, "true") && strcmp(text, "false"))
-			return bad(v, text, "say true or false");
+			return bad(v, text, "must be true or false");
 		*(bool *)at = *text == 't';
 		return 0;
 	case FIELD_TEXT:
@@ -192,7 +192,7 @@ static int fill_list(struct conf_list *l, const struct field *f, const struct co
 static int fill_field(void *at, const struct field *f, const struct conf_node *n, const struct value *v)
 {
 	if (n->kind == NODE_MAP)
-		return err_set(v->e, "%s: %s is a section here, but takes a value", v->where, v->key);
+		return err_set(v->e, "%s: %s takes a value, but is a section here", v->where, v->key);
 	if (f->type == FIELD_LIST)
 		return fill_list(at, f, n, v);
 	if (n->kind == NODE_LIST)

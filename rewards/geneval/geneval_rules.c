@@ -99,7 +99,7 @@ static int read_clauses(struct clause *c, int *n, const json_t *meta, const char
 	if (list && !json_is_array(list))
 		return err_set(e, "%s: not an array", section);
 	if (json_array_size(list) > GENEVAL_MAX_CLAUSES)
-		return err_set(e, "%s: %zu clauses, at most %d are judged", section, json_array_size(list),
+		return err_set(e, "%s: %zu clauses; at most %d are supported", section, json_array_size(list),
 			       GENEVAL_MAX_CLAUSES);
 	json_array_foreach(list, i, o) if (read_clause(&c[(*n)++], o, (int)i, e)) return err_in(e, "%s[%zu]",
 												section, i);

@@ -351,8 +351,8 @@ static void score_batch(struct child *c, const struct reward_item *item, int n, 
 		/* the first, and then ever more rarely: a judge that never works must not fill the log */
 		c->failures++;
 		if ((c->failures & (c->failures - 1)) == 0)
-			log_warn("reward '%s': %s; starting it again (%lld failures so far)", c->what, e.msg,
-				 (long long)c->failures);
+			log_warn("reward exec ('%s'): %s; starting it again (%lld failures so far)", c->what,
+				 e.msg, (long long)c->failures);
 		stop(c);
 	}
 	free(header);

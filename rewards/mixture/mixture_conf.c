@@ -97,8 +97,8 @@ static int check_name(const char *name, const char *where, struct err *e)
 	size_t good = strspn(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_");
 
 	if (!*name || name[good])
-		return err_set(e, "%s%srewards: '%s' is no name: letters, digits, '-' and '_'", where,
-			       *where ? ": " : "", name);
+		return err_set(e, "%s%srewards: '%s' is not a valid name: use letters, digits, '-' and '_'",
+			       where, *where ? ": " : "", name);
 	for (int i = 0; taken[i]; i++)
 		if (!strcmp(taken[i], name))
 			return err_set(e,
@@ -191,7 +191,7 @@ static struct mixture_entry *entries_read(const struct conf_node *root, int *n, 
 		const char *where = conf_where(root, "rewards");
 		ret = err_set(
 		    e,
-		    "%s%srewards: none is given: add at least one, such as `rewards: {geneval: {weight: 1}}`",
+		    "%s%srewards: there is none: add at least one, such as `rewards: {geneval: {weight: 1}}`",
 		    where, *where ? ": " : "");
 	}
 	for (int k = 0; k < *n && !ret; k++)

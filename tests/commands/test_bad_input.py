@@ -129,7 +129,7 @@ def test_adapter_of_a_broken_run(tmp_path):
         line = fails(*command, "-o", tmp_path / "out")
         assert "config.yaml" in line and "modle" in line and "--model" in line, line
     (run / "config.yaml").unlink()
-    assert "is in no run: give --model DIR" in fails("sample", "--lora", run, "--prompt", "a photo", "-o", tmp_path / "out")
+    assert "does not belong to a run: give --model DIR" in fails("sample", "--lora", run, "--prompt", "a photo", "-o", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 

@@ -180,7 +180,7 @@ def test_start_from_an_adapter(tmp_path):
     moved = np.abs(second["theta"] - first["ema"])
     assert 0 < moved.max() <= 3e-3 * 1.01 and np.abs(first["ema"]).max() > 10 * moved.max()  # one step of Adam
     done = train(tmp_path / "third", "--set", "lora.start=runs/none", check=False)
-    assert done.returncode != 0 and "lora.start: runs/none: there is no such adapter" in done.stderr
+    assert done.returncode != 0 and "lora.start: runs/none: no such file or folder" in done.stderr
 
 
 def test_sample_with_a_run(tmp_path):
