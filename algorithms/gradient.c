@@ -7,7 +7,7 @@
 #include <string.h>
 
 #define MOST                                                                                                 \
-	8 /* recordings: a micro-batch, the last and smaller one, with and without an old policy of its own  \
+	8 /* CUDA graphs: a micro-batch, the last and smaller one, with and without an old policy of its own \
 	   */
 
 enum { X0, XT, T, TIMESTEP, R, TEXT, POOLED, WEIGHTS, ALWAYS, MOST_IN = ALWAYS + 3 };

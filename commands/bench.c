@@ -403,7 +403,7 @@ void bench_measure(struct bench *b, struct bench_times *out)
 				      .peak_bytes = peak_bytes(b),
 				      .update_replayed = gradient_replayed(b->t.gradients) > 0 };
 	if (b->t.rollout.replays)
-		replays_count(b->t.rollout.replays, &out->recordings, &out->replayed);
+		replays_count(b->t.rollout.replays, &out->graphs, &out->replayed);
 }
 
 static void update(struct bench *b)

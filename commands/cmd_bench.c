@@ -71,7 +71,7 @@ static void add_setting(json_t *j, const struct bench *b, const struct bench_tim
 			 (json_int_t)s->checkpoint, "kl_beta", s->kl, "fp8", s->fp8, "graphs", s->graphs,
 			 "update_replayed", m->update_replayed, "vae_dtype", s->vae_dtype, "vae_batch",
 			 (json_int_t)s->vae_batch, "peak_bytes", m->peak_bytes, "seconds_of_1152_images",
-			 bench_step(b, m), "recordings", m->recordings, "replayed", (json_int_t)m->replayed));
+			 bench_step(b, m), "recordings", m->graphs, "replayed", (json_int_t)m->replayed));
 }
 
 static int report(const struct bench *b, const struct bench_times *m, const char *out, struct err *e)
@@ -93,8 +93,7 @@ static int report(const struct bench *b, const struct bench_times *m, const char
 	       "second\n",
 	       images, (long long)b->steps, images / m->rollout, pairs, pairs / m->update);
 	if (b->t.pipeline.device == AT_CUDA)
-		printf("  %d forwards as CUDA graphs, %lld replayed%s\n", m->recordings,
-		       (long long)m->replayed,
+		printf("  %d forwards as CUDA graphs, %lld replayed%s\n", m->graphs, (long long)m->replayed,
 		       b->now.record_update
 			   ? m->update_replayed ? "; the update replayed" : "; the update NOT replayed"
 			   : "");
@@ -168,7 +167,7 @@ static json_t *tell(const struct bench *b, const char *name, const struct bench_
 	add_setting(j, b, m);
 	printf("  %-28s %5lld %5lld %10.2f %10.2f %10.2f %9.0f %9.2f %6d %s\n", name, (long long)b->now.batch,
 	       (long long)b->now.micro, 1e3 * each, 1e3 * pair, 1e3 * m->decode / images, bench_step(b, m),
-	       m->peak_bytes / GIB, m->recordings,
+	       m->peak_bytes / GIB, m->graphs,
 	       b->now.record_update ? m->update_replayed ? "+ update" : "NOT the update" : "");
 	fflush(stdout); /* what comes later may not fit */
 	return j;

@@ -107,12 +107,12 @@ at_t replays_velocity(struct replays *r, const struct sampler *s, const struct p
 	return at_return(sc, v);
 }
 
-void replays_count(const struct replays *r, int *recordings, int64_t *replayed)
+void replays_count(const struct replays *r, int *graphs, int64_t *replayed)
 {
 	const char *why;
 
-	*recordings = 0;
+	*graphs = 0;
 	for (int i = 0; i < r->n; i++)
-		*recordings += at_graph_replays(r->v[i].graph, &why);
+		*graphs += at_graph_replays(r->v[i].graph, &why);
 	*replayed = r->replayed;
 }

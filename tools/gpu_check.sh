@@ -140,7 +140,7 @@ compare() {
 
 fused() { ours "$tests/test_fused" && echo "= $(grep -c '\[       OK' "$out/fused_kernels_against_float64.log") tests"; }
 transfer() { ours "$tests/test_transfer"; }
-recordings() { ours "$tests/test_memory"; }
+memory_of_graphs() { ours "$tests/test_memory"; }
 nccl() { ours "$tests/test_dist" 1 nccl; }
 
 # The shapes world for three steps, here and there, to what single precision leaves.
@@ -255,7 +255,7 @@ case $what in
 right)
 	check "fused kernels against float64" 60 fused
 	check "pinned memory, copies beside computing" 30 transfer
-	check "what recordings take is given back" 30 recordings
+	check "the memory of CUDA graphs is given back" 30 memory_of_graphs
 	check "one rank over NCCL" 60 nccl
 	check "parity with the CPU" 90 parity
 	check "full size against diffusers" 150 "$python" tools/gpu_parity.py --program "$program" --temp "$out"

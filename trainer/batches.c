@@ -22,8 +22,8 @@ struct probe {
 	double base, limit;
 	double most;         /* the largest peak of a size that was chosen */
 	struct batches size; /* what is chosen, and while it is searched for, what is tried */
-	/* What recorded forwards keep for themselves on a GPU: so much, and so much an image. */
-	double recorded, recorded_each;
+	/* Memory that CUDA graphs of forwards keep on a GPU: of the largest, and per image. */
+	double graph, graph_each;
 };
 
 static enum at_device device(const struct probe *p)
@@ -62,7 +62,7 @@ static double peak(const struct probe *p)
 	return (double)m.peak;
 }
 
-/* A batch from noise to images.  A recording keeps memory of its own beside what plain runs take. */
+/* A batch from noise to images.  A CUDA graph keeps memory of its own beside what plain runs take. */
 static double try_sampling(struct probe *p, const struct sampler *sampler, const struct pass *pass,
 			   bool graphs, int64_t n)
 {
@@ -83,8 +83,8 @@ static double try_sampling(struct probe *p, const struct sampler *sampler, const
 	at_end(sc);
 	double took = peak(p);
 	if (device(p) == AT_CUDA && graphs) {
-		p->recorded = fmax(p->recorded, took - p->base);
-		p->recorded_each = (took - p->base) / (double)n;
+		p->graph = fmax(p->graph, took - p->base);
+		p->graph_each = (took - p->base) / (double)n;
 		took += took - p->base;
 	}
 	return took;
@@ -112,7 +112,7 @@ static double try_micro(void *ctx, int64_t n)
 	update_try(p->t, &p->s, (int)n, p->size.blocks);
 	double took = peak(p),
 	       again = device(p) == AT_CUDA && p->t->x->train.cuda_graphs ? took - p->base : 0;
-	return took + fmax(again, fmax(p->recorded, p->recorded_each * (double)n));
+	return took + fmax(again, fmax(p->graph, p->graph_each * (double)n));
 }
 
 /* Size k keeps the activations of all blocks but N - (k - 1). */

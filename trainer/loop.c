@@ -1,4 +1,4 @@
-/* loop.c -- a training run: prompts, rollout, rewards, advantage, update, old policy, round after round. */
+/* loop.c -- a training run: prompts, rollout, rewards, advantage, update, old policy, epoch after epoch. */
 #include "aten/memory.h"
 #include "base/file.h"
 #include "base/json.h"
@@ -17,7 +17,7 @@
 #define GRID_IMAGES  36
 #define GRID_COLUMNS 12
 
-/* Seconds of a round by phase; `eval` is what came before it. */
+/* Seconds of an epoch by phase; `eval` is what came before it. */
 struct round_times {
 	double rollout, reward_wait, update, reduce, eval;
 };
@@ -175,7 +175,7 @@ static int after_skip(struct trainer *t, struct err *e)
 	return 0;
 }
 
-/* One round of the algorithm. */
+/* One epoch of the algorithm. */
 static int run_epoch(struct trainer *t, struct samples *s, struct update_stats *u, double *eta,
 		     struct round_times *time, struct err *e)
 {
@@ -226,7 +226,7 @@ static bool stage_is_over(const struct trainer *t)
 	       (c->stop_at > 0 && t->at.held_out >= c->stop_at);
 }
 
-/* Evaluation, grid, metrics and checkpoint after a round that began at step `before`. */
+/* Evaluation, grid, metrics and checkpoint after an epoch that began at step `before`. */
 static int after_epoch(struct trainer *t, const struct samples *s, const struct update_stats *u, double eta,
 		       struct round_times *time, int64_t before, bool *last, struct eval_result *eval,
 		       struct err *e)

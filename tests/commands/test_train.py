@@ -60,14 +60,14 @@ def test_sampling_in_8_bits(tmp_path):
 
 
 @pytest.mark.parametrize("sets", [(), ("nft.kl_beta=0",), ("nft.kl_every=2",), ("lora.rank=2", "train.gradient_checkpointing=2")])
-def test_update_as_a_recording(tmp_path, sets):
-    """With train.cuda_graphs the update goes through the recordings (which only a GPU replays): the same bits, whether theta is the old
+def test_update_as_a_graph(tmp_path, sets):
+    """With train.cuda_graphs the update goes through CUDA graphs (which only a GPU replays): the same bits, whether theta is the old
     policy or not, with references for all pairs, for some and for none, micro-batches that are not whole, adapters merged or not."""
     sets = [x for s in ("train.max_steps=3", "train.micro_batch=9", "nft.kl_beta=0.1", *sets) for x in ("--set", s)]
     for name in "false", "true":
         contraflow("train", "configs/shapes.yaml", "--run", tmp_path / name, *TINY, *sets, "--set", f"train.cuda_graphs={name}")
-    plain, recorded = (read_zst(tmp_path / name / "checkpoints/step-00000003/state.safetensors.zst") for name in ("false", "true"))
-    assert plain.keys() == recorded.keys() and all(np.array_equal(plain[k], recorded[k]) for k in plain)
+    plain, graphs = (read_zst(tmp_path / name / "checkpoints/step-00000003/state.safetensors.zst") for name in ("false", "true"))
+    assert plain.keys() == graphs.keys() and all(np.array_equal(plain[k], graphs[k]) for k in plain)
 
 
 def test_more_ranks_than_images(tmp_path):
