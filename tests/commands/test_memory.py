@@ -111,11 +111,11 @@ def test_both(tmp_path):
 @pytest.mark.parametrize("limit, says", [("5MiB", "rollout.batch: not even 1 fits"), ("18MiB", "train.micro_batch: not even 1 fits")])
 def test_too_little(tmp_path, limit, says):
     line = fails("train", CONFIG, "--run", tmp_path / "r", *TINY, *AUTO, "--quiet", "--set", f"run.memory={limit}")
-    assert says in line and "run.memory leaves" in line
+    assert says in line and "run.memory allows" in line
 
 
 def test_mistakes():
-    assert "run.memory: '2': a share of what is left (0.9) or a size" in fails("config", "show", CONFIG, "--set", "run.memory=2")
+    assert "run.memory: '2': must be a share of the free memory (0.9) or a size" in fails("config", "show", CONFIG, "--set", "run.memory=2")
     line = fails("config", "show", CONFIG, "--set", "rollout.batch=most")
     assert "not an integer, nor one of auto" in line
     shown = contraflow("config", "show", CONFIG, *AUTO, "--set", "train.gradient_checkpointing=true").stdout

@@ -270,7 +270,7 @@ def test_choice_of_rewards(serve, tmp_path):
     (["--reward", "ocr", "--token-env", "NOT_THERE"], "the environment has no NOT_THERE"), (["--reward", "ocr", "--token-env", "EMPTY"], "no EMPTY"),
     (["--reward", "ocr", "--host", "no.such.host.invalid"], "cannot find the address 'no.such.host.invalid'"),
     (["--reward", "ocr", "--host", "0.0.0.0"], "0.0.0.0 can be reached from other machines: set a token"),
-    (["--reward", "ocr", "--host", "::"], "only with a token"), (["--reward", "ocr", "--requests", "0"], "[1, 10000]"),
+    (["--reward", "ocr", "--host", "::"], "set a token"), (["--reward", "ocr", "--requests", "0"], "[1, 10000]"),
     (["--reward", "ocr", "--idle", "nan"], "--idle"), (["--reward", "ocr", "--deadline", "-1"], "--deadline"),
     (["--reward", "ocr", "--port", "{taken}"], "Address already in use"), (["/no/such.yaml"], "/no/such.yaml"),
 ])  # fmt: skip
