@@ -267,7 +267,7 @@ def test_choice_of_rewards(serve, tmp_path):
 @pytest.mark.parametrize("args, message", [
     ([], "name a configuration or a reward"), (["--reward", "orc"], "did you mean 'ocr'?"), (["--reward", "ocr", "--set", "train.x=1"], "only keys of `rewards`"),
     (["{file}", "--reward", "jpeg_compresibility"], "did you mean 'jpeg_compressibility'?"), (["--reward", "ocr", "--port", "70000"], "[0, 65535]"),
-    (["--reward", "ocr", "--token-env", "NOT_THERE"], "the environment has no NOT_THERE"), (["--reward", "ocr", "--token-env", "EMPTY"], "no EMPTY"),
+    (["--reward", "ocr", "--token-env", "NOT_THERE"], "the environment variable NOT_THERE"), (["--reward", "ocr", "--token-env", "EMPTY"], "the environment variable EMPTY"),
     (["--reward", "ocr", "--host", "no.such.host.invalid"], "cannot find the address 'no.such.host.invalid'"),
     (["--reward", "ocr", "--host", "0.0.0.0"], "0.0.0.0 can be reached from other machines: set a token"),
     (["--reward", "ocr", "--host", "::"], "set a token"), (["--reward", "ocr", "--requests", "0"], "[1, 10000]"),
