@@ -10,20 +10,21 @@
 	8 /* CUDA graphs: a micro-batch, the last and smaller one, with and without an old policy of its own \
 	   */
 
-enum { X0, XT, T, TIMESTEP, R, TEXT, POOLED, WEIGHTS, ALWAYS, MOST_IN = ALWAYS + 3 };
+enum { X0, XT, T, TIMESTEP, R, WEIGHTS, ALWAYS, MOST_IN = ALWAYS + 3 + COND_TENSORS };
 enum { GRAD, POLICY, POSITIVE, NEGATIVE, DEVIATION, KL, OUT };
 
 /* What the function depends on beyond tensors. */
 struct function {
 	struct gradient_task task;
-	bool has_old, has_ref, has_rows; /* inputs that follow the others, in this order */
+	struct cond_shape cond; /* its tensors follow the others, and then these, in this order */
+	bool has_old, has_ref, has_rows;
 };
 struct gradient_replays {
 	int n;
 	int64_t replayed;
 	struct recording {
 		struct function f;
-		struct at_dims x, text;
+		struct at_dims x;
 		struct at_graph *graph;
 		bool told;
 	} v[MOST];
@@ -51,13 +52,14 @@ static void differentiate(void *ctx, const at_t *in, at_t *out)
 	const struct function *f = ctx;
 	const struct gradient_task *task = &f->task;
 	struct lora *lora = task->theta;
-	const at_t *more = in + ALWAYS;
+	struct cond cond = cond_from(&f->cond, in + ALWAYS);
+	at_t listed[COND_TENSORS];
+	const at_t *more = in + ALWAYS + cond_tensors(&cond, listed);
 	at_t old = f->has_old ? *more++ : NULL, ref = f->has_ref ? *more++ : NULL,
 	     row = f->has_rows ? *more : NULL;
 	struct at_scope *sc = at_begin(AT_WITH_GRAD);
 	struct pass theta = { .checkpoint_blocks = task->checkpoint_blocks };
 	struct lora_merged merged = { 0 };
-	struct cond cond = { in[TEXT], in[POOLED] };
 
 	if (lora_prefers_merge(lora, at_numel(in[X0]) / at_size(in[X0], 1))) {
 		lora_merge_grad(&merged, lora);
@@ -103,22 +105,23 @@ static bool same_dims(const struct at_dims *a, const struct at_dims *b)
 	return a->n == b->n && !memcmp(a->d, b->d, (size_t)a->n * sizeof *a->d);
 }
 
-static struct recording *find(struct gradient_replays *r, const struct function *f, int n, const at_t *in)
+static struct recording *find(struct gradient_replays *r, const struct function *f, int n, const at_t *in,
+			      const struct cond *c)
 {
-	struct at_dims x = at_shape(in[XT]), text = at_shape(in[TEXT]);
+	struct at_dims x = at_shape(in[XT]);
 
 	for (int i = 0; i < r->n; i++) {
 		struct recording *v = &r->v[i];
 		if (v->f.has_old == f->has_old && v->f.has_ref == f->has_ref && same_dims(&v->x, &x) &&
-		    same_dims(&v->text, &text))
+		    cond_has_shape(c, &v->f.cond))
 			return v;
 	}
 	if (r->n == MOST)
 		return NULL;
 	struct recording *v = &r->v[r->n++];
-	*v = (struct recording) {
-		.f = *f, .x = x, .text = text, .graph = at_graph_new(differentiate, f, sizeof *f, n, OUT)
-	};
+	*v = (struct recording) { .f = *f,
+				  .x = x,
+				  .graph = at_graph_new(differentiate, f, sizeof *f, n, OUT) };
 	return v;
 }
 
@@ -143,19 +146,17 @@ struct gradient gradient_of(const struct gradient_task *task, struct gradient_re
 	const struct nft_terms *m = &b->terms;
 	const double scale = loss_scale(b), weights[] = { b->weight_policy * scale, b->weight_kl * scale };
 	at_t w = at_to(at_from(weights, DIMS(2), AT_F64), AT_F64, at_device_of(m->xt_BCHW));
-	at_t in[MOST_IN] = { m->x0_BCHW,       m->xt_BCHW,        m->t_B, b->timestep_B, m->r_B,
-			     b->cond.text_BLE, b->cond.pooled_BP, w };
-	at_t more[MOST_IN - ALWAYS] = { m->v_old_BCHW, b->v_ref_KCHW, b->v_ref_KCHW ? b->row_K : NULL },
-			    out[OUT];
-	struct function f = { *task, more[0], more[1], more[2] };
+	at_t in[MOST_IN] = { m->x0_BCHW, m->xt_BCHW, m->t_B, b->timestep_B, m->r_B, w };
+	at_t more[] = { m->v_old_BCHW, b->v_ref_KCHW, b->v_ref_KCHW ? b->row_K : NULL }, out[OUT];
+	struct function f = { *task, cond_shape(&b->cond), more[0], more[1], more[2] };
 	struct recording *v;
 	const char *why;
-	int n = ALWAYS;
+	int n = ALWAYS + cond_tensors(&b->cond, in + ALWAYS);
 
-	for (int i = 0; i < MOST_IN - ALWAYS; i++)
+	for (size_t i = 0; i < sizeof more / sizeof *more; i++)
 		if (more[i])
 			in[n++] = more[i];
-	v = r && !f.has_rows ? find(r, &f, n, in) : NULL;
+	v = r && !f.has_rows ? find(r, &f, n, in, &b->cond) : NULL;
 	if (v) {
 		r->replayed += at_graph_replays(v->graph, NULL);
 		at_graph_run(v->graph, in, out);

@@ -15,28 +15,20 @@
 
 /* ---- The model ----------------------------------------------------------------------------------- */
 
+/* As in the transformer's config.json. */
 static const struct preset {
-	const char *name;
+	const char *name, *transformer;
 	int64_t latent, text_tokens;
-	struct mmdit_conf conf;
 	struct vae_conf vae;
 } presets[] = {
 	{ "tiny",
+	  "{\"_class_name\": \"SD3Transformer2DModel\", \"sample_size\": 8, \"patch_size\": 2, "
+	  "\"in_channels\": 16, \"out_channels\": 16, \"num_layers\": 2, \"attention_head_dim\": 16, "
+	  "\"num_attention_heads\": 2, \"joint_attention_dim\": 32, \"caption_projection_dim\": 32, "
+	  "\"pooled_projection_dim\": 32, \"pos_embed_max_size\": 16, \"qk_norm\": \"rms_norm\", "
+	  "\"dual_attention_layers\": [0]}",
 	  8,
 	  12,
-	  { .sample_size = 8,
-	    .patch_size = 2,
-	    .in_channels = 16,
-	    .out_channels = 16,
-	    .num_layers = 2,
-	    .attention_head_dim = 16,
-	    .num_attention_heads = 2,
-	    .joint_attention_dim = 32,
-	    .caption_projection_dim = 32,
-	    .pooled_projection_dim = 32,
-	    .pos_embed_max_size = 16,
-	    .qk_norm = "rms_norm",
-	    .n_dual = 1 },
 	  { .in_channels = 3,
 	    .out_channels = 3,
 	    .latent_channels = 16,
@@ -48,22 +40,13 @@ static const struct preset {
 	    .scaling_factor = 1.5305,
 	    .shift_factor = 0.0609 } },
 	{ "medium",
+	  "{\"_class_name\": \"SD3Transformer2DModel\", \"sample_size\": 128, \"patch_size\": 2, "
+	  "\"in_channels\": 16, \"out_channels\": 16, \"num_layers\": 24, \"attention_head_dim\": 64, "
+	  "\"num_attention_heads\": 24, \"joint_attention_dim\": 4096, \"caption_projection_dim\": 1536, "
+	  "\"pooled_projection_dim\": 2048, \"pos_embed_max_size\": 384, \"qk_norm\": \"rms_norm\", "
+	  "\"dual_attention_layers\": [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]}",
 	  64,
 	  205,
-	  { .sample_size = 128,
-	    .patch_size = 2,
-	    .in_channels = 16,
-	    .out_channels = 16,
-	    .num_layers = 24,
-	    .attention_head_dim = 64,
-	    .num_attention_heads = 24,
-	    .joint_attention_dim = 4096,
-	    .caption_projection_dim = 1536,
-	    .pooled_projection_dim = 2048,
-	    .pos_embed_max_size = 384,
-	    .qk_norm = "rms_norm",
-	    .n_dual = 13,
-	    .dual = { 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12 } },
 	  { .in_channels = 3,
 	    .out_channels = 3,
 	    .latent_channels = 16,
@@ -76,48 +59,47 @@ static const struct preset {
 	    .shift_factor = 0.0609 } },
 };
 
+/* Random weights of a configuration's sizes. */
+static int make_transformer(struct bench *b, const json_t *config, struct err *e)
+{
+	const struct transformer_type *type;
+	const char *name;
+
+	if (json_get_str(&name, config, "_class_name", families[0]->transformer->class_name, b->model, e) ||
+	    !(type = transformer_find(name, b->model, e)))
+		return -1;
+	for (int i = 0; families[i]; i++)
+		if (families[i]->transformer == type)
+			b->t.pipeline.family = families[i];
+	return transformer_make(&b->t.pipeline.transformer, type, config, b->model, 1, e);
+}
+
 static int make_model(struct bench *b, struct err *e)
 {
-	struct mmdit *m = &b->t.pipeline.transformer, shape;
+	const struct preset *preset = NULL;
+	char *path = NULL;
+	json_t *config;
+	int ret;
 
 	for (size_t i = 0; i < sizeof presets / sizeof *presets; i++)
-		if (!strcmp(presets[i].name, b->model)) {
-			b->latent = b->latent ? b->latent : presets[i].latent;
-			b->text_tokens = b->text_tokens ? b->text_tokens : presets[i].text_tokens;
-			vae_new(&b->vae, &presets[i].vae, 2);
-			return mmdit_new(m, &presets[i].conf, 1, e);
-		}
-	if (mmdit_describe(&shape, b->model, e))
-		return err_in(e, "bench: --model takes tiny, medium or a transformer's folder");
-	b->latent = b->latent ? b->latent : shape.conf.sample_size;
-	b->text_tokens = b->text_tokens ? b->text_tokens : 77;
-	int ret = mmdit_new(m, &shape.conf, 1, e);
-	mmdit_release(&shape);
-	return ret;
-}
-
-static bool has(const char *name, const char *part)
-{
-	return strstr(name, part) != NULL;
-}
-
-/* Multiplications and additions of one sample's forward, N image and L text tokens; adapters left out. */
-static double forward_flop(const struct mmdit *m, double N, double L)
-{
-	double D = (double)m->width, p = (double)m->conf.patch_size, flop = 0;
-
-	flop += 2 * N * D * p * p * (double)m->conf.in_channels;
-	for (int i = 0; i < m->net.n_site; i++) {
-		const struct nn_site *t = &m->net.site[i];
-		const char *name = t->name[0];
-		double tokens = has(name, "norm") || has(name, "time_text_embed") ? 1
-				: has(name, "add_") || has(name, "context")       ? L
-										  : N;
-		flop += 2 * (double)t->in * (double)t->row[t->parts] * tokens;
+		if (!strcmp(presets[i].name, b->model))
+			preset = &presets[i];
+	if (preset) {
+		config = json_parse(preset->transformer, strlen(preset->transformer), b->model, e);
+		vae_new(&b->vae, &preset->vae, 2);
+	} else {
+		config = json_read(path = file_join(b->model, "config.json"), e);
 	}
-	for (int64_t i = 0; i < m->conf.num_layers; i++)
-		flop += 4 * D * ((N + L) * (N + L) + (m->block[i].dual ? N * N : 0));
-	return flop;
+	ret = config ? make_transformer(b, config, e) : -1;
+	json_decref(config);
+	free(path);
+	if (ret)
+		return preset ? -1 : err_in(e, "bench: --model takes tiny, medium or a transformer's folder");
+	b->latent = b->latent ? b->latent
+		    : preset  ? preset->latent
+			      : b->t.pipeline.transformer.facts.default_side;
+	b->text_tokens = b->text_tokens ? b->text_tokens : preset ? preset->text_tokens : 77;
+	return 0;
 }
 
 /* ---- A trainer without files --------------------------------------------------------------------- */
@@ -163,7 +145,7 @@ static at_t random_tensor(uint64_t stream, struct at_dims shape, enum at_device 
 static void make_samples(struct bench *b)
 {
 	struct samples *s = &b->s;
-	const struct mmdit_conf *c = &b->t.pipeline.transformer.conf;
+	const struct transformer_facts *f = &b->t.pipeline.transformer.facts;
 	enum at_device dev = b->t.pipeline.device;
 	struct dist *d = b->t.dist;
 	struct at_scope *sc = at_begin(AT_NO_GRAD);
@@ -179,23 +161,16 @@ static void make_samples(struct bench *b)
 	}
 	prompts_share(s->n, d->rank, d->ranks, &s->first, &end);
 	s->count = end - s->first;
-	s->x0_NCHW = at_keep(random_tensor(1, DIMS(s->count, c->in_channels, b->latent, b->latent), dev));
+	s->x0_NCHW = at_keep(random_tensor(1, DIMS(s->count, f->channels, b->latent, b->latent), dev));
 	s->first_group = 0;
-	s->cond.text_BLE =
-	    at_keep(random_tensor(2, DIMS(b->groups, b->text_tokens, c->joint_attention_dim), dev));
-	s->cond.pooled_BP = at_keep(random_tensor(3, DIMS(b->groups, c->pooled_projection_dim), dev));
+	struct cond cond = { 0 };
+	if (f->text_width)
+		cond_add(&cond, COND_TEXT,
+			 random_tensor(2, DIMS(b->groups, b->text_tokens, f->text_width), dev), NULL);
+	if (f->pooled_width)
+		cond_add(&cond, COND_POOLED, random_tensor(3, DIMS(b->groups, f->pooled_width), dev), NULL);
+	s->cond = cond_keep(&cond);
 	at_end(sc);
-}
-
-static int check_latent(const struct bench *b, struct err *e)
-{
-	const struct mmdit_conf *c = &b->t.pipeline.transformer.conf;
-
-	if (b->latent % c->patch_size || b->latent > c->patch_size * c->pos_embed_max_size)
-		return err_set(e, "bench: --latent %lld: must be a multiple of %lld, at most %lld",
-			       (long long)b->latent, (long long)c->patch_size,
-			       (long long)(c->patch_size * c->pos_embed_max_size));
-	return 0;
 }
 
 static int make_trainer(struct bench *b, struct err *e)
@@ -210,13 +185,13 @@ static int make_trainer(struct bench *b, struct err *e)
 	p->dtype = dt;
 	p->shift = 3;
 	p->num_train_timesteps = 1000;
-	nn_move(&p->transformer.net, dt, p->device);
+	nn_move(p->transformer.net, dt, p->device);
 	if (b->vae.net.n_param) {
 		p->vae_type = &kl_autoencoder;
 		p->vae = &b->vae;
 	}
-	if (check_latent(b, e) ||
-	    policies_init(&t->policies, &b->x.policy, &p->transformer.net, &b->x.lora, NULL, 1, p->device, e))
+	if (transformer_check_side(&p->transformer, b->latent, "bench: --latent", e) ||
+	    policies_init(&t->policies, &b->x.policy, p->transformer.net, &b->x.lora, NULL, 1, p->device, e))
 		return -1;
 	struct at_scope *s = at_begin(AT_NO_GRAD);
 	optimizer_init(&t->optimizer, &b->x.optimizer, t->policies.theta.numel, p->device);
@@ -253,8 +228,8 @@ int bench_open(struct bench *b, struct dist *d, struct err *e)
 	b->t = (struct trainer) { .file = &b->x, .x = &b->x, .dist = d };
 	if (make_experiment(b, e) || make_trainer(b, e) || bench_choose(b, &b->now, e))
 		return -1;
-	double side = (double)b->latent / (double)b->t.pipeline.transformer.conf.patch_size;
-	b->forward = forward_flop(&b->t.pipeline.transformer, side * side, (double)b->text_tokens);
+	const struct transformer *net = &b->t.pipeline.transformer;
+	b->forward = net->type->flop(net->m, b->latent, b->latent, b->text_tokens);
 	return 0;
 }
 
@@ -270,7 +245,7 @@ void bench_close(struct bench *b)
 	policies_release(&t->policies);
 	sampler_release(&t->rollout);
 	vae_release(&b->vae);
-	mmdit_release(&t->pipeline.transformer);
+	transformer_close(&t->pipeline.transformer);
 	experiment_release(&b->x);
 }
 
@@ -318,7 +293,7 @@ void bench_ceilings(struct bench *b)
 
 static void rollout(struct bench *b)
 {
-	const struct mmdit_conf *c = &b->t.pipeline.transformer.conf;
+	const struct transformer_facts *f = &b->t.pipeline.transformer.facts;
 	struct pass old = policies_sampling_pass(&b->t.policies, b->now.fp8);
 
 	for (int64_t at = 0; at < b->s.count; at += b->now.batch) {
@@ -329,7 +304,7 @@ static void rollout(struct bench *b)
 		for (int i = 0; i < n; i++)
 			id[i] = b->s.first + at + i;
 		at_t noise = sampler_noise(&b->t.pipeline, 1, RNG_LATENT, 0, id, n,
-					   DIMS(c->in_channels, b->latent, b->latent));
+					   DIMS(f->channels, b->latent, b->latent));
 		struct cond cond = samples_cond(&b->t, &b->s, id, n);
 
 		at_copy_(at_narrow(b->s.x0_NCHW, 0, at, n), sampler_run(&b->t.rollout, &old, noise, &cond));

@@ -25,7 +25,9 @@ static void phase(json_t *list, const char *name, double seconds, double flop, c
 
 static const char *attention(const struct bench *b)
 {
-	return mmdit_attention(&b->t.pipeline.transformer, b->s.x0_NCHW, b->s.cond.text_BLE);
+	const struct transformer *net = &b->t.pipeline.transformer;
+
+	return net->type->attention(net->m, b->s.x0_NCHW, &b->s.cond);
 }
 
 static void header(const struct bench *b)
@@ -34,7 +36,7 @@ static void header(const struct bench *b)
 
 	printf("bench: %s, %.3f G parameters, %lld x %lld latents, %lld text tokens, LoRA r = %lld (%lld "
 	       "parameters)\n",
-	       b->model, (double)nn_count(&t->pipeline.transformer.net) / 1e9, (long long)b->latent,
+	       b->model, (double)nn_count(t->pipeline.transformer.net) / 1e9, (long long)b->latent,
 	       (long long)b->latent, (long long)b->text_tokens, (long long)b->rank,
 	       (long long)t->policies.theta.numel);
 	printf("  %s, %s, attention by '%s', %d rank%s of %d thread%s; a large product runs at %.3f TFLOP/s, "
@@ -124,7 +126,7 @@ static int64_t part_of(int64_t n, int64_t by)
 
 static int list_rows(const struct bench *b, struct row *row)
 {
-	int64_t n = b->s.count > 0 ? b->s.count : 1, layers = b->t.pipeline.transformer.conf.num_layers;
+	int64_t n = b->s.count > 0 ? b->s.count : 1, layers = b->t.pipeline.transformer.facts.blocks;
 	struct bench_setting all = b->now, half, sixth;
 	bool gpu = b->t.pipeline.device == AT_CUDA;
 	int k = 0;

@@ -3,7 +3,7 @@
 #include "base/mem.h"
 #include "base/text.h"
 #include "models/lora/lora_file.h"
-#include "models/sd3/mmdit.h"
+#include "models/transformer.h"
 #include "trainer/record/adapters.h"
 #include "commands/options.h"
 #include "dist/startup.h"
@@ -31,7 +31,7 @@ static int type_of(enum at_dtype *dt, const char *dir, struct err *e)
 	return 0;
 }
 
-static int write_merged(const struct mmdit *m, const struct lora *l, const char *out, enum at_dtype dt,
+static int write_merged(const struct transformer *m, const struct lora *l, const char *out, enum at_dtype dt,
 			struct err *e)
 {
 	char *temp = mem_printf("%s.tmp-%ld", out, (long)getpid());
@@ -43,7 +43,7 @@ static int write_merged(const struct mmdit *m, const struct lora *l, const char 
 		err_set(e, "%s exists already: remove it or choose another name", out);
 	} else {
 		lora_merge(&merged, l);
-		ret = mmdit_save(m, &merged, temp, dt, e) || file_sync_tree(temp, e) ||
+		ret = m->type->save(m->m, &merged, temp, dt, e) || file_sync_tree(temp, e) ||
 			      file_rename_synced(temp, out, e)
 			  ? -1
 			  : 0;
@@ -60,24 +60,27 @@ static int export_adapter(const struct request *r, int format, const char *adapt
 {
 	char *dir = file_join(model, "transformer");
 	enum at_dtype dt = AT_F32;
-	struct mmdit m = { 0 };
+	const struct transformer_type *type = NULL;
+	struct transformer m = { 0 };
 	struct lora l = { 0 };
 	int ret = r->dtype                  ? at_dtype_parse(&dt, r->dtype, e)
 		  : format == FORMAT_MERGED ? type_of(&dt, dir, e)
 					    : 0;
 
 	if (!ret)
-		ret =
-		    format == FORMAT_MERGED ? mmdit_open(&m, dir, dt, AT_CPU, e) : mmdit_describe(&m, dir, e);
+		ret = (type = transformer_of(dir, e)) ? 0 : -1;
 	if (!ret)
-		ret = lora_load(&l, &m.net, adapter, AT_CPU, e);
+		ret = format == FORMAT_MERGED ? transformer_open(&m, type, dir, dt, AT_CPU, e)
+					      : transformer_describe(&m, type, dir, e);
+	if (!ret)
+		ret = lora_load(&l, m.net, adapter, AT_CPU, e);
 	if (!ret)
 		ret = format == FORMAT_MERGED ? write_merged(&m, &l, r->out, dt, e)
 					      : lora_export(&l, (enum lora_layout)format, r->out, dt, e);
 	if (!ret)
 		printf("%s: %s, %s, %d modules\n", r->out, formats[format], at_dtype_name(dt), l.n);
 	lora_release(&l);
-	mmdit_release(&m);
+	transformer_close(&m);
 	free(dir);
 	return ret;
 }

@@ -7,9 +7,7 @@
 #include "base/json.h"
 #include "base/file.h"
 #include "base/mem.h"
-#include "models/sd3/mmdit.h"
 #include "models/pipeline.h"
-#include "models/sd3/sd3_text.h"
 #include "models/taps.h"
 #include "models/vae/vae.h"
 #include "sampler/schedule.h"
@@ -67,51 +65,82 @@ static void stop_taps(struct probe *p, struct taps *taps)
 
 /* ---- Components ---------------------------------------------------------------------------------- */
 
-static int check_transformer(const struct mmdit *m, const struct probe *p, const at_t in[4], struct err *e)
+static int check_batch(const struct probe *p, at_t x, const char *name, int64_t B, int dim, int64_t width,
+		       struct err *e)
 {
-	int64_t patch = m->conf.patch_size, most = patch * m->conf.pos_embed_max_size;
-	int64_t B = at_size(in[0], 0), H = at_size(in[0], 2), W = at_size(in[0], 3);
-
-	if (at_size(in[0], 1) != m->conf.in_channels || H % patch || W % patch || H > most || W > most)
-		return err_set(
-		    e,
-		    "%s: hidden_states must have %lld channels and sides that are multiples of %lld "
-		    "up to %lld",
-		    p->in, (long long)m->conf.in_channels, (long long)patch, (long long)most);
-	if (at_size(in[1], 0) != B || at_size(in[2], 0) != B || at_size(in[3], 0) != B)
-		return err_set(e, "%s: the inputs are not of one batch size", p->in);
-	if (at_size(in[2], 2) != m->conf.joint_attention_dim ||
-	    at_size(in[3], 1) != m->conf.pooled_projection_dim)
-		return err_set(
-		    e, "%s: encoder_hidden_states must have %lld channels, pooled_projections %lld", p->in,
-		    (long long)m->conf.joint_attention_dim, (long long)m->conf.pooled_projection_dim);
+	if (at_size(x, 0) != B)
+		return err_set(e, "%s: %s is of another batch size than hidden_states", p->in, name);
+	if (width && at_size(x, dim) != width)
+		return err_set(e, "%s: %s must have %lld channels", p->in, name, (long long)width);
 	return 0;
+}
+
+/* An input of the batch's size that the transformer reads: `dims` dimensions, `width` in the last but for
+ * latents; NULL where it reads none. */
+static int batch_input(at_t *x, const struct probe *p, const char *name, int dims, int64_t B, int64_t width,
+		       struct err *e)
+{
+	return input(x, p, name, dims, e) || check_batch(p, *x, name, B, dims - 1, width, e) ? -1 : 0;
+}
+
+struct forward {
+	at_t x_BChw, t_B, guidance_B;
+	struct cond cond;
+};
+
+static int read_forward(struct forward *f, const struct probe *p, const struct transformer *m, struct err *e)
+{
+	const struct transformer_facts *facts = &m->facts;
+	at_t text, pooled, length = NULL;
+	int64_t B;
+
+	*f = (struct forward) { 0 };
+	if (input(&f->x_BChw, p, "hidden_states", 4, e))
+		return -1;
+	B = at_size(f->x_BChw, 0);
+	if (at_size(f->x_BChw, 1) != facts->channels)
+		return err_set(e, "%s: hidden_states must have %lld channels", p->in,
+			       (long long)facts->channels);
+	if (transformer_check_side(m, at_size(f->x_BChw, 2), "hidden_states: height", e) ||
+	    transformer_check_side(m, at_size(f->x_BChw, 3), "hidden_states: width", e))
+		return err_in(e, "%s", p->in);
+	if (batch_input(&f->t_B, p, "timestep", 1, B, 0, e))
+		return -1;
+	f->t_B = at_cast(f->t_B, AT_F32);
+	if (facts->text_width) {
+		if (batch_input(&text, p, "encoder_hidden_states", 3, B, facts->text_width, e) ||
+		    (st_find(&p->file, "lengths") && batch_input(&length, p, "lengths", 1, B, 0, e)))
+			return -1;
+		cond_add(&f->cond, COND_TEXT, at_cast(text, p->dtype), length);
+	}
+	if (facts->pooled_width) {
+		if (batch_input(&pooled, p, "pooled_projections", 2, B, facts->pooled_width, e))
+			return -1;
+		cond_add(&f->cond, COND_POOLED, at_cast(pooled, p->dtype), NULL);
+	}
+	return facts->guided ? batch_input(&f->guidance_B, p, "guidance", 1, B, 0, e) : 0;
 }
 
 static int transformer(struct probe *p, struct err *e)
 {
-	static const char *const name[] = { "hidden_states", "timestep", "encoder_hidden_states",
-					    "pooled_projections" };
-	static const int dims[] = { 4, 1, 3, 2 };
 	char *folder = file_join(p->dir, "transformer");
-	struct mmdit m = { 0 };
+	const struct transformer_type *type = transformer_of(folder, e);
+	struct transformer m = { 0 };
+	struct forward f;
 	struct taps taps;
-	at_t in[4];
-	int ret = 0;
+	int ret =
+	    !type || transformer_open(&m, type, folder, p->dtype, p->device, e) || read_forward(&f, p, &m, e)
+		? -1
+		: 0;
 
-	for (int i = 0; i < 4 && !ret; i++)
-		ret = input(&in[i], p, name[i], dims[i], e);
-	ret =
-	    ret || mmdit_open(&m, folder, p->dtype, p->device, e) || check_transformer(&m, p, in, e) ? -1 : 0;
 	if (!ret) {
 		start_taps(p, &taps);
-		at_t v =
-		    mmdit_forward(&m, &(struct pass) { 0 }, at_cast(in[0], p->dtype), at_cast(in[1], AT_F32),
-				  at_cast(in[2], p->dtype), at_cast(in[3], p->dtype));
+		at_t v = type->velocity(m.m, &(struct pass) { 0 }, at_cast(f.x_BChw, p->dtype), f.t_B,
+					&f.cond, f.guidance_B);
 		stop_taps(p, &taps);
 		output(p, "sample", v);
 	}
-	mmdit_release(&m);
+	transformer_close(&m);
 	free(folder);
 	return ret;
 }
@@ -173,55 +202,74 @@ bad:
 }
 
 /* The transformer's text width where the directory has one; else T5's counts. */
-static int64_t text_width(const struct probe *p)
+static int text_width(int64_t *width, const struct probe *p, struct err *e)
 {
-	char *folder = file_join(p->dir, "transformer"), *path = file_join(folder, "config.json");
-	int64_t width = 0;
-	struct err ignored;
+	char *folder = file_join(p->dir, "transformer");
+	const struct transformer_type *type = NULL;
+	struct transformer m = { 0 };
+	int ret = 0;
 
-	if (file_exists(path)) {
-		json_t *o = json_read(path, &ignored);
-		if (o && json_get_int(&width, o, "joint_attention_dim", 0, path, &ignored))
-			width = 0;
-		json_decref(o);
-	}
+	if (file_is_dir(folder))
+		ret =
+		    !(type = transformer_of(folder, e)) || transformer_describe(&m, type, folder, e) ? -1 : 0;
+	*width = m.facts.text_width;
+	transformer_close(&m);
 	free(folder);
-	free(path);
-	return width;
+	return ret;
+}
+
+static int write_ids(struct probe *p, const struct text_encoder_type *type, void *state,
+		     const char *const *prompt, int n, struct err *e)
+{
+	static const char *const name[TEXT_TOKENIZERS] = { "input_ids", "input_ids_2", "input_ids_3" };
+	at_t ids[TEXT_TOKENIZERS];
+
+	if (type->tokenize(state, prompt, n, ids, e))
+		return -1;
+	for (int i = 0; i < TEXT_TOKENIZERS; i++)
+		if (ids[i])
+			output(p, name[i], ids[i]);
+	return 0;
+}
+
+static int write_embeddings(struct probe *p, const struct text_encoder_type *type, void *state,
+			    const char *const *prompt, int n, struct err *e)
+{
+	struct cond c = { 0 };
+	struct taps taps;
+	at_t length, rows;
+	int ret;
+
+	start_taps(p, &taps);
+	ret = type->encode(state, prompt, n, &c, e);
+	stop_taps(p, &taps);
+	if (ret)
+		return -1;
+	rows = cond_get(&c, COND_TEXT, &length);
+	output(p, "prompt_embeds", rows);
+	output(p, "lengths", length ? length : at_full(DIMS(n), (double)cond_tokens(&c), AT_I64, AT_CPU));
+	if (cond_get(&c, COND_POOLED, NULL))
+		output(p, "pooled_prompt_embeds", cond_get(&c, COND_POOLED, NULL));
+	return 0;
 }
 
 static int text(struct probe *p, bool ids_only, struct err *e)
 {
-	static const char *const name[] = { "input_ids", "input_ids_2", "input_ids_3" };
-	struct text_options o = { p->dir, p->t5_length, text_width(p), p->dtype, p->device };
-	json_t *list = read_prompts(p, e);
+	const struct text_encoder_type *type = pipeline_text_type(p->dir, e);
+	struct text_options o = {
+		.dir = p->dir, .t5_length = p->t5_length, .dtype = p->dtype, .device = p->device
+	};
+	json_t *list = type ? read_prompts(p, e) : NULL;
 	int n = (int)json_array_size(list), ret = -1;
 	const char **prompt = mem_zero((size_t)n + 1, sizeof *prompt);
 	void *state = NULL;
-	struct taps taps;
-	struct cond c;
-	at_t ids[3];
 
 	for (int i = 0; i < n; i++)
 		prompt[i] = json_string_value(json_array_get(list, (size_t)i));
-	if (!list || sd3_text_encoder.open(&state, &o, e))
-		goto out;
-	if (ids_only) {
-		ret = sd3_text_tokenize(state, prompt, n, ids, e);
-		for (int i = 0; i < 3 && !ret; i++)
-			if (ids[i])
-				output(p, name[i], ids[i]);
-	} else {
-		start_taps(p, &taps);
-		ret = sd3_text_encoder.encode(state, prompt, n, &c, e);
-		stop_taps(p, &taps);
-		if (!ret) {
-			output(p, "prompt_embeds", c.text_BLE);
-			output(p, "pooled_prompt_embeds", c.pooled_BP);
-		}
+	if (list && !text_width(&o.width, p, e) && !type->open(&state, &o, e)) {
+		ret = (ids_only ? write_ids : write_embeddings)(p, type, state, prompt, n, e);
+		type->close(state);
 	}
-	sd3_text_encoder.close(state);
-out:
 	free(prompt);
 	json_decref(list);
 	return ret;

@@ -67,7 +67,7 @@ static int sample(struct session *s, const struct request *r, int64_t batch, str
 		goto out;
 	for (int64_t at = 0; at < n; at += batch) {
 		int k = (int)(n - at < batch ? n - at : batch);
-		struct cond c;
+		struct cond c = { 0 };
 		if (pipeline_encode(&s->pipeline, prompt + at, k, &c, e))
 			goto out;
 		part[parts++] = sampler_run(&s->sampler, &s->pass, at_narrow(noise, 0, at, k), &c);

@@ -26,7 +26,7 @@ static int merge(struct session *s, const char *lora, struct err *e)
 {
 	char *path = adapters_find(lora, e);
 	struct lora l = { 0 };
-	int ret = path ? lora_load(&l, &s->pipeline.transformer.net, path, s->pipeline.device, e) : -1;
+	int ret = path ? lora_load(&l, s->pipeline.transformer.net, path, s->pipeline.device, e) : -1;
 
 	if (!ret) {
 		lora_merge(&s->merged, &l);

@@ -4,12 +4,8 @@
  */
 #ifndef ENCODER_H
 #define ENCODER_H
+#include "models/cond.h"
 #include "models/nn.h"
-
-/* Conditioning of a batch. */
-struct cond {
-	at_t text_BLE, pooled_BP;
-};
 
 struct text_options {
 	const char *dir;   /* the model directory: an encoder may have several folders in it */
@@ -18,6 +14,8 @@ struct text_options {
 	enum at_dtype dtype;
 	enum at_device device;
 };
+#define TEXT_TOKENIZERS 3 /* the most that an encoder has */
+
 struct text_encoder_type {
 	const char *class_name; /* of the folder text_encoder: "WordTextEncoder" */
 	int (*open)(void **state, const struct text_options *o, struct err *e);
@@ -25,6 +23,10 @@ struct text_encoder_type {
 	int (*hash)(uint64_t *hash, const struct text_options *o, struct err *e);
 	/* tensors of the innermost scope */
 	int (*encode)(void *state, const char *const *prompts, int n, struct cond *out, struct err *e);
+	/* The ids that its tokenizers make, on the CPU, for comparisons; NULL for one that the model lacks.
+	 */
+	int (*tokenize)(void *state, const char *const *prompts, int n, at_t ids_BL[TEXT_TOKENIZERS],
+			struct err *e);
 	void (*close)(void *state);
 };
 

@@ -28,12 +28,32 @@ void nn_add_tensor(struct nn_net *n, at_t *slot, const char *name, struct at_dim
 		p->fan_in *= shape.d[i];
 }
 
+void nn_begin_block(struct nn_net *n)
+{
+	n->blocks++;
+	n->in_block = true;
+}
+
+void nn_end_blocks(struct nn_net *n)
+{
+	n->in_block = false;
+}
+
+void nn_reads(struct nn_net *n, enum nn_reads reads)
+{
+	n->reads = reads;
+}
+
 void nn_add_linear(struct nn_net *n, struct nn_linear *l, int parts, const char *const *name,
 		   const int64_t *out, int64_t in, bool bias)
 {
 	struct nn_site *s = &MEM_PUSH(n->site, n->n_site, n->cap_site);
 
-	*s = (struct nn_site) { .linear = l, .parts = parts, .in = in };
+	*s = (struct nn_site) { .linear = l,
+				.parts = parts,
+				.in = in,
+				.block = n->in_block ? n->blocks - 1 : -1,
+				.reads = n->reads };
 	*l = (struct nn_linear) { .site = n->n_site - 1 };
 	for (int i = 0; i < parts; i++) {
 		s->name[i] = mem_str(name[i]);
@@ -106,6 +126,19 @@ int64_t nn_count(const struct nn_net *n)
 		total += k;
 	}
 	return total;
+}
+
+double nn_flop(const struct nn_net *n, int64_t N, int64_t L)
+{
+	double flop = 0;
+
+	for (int i = 0; i < n->n_site; i++) {
+		const struct nn_site *s = &n->site[i];
+		double times = s->reads == NN_IMAGE ? (double)N : s->reads == NN_TEXT ? (double)L : 1;
+
+		flop += 2 * (double)s->in * (double)s->row[s->parts] * times;
+	}
+	return flop;
 }
 
 /* ---- Values ---------------------------------------------------------------------------------- */

@@ -22,6 +22,20 @@ struct nn_linear {
 	int site;       /* index into struct nn_net's sites; set by nn_add_linear */
 };
 
+/* What a linear is applied to: a vector a sample, or each of its image or text tokens. */
+enum nn_reads { NN_SAMPLES, NN_IMAGE, NN_TEXT };
+
+/*
+ * What other programs call a module: the names of a model's original release, with underscores for dots, as
+ * sd-scripts and ComfyUI keep them.  `#` stands for a block's number in both.  Its rows may have their halves
+ * swapped there: always, or where it has just two rows for each column (a modulation of shift and scale
+ * alone).
+ */
+struct nn_rename {
+	const char *here, *there; /* here NULL ends a table */
+	enum nn_halves { NN_AS_HERE, NN_SWAPPED, NN_SWAPPED_IF_TWO } halves;
+};
+
 /* One adaptable linear. */
 struct nn_site {
 	struct nn_linear *linear;
@@ -29,6 +43,8 @@ struct nn_site {
 	char *name[NN_PARTS];      /* "transformer_blocks.0.attn.to_q" */
 	int64_t row[NN_PARTS + 1]; /* part i holds rows row[i] .. row[i+1] */
 	int64_t in;
+	int block; /* of the network, from 0; -1: in none */
+	enum nn_reads reads;
 };
 
 /* One tensor of the checkpoint: `rows` rows from `row` of *tensor (rows 0: the whole tensor). */
@@ -49,6 +65,11 @@ struct nn_net {
 	struct nn_site *site;
 	int n_ignored, cap_ignored;
 	char **ignored; /* tensors of a file that nothing reads */
+	int blocks;     /* begun so far: where nn_add_linear puts what it is given */
+	bool in_block;
+	enum nn_reads reads;
+	const struct nn_rename *names; /* NULL: it has no other names */
+	uint64_t hash;                 /* of the files the weights came from; 0 for random ones */
 };
 
 struct lora;
@@ -78,6 +99,12 @@ void nn_add_stack(struct nn_net *n, struct nn_linear *l, int parts, const char *
 /* One whole tensor. */
 void nn_add_tensor(struct nn_net *n, at_t *slot, const char *name, struct at_dims shape, bool trainable);
 
+/* What is added from here on belongs to the next block, and to none after nn_end_blocks. */
+void nn_begin_block(struct nn_net *n);
+void nn_end_blocks(struct nn_net *n);
+/* What the linears added from here on are applied to; at first NN_SAMPLES. */
+void nn_reads(struct nn_net *n, enum nn_reads reads);
+
 /* The parameter added last has this name in some files; where a file has both, its own name counts. */
 void nn_alias(struct nn_net *n, const char *name);
 /* A tensor that files may hold and nobody needs. */
@@ -97,7 +124,9 @@ int nn_save(const struct nn_net *n, const struct lora_merged *merged, const char
 /* Random weights as PyTorch's defaults draw them (linears uniform +-1/sqrt(in)), float32 on the CPU; for
  * pretraining and for tests.  Buffers are made but left at zero: the caller fills them. */
 void nn_init(struct nn_net *n, uint64_t seed);
-int64_t nn_count(const struct nn_net *n);                             /* elements of all parameters */
+int64_t nn_count(const struct nn_net *n); /* elements of all parameters */
+/* Multiplications and additions of the linears of one sample, N image and L text tokens. */
+double nn_flop(const struct nn_net *n, int64_t N, int64_t L);
 void nn_move(struct nn_net *n, enum at_dtype dt, enum at_device dev); /* every tensor, in place */
 void nn_release(struct nn_net *n); /* frees names, lists and the tensors in the slots */
 

@@ -6,10 +6,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const struct text_encoder_type *const text_types[] = { &word_text_encoder, &sd3_text_encoder };
-static const struct autoencoder_type *const vae_types[] = { &linear_autoencoder, &kl_autoencoder };
-#define COUNT(a) (sizeof(a) / sizeof *(a))
-
 /* ---- model_index.json ------------------------------------------------------------------------ */
 
 /* The class in "part": ["library", "Class"], borrowed from o. */
@@ -41,7 +37,27 @@ static int require_class(const json_t *o, const char *part, const char *wanted, 
 	return strcmp(name, wanted) ? unknown_class(path, part, name, wanted, e) : 0;
 }
 
-static int find_text(const struct text_encoder_type **type, const json_t *o, const char *path, struct err *e)
+static int find_family(struct pipeline *p, const json_t *o, const char *path, struct err *e)
+{
+	struct text known = { 0 };
+	const char *name;
+
+	if (json_get_str(&name, o, "_class_name", "", path, e))
+		return -1;
+	for (int i = 0; families[i]; i++) {
+		text_printf(&known, "%s%s", i ? ", " : "", families[i]->class_name);
+		if (!strcmp(name, families[i]->class_name))
+			p->family = families[i];
+	}
+	if (!p->family)
+		err_set(e, "%s: a pipeline of class '%s', which is unknown: there is %s", path, name,
+			known.s);
+	text_free(&known);
+	return p->family ? 0 : -1;
+}
+
+static int find_text(const struct text_encoder_type **type, const struct family *f, const json_t *o,
+		     const char *path, struct err *e)
 {
 	struct text known = { 0 };
 	const char *name;
@@ -49,28 +65,67 @@ static int find_text(const struct text_encoder_type **type, const json_t *o, con
 
 	if (class_of(&name, o, "text_encoder", path, e))
 		return -1;
-	for (size_t i = 0; i < COUNT(text_types); i++) {
-		text_printf(&known, "%s%s", i ? ", " : "", text_types[i]->class_name);
-		if (!strcmp(name, text_types[i]->class_name))
-			*type = text_types[i];
+	for (int i = 0; f->text[i]; i++) {
+		text_printf(&known, "%s%s", i ? ", " : "", f->text[i]->class_name);
+		if (!strcmp(name, f->text[i]->class_name))
+			*type = f->text[i];
 	}
 	ret = *type ? 0 : unknown_class(path, "text_encoder", name, known.s, e);
 	text_free(&known);
 	return ret;
 }
 
+/* Of any family: config.json has "_class_name" here and "architectures" where transformers wrote it. */
+static const struct text_encoder_type *text_by_config(const char *path, struct err *e)
+{
+	json_t *o = json_read(path, e);
+	const json_t *v = json_object_get(o, "_class_name");
+	const char *name = json_string_value(v ? v : json_array_get(json_object_get(o, "architectures"), 0));
+	const struct text_encoder_type *found = NULL;
+
+	for (int i = 0; name && families[i]; i++)
+		for (int k = 0; families[i]->text[k] && !found; k++)
+			if (!strcmp(name, families[i]->text[k]->class_name))
+				found = families[i]->text[k];
+	if (o && !found)
+		err_set(e, "%s: a text encoder of class '%s', which is unknown", path, name ? name : "");
+	json_decref(o);
+	return found;
+}
+
+const struct text_encoder_type *pipeline_text_type(const char *dir, struct err *e)
+{
+	char *index = file_join(dir, "model_index.json"), *path = file_join(dir, "text_encoder/config.json");
+	const struct text_encoder_type *type = NULL;
+	struct pipeline p = { 0 };
+
+	if (file_exists(index)) {
+		json_t *o = json_read(index, e);
+
+		if (!o || find_family(&p, o, index, e) || find_text(&type, p.family, o, index, e))
+			type = NULL;
+		json_decref(o);
+	} else {
+		type = text_by_config(path, e);
+	}
+	free(index);
+	free(path);
+	return type;
+}
+
 static int find_vae(struct pipeline *p, const json_t *o, const char *path, struct err *e)
 {
+	const struct autoencoder_type *const *vae = p->family->vae;
 	struct text known = { 0 };
 	const char *name;
 	int ret;
 
 	if (class_of(&name, o, "vae", path, e))
 		return -1;
-	for (size_t i = 0; i < COUNT(vae_types); i++) {
-		text_printf(&known, "%s%s", i ? ", " : "", vae_types[i]->class_name);
-		if (!strcmp(name, vae_types[i]->class_name))
-			p->vae_type = vae_types[i];
+	for (int i = 0; vae[i]; i++) {
+		text_printf(&known, "%s%s", i ? ", " : "", vae[i]->class_name);
+		if (!strcmp(name, vae[i]->class_name))
+			p->vae_type = vae[i];
 	}
 	ret = p->vae_type ? 0 : unknown_class(path, "vae", name, known.s, e);
 	text_free(&known);
@@ -81,9 +136,10 @@ static int read_index(struct pipeline *p, const struct text_encoder_type **text,
 		      struct err *e)
 {
 	json_t *o = json_read(path, e);
-	int ret = !o || require_class(o, "transformer", "SD3Transformer2DModel", path, e) ||
+	int ret = !o || find_family(p, o, path, e) ||
+			  require_class(o, "transformer", p->family->transformer->class_name, path, e) ||
 			  require_class(o, "scheduler", "FlowMatchEulerDiscreteScheduler", path, e) ||
-			  find_text(text, o, path, e) || find_vae(p, o, path, e)
+			  find_text(text, p->family, o, path, e) || find_vae(p, o, path, e)
 		      ? -1
 		      : 0;
 
@@ -139,12 +195,12 @@ int pipeline_write_index(const char *dir, const char *text_class, const char *va
 /* What the parts must agree on. */
 static int check_fit(const struct pipeline *p, struct err *e)
 {
-	const struct mmdit_conf *c = &p->transformer.conf;
+	const struct transformer_facts *f = &p->transformer.facts;
 	int64_t channels = p->vae_type->channels(p->vae);
 
-	if (c->in_channels != channels || c->out_channels != channels)
+	if (f->channels != channels || f->channels_out != channels)
 		return err_set(e, "%s: the transformer has %lld channels in and %lld out, the vae %lld",
-			       p->dir, (long long)c->in_channels, (long long)c->out_channels,
+			       p->dir, (long long)f->channels, (long long)f->channels_out,
 			       (long long)channels);
 	return 0;
 }
@@ -153,11 +209,12 @@ static int open_parts(struct pipeline *p, const struct text_encoder_type *type,
 		      const struct pipeline_options *o, struct err *e)
 {
 	char *transformer = file_join(p->dir, "transformer"), *vae = file_join(p->dir, "vae");
-	int ret = mmdit_open(&p->transformer, transformer, o->dtype, o->device, e);
+	int ret =
+	    transformer_open(&p->transformer, p->family->transformer, transformer, o->dtype, o->device, e);
 
 	struct text_options text = { .dir = p->dir,
 				     .t5_length = o->t5_length ? o->t5_length : PIPELINE_T5_LENGTH,
-				     .width = p->transformer.conf.joint_attention_dim,
+				     .width = p->transformer.facts.text_width,
 				     .dtype = o->dtype,
 				     .device = o->device };
 	if (!ret)
@@ -165,7 +222,6 @@ static int open_parts(struct pipeline *p, const struct text_encoder_type *type,
 			      p->vae_type->open(&p->vae, vae, o->vae_dtype, o->device, e) || check_fit(p, e)
 			  ? -1
 			  : 0;
-	p->hash = p->transformer.hash;
 	free(transformer);
 	free(vae);
 	return ret;
@@ -197,7 +253,7 @@ int pipeline_open(struct pipeline *p, const struct pipeline_options *o, struct e
 
 void pipeline_close(struct pipeline *p)
 {
-	mmdit_release(&p->transformer);
+	transformer_close(&p->transformer);
 	conditioner_close(p->text);
 	if (p->vae)
 		p->vae_type->close(p->vae);
@@ -209,10 +265,11 @@ void pipeline_close(struct pipeline *p)
 
 struct at_dims pipeline_latent_shape(const struct pipeline *p, int64_t height, int64_t width)
 {
-	int64_t scale = p->vae_type->scale(p->vae), side = p->transformer.conf.sample_size;
+	const struct transformer_facts *f = &p->transformer.facts;
+	int64_t scale = p->vae_type->scale(p->vae);
 
-	return DIMS(p->transformer.conf.in_channels, height ? height / scale : side,
-		    width ? width / scale : side);
+	return DIMS(f->channels, height ? height / scale : f->default_side,
+		    width ? width / scale : f->default_side);
 }
 
 int pipeline_encode(const struct pipeline *p, const char *const *prompts, int n, struct cond *out,
@@ -222,11 +279,12 @@ int pipeline_encode(const struct pipeline *p, const char *const *prompts, int n,
 }
 
 at_t pipeline_velocity(const struct pipeline *p, const struct pass *pass, at_t x_BCHW, at_t t_B,
-		       const struct cond *c)
+		       const struct cond *c, at_t guidance_B)
 {
 	struct at_scope *s = at_begin(AT_GRAD_AS_IS);
-	at_t v_BCHW = mmdit_forward(&p->transformer, pass, at_cast(x_BCHW, p->dtype), t_B,
-				    at_cast(c->text_BLE, p->dtype), at_cast(c->pooled_BP, p->dtype));
+	struct cond cond = cond_cast(c, p->dtype);
+	at_t v_BCHW = p->transformer.type->velocity(p->transformer.m, pass, at_cast(x_BCHW, p->dtype), t_B,
+						    &cond, guidance_B);
 
 	return at_return(s, at_cast(v_BCHW, AT_F32));
 }
@@ -246,10 +304,4 @@ at_t pipeline_images(const struct pipeline *p, at_t latents_BChw)
 	struct at_scope *s = at_begin(AT_NO_GRAD);
 
 	return at_return(s, at_to(pipeline_pixels(p, latents_BChw), AT_U8, AT_CPU));
-}
-
-struct cond cond_rows(const struct cond *c, at_t index_i64)
-{
-	return (struct cond) { at_index_select(c->text_BLE, 0, index_i64),
-			       at_index_select(c->pooled_BP, 0, index_i64) };
 }

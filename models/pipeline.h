@@ -7,13 +7,14 @@
  */
 #ifndef PIPELINE_H
 #define PIPELINE_H
+#include "models/family.h"
 #include "models/text/conditioner.h"
 #include "models/lora/lora.h"
-#include "models/sd3/mmdit.h"
 
 struct pipeline {
 	char *dir;
-	struct mmdit transformer;
+	const struct family *family;
+	struct transformer transformer;
 	struct conditioner *text;
 	const struct autoencoder_type *vae_type;
 	void *vae;
@@ -22,7 +23,6 @@ struct pipeline {
 	enum at_device device;
 	enum at_dtype dtype;
 	int64_t vae_batch;
-	uint64_t hash; /* of the transformer's weight bytes: names the base model in checkpoints */
 };
 
 #define PIPELINE_T5_LENGTH 256 /* as the stock pipeline */
@@ -37,6 +37,9 @@ struct pipeline_options {
 };
 int pipeline_open(struct pipeline *p, const struct pipeline_options *o, struct err *e);
 void pipeline_close(struct pipeline *p);
+/* The text encoders of a directory, which may lack everything else: by model_index.json, or without one by
+ * the class in text_encoder/config.json.  NULL and an error where that is unknown. */
+const struct text_encoder_type *pipeline_text_type(const char *dir, struct err *e);
 
 /* The latents of an image of height x width pixels (0: the transformer's sample_size): without the batch. */
 struct at_dims pipeline_latent_shape(const struct pipeline *p, int64_t height, int64_t width);
@@ -45,16 +48,14 @@ struct at_dims pipeline_latent_shape(const struct pipeline *p, int64_t height, i
  * every prompt is known. */
 int pipeline_encode(const struct pipeline *p, const char *const *prompts, int n, struct cond *out,
 		    struct err *e);
-/* v(x, t): t_B is float32 in [0, 1000]; x and the result are float32 whatever the weights are. */
+/* v(x, t): t_B is float32 in [0, 1000]; x and the result are float32 whatever the weights are.  guidance_B:
+ * of a transformer whose facts say `guided`, else NULL. */
 at_t pipeline_velocity(const struct pipeline *p, const struct pass *pass, at_t x_BCHW, at_t t_B,
-		       const struct cond *c);
+		       const struct cond *c, at_t guidance_B);
 /* Latents -> 8-bit RGB: clamp(x / 2 + 0.5, 0, 1) * 255 rounded to nearest; uint8 (B, H, W, 3), on the
  * pipeline's device and on the CPU. */
 at_t pipeline_pixels(const struct pipeline *p, at_t latents_BChw);
 at_t pipeline_images(const struct pipeline *p, at_t latents_BChw);
-
-/* Conditioning rows index_i64 of a table of distinct prompts. */
-struct cond cond_rows(const struct cond *c, at_t index_i64);
 
 /* scheduler_config.json: a FlowMatchEulerDiscreteScheduler with a fixed shift. */
 int pipeline_read_scheduler(double *shift, int64_t *train_steps, const char *path, struct err *e);

@@ -11,9 +11,11 @@
 struct forward {
 	const struct sampler *sampler;
 	struct pass pass;
+	struct cond_shape cond;
 };
 struct replay {
-	struct at_dims x, text;
+	struct at_dims x;
+	struct cond_shape cond;
 	const struct lora_merged *merged;
 	const struct fp8_weights *fp8;
 	at_t *w; /* merged->w as it was */
@@ -57,32 +59,34 @@ static bool same_weights(const struct replay *p, const struct pass *pass)
 static void forward(void *ctx, const at_t *in, at_t *out)
 {
 	const struct forward *f = ctx;
-	struct cond c = { in[2], in[3] };
+	struct cond c = cond_from(&f->cond, in + 2);
 
 	out[0] = sampler_velocity(f->sampler, &f->pass, in[0], in[1], &c);
 }
 
 /* The replay of this forward, a new one where there is room; NULL: there is none. */
 static struct replay *find(struct replays *r, const struct sampler *s, const struct pass *pass, at_t x_BCHW,
-			   at_t text_BLE)
+			   const struct cond *c)
 {
-	struct at_dims x = at_shape(x_BCHW), text = at_shape(text_BLE);
+	struct at_dims x = at_shape(x_BCHW);
+	struct cond_shape shape = cond_shape(c);
 	const struct lora_merged *m = pass->merged;
 
 	for (int i = 0; i < r->n; i++)
-		if (same_dims(&r->v[i].x, &x) && same_dims(&r->v[i].text, &text) &&
+		if (same_dims(&r->v[i].x, &x) && cond_has_shape(c, &r->v[i].cond) &&
 		    same_weights(&r->v[i], pass))
 			return &r->v[i];
 	if (r->n == MOST)
 		return NULL;
-	struct forward f = { s, { .merged = m, .fp8 = pass->fp8 } };
+	struct forward f = { s, { .merged = m, .fp8 = pass->fp8 }, shape };
+	at_t list[COND_TENSORS];
 	struct replay *p = &r->v[r->n++];
-	*p = (struct replay) { .x = x, .text = text, .merged = m, .fp8 = pass->fp8 };
+	*p = (struct replay) { .x = x, .cond = shape, .merged = m, .fp8 = pass->fp8 };
 	if (m) {
 		p->n_w = m->n_site;
 		p->w = memcpy(mem_zero((size_t)p->n_w, sizeof *p->w), m->w, (size_t)p->n_w * sizeof *p->w);
 	}
-	p->graph = at_graph_new(forward, &f, sizeof f, 4, 1);
+	p->graph = at_graph_new(forward, &f, sizeof f, 2 + cond_tensors(c, list), 1);
 	return p;
 }
 
@@ -90,12 +94,13 @@ at_t replays_velocity(struct replays *r, const struct sampler *s, const struct p
 		      at_t t_B, const struct cond *c)
 {
 	struct at_scope *sc = at_begin(AT_NO_GRAD);
-	struct replay *p = pass->lora ? NULL : find(r, s, pass, x_BCHW, c->text_BLE);
-	at_t in[4] = { x_BCHW, t_B, c->text_BLE, c->pooled_BP }, v;
+	struct replay *p = pass->lora ? NULL : find(r, s, pass, x_BCHW, c);
+	at_t in[2 + COND_TENSORS] = { x_BCHW, t_B }, v;
 	const char *why;
 
 	if (!p)
 		return at_return(sc, sampler_velocity(s, pass, x_BCHW, t_B, c));
+	cond_tensors(c, in + 2);
 	r->replayed += at_graph_replays(p->graph, &why);
 	at_graph_run(p->graph, in, &v);
 	at_graph_replays(p->graph, &why);

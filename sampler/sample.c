@@ -44,14 +44,13 @@ int sampler_init(struct sampler *s, const struct pipeline *p, const struct sampl
 		s->replays = replays_new();
 	schedule_init(&s->schedule, c->shift > 0 ? c->shift : p->shift, p->num_train_timesteps, (int)c->steps,
 		      !strcmp(c->timesteps, "integer"));
-	if (c->guidance != 1) {
+	if (c->guidance != 1 && !p->transformer.facts.guided) {
 		struct at_scope *sc = at_begin(AT_NO_GRAD);
-		struct cond none;
-		const char *prompt = c->negative ? c->negative : "";
+		struct cond none = { 0 };
+		const char *prompt = c->negative && *c->negative ? c->negative : p->family->negative;
 		int ret = pipeline_encode(p, &prompt, 1, &none, e);
 		if (!ret) {
-			s->negative.text_BLE = at_keep(none.text_BLE);
-			s->negative.pooled_BP = at_keep(none.pooled_BP);
+			s->negative = cond_keep(&none);
 		}
 		at_end(sc);
 		if (ret) {
@@ -67,15 +66,8 @@ void sampler_release(struct sampler *s)
 {
 	replays_free(s->replays);
 	schedule_free(&s->schedule);
-	at_free(s->negative.text_BLE);
-	at_free(s->negative.pooled_BP);
+	cond_free(&s->negative);
 	*s = (struct sampler) { 0 };
-}
-
-static at_t with_negative(at_t one_row, at_t rows)
-{
-	struct at_dims d = at_shape(rows);
-	return at_cat2(at_expand(one_row, d), rows, 0);
 }
 
 at_t sampler_velocity(const struct sampler *s, const struct pass *pass, at_t x_BCHW, at_t t_B,
@@ -84,14 +76,21 @@ at_t sampler_velocity(const struct sampler *s, const struct pass *pass, at_t x_B
 	struct at_scope *sc = at_begin(AT_GRAD_AS_IS);
 	at_t v[2];
 
+	if (s->pipeline->transformer.facts.guided) {
+		at_t guidance_B = at_full(DIMS(at_size(x_BCHW, 0)), s->guidance, AT_F32, s->pipeline->device);
+
+		return at_return(sc, pipeline_velocity(s->pipeline, pass, x_BCHW, t_B, c, guidance_B));
+	}
 	if (s->guidance == 1)
-		return at_return(sc, pipeline_velocity(s->pipeline, pass, x_BCHW, t_B, c));
-	struct cond both = { with_negative(s->negative.text_BLE, c->text_BLE),
-			     with_negative(s->negative.pooled_BP, c->pooled_BP) };
-	at_chunk(
-	    2, v,
-	    pipeline_velocity(s->pipeline, pass, at_cat2(x_BCHW, x_BCHW, 0), at_cat2(t_B, t_B, 0), &both), 0);
-	return at_return(sc, at_add_scaled(v[0], at_sub(v[1], v[0]), s->guidance));
+		return at_return(sc, pipeline_velocity(s->pipeline, pass, x_BCHW, t_B, c, NULL));
+	struct cond both = cond_before(&s->negative, c);
+	at_t both_v = pipeline_velocity(s->pipeline, pass, at_cat2(x_BCHW, x_BCHW, 0), at_cat2(t_B, t_B, 0),
+					&both, NULL);
+
+	at_chunk(2, v, both_v, 0);
+	return at_return(sc, s->pipeline->family->guide
+				 ? s->pipeline->family->guide(v[1], v[0], s->guidance)
+				 : at_add_scaled(v[0], at_sub(v[1], v[0]), s->guidance));
 }
 
 at_t sampler_still_velocity(const struct sampler *s, const struct pass *pass, at_t x_BCHW, at_t t_B,

@@ -38,10 +38,8 @@ static void make_up_samples(struct probe *p, const struct cond *one)
 	struct samples *s = &p->s;
 	int64_t n = c->groups * c->group_size, ranks = p->t->dist->ranks;
 	struct at_dims chw = pipeline_latent_shape(&p->t->pipeline, c->height, c->width);
-	struct at_dims text = at_shape(one->text_BLE), pooled = at_shape(one->pooled_BP);
 
 	*s = (struct samples) { .n = n, .groups = c->groups, .count = (n + ranks - 1) / ranks };
-	text.d[0] = pooled.d[0] = s->count / c->group_size + 1;
 	s->group = mem_zero((size_t)n, sizeof *s->group);
 	s->r = mem_zero((size_t)n, sizeof *s->r);
 	for (int64_t i = 0; i < s->count; i++) {
@@ -50,8 +48,8 @@ static void make_up_samples(struct probe *p, const struct cond *one)
 	}
 	s->x0_NCHW =
 	    at_keep(at_zeros(DIMS(s->count, chw.d[0], chw.d[1], chw.d[2]), AT_F32, p->t->pipeline.device));
-	s->cond.text_BLE = at_keep(at_zeros(text, at_dtype_of(one->text_BLE), p->t->pipeline.device));
-	s->cond.pooled_BP = at_keep(at_zeros(pooled, at_dtype_of(one->pooled_BP), p->t->pipeline.device));
+	struct cond zeros = cond_zeros(one, s->count / c->group_size + 1, p->t->pipeline.device);
+	s->cond = cond_keep(&zeros);
 }
 
 static double peak(const struct probe *p)
@@ -120,7 +118,7 @@ static double try_blocks(void *ctx, int64_t k)
 {
 	struct probe *p = ctx;
 
-	p->size.blocks = p->t->pipeline.transformer.conf.num_layers - (k - 1);
+	p->size.blocks = p->t->pipeline.transformer.facts.blocks - (k - 1);
 	return try_micro(p, p->size.micro);
 }
 
@@ -156,7 +154,7 @@ static int find(struct probe *p, int64_t *out, double (*bytes)(void *, int64_t),
  * with a second attention takes more than one without. */
 static double block_bytes(struct probe *p)
 {
-	int64_t layers = p->t->pipeline.transformer.conf.num_layers, kept = layers < 2 ? layers : 2;
+	int64_t layers = p->t->pipeline.transformer.facts.blocks, kept = layers < 2 ? layers : 2;
 	double more, less;
 
 	p->size.micro = 1;
@@ -168,7 +166,7 @@ static double block_bytes(struct probe *p)
 /* The fewest blocks that need to be computed twice at this micro-batch. */
 static int find_blocks(struct probe *p, int64_t micro, struct err *e)
 {
-	int64_t layers = p->t->pipeline.transformer.conf.num_layers, k;
+	int64_t layers = p->t->pipeline.transformer.facts.blocks, k;
 	double each = block_bytes(p), took;
 	struct fit_work w = { .bytes = try_blocks,
 			      .ctx = p,
@@ -203,9 +201,9 @@ static int64_t pairs_of_rank(const struct probe *p)
 static int find_both(struct probe *p, int64_t pairs, struct err *e)
 {
 	struct batches *size = &p->size;
-	int64_t patch = p->t->pipeline.transformer.conf.patch_size;
-	int64_t tokens = at_size(p->s.x0_NCHW, 2) * at_size(p->s.x0_NCHW, 3) / (patch * patch) +
-			 at_size(p->s.cond.text_BLE, 1);
+	const struct transformer *net = &p->t->pipeline.transformer;
+	int64_t tokens = net->type->tokens(net->m, at_size(p->s.x0_NCHW, 2), at_size(p->s.x0_NCHW, 3)) +
+			 cond_tokens(&p->s.cond);
 	int64_t enough = (ENOUGH_TOKENS + tokens - 1) / tokens;
 	double before = p->most;
 	struct err ignored;
@@ -215,7 +213,7 @@ static int find_both(struct probe *p, int64_t pairs, struct err *e)
 	if (!find(p, &size->micro, try_micro, pairs, "", &ignored) && size->micro >= enough)
 		return 0;
 	p->most = before;
-	size->blocks = p->t->pipeline.transformer.conf.num_layers;
+	size->blocks = p->t->pipeline.transformer.facts.blocks;
 	return find(p, &size->micro, try_micro, enough, "train.micro_batch", e) ||
 		       find_blocks(p, size->micro, e)
 		   ? -1
@@ -298,7 +296,7 @@ static int begin(struct probe *p, struct err *e)
 {
 	struct trainer *t = p->t;
 	int64_t first = 0;
-	struct cond one;
+	struct cond one = { 0 };
 
 	p->old = policies_sampling_pass(&t->policies, t->x->rollout.fp8);
 	if (t->test.n)
@@ -356,7 +354,7 @@ int batches_resolve(struct trainer *t, struct err *e)
 	const struct experiment *x = t->x;
 	struct batches b = { x->rollout.batch, x->eval.sampler.batch, x->train.micro_batch,
 			     x->train.gradient_checkpointing, t->batches.bytes };
-	int64_t layers = t->pipeline.transformer.conf.num_layers;
+	int64_t layers = t->pipeline.transformer.facts.blocks;
 	bool open = !b.rollout || !b.eval || !b.micro || b.blocks < 0;
 
 	if (open && (t->batches.rollout ? take_over(t, &b, &t->batches, e) : try_all(t, &b, e)))

@@ -52,7 +52,7 @@ int encode_prompts(const struct pipeline *p, const struct prompts *in, const int
 	struct at_scope *s = at_begin(AT_NO_GRAD);
 	const char **text = mem_zero((size_t)n, sizeof *text);
 	int64_t *row = mem_zero((size_t)n, sizeof *row);
-	struct cond once;
+	struct cond once = { 0 };
 	int distinct = 0, ret;
 
 	for (int i = 0; i < n; i++) {
@@ -63,8 +63,7 @@ int encode_prompts(const struct pipeline *p, const struct prompts *in, const int
 	ret = pipeline_encode(p, text, distinct, &once, e);
 	if (!ret) {
 		*out = cond_rows(&once, at_to(at_from(row, DIMS(n), AT_I64), AT_I64, p->device));
-		at_escape(s, out->text_BLE);
-		at_escape(s, out->pooled_BP);
+		cond_escape(s, out);
 	}
 	free(text);
 	free(row);
@@ -79,7 +78,7 @@ static int sample_items(at_t *rgb_BHW3, const struct evaluator *v, const struct 
 	struct at_scope *sc = at_begin(AT_NO_GRAD);
 	const struct pipeline *p = v->pipeline;
 	int64_t *prompt = mem_zero((size_t)n, sizeof *prompt);
-	struct cond c;
+	struct cond c = { 0 };
 	int ret;
 
 	for (int i = 0; i < n; i++)

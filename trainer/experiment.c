@@ -71,13 +71,13 @@ static const struct field prompts_fields[] = {
 	FIELD_END
 };
 static const struct field_word block_words[] = {
-	{ "auto", -1 }, { "false", 0 }, { "true", MMDIT_LAYERS }, { NULL, 0 }
+	{ "auto", -1 }, { "false", 0 }, { "true", TRANSFORMER_BLOCKS }, { NULL, 0 }
 };
 static const struct field train_fields[] = {
 	FIELD(struct train_conf, max_steps, .init = "1000", .min = 1, .max = 1e9, .unit = "optimizer steps",
 	      .doc = "length of the run"),
 	FIELD(struct train_conf, gradient_checkpointing, .was = "checkpoint_blocks", .init = "false",
-	      .min = 0, .max = MMDIT_LAYERS, .words = block_words, .unit = "blocks",
+	      .min = 0, .max = TRANSFORMER_BLOCKS, .words = block_words, .unit = "blocks",
 	      .doc =
 		  "how many of the transformer's blocks are computed again in the backward pass, which saves "
 		  "memory; true: all; auto: as few as fit into `run.memory`"),

@@ -272,7 +272,8 @@ static void say_attention(const struct trainer *t, const struct samples *s)
 
 	if (t->dist->rank != 0 || !s->count)
 		return;
-	const char *kernel = mmdit_attention(&t->pipeline.transformer, s->x0_NCHW, s->cond.text_BLE);
+	const struct transformer *net = &t->pipeline.transformer;
+	const char *kernel = net->type->attention(net->m, s->x0_NCHW, &s->cond);
 
 	log_info("attention: kernel '%s' in %s on %s", kernel, t->x->run.dtype, at_device_text(dev));
 	if (t->pipeline.dtype != AT_F32 && !at_sdpa_is_best(dev, kernel))

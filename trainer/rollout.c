@@ -17,8 +17,7 @@ void samples_release(struct samples *s)
 	free(s->strict);
 	mixture_scores_free(&s->scores);
 	at_free(s->x0_NCHW);
-	at_free(s->cond.text_BLE);
-	at_free(s->cond.pooled_BP);
+	cond_free(&s->cond);
 	*s = (struct samples) { 0 };
 }
 
@@ -80,7 +79,7 @@ static int encode_groups(struct trainer *t, struct samples *s, struct err *e)
 {
 	struct at_scope *sc = at_begin(AT_NO_GRAD);
 	int64_t last = s->group[s->first + s->count - 1], n, *prompt;
-	struct cond c;
+	struct cond c = { 0 };
 	int ret;
 
 	s->first_group = s->group[s->first];
@@ -90,7 +89,7 @@ static int encode_groups(struct trainer *t, struct samples *s, struct err *e)
 		prompt[s->group[s->first + i] - s->first_group] = s->prompt[s->first + i];
 	ret = encode_prompts(&t->pipeline, &t->train, prompt, (int)n, &c, e);
 	if (!ret)
-		s->cond = (struct cond) { at_keep(c.text_BLE), at_keep(c.pooled_BP) };
+		s->cond = cond_keep(&c);
 	free(prompt);
 	at_end(sc);
 	return dist_agree(t->dist, ret, e);

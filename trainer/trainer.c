@@ -137,7 +137,7 @@ static int open_policies(struct trainer *t, struct err *e)
 
 	if (*start && !(file = adapters_find(start, e)))
 		return err_in(e, "lora.start");
-	int ret = policies_init(&t->policies, &t->x->policy, &t->pipeline.transformer.net, &t->file->lora,
+	int ret = policies_init(&t->policies, &t->x->policy, t->pipeline.transformer.net, &t->file->lora,
 				file, (uint64_t)t->file->run.seed, t->pipeline.device, e);
 	free(file);
 	return ret && *start ? err_in(e, "lora.start") : ret;

@@ -2,15 +2,11 @@
 #include "models/lora/lora.h"
 #include "base/mem.h"
 #include <stdlib.h>
-#include <string.h>
 
 /* The products over tokens: their sizes are multiples of 16, as the hardware asks. */
 static bool rounds(const struct nn_site *t)
 {
-	const char *name = t->name[0];
-
-	return !strncmp(name, "transformer_blocks.", strlen("transformer_blocks.")) &&
-	       !strstr(name, ".norm1") && t->in % 16 == 0 && t->row[t->parts] % 16 == 0;
+	return t->block >= 0 && t->reads != NN_SAMPLES && t->in % 16 == 0 && t->row[t->parts] % 16 == 0;
 }
 
 void fp8_round(struct fp8_weights *q, const struct nn_net *net, const struct lora_merged *merged)

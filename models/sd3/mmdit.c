@@ -4,12 +4,9 @@
  * heads of K), C channels, E text channels, P pooled channels, M side of the grid of positions.
  */
 #include "models/sd3/mmdit.h"
-#include "models/lora/lora.h"
+#include "models/block.h"
 #include "models/taps.h"
-#include "base/mem.h"
 #include <math.h>
-#include <stdlib.h>
-#include <string.h>
 
 #define EPS 1e-6
 
@@ -44,11 +41,15 @@ static at_t attend(struct qkv r)
 	return at_flatten(at_transpose(o_BHSK, 1, 2), 2, 3);
 }
 
+int64_t mmdit_tokens(const struct mmdit *m, int64_t h, int64_t w)
+{
+	return h / m->conf.patch_size * (w / m->conf.patch_size);
+}
+
 const char *mmdit_attention(const struct mmdit *m, at_t x_BCHW, at_t text_BLE)
 {
 	struct at_scope *s = at_begin(AT_NO_GRAD);
-	int64_t p = m->conf.patch_size, L = at_size(text_BLE, 1);
-	int64_t S = at_size(x_BCHW, 2) / p * (at_size(x_BCHW, 3) / p) + L;
+	int64_t S = mmdit_tokens(m, at_size(x_BCHW, 2), at_size(x_BCHW, 3)) + at_size(text_BLE, 1);
 	at_t o_BSHK = at_empty(DIMS(1, S, m->conf.num_attention_heads, m->conf.attention_head_dim),
 			       at_dtype_of(m->patch_b_D), at_device_of(m->patch_b_D));
 	at_t o_BHSK = at_transpose(o_BSHK, 1, 2);
@@ -127,111 +128,34 @@ static void block_forward(const struct mmdit *m, const struct mmdit_block *b, co
 	at_end(s);
 }
 
-/* ---- Activation checkpointing ---------------------------------------------------------------- */
+/* ---- Gradient checkpointing ---------------------------------------------------------------------- */
 
-#define BLOCK_SITES 10
-
-/* What a block is a function of, beyond tensors. */
 struct block_call {
 	const struct mmdit *m;
 	const struct mmdit_block *b;
-	struct pass pass;
 };
 
-/* The block's linears that can have pairs. */
-static int block_sites(const struct mmdit_block *b, int *site)
+/* in: image, text, condition; out: image and, unless the block is the last, text. */
+static void run_block(const void *ctx, const struct pass *p, const at_t *in, at_t *out)
 {
-	const struct nn_linear *const l[BLOCK_SITES] = {
-		&b->image.ada, &b->image.attn.qkv, &b->image.attn.out, &b->image.up, &b->image.down,
-		&b->text.ada,  &b->text.attn.qkv,  &b->text.attn.out,  &b->text.up,  &b->text.down,
-	};
-	int n = 0;
-
-	for (int i = 0; i < BLOCK_SITES; i++)
-		if (l[i]->site >= 0)
-			site[n++] = l[i]->site;
-	if (b->dual) {
-		site[n++] = b->attn2.qkv.site;
-		site[n++] = b->attn2.out.site;
-	}
-	return n;
-}
-
-/* Lists the tensors of the block that an adapter trains; with `from`, puts those there into a copy of the
- * pass instead: what autograd recomputes must be a function of what it was given. */
-static int trained_tensors(const struct block_call *k, at_t *list, const at_t *from, struct lora_pair *pair,
-			   at_t *w)
-{
-	const struct lora *lora = k->pass.lora;
-	const struct lora_merged *merged = k->pass.merged;
-	int site[BLOCK_SITES + 2], n = block_sites(k->b, site), count = 0;
-
-	for (int i = 0; i < n; i++) {
-		for (int part = 0; lora && part < NN_PARTS; part++) {
-			int at = lora->at[site[i] * NN_PARTS + part];
-			if (at < 0)
-				continue;
-			if (from) {
-				pair[at].a_RI = from[count];
-				pair[at].b_OR = from[count + 1];
-			} else {
-				list[count] = lora->pair[at].a_RI;
-				list[count + 1] = lora->pair[at].b_OR;
-			}
-			count += 2;
-		}
-		if (!lora && merged && merged->w[site[i]]) {
-			if (from)
-				w[site[i]] = from[count];
-			else
-				list[count] = merged->w[site[i]];
-			count++;
-		}
-	}
-	return count;
-}
-
-/* in: image, text, condition, trained tensors; out: image and, unless the block is the last, text. */
-static void run_block(void *ctx, const at_t *in, at_t *out)
-{
-	struct block_call *k = ctx;
-	struct pass pass = k->pass;
-	struct lora lora;
-	struct lora_merged merged;
+	const struct block_call *k = ctx;
 	at_t x_BND = in[0], c_BLD = in[1];
 
-	if (pass.lora) {
-		lora = *pass.lora;
-		lora.pair = mem_alloc((size_t)lora.n * sizeof *lora.pair);
-		memcpy(lora.pair, pass.lora->pair, (size_t)lora.n * sizeof *lora.pair);
-		trained_tensors(k, NULL, in + 3, lora.pair, NULL);
-		pass.lora = &lora;
-	} else if (pass.merged) {
-		merged = *pass.merged;
-		merged.w = mem_alloc((size_t)merged.n_site * sizeof *merged.w);
-		memcpy(merged.w, pass.merged->w, (size_t)merged.n_site * sizeof *merged.w);
-		trained_tensors(k, NULL, in + 3, NULL, merged.w);
-		pass.merged = &merged;
-	}
-	block_forward(k->m, k->b, &pass, &x_BND, &c_BLD, in[2]);
+	block_forward(k->m, k->b, p, &x_BND, &c_BLD, in[2]);
 	out[0] = x_BND;
 	if (!k->b->last)
 		out[1] = c_BLD;
-	if (pass.lora)
-		free(lora.pair);
-	else if (pass.merged)
-		free(merged.w);
 }
 
 static void checkpointed_block(const struct mmdit *m, const struct mmdit_block *b, const struct pass *p,
 			       at_t *x_BND, at_t *c_BLD, at_t y_B1D)
 {
 	struct at_scope *s = at_begin(AT_GRAD_AS_IS);
-	struct block_call k = { m, b, *p };
-	at_t in[3 + 2 * NN_PARTS * (BLOCK_SITES + 2)] = { *x_BND, *c_BLD, y_B1D }, out[2];
-	int n = 3 + trained_tensors(&k, in + 3, NULL, NULL, NULL);
+	struct block_call k = { m, b };
+	at_t in[3] = { *x_BND, *c_BLD, y_B1D }, out[2];
 
-	at_checkpoint(run_block, &k, sizeof k, n, in, b->last ? 1 : 2, out);
+	block_checkpoint(&m->net, (int)(b - m->block), p, run_block, &k, sizeof k, 3, in, b->last ? 1 : 2,
+			 out);
 	at_replace(s, x_BND, out[0]);
 	if (!b->last)
 		at_replace(s, c_BLD, out[1]);

@@ -7,9 +7,10 @@
  */
 #ifndef MMDIT_H
 #define MMDIT_H
+#include "base/json.h"
 #include "models/nn.h"
 
-#define MMDIT_LAYERS 256 /* the most that num_layers may be */
+#define MMDIT_LAYERS 256 /* the most that num_layers may be; TRANSFORMER_BLOCKS at most */
 #define MMDIT_TIME   256 /* channels of the sinusoidal timestep embedding */
 
 struct mmdit_conf {
@@ -40,7 +41,6 @@ struct mmdit_block {
 struct mmdit {
 	struct mmdit_conf conf;
 	struct nn_net net;
-	uint64_t hash;      /* of the files the weights came from; 0 for random ones */
 	int64_t width;      /* D = heads * head_dim */
 	at_t pos_embed_1MD; /* (1, max * max, D) buffer */
 	/* pos_embed.proj, a convolution of stride p: run as a linear over patches; takes no adapter */
@@ -53,12 +53,16 @@ struct mmdit {
 int mmdit_open(struct mmdit *m, const char *dir, enum at_dtype dt, enum at_device dev, struct err *e);
 /* Random weights, float32, CPU; adaLN and proj_out zero as SD3 starts, positions as diffusers has them. */
 int mmdit_new(struct mmdit *m, const struct mmdit_conf *c, uint64_t seed, struct err *e);
+/* A configuration as config.json has it, which messages call `what`; c->qk_norm is the caller's to free, also
+ * after an error. */
+int mmdit_read_config(struct mmdit_conf *c, const json_t *o, const char *what, struct err *e);
 /* DIR/config.json alone: names and shapes, no weights. */
 int mmdit_describe(struct mmdit *m, const char *dir, struct err *e);
 /* Makes DIR; `merged`, unless NULL, has the weights that an adapter changed. */
 int mmdit_save(const struct mmdit *m, const struct lora_merged *merged, const char *dir, enum at_dtype dt,
 	       struct err *e);
 void mmdit_release(struct mmdit *m);
+int64_t mmdit_tokens(const struct mmdit *m, int64_t h, int64_t w); /* image tokens of such latents */
 /* The kernel (at_sdpa_kernel) of the joint attention over such latents and text, for the log. */
 const char *mmdit_attention(const struct mmdit *m, at_t x_BCHW, at_t text_BLE);
 /* H and W are multiples of patch_size, at most patch_size * pos_embed_max_size. */

@@ -102,20 +102,24 @@ static int read_sizes(struct mmdit_conf *c, const json_t *o, const char *what, s
 	return 0;
 }
 
-/* Into *c, whose qk_norm is then the caller's to free. */
+int mmdit_read_config(struct mmdit_conf *c, const json_t *o, const char *what, struct err *e)
+{
+	const char *norm = "";
+
+	*c = (struct mmdit_conf) { 0 };
+	if (read_sizes(c, o, what, e) || read_dual(c, o, what, e))
+		return -1;
+	if (!json_is_null(json_object_get(o, "qk_norm")) && json_get_str(&norm, o, "qk_norm", "", what, e))
+		return -1;
+	c->qk_norm = mem_str(norm);
+	return check(c, what, e);
+}
+
 static int read_config(struct mmdit_conf *c, const char *path, struct err *e)
 {
 	json_t *o = json_read(path, e);
-	const char *norm = "";
-	int ret = -1;
+	int ret = o ? mmdit_read_config(c, o, path, e) : -1;
 
-	if (!o || read_sizes(c, o, path, e) || read_dual(c, o, path, e))
-		goto out;
-	if (!json_is_null(json_object_get(o, "qk_norm")) && json_get_str(&norm, o, "qk_norm", "", path, e))
-		goto out;
-	c->qk_norm = mem_str(norm);
-	ret = check(c, path, e);
-out:
 	json_decref(o);
 	return ret;
 }
@@ -137,6 +141,9 @@ static int write_config(const struct mmdit_conf *conf, const char *path, struct 
 	json_decref(o);
 	return ret;
 }
+
+#define BLOCK "transformer_blocks.#."
+#define THERE "joint_blocks_#_"
 
 /* ---- The parameters -------------------------------------------------------------------------- */
 
@@ -160,6 +167,7 @@ static void image_attention(struct mmdit *m, struct mmdit_attention *a, const ch
 {
 	static const char *const qkv[] = { "to_q", "to_k", "to_v" };
 
+	nn_reads(&m->net, NN_IMAGE);
 	nn_add_stack(&m->net, &a->qkv, 3, prefix, qkv, m->width, m->width, true);
 	linear1(m, &a->out, prefix, "to_out.0", m->width, m->width);
 	norm(m, &a->norm_q_K, prefix, "norm_q");
@@ -170,6 +178,7 @@ static void text_attention(struct mmdit *m, struct mmdit_attention *a, const cha
 {
 	static const char *const qkv[] = { "add_q_proj", "add_k_proj", "add_v_proj" };
 
+	nn_reads(&m->net, NN_TEXT);
 	nn_add_stack(&m->net, &a->qkv, 3, prefix, qkv, m->width, m->width, true);
 	if (!last)
 		linear1(m, &a->out, prefix, "to_add_out", m->width, m->width);
@@ -187,6 +196,8 @@ static void block(struct mmdit *m, struct mmdit_block *b, int64_t i)
 	for (int64_t k = 0; k < m->conf.n_dual; k++)
 		b->dual |= m->conf.dual[k] == i;
 	b->text.attn.out.site = b->text.up.site = b->text.down.site = -1;
+	nn_begin_block(&m->net);
+	nn_reads(&m->net, NN_SAMPLES);
 	linear1(m, &b->image.ada, at, "norm1.linear", (b->dual ? 9 : 6) * D, D);
 	linear1(m, &b->text.ada, at, "norm1_context.linear", (b->last ? 2 : 6) * D, D);
 	image_attention(m, &b->image.attn, attn);
@@ -194,9 +205,11 @@ static void block(struct mmdit *m, struct mmdit_block *b, int64_t i)
 	b->attn2.qkv.site = b->attn2.out.site = -1;
 	if (b->dual)
 		image_attention(m, &b->attn2, attn2);
+	nn_reads(&m->net, NN_IMAGE);
 	linear1(m, &b->image.up, at, "ff.net.0.proj", 4 * D, D);
 	linear1(m, &b->image.down, at, "ff.net.2", D, 4 * D);
 	if (!b->last) {
+		nn_reads(&m->net, NN_TEXT);
 		linear1(m, &b->text.up, at, "ff_context.net.0.proj", 4 * D, D);
 		linear1(m, &b->text.down, at, "ff_context.net.2", D, 4 * D);
 	}
@@ -204,6 +217,31 @@ static void block(struct mmdit *m, struct mmdit_block *b, int64_t i)
 	free(attn);
 	free(attn2);
 }
+
+/* The original release: to_q, to_k and to_v are one module there; its last layer's modulation has shift
+ * before scale, and so has the last block's of the text, which has these two alone. */
+static const struct nn_rename names[] = {
+	{ "context_embedder", "context_embedder", NN_AS_HERE },
+	{ "time_text_embed.timestep_embedder.linear_1", "t_embedder_mlp_0", NN_AS_HERE },
+	{ "time_text_embed.timestep_embedder.linear_2", "t_embedder_mlp_2", NN_AS_HERE },
+	{ "time_text_embed.text_embedder.linear_1", "y_embedder_mlp_0", NN_AS_HERE },
+	{ "time_text_embed.text_embedder.linear_2", "y_embedder_mlp_2", NN_AS_HERE },
+	{ "norm_out.linear", "final_layer_adaLN_modulation_1", NN_SWAPPED },
+	{ "proj_out", "final_layer_linear", NN_AS_HERE },
+	{ BLOCK "norm1.linear", THERE "x_block_adaLN_modulation_1", NN_AS_HERE },
+	{ BLOCK "norm1_context.linear", THERE "context_block_adaLN_modulation_1", NN_SWAPPED_IF_TWO },
+	{ BLOCK "attn.to_q", THERE "x_block_attn_qkv", NN_AS_HERE },
+	{ BLOCK "attn.to_out.0", THERE "x_block_attn_proj", NN_AS_HERE },
+	{ BLOCK "attn.add_q_proj", THERE "context_block_attn_qkv", NN_AS_HERE },
+	{ BLOCK "attn.to_add_out", THERE "context_block_attn_proj", NN_AS_HERE },
+	{ BLOCK "attn2.to_q", THERE "x_block_attn2_qkv", NN_AS_HERE },
+	{ BLOCK "attn2.to_out.0", THERE "x_block_attn2_proj", NN_AS_HERE },
+	{ BLOCK "ff.net.0.proj", THERE "x_block_mlp_fc1", NN_AS_HERE },
+	{ BLOCK "ff.net.2", THERE "x_block_mlp_fc2", NN_AS_HERE },
+	{ BLOCK "ff_context.net.0.proj", THERE "context_block_mlp_fc1", NN_AS_HERE },
+	{ BLOCK "ff_context.net.2", THERE "context_block_mlp_fc2", NN_AS_HERE },
+	{ NULL, NULL, NN_AS_HERE },
+};
 
 /* *m zeroed, conf filled and checked. */
 static void lay_out(struct mmdit *m)
@@ -214,6 +252,7 @@ static void lay_out(struct mmdit *m)
 	static const char *const embed = "time_text_embed.";
 
 	m->width = D;
+	m->net.names = names;
 	m->block = mem_zero((size_t)c->num_layers, sizeof *m->block);
 	nn_add_tensor(&m->net, &m->pos_embed_1MD, "pos_embed.pos_embed", DIMS(1, M * M, D), false);
 	nn_add_tensor(&m->net, &m->patch_w_DCpp, "pos_embed.proj.weight", DIMS(D, c->in_channels, p, p),
@@ -224,10 +263,14 @@ static void lay_out(struct mmdit *m)
 	linear1(m, &m->time2, embed, "timestep_embedder.linear_2", D, D);
 	linear1(m, &m->pool1, embed, "text_embedder.linear_1", D, c->pooled_projection_dim);
 	linear1(m, &m->pool2, embed, "text_embedder.linear_2", D, D);
+	nn_reads(&m->net, NN_TEXT);
 	linear1(m, &m->context, "", "context_embedder", D, c->joint_attention_dim);
 	for (int64_t i = 0; i < c->num_layers; i++)
 		block(m, &m->block[i], i);
+	nn_end_blocks(&m->net);
+	nn_reads(&m->net, NN_SAMPLES);
 	linear1(m, &m->norm_out, "", "norm_out.linear", 2 * D, D);
+	nn_reads(&m->net, NN_IMAGE);
 	linear1(m, &m->proj_out, "", "proj_out", p * p * c->out_channels, D);
 }
 
@@ -252,7 +295,7 @@ int mmdit_open(struct mmdit *m, const char *dir, enum at_dtype dt, enum at_devic
 {
 	if (mmdit_describe(m, dir, e))
 		return -1;
-	if (nn_load_dir(&m->net, dir, NN_DIFFUSERS, NULL, dt, dev, &m->hash, e)) {
+	if (nn_load_dir(&m->net, dir, NN_DIFFUSERS, NULL, dt, dev, &m->net.hash, e)) {
 		mmdit_release(m);
 		return -1;
 	}

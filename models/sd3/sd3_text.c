@@ -10,7 +10,7 @@
  */
 #include "models/text/clip_text.h"
 #include "models/encoder.h"
-#include "models/sd3/sd3_text.h"
+#include "models/encoder.h"
 #include "models/text/t5.h"
 #include "models/text/tokenizer.h"
 #include "base/file.h"
@@ -199,7 +199,8 @@ static int open_text(void **state, const struct text_options *o, struct err *e)
 
 /* ---- Use ----------------------------------------------------------------------------------------- */
 
-int sd3_text_tokenize(void *state, const char *const *prompts, int n, at_t ids_BL[3], struct err *e)
+static int tokenize_text(void *state, const char *const *prompts, int n, at_t ids_BL[TEXT_TOKENIZERS],
+			 struct err *e)
 {
 	const struct sd3_text *t = state;
 	int64_t length[3] = { t->clip[0].conf.max_position_embeddings,
@@ -241,9 +242,9 @@ static int encode_text(void *state, const char *const *prompts, int n, struct co
 {
 	const struct sd3_text *t = state;
 	struct at_scope *s = at_begin(AT_NO_GRAD);
-	at_t ids[3], states[2], pooled[2], clip_BLE, t5_BME;
+	at_t ids[TEXT_TOKENIZERS], states[2], pooled[2], clip_BLE, t5_BME;
 
-	if (sd3_text_tokenize(state, prompts, n, ids, e) || check_ids(ids, t, e)) {
+	if (tokenize_text(state, prompts, n, ids, e) || check_ids(ids, t, e)) {
 		at_end(s);
 		return -1;
 	}
@@ -253,8 +254,10 @@ static int encode_text(void *state, const char *const *prompts, int n, struct co
 	clip_BLE = at_pad(clip_BLE, DIMS(0, t->width - at_size(clip_BLE, -1)), 0);
 	t5_BME = t->has_t5 ? at_cast(t5_forward(&t->t5, ids[2]), t->dtype)
 			   : at_zeros(DIMS(n, t->t5_length, t->width), t->dtype, t->device);
-	out->text_BLE = at_escape(s, at_cat2(clip_BLE, t5_BME, 1));
-	out->pooled_BP = at_escape(s, at_cat2(pooled[0], pooled[1], -1));
+	*out = (struct cond) { 0 };
+	cond_add(out, COND_TEXT, at_cat2(clip_BLE, t5_BME, 1), NULL);
+	cond_add(out, COND_POOLED, at_cat2(pooled[0], pooled[1], -1), NULL);
+	cond_escape(s, out);
 	at_end(s);
 	return 0;
 }
@@ -264,5 +267,6 @@ const struct text_encoder_type sd3_text_encoder = {
 	.open = open_text,
 	.hash = hash_text,
 	.encode = encode_text,
+	.tokenize = tokenize_text,
 	.close = close_text,
 };

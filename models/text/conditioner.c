@@ -73,23 +73,17 @@ int conditioner_encode(struct conditioner *c, const char *const *prompts, int n,
 		       struct err *e)
 {
 	struct at_scope *s = at_begin(AT_NO_GRAD);
-	at_t *text = mem_zero((size_t)n, sizeof *text), *pooled = mem_zero((size_t)n, sizeof *pooled);
+	struct cond *row = mem_zero((size_t)n, sizeof *row);
 	int ret = 0;
 
-	for (int i = 0; i < n && !ret; i++) {
-		struct cond row = { 0 };
-
-		if (!c->cached || !text_cache_get(&c->cache, prompts[i], &row))
-			ret = make(c, prompts[i], &row, e);
-		text[i] = row.text_BLE;
-		pooled[i] = row.pooled_BP;
-	}
+	for (int i = 0; i < n && !ret; i++)
+		if (!c->cached || !text_cache_get(&c->cache, prompts[i], &row[i]))
+			ret = make(c, prompts[i], &row[i], e);
 	if (!ret) {
-		out->text_BLE = at_escape(s, n == 1 ? text[0] : at_cat(n, text, 0));
-		out->pooled_BP = at_escape(s, n == 1 ? pooled[0] : at_cat(n, pooled, 0));
+		*out = cond_cat(row, n);
+		cond_escape(s, out);
 	}
-	free(text);
-	free(pooled);
+	free(row);
 	at_end(s);
 	return ret;
 }
@@ -101,7 +95,7 @@ int conditioner_fill(struct conditioner *c, const char *const *prompts, int64_t 
 
 	for (int64_t i = share; i < n && !ret; i += shares) {
 		struct at_scope *s;
-		struct cond row;
+		struct cond row = { 0 };
 
 		if (c->cached && text_cache_has(&c->cache, prompts[i]))
 			continue;

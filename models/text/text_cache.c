@@ -10,12 +10,17 @@
 #include <unistd.h>
 #include <zstd.h>
 
-#define MAGIC      0x317478746c666e63u /* "cnfltxt1" */
+#define MAGIC      0x327478746c666e63u /* "cnfltxt2" */
 #define ZSTD_LEVEL 1 /* higher ones gain 1 % on shuffled floats and take three times as long */
-#define MOST_TEXT  (1 << 24)
+#define MOST_SIZE  (1 << 24)
 
+/* The prompt follows, then the tensors' values. */
 struct header {
-	uint64_t magic, prompt, length, width, pooled, element;
+	uint64_t magic, prompt, element, parts;
+	struct {
+		char name[COND_NAME];    /* of a part of the conditioning */
+		uint64_t entries, width; /* (1, entries, width); entries 0: (1, width) */
+	} part[COND_PARTS];
 };
 
 /* ---- Names --------------------------------------------------------------------------------------- */
@@ -103,18 +108,30 @@ static at_t take_tensor(const uint8_t *in, size_t n, struct at_dims shape, enum 
 	return t;
 }
 
-/* What a file must hold for this prompt; *n elements of text and pooled. */
+static uint64_t elements_of(const struct header *h, uint64_t part)
+{
+	return (h->part[part].entries ? h->part[part].entries : 1) * h->part[part].width;
+}
+
+/* Whether this is what a file of the prompt holds. */
 static bool read_header(struct header *h, const struct text_cache *c, const char *prompt, const uint8_t *data,
 			size_t size)
 {
+	uint64_t elements = 0;
+
 	if (size < sizeof *h)
 		return false;
 	memcpy(h, data, sizeof *h);
 	if (h->magic != MAGIC || h->prompt != strlen(prompt) || h->element != at_dtype_size(c->dtype) ||
-	    !h->length || !h->width || !h->pooled || h->length > MOST_TEXT || h->width > MOST_TEXT ||
-	    h->pooled > MOST_TEXT)
+	    !h->parts || h->parts > COND_PARTS)
 		return false;
-	return size == sizeof *h + h->prompt + (h->length * h->width + h->pooled) * h->element &&
+	for (uint64_t i = 0; i < h->parts; i++) {
+		if (!h->part[i].width || h->part[i].width > MOST_SIZE || h->part[i].entries > MOST_SIZE ||
+		    !*h->part[i].name || !memchr(h->part[i].name, 0, COND_NAME))
+			return false;
+		elements += elements_of(h, i);
+	}
+	return size == sizeof *h + h->prompt + elements * h->element &&
 	       !memcmp(data + sizeof *h, prompt, h->prompt);
 }
 
@@ -126,15 +143,17 @@ bool text_cache_get(const struct text_cache *c, const char *prompt, struct cond 
 	size_t size;
 	bool found = file_exists(path) && !file_read_zstd(&data, &size, path, &ignored) &&
 		     read_header(&h, c, prompt, (const uint8_t *)data, size);
+	const uint8_t *at = (const uint8_t *)data + sizeof h + (found ? h.prompt : 0);
 
-	if (found) {
-		const uint8_t *at = (const uint8_t *)data + sizeof h + h.prompt;
-		size_t n = h.length * h.width;
+	for (uint64_t i = 0; found && i < h.parts; i++) {
+		int64_t entries = (int64_t)h.part[i].entries, width = (int64_t)h.part[i].width;
+		uint64_t n = elements_of(&h, i);
 
-		row->text_BLE =
-		    take_tensor(at, n, DIMS(1, (int64_t)h.length, (int64_t)h.width), c->dtype, c->device);
-		row->pooled_BP = take_tensor(at + n * h.element, h.pooled, DIMS(1, (int64_t)h.pooled),
-					     c->dtype, c->device);
+		cond_add(row, h.part[i].name,
+			 take_tensor(at, n, entries ? DIMS(1, entries, width) : DIMS(1, width), c->dtype,
+				     c->device),
+			 NULL);
+		at += n * h.element;
 	}
 	free(data);
 	free(path);
@@ -166,19 +185,24 @@ int text_cache_put(const struct text_cache *c, const char *prompt, const struct 
 {
 	struct header h = { .magic = MAGIC,
 			    .prompt = strlen(prompt),
-			    .length = (uint64_t)at_size(row->text_BLE, 1),
-			    .width = (uint64_t)at_size(row->text_BLE, 2),
-			    .pooled = (uint64_t)at_size(row->pooled_BP, 1),
+			    .parts = (uint64_t)row->n,
 			    .element = at_dtype_size(c->dtype) };
 	char *path = path_of(c, prompt), *packed;
 	struct text t = { 0 };
 	size_t n;
 	int ret;
 
+	for (int i = 0; i < row->n; i++) {
+		at_t x = row->part[i].rows;
+
+		memcpy(h.part[i].name, row->part[i].name, COND_NAME);
+		h.part[i].entries = at_ndim(x) > 2 ? (uint64_t)at_size(x, 1) : 0;
+		h.part[i].width = (uint64_t)at_size(x, -1);
+	}
 	text_add_bytes(&t, &h, sizeof h);
 	text_add_bytes(&t, prompt, h.prompt);
-	add_tensor(&t, row->text_BLE, c->dtype);
-	add_tensor(&t, row->pooled_BP, c->dtype);
+	for (int i = 0; i < row->n; i++)
+		add_tensor(&t, row->part[i].rows, c->dtype);
 	packed = file_pack_zstd(t.s, t.n, ZSTD_LEVEL, &n);
 	ret = write_file(path, packed, n, e);
 	free(packed);

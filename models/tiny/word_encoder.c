@@ -222,8 +222,11 @@ int word_encoder_tokenize(const struct word_encoder *w, const char *prompt, int6
 
 void word_encoder_forward(const struct word_encoder *w, at_t ids_BL, struct cond *out)
 {
-	out->text_BLE = at_add(at_embedding(w->token_VE, ids_BL), w->position_LE);
-	out->pooled_BP = at_mean_dim(out->text_BLE, 1, false);
+	at_t text_BLE = at_add(at_embedding(w->token_VE, ids_BL), w->position_LE);
+
+	*out = (struct cond) { 0 };
+	cond_add(out, COND_TEXT, text_BLE, NULL);
+	cond_add(out, COND_POOLED, at_mean_dim(text_BLE, 1, false), NULL);
 }
 
 /* ---- As a text_encoder_type ------------------------------------------------------------------ */
@@ -242,19 +245,29 @@ static int open_type(void **state, const struct text_options *o, struct err *e)
 	return ret;
 }
 
+static int tokenize_type(void *state, const char *const *prompts, int n, at_t ids_BL[TEXT_TOKENIZERS],
+			 struct err *e)
+{
+	const struct word_encoder *w = state;
+	int ret = 0;
+
+	ids_BL[0] = at_zeros(DIMS(n, w->length), AT_I64, AT_CPU);
+	ids_BL[1] = ids_BL[2] = NULL;
+	for (int i = 0; i < n && !ret; i++)
+		ret = word_encoder_tokenize(w, prompts[i], at_i64(ids_BL[0]) + i * w->length, e);
+	return ret;
+}
+
 static int encode_type(void *state, const char *const *prompts, int n, struct cond *out, struct err *e)
 {
 	const struct word_encoder *w = state;
 	struct at_scope *s = at_begin(AT_NO_GRAD);
-	at_t ids_BL = at_zeros(DIMS(n, w->length), AT_I64, AT_CPU);
-	int ret = 0;
+	at_t ids_BL[TEXT_TOKENIZERS];
+	int ret = tokenize_type(state, prompts, n, ids_BL, e);
 
-	for (int i = 0; i < n && !ret; i++)
-		ret = word_encoder_tokenize(w, prompts[i], at_i64(ids_BL) + i * w->length, e);
 	if (!ret) {
-		word_encoder_forward(w, at_to(ids_BL, AT_I64, at_device_of(w->token_VE)), out);
-		at_escape(s, out->text_BLE);
-		at_escape(s, out->pooled_BP);
+		word_encoder_forward(w, at_to(ids_BL[0], AT_I64, at_device_of(w->token_VE)), out);
+		cond_escape(s, out);
 	}
 	at_end(s);
 	return ret;
@@ -270,5 +283,6 @@ const struct text_encoder_type word_text_encoder = {
 	.class_name = "WordTextEncoder",
 	.open = open_type,
 	.encode = encode_type,
+	.tokenize = tokenize_type,
 	.close = close_type,
 };

@@ -77,8 +77,13 @@ static int encode_fake(void *state, const char *const *prompts, int n, struct co
 		text[i] = value(prompts[0], i);
 	for (int i = 0; i < P; i++)
 		pooled[i] = -value(prompts[0], i);
-	out->text_BLE = at_cast(at_from(text, DIMS(1, L, E), AT_F32), *(enum at_dtype *)state);
-	out->pooled_BP = at_cast(at_from(pooled, DIMS(1, P), AT_F32), *(enum at_dtype *)state);
+	/* a prompt of one word has one entry less than the others */
+	int64_t length = strchr(prompts[0], ' ') ? L : L - 1;
+	*out = (struct cond) { 0 };
+	cond_add(out, COND_TEXT, at_cast(at_from(text, DIMS(1, length, E), AT_F32), *(enum at_dtype *)state),
+		 NULL);
+	cond_add(out, COND_POOLED, at_cast(at_from(pooled, DIMS(1, P), AT_F32), *(enum at_dtype *)state),
+		 NULL);
 	return 0;
 }
 
@@ -113,19 +118,32 @@ static void expect(struct conditioner *c, enum at_dtype dt, int n, const char *c
 {
 	struct at_scope *s = at_begin(AT_NO_GRAD);
 	struct err e = { "" };
-	struct cond out;
+	struct cond out = { 0 };
+	int64_t longest = 0, shortest = L;
 
 	if (conditioner_encode(c, prompts, n, &out, &e))
 		fail_msg("%s", e.msg);
-	assert_true(at_shape_is(out.text_BLE, DIMS(n, L, E)) && at_shape_is(out.pooled_BP, DIMS(n, P)));
-	assert_int_equal(at_dtype_of(out.text_BLE), dt);
 	for (int i = 0; i < n; i++) {
-		struct cond want;
+		int64_t length = strchr(prompts[i], ' ') ? L : L - 1;
+
+		longest = length > longest ? length : longest;
+		shortest = length < shortest ? length : shortest;
+	}
+	at_t length_B, text_BLE = cond_get(&out, COND_TEXT, &length_B),
+		       pooled_BP = cond_get(&out, COND_POOLED, NULL);
+	assert_true(at_shape_is(text_BLE, DIMS(n, longest, E)) && at_shape_is(pooled_BP, DIMS(n, P)));
+	assert_int_equal(at_dtype_of(text_BLE), dt);
+	assert_int_equal(length_B != NULL, longest != shortest);
+	for (int i = 0; i < n; i++) {
+		struct cond want = { 0 };
 
 		assert_int_equal(encode_fake(&dt, &prompts[i], 1, &want, &e), 0);
 		seen.encoded--;
-		assert_true(at_equal(at_narrow(out.text_BLE, 0, i, 1), want.text_BLE));
-		assert_true(at_equal(at_narrow(out.pooled_BP, 0, i, 1), want.pooled_BP));
+		int64_t length = cond_tokens(&want);
+		assert_true(at_equal(at_narrow(at_narrow(text_BLE, 0, i, 1), 1, 0, length),
+				     cond_get(&want, COND_TEXT, NULL)));
+		assert_true(!length_B || at_i64(length_B)[i] == length);
+		assert_true(at_equal(at_narrow(pooled_BP, 0, i, 1), cond_get(&want, COND_POOLED, NULL)));
 	}
 	at_end(s);
 }

@@ -7,25 +7,18 @@
 #include <stdint.h>
 #include <cmocka.h>
 #include <math.h>
+#include <string.h>
 #include "base/mem.h"
 #include "algorithms/gradient.h"
 #include "trainer/trainer.h"
 
 enum { PAIRS = 10368, B = 2, SIDE = 64, TEXT = 13 };
 
-static const struct mmdit_conf small = { .sample_size = SIDE,
-					 .patch_size = 2,
-					 .in_channels = 16,
-					 .out_channels = 16,
-					 .num_layers = 2,
-					 .attention_head_dim = 16,
-					 .num_attention_heads = 2,
-					 .joint_attention_dim = 24,
-					 .caption_projection_dim = 32,
-					 .pooled_projection_dim = 20,
-					 .pos_embed_max_size = 40,
-					 .qk_norm = "rms_norm",
-					 .n_dual = 1 };
+static const char small[] =
+    "{\"sample_size\": 64, \"patch_size\": 2, \"in_channels\": 16, \"out_channels\": 16, \"num_layers\": 2, "
+    "\"attention_head_dim\": 16, \"num_attention_heads\": 2, \"joint_attention_dim\": 24, "
+    "\"caption_projection_dim\": 32, \"pooled_projection_dim\": 20, \"pos_embed_max_size\": 40, "
+    "\"qk_norm\": \"rms_norm\", \"dual_attention_layers\": [0]}";
 
 static at_t random_at(struct at_dims shape, uint64_t sample)
 {
@@ -46,22 +39,27 @@ static void open_trainer(struct trainer *t, struct experiment *x, enum at_dtype 
 	assert_int_equal(experiment_from(x, tree, &e), 0);
 	conf_node_free(tree);
 	*t = (struct trainer) { .file = x, .x = x };
-	assert_int_equal(mmdit_new(&t->pipeline.transformer, &small, 3, &e), 0);
+	json_t *config = json_parse(small, strlen(small), "small", &e);
+	t->pipeline.family = families[0];
+	assert_int_equal(transformer_make(&t->pipeline.transformer, t->pipeline.family->transformer, config,
+					  "small", 3, &e),
+			 0);
+	json_decref(config);
 	/* a new one's gates are zero, and so is everything behind them */
-	for (int i = 0; i < t->pipeline.transformer.net.n_param; i++) {
-		const struct nn_param *p = &t->pipeline.transformer.net.param[i];
+	for (int i = 0; i < t->pipeline.transformer.net->n_param; i++) {
+		const struct nn_param *p = &t->pipeline.transformer.net->param[i];
 		struct at_dims whole = at_shape(*p->tensor);
 
 		if (p->trainable && whole.n == 2)
 			at_copy_(*p->tensor,
 				 at_mul(random_at(whole, (uint64_t)(100 + i)), 1 / sqrt((double)whole.d[1])));
 	}
-	nn_move(&t->pipeline.transformer.net, dt, AT_CPU);
+	nn_move(t->pipeline.transformer.net, dt, AT_CPU);
 	t->pipeline.dtype = dt;
 	t->pipeline.shift = 3;
 	t->pipeline.num_train_timesteps = 1000;
 	assert_int_equal(sampler_init(&t->rollout, &t->pipeline, &x->rollout, &e), 0);
-	assert_int_equal(policies_init(&t->policies, &x->policy, &t->pipeline.transformer.net, &x->lora, NULL,
+	assert_int_equal(policies_init(&t->policies, &x->policy, t->pipeline.transformer.net, &x->lora, NULL,
 				       1, AT_CPU, &e),
 			 0);
 	/* B starts at zero, and with it A's gradient: an adapter that has been trained */
@@ -72,7 +70,7 @@ static void close_trainer(struct trainer *t, struct experiment *x)
 {
 	policies_release(&t->policies);
 	sampler_release(&t->rollout);
-	mmdit_release(&t->pipeline.transformer);
+	transformer_close(&t->pipeline.transformer);
 	experiment_release(x);
 }
 
@@ -86,12 +84,15 @@ static at_t gradient_in(enum at_dtype dt, double r)
 	open_trainer(&t, &x, dt);
 	at_t x0 = random_at(DIMS(B, 16, SIDE, SIDE), 1), eps = random_at(DIMS(B, 16, SIDE, SIDE), 2);
 	at_t level = at_from((float[]) { 0.9F, 0.3F }, DIMS(B), AT_F32);
+	struct cond cond = { 0 };
+	cond_add(&cond, COND_TEXT, random_at(DIMS(B, TEXT, 24), 3), NULL);
+	cond_add(&cond, COND_POOLED, random_at(DIMS(B, 20), 4), NULL);
 	struct gradient_batch m = { .terms = { .x0_BCHW = x0,
 					       .xt_BCHW = nft_noised(x0, eps, level),
 					       .t_B = level,
 					       .r_B = at_full(DIMS(B), r, AT_F32, AT_CPU),
 					       .v_old_BCHW = at_sub(eps, x0) },
-				    .cond = { random_at(DIMS(B, TEXT, 24), 3), random_at(DIMS(B, 20), 4) },
+				    .cond = cond,
 				    .timestep_B = at_mul(level, 1000),
 				    .v_ref_KCHW = at_sub(eps, x0),
 				    .weight_policy = x.advantage.clip / x.nft.beta / PAIRS,

@@ -12,6 +12,7 @@
 #include "base/json.h"
 #include "base/mem.h"
 #include "models/pipeline.h"
+#include "models/sd3/mmdit.h"
 
 static char dir[] = "/tmp/test_models.XXXXXX";
 static int64_t live;
@@ -280,7 +281,8 @@ static void words_forward(void **state)
 	(void)state;
 	must(word_encoder_new(&w, words, 5, 3, 4, 1, &e), &e);
 	word_encoder_forward(&w, at_from((int64_t[]) { 2, 5, 0, 0, 1, 0, 0, 0 }, DIMS(2, 4), AT_I64), &c);
-	assert_true(at_shape_is(c.text_BLE, DIMS(2, 4, 3)) && at_shape_is(c.pooled_BP, DIMS(2, 3)));
+	assert_true(at_shape_is(cond_get(&c, COND_TEXT, NULL), DIMS(2, 4, 3)) &&
+		    at_shape_is(cond_get(&c, COND_POOLED, NULL), DIMS(2, 3)));
 	for (int k = 0; k < 3; k++) {
 		static const int ids[] = { 2, 5, 0, 0 };
 		double mean = 0;
@@ -288,10 +290,10 @@ static void words_forward(void **state)
 		for (int i = 0; i < 4; i++) {
 			float v = at_f32(w.token_VE)[ids[i] * 3 + k] + at_f32(w.position_LE)[i * 3 + k];
 
-			assert_float_equal(at_f32(c.text_BLE)[i * 3 + k], v, 1e-6);
+			assert_float_equal(at_f32(cond_get(&c, COND_TEXT, NULL))[i * 3 + k], v, 1e-6);
 			mean += v / 4;
 		}
-		assert_float_equal(at_f32(c.pooled_BP)[k], mean, 1e-6);
+		assert_float_equal(at_f32(cond_get(&c, COND_POOLED, NULL))[k], mean, 1e-6);
 	}
 
 	must(word_encoder_save(&w, path, &e) || word_encoder_open(&again, path, AT_F32, AT_CPU, &e), &e);
@@ -459,7 +461,7 @@ static void pipeline(void **state)
 	must(open_as(&p, path, AT_F32, &e) || open_as(&half, path, AT_BF16, &e), &e);
 	assert_float_equal(p.shift, 3, 0);
 	assert_int_equal(p.num_train_timesteps, 1000);
-	assert_true(p.hash != 0 && p.hash == half.hash);
+	assert_true(p.transformer.net->hash != 0 && p.transformer.net->hash == half.transformer.net->hash);
 	struct at_dims d = pipeline_latent_shape(&p, 0, 0), wide = pipeline_latent_shape(&p, 4, 8);
 	assert_true(d.n == 3 && d.d[0] == 3 && d.d[1] == 2 && d.d[2] == 2);
 	assert_true(wide.d[1] == 2 && wide.d[2] == 4);
@@ -470,8 +472,8 @@ static void pipeline(void **state)
 	says(&e, "'b'");
 	at_t x = at_view(at_sin(at_arange(24, AT_F32, AT_CPU)), DIMS(2, 3, 2, 2)),
 	     t = at_full(DIMS(2), 400, AT_F32, AT_CPU);
-	v = pipeline_velocity(&p, &(struct pass) { 0 }, x, t, &c);
-	vb = pipeline_velocity(&half, &(struct pass) { 0 }, x, t, &cb);
+	v = pipeline_velocity(&p, &(struct pass) { 0 }, x, t, &c, NULL);
+	vb = pipeline_velocity(&half, &(struct pass) { 0 }, x, t, &cb, NULL);
 	assert_true(at_dtype_of(v) == AT_F32 && at_dtype_of(vb) == AT_F32 &&
 		    at_shape_is(v, DIMS(2, 3, 2, 2)));
 	assert_true(at_item(at_norm(v)) > 1);
@@ -480,7 +482,7 @@ static void pipeline(void **state)
 	/* a row of the conditioning is that prompt's own */
 	struct cond second = cond_rows(&c, at_from((int64_t[]) { 1 }, DIMS(1), AT_I64));
 	at_t v1 = pipeline_velocity(&p, &(struct pass) { 0 }, at_narrow(x, 0, 1, 1), at_narrow(t, 0, 1, 1),
-				    &second);
+				    &second, NULL);
 	assert_true(largest(at_sub(v1, at_narrow(v, 0, 1, 1))) < 1e-5);
 
 	images = pipeline_images(&p, x);

@@ -9,6 +9,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "models/pipeline.h"
+#include "models/tiny/tiny_model.h"
 #include "trainer/evaluate.h"
 #include <math.h>
 #include <stdlib.h>
@@ -24,9 +25,7 @@ struct pretrainer {
 	double *weight;        /* of a tag */
 	int *order;            /* prompt -> shapes_order() */
 	int64_t *ids_NL;       /* prompt -> words */
-	struct word_encoder words;
-	struct linear_ae ae;
-	struct mmdit net;
+	struct tiny_model model;
 	/* Every trainable tensor is a view of flat; ema is its average; grad adds up here. */
 	at_t flat_P, ema_P, grad_P;
 	int n;
@@ -92,7 +91,7 @@ static int fit_autoencoder(struct pretrainer *p, struct err *e)
 		at_t x = at_view(to_pixels(rgb, AE_SCENES, side), DIMS(AE_SCENES, 3, side, side));
 		x = at_reshape(x, DIMS(AE_SCENES, 3, per, k, per, k));
 		x = at_reshape(at_permute(x, DIMS(0, 2, 4, 1, 3, 5)), DIMS(-1, 3 * k * k));
-		ret = linear_ae_fit(&p->ae, at_cast(x, AT_F64), k, m->channels, e);
+		ret = linear_ae_fit(&p->model.ae, at_cast(x, AT_F64), k, m->channels, e);
 	}
 	at_end(s);
 	free(rgb);
@@ -119,9 +118,10 @@ static int collect(struct nn_net *net, at_t **slots, int n)
 static void flatten(struct pretrainer *p)
 {
 	struct at_scope *s = at_begin(AT_NO_GRAD);
-	at_t **slot = mem_zero((size_t)(p->net.net.n_param + p->words.net.n_param), sizeof *slot);
+	struct nn_net *net = p->model.transformer.net, *words = &p->model.words.net;
+	at_t **slot = mem_zero((size_t)(net->n_param + words->n_param), sizeof *slot);
 	int64_t total = 0, at = 0;
-	int n = collect(&p->words.net, slot, collect(&p->net.net, slot, 0));
+	int n = collect(words, slot, collect(net, slot, 0));
 
 	for (int i = 0; i < n; i++)
 		total += at_numel(*slot[i]);
@@ -148,7 +148,7 @@ static int make_network(struct pretrainer *p, struct err *e)
 {
 	const struct pretrain_model *m = &p->c->model;
 	const struct shapes_conf *w = &p->c->world;
-	int64_t side = w->grid * w->cell / m->patch_pixels, width = m->heads * m->head_dim;
+	int64_t side = w->grid * w->cell / m->patch_pixels;
 	const char *const *words = shapes_words();
 	int n_words = 0;
 
@@ -158,38 +158,29 @@ static int make_network(struct pretrainer *p, struct err *e)
 		    (long long)(w->grid * w->cell), (long long)m->patch_pixels, (long long)m->patch);
 	if (m->dual_layers > m->layers)
 		return err_set(e, "model.dual_layers is larger than model.layers");
-	struct mmdit_conf c = { .sample_size = side,
-				.patch_size = m->patch,
-				.in_channels = m->channels,
-				.out_channels = m->channels,
-				.num_layers = m->layers,
-				.attention_head_dim = m->head_dim,
-				.num_attention_heads = m->heads,
-				.joint_attention_dim = m->text_dim,
-				.caption_projection_dim = width,
-				.pooled_projection_dim = m->text_dim,
-				.pos_embed_max_size = side / m->patch,
-				.qk_norm = mem_str(m->qk_norm ? "rms_norm" : ""),
-				.n_dual = m->dual_layers };
-	for (int64_t i = 0; i < c.n_dual; i++)
-		c.dual[i] = i;
+	struct tiny_conf c = { .side = side,
+			       .channels = m->channels,
+			       .patch = m->patch,
+			       .layers = m->layers,
+			       .heads = m->heads,
+			       .head_dim = m->head_dim,
+			       .dual_layers = m->dual_layers,
+			       .qk_norm = m->qk_norm,
+			       .text_dim = m->text_dim,
+			       .text_length = m->text_length,
+			       .shift = m->shift };
 	while (words[n_words])
 		n_words++;
-	int ret = mmdit_new(&p->net, &c, (uint64_t)p->c->run.seed, e);
-	free(c.qk_norm);
-	if (!ret)
-		ret = word_encoder_new(&p->words, words, n_words, m->text_dim, m->text_length,
-				       (uint64_t)p->c->run.seed + 1, e);
-	return ret;
+	return tiny_model_new(&p->model, &c, words, n_words, (uint64_t)p->c->run.seed, e);
 }
 
 static int tokenize(struct pretrainer *p, struct err *e)
 {
-	int64_t L = p->words.length;
+	int64_t L = p->model.words.length;
 
 	p->ids_NL = mem_zero((size_t)(p->train.n * L), sizeof *p->ids_NL);
 	for (int64_t i = 0; i < p->train.n; i++)
-		if (word_encoder_tokenize(&p->words, p->train.v[i].text, p->ids_NL + i * L, e))
+		if (word_encoder_tokenize(&p->model.words, p->train.v[i].text, p->ids_NL + i * L, e))
 			return err_in(e, "%s: prompt %lld", p->train.path, (long long)i + 1);
 	return 0;
 }
@@ -252,9 +243,7 @@ static int open_all(struct pretrainer *p, struct err *e)
 
 static void close_all(struct pretrainer *p)
 {
-	mmdit_release(&p->net);
-	word_encoder_release(&p->words);
-	linear_ae_release(&p->ae);
+	tiny_model_release(&p->model);
 	at_free(p->flat_P);
 	at_free(p->ema_P);
 	at_free(p->grad_P);
@@ -284,7 +273,8 @@ static int make_scenes(struct pretrainer *p, int64_t step, int64_t first, int64_
 	const struct pretrain_train *c = &p->c->train;
 	const struct pretrain_model *m = &p->c->model;
 	uint64_t seed = (uint64_t)p->c->run.seed, at = (uint64_t)step;
-	int64_t side = p->c->world.grid * p->c->world.cell, h = side / m->patch_pixels, L = p->words.length;
+	int64_t side = p->c->world.grid * p->c->world.cell, h = side / m->patch_pixels,
+		L = p->model.words.length;
 	size_t each = (size_t)(side * side * 3), latent = (size_t)(m->channels * h * h);
 	uint8_t *rgb = mem_alloc((size_t)n * each);
 	int64_t *ids = mem_zero((size_t)(n * L), sizeof *ids);
@@ -321,14 +311,11 @@ static double flow_matching(struct pretrainer *p, const struct scenes *s)
 	struct at_scope *sc = at_begin(AT_WITH_GRAD);
 	double share = (double)at_size(s->t_B, 0) / (double)p->c->train.batch;
 	at_t *grad = mem_zero((size_t)p->n, sizeof *grad), t = at_view(s->t_B, DIMS(-1, 1, 1, 1));
-	at_t x0 = linear_ae_encode(&p->ae, s->pixels_B3HW);
+	at_t x0 = linear_ae_encode(&p->model.ae, s->pixels_B3HW);
 	at_t xt = at_add(at_mul(x0, at_add(at_neg(t), 1)), at_mul(s->noise_BChw, t));
-	struct cond c;
 	int64_t at = 0;
 
-	word_encoder_forward(&p->words, s->ids_BL, &c);
-	at_t v =
-	    mmdit_forward(&p->net, &(struct pass) { 0 }, xt, at_mul(s->t_B, 1000), c.text_BLE, c.pooled_BP);
+	at_t v = tiny_model_velocity(&p->model, xt, s->t_B, s->ids_BL);
 	at_t loss = at_mul(at_mean(at_square(at_sub(v, at_sub(s->noise_BChw, x0)))), share);
 	at_grad(loss, p->n, p->leaf, grad);
 	for (int i = 0; i < p->n; i++) {
@@ -347,22 +334,12 @@ static double flow_matching(struct pretrainer *p, const struct scenes *s)
 static int save_model(struct pretrainer *p, const char *dir, struct err *e)
 {
 	struct at_scope *s = at_begin(AT_NO_GRAD);
-	char *part[3] = { file_join(dir, "transformer"), file_join(dir, "vae"),
-			  file_join(dir, "text_encoder") };
 	at_t now = at_clone(p->flat_P);
 	int ret;
 
 	at_copy_(p->flat_P, p->ema_P);
-	ret = file_remove_tree(dir, e) || file_mkdirs(part[0], e) || file_mkdirs(part[1], e) ||
-		      file_mkdirs(part[2], e) || mmdit_save(&p->net, NULL, part[0], AT_F32, e) ||
-		      linear_ae_save(&p->ae, part[1], e) || word_encoder_save(&p->words, part[2], e) ||
-		      pipeline_write_index(dir, word_text_encoder.class_name, linear_autoencoder.class_name,
-					   p->c->model.shift, e)
-		  ? -1
-		  : 0;
+	ret = tiny_model_save(&p->model, dir, e);
 	at_copy_(p->flat_P, now);
-	for (int i = 0; i < 3; i++)
-		free(part[i]);
 	at_end(s);
 	return ret;
 }

@@ -1,0 +1,24 @@
+/*
+ * family.h -- a model family: what the class of a pipeline decides and no configuration file holds.
+ *
+ * One constant a pipeline class of diffusers, in the family's folder; families.c lists them.
+ */
+#ifndef FAMILY_H
+#define FAMILY_H
+#include "models/encoder.h"
+#include "models/transformer.h"
+
+struct family {
+	const char *class_name; /* of model_index.json: "StableDiffusion3Pipeline" */
+	const struct transformer_type *transformer;
+	/* By the class of the folder text_encoder; NULL-terminated. */
+	const struct text_encoder_type *const *text;
+	const struct autoencoder_type *const *vae; /* by the class of the folder vae; NULL-terminated */
+	const char *negative;                      /* the prompt that guidance leads away from unless told */
+	/* Guidance of scale g from the velocities with and without the prompt; NULL: v0 + g (v1 - v0). */
+	at_t (*guide)(at_t v1, at_t v0, double g);
+};
+
+extern const struct family *const families[]; /* NULL-terminated */
+
+#endif

@@ -1,0 +1,126 @@
+/* sd3.c -- Stable Diffusion 3 and 3.5 as a model family: its transformer behind transformer_type. */
+#include "models/sd3/sd3.h"
+#include "models/sd3/mmdit.h"
+#include "base/mem.h"
+#include <stdlib.h>
+
+static int hand_over(void **out, struct mmdit *m, int ret)
+{
+	if (ret)
+		free(m);
+	else
+		*out = m;
+	return ret;
+}
+
+static int open_sd3(void **out, const char *dir, enum at_dtype dt, enum at_device dev, struct err *e)
+{
+	struct mmdit *m = mem_zero(1, sizeof *m);
+
+	return hand_over(out, m, mmdit_open(m, dir, dt, dev, e));
+}
+
+static int describe_sd3(void **out, const char *dir, struct err *e)
+{
+	struct mmdit *m = mem_zero(1, sizeof *m);
+
+	return hand_over(out, m, mmdit_describe(m, dir, e));
+}
+
+static int make_sd3(void **out, const json_t *config, const char *what, uint64_t seed, struct err *e)
+{
+	struct mmdit *m = mem_zero(1, sizeof *m);
+	struct mmdit_conf c;
+	int ret = mmdit_read_config(&c, config, what, e) || mmdit_new(m, &c, seed, e) ? -1 : 0;
+
+	free(c.qk_norm);
+	return hand_over(out, m, ret);
+}
+
+static int save_sd3(const void *m, const struct lora_merged *merged, const char *dir, enum at_dtype dt,
+		    struct err *e)
+{
+	return mmdit_save(m, merged, dir, dt, e);
+}
+
+static void close_sd3(void *m)
+{
+	if (m)
+		mmdit_release(m);
+	free(m);
+}
+
+static struct transformer_facts facts_of(const void *state)
+{
+	const struct mmdit_conf *c = &((const struct mmdit *)state)->conf;
+
+	return (struct transformer_facts) { .channels = c->in_channels,
+					    .channels_out = c->out_channels,
+					    .multiple = c->patch_size,
+					    .most_side = c->patch_size * c->pos_embed_max_size,
+					    .default_side = c->sample_size,
+					    .blocks = c->num_layers,
+					    .text_width = c->joint_attention_dim,
+					    .pooled_width = c->pooled_projection_dim };
+}
+
+static struct nn_net *net_of(void *m)
+{
+	return &((struct mmdit *)m)->net;
+}
+
+static int64_t tokens_of(const void *m, int64_t h, int64_t w)
+{
+	return mmdit_tokens(m, h, w);
+}
+
+static at_t velocity_of(const void *m, const struct pass *p, at_t x_BChw, at_t t_B, const struct cond *c,
+			at_t guidance_B)
+{
+	(void)guidance_B; /* the facts say that it takes none */
+	return mmdit_forward(m, p, x_BChw, t_B, cond_get(c, COND_TEXT, NULL), cond_get(c, COND_POOLED, NULL));
+}
+
+static const char *attention_of(const void *m, at_t x_BChw, const struct cond *c)
+{
+	return mmdit_attention(m, x_BChw, cond_get(c, COND_TEXT, NULL));
+}
+
+/* The linears, the patches, and the two products of each attention. */
+static double flop_of(const void *state, int64_t h, int64_t w, int64_t text_tokens)
+{
+	const struct mmdit *m = state;
+	double N = (double)mmdit_tokens(m, h, w), L = (double)text_tokens, D = (double)m->width;
+	double p = (double)m->conf.patch_size, flop = 2 * N * D * p * p * (double)m->conf.in_channels;
+
+	for (int64_t i = 0; i < m->conf.num_layers; i++)
+		flop += 4 * D * ((N + L) * (N + L) + (m->block[i].dual ? N * N : 0));
+	return flop + nn_flop(&m->net, mmdit_tokens(m, h, w), text_tokens);
+}
+
+const struct transformer_type transformer_sd3 = {
+	.class_name = "SD3Transformer2DModel",
+	.open = open_sd3,
+	.describe = describe_sd3,
+	.make = make_sd3,
+	.save = save_sd3,
+	.close = close_sd3,
+	.facts = facts_of,
+	.net = net_of,
+	.tokens = tokens_of,
+	.velocity = velocity_of,
+	.attention = attention_of,
+	.flop = flop_of,
+};
+
+/* The shapes world's small encoders stand in the places of the large ones. */
+static const struct text_encoder_type *const text[] = { &word_text_encoder, &sd3_text_encoder, NULL };
+static const struct autoencoder_type *const vae[] = { &linear_autoencoder, &kl_autoencoder, NULL };
+
+const struct family family_sd3 = {
+	.class_name = "StableDiffusion3Pipeline",
+	.transformer = &transformer_sd3,
+	.text = text,
+	.vae = vae,
+	.negative = "",
+};
