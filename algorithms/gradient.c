@@ -100,11 +100,6 @@ static void differentiate(void *ctx, const at_t *in, at_t *out)
 	at_end(sc);
 }
 
-static bool same_dims(const struct at_dims *a, const struct at_dims *b)
-{
-	return a->n == b->n && !memcmp(a->d, b->d, (size_t)a->n * sizeof *a->d);
-}
-
 static struct recording *find(struct gradient_replays *r, const struct function *f, int n, const at_t *in,
 			      const struct cond *c)
 {
@@ -112,7 +107,7 @@ static struct recording *find(struct gradient_replays *r, const struct function 
 
 	for (int i = 0; i < r->n; i++) {
 		struct recording *v = &r->v[i];
-		if (v->f.has_old == f->has_old && v->f.has_ref == f->has_ref && same_dims(&v->x, &x) &&
+		if (v->f.has_old == f->has_old && v->f.has_ref == f->has_ref && at_dims_equal(v->x, x) &&
 		    cond_has_shape(c, &v->f.cond))
 			return v;
 	}

@@ -34,6 +34,7 @@ struct at_dims {
 #define DIMS(...)                                                                                            \
 	((struct at_dims) { .n = (int)(sizeof((int64_t[]) { __VA_ARGS__ }) / sizeof(int64_t)),               \
 			    .d = { __VA_ARGS__ } })
+bool at_dims_equal(struct at_dims a, struct at_dims b);
 
 enum at_dtype { AT_F32, AT_F64, AT_F16, AT_BF16, AT_I64, AT_I32, AT_U8, AT_BOOL };
 enum at_device { AT_CPU, AT_CUDA };
@@ -79,7 +80,8 @@ enum at_device at_device_of(at_t x);
 size_t at_dtype_size(enum at_dtype dt);
 const char *at_dtype_name(enum at_dtype dt);                            /* "float32", "bfloat16", ... */
 int at_dtype_parse(enum at_dtype *dt, const char *name, struct err *e); /* also "bf16", "fp16", "fp32" */
-double at_item(at_t x); /* one element, any dtype and device */
+extern const char *const at_weight_dtypes[]; /* names of the types that weights may have, NULL-terminated */
+double at_item(at_t x);                      /* one element, any dtype and device */
 /* The first element's address: x must be a contiguous CPU tensor (panics otherwise). */
 void *at_data(at_t x);
 float *at_f32(at_t x); /* at_data of a float32 tensor: checked */

@@ -10,18 +10,10 @@ namespace
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-// A scope that closes however its block is left.
-struct scope_guard {
-	at_scope *s;
-	scope_guard() : s(at_scope_begin(AT_GRAD_AS_IS, __FILE__, __LINE__, "at_checkpoint")) {}
-	scope_guard(const scope_guard &) = delete;
-	~scope_guard() { at_end(s); }
-};
-
 // Runs f over handles of its own scope and collects its outputs.
 variable_list run_block(shim::callback f, void *ctx, at::TensorList in, size_t m)
 {
-	scope_guard scope;
+	shim::scope_guard scope(AT_GRAD_AS_IS, __FILE__, __LINE__, "at_checkpoint");
 	std::vector<at_t> handle, result(m, nullptr);
 	variable_list out;
 

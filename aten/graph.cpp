@@ -68,16 +68,9 @@ namespace
 {
 using tensors = std::vector<at::Tensor>;
 
-struct scope_guard {
-	at_scope *s;
-	scope_guard() : s(at_scope_begin(AT_NO_GRAD, __FILE__, __LINE__, "at_graph_run")) {}
-	scope_guard(const scope_guard &) = delete;
-	~scope_guard() { at_end(s); }
-};
-
 tensors run_plain(at_graph *g, const tensors &in)
 {
-	scope_guard scope;
+	shim::scope_guard scope(AT_NO_GRAD, __FILE__, __LINE__, "at_graph_run");
 	std::vector<at_t> handle, result(g->m, nullptr);
 	tensors out;
 

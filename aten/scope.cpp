@@ -41,7 +41,7 @@ struct janitor {
 			delete s;
 		}
 	}
-	void hire() {}
+	void touch() {}
 };
 thread_local janitor cleaner; // apart from the lists: only the slow path pays for a destructor's registration
 
@@ -56,7 +56,7 @@ at_tensor *new_handle(const char *op, at::Tensor &&v)
 		t->owner = nullptr;
 		t->prev = t->next = nullptr;
 	} else {
-		cleaner.hire();
+		cleaner.touch();
 		t = new at_tensor { std::move(v), op, nullptr, nullptr, nullptr };
 	}
 	live.fetch_add(1, std::memory_order_relaxed);
@@ -72,7 +72,7 @@ void destroy(at_tensor *t)
 		return;
 	}
 	if (!spare)
-		cleaner.hire(); // this thread may end what others began and have made none itself
+		cleaner.touch(); // this thread may end what others began and have made none itself
 	t->next = spare;
 	spare = t;
 	n_spare++;
@@ -210,7 +210,7 @@ at_scope *at_scope_begin(enum at_scope_flags f, const char *file, int line, cons
 	if (s) {
 		spare_scope = s->outer;
 	} else {
-		cleaner.hire();
+		cleaner.touch();
 		s = new at_scope;
 	}
 	*s = { top, nullptr, at::GradMode::is_enabled(), file, line, func };

@@ -36,6 +36,17 @@ void describe(const char *op, const std::exception &e, operands in = {}, operand
 using callback = void (*)(void *ctx, const at_t *in, at_t *out);
 void call_back(callback f, void *ctx, const at_t *in, at_t *out);
 
+// A scope that closes however its block is left.
+struct scope_guard {
+	at_scope *s;
+	scope_guard(at_scope_flags mode, const char *file, int line, const char *who)
+	    : s(at_scope_begin(mode, file, line, who))
+	{
+	}
+	scope_guard(const scope_guard &) = delete;
+	~scope_guard() { at_end(s); }
+};
+
 inline void need(at_t t)
 {
 	if (!t)

@@ -171,6 +171,10 @@ bool at_shape_is(at_t x, struct at_dims s)
 	run("at_shape_is", { x }, [&] { out = x->v.sizes() == ref(s); });
 	return out;
 }
+bool at_dims_equal(struct at_dims a, struct at_dims b)
+{
+	return ref(a) == ref(b);
+}
 enum at_dtype at_dtype_of(at_t x)
 {
 	at_dtype dt = AT_F32;
@@ -191,6 +195,8 @@ size_t at_dtype_size(enum at_dtype dt)
 static const char *const dtype_names[] = { "float32", "float64", "float16", "bfloat16",
 					   "int64",   "int32",   "uint8",   "bool" };
 static const char *const dtype_short[] = { "fp32", "fp64", "fp16", "bf16", "i64", "i32", "u8", "bool" };
+
+const char *const at_weight_dtypes[] = { "float32", "bfloat16", "float16", nullptr };
 
 const char *at_dtype_name(enum at_dtype dt)
 {

@@ -163,6 +163,15 @@ bool file_exists(const char *path)
 	return access(path, F_OK) == 0;
 }
 
+bool file_is_in(const char *dir, const char *name)
+{
+	char *path = file_join(dir, name);
+	bool yes = file_exists(path);
+
+	free(path);
+	return yes;
+}
+
 bool file_is_dir(const char *path)
 {
 	struct stat st;

@@ -37,6 +37,7 @@ int file_commit(struct file_writer *w, struct err *e);
 void file_drop(struct file_writer *w);
 
 bool file_exists(const char *path);
+bool file_is_in(const char *dir, const char *name); /* is there such a file? */
 bool file_is_dir(const char *path);
 int file_mkdirs(const char *path, struct err *e);      /* like mkdir -p */
 int file_remove_tree(const char *path, struct err *e); /* rm -r; absent is fine */

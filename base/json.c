@@ -1,8 +1,8 @@
 #include "base/json.h"
 #include "base/file.h"
 #include "base/mem.h"
-#include "base/text.h"
 #include <errno.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -122,6 +122,19 @@ char *json_line(const json_t *j)
 	return json_text(j, JSON_COMPACT);
 }
 
+json_t *json_number(double v)
+{
+	return isfinite(v) ? json_real(v) : json_null();
+}
+
+void json_add_number(struct text *t, double v)
+{
+	if (isfinite(v))
+		text_real(t, v);
+	else
+		text_add(t, "null");
+}
+
 json_t *json_words(const char *s)
 {
 	json_t *j = json_string(s);
@@ -161,6 +174,15 @@ int json_get_real(double *out, const json_t *o, const char *key, double absent, 
 	if (v && !json_is_number(v))
 		return wrong(key, what, "a number", e);
 	*out = v ? json_number_value(v) : absent;
+	return 0;
+}
+
+int json_get_number(double *out, const json_t *o, const char *key, double absent, const char *what,
+		    struct err *e)
+{
+	if (!json_is_null(json_object_get(o, key)))
+		return json_get_real(out, o, key, absent, what, e);
+	*out = NAN;
 	return 0;
 }
 

@@ -2,6 +2,7 @@
 #ifndef JSON_H
 #define JSON_H
 #include "base/err.h"
+#include "base/text.h"
 #include <jansson.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -16,6 +17,10 @@ int json_write(const char *path, const json_t *j,
  * free(). `flags`: JSON_INDENT(n) or JSON_COMPACT. */
 char *json_text(const json_t *j, size_t flags);
 char *json_line(const json_t *j); /* the same, compact */
+/* The one way from a double to JSON: NaN and the infinities, which JSON cannot hold, become null, so that no
+ * number keeps a file from being written.  json_get_number reads it back. */
+json_t *json_number(double v);
+void json_add_number(struct text *t, double v); /* the same as text, for JSON that is put together by hand */
 /* A string from text that may be cut within a character or come from anywhere: what is no UTF-8 becomes '?'.
  */
 json_t *json_words(const char *s);
@@ -26,6 +31,9 @@ int json_get_int(int64_t *out, const json_t *o, const char *key, int64_t absent,
 		 struct err *e);
 int json_get_real(double *out, const json_t *o, const char *key, double absent, const char *what,
 		  struct err *e);
+/* What json_number wrote: null is NAN. */
+int json_get_number(double *out, const json_t *o, const char *key, double absent, const char *what,
+		    struct err *e);
 int json_get_bool(bool *out, const json_t *o, const char *key, bool absent, const char *what, struct err *e);
 int json_get_str(const char **out, const json_t *o, const char *key, const char *absent, const char *what,
 		 struct err *e); /* borrowed */

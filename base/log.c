@@ -215,3 +215,8 @@ double clock_cpu(void)
 {
 	return read_clock(CLOCK_PROCESS_CPUTIME_ID);
 }
+
+void clock_sleep(double seconds)
+{
+	nanosleep(&(struct timespec) { .tv_nsec = (long)(seconds * 1e9) }, NULL);
+}

@@ -131,6 +131,15 @@ bool text_ends(const char *s, const char *suffix)
 	return n >= m && !strcmp(s + n - m, suffix);
 }
 
+int text_index(const char *name, const char *const *names)
+{
+	int i = 0;
+
+	while (names[i] && strcmp(names[i], name))
+		i++;
+	return names[i] ? i : -1;
+}
+
 static size_t min3(size_t a, size_t b, size_t c)
 {
 	size_t m = a < b ? a : b;

@@ -21,6 +21,8 @@ void text_free(struct text *t); /* back to empty */
 
 bool text_starts(const char *s, const char *prefix);
 bool text_ends(const char *s, const char *suffix);
+int text_index(const char *name,
+	       const char *const *names); /* in a NULL-terminated list; -1: it is not there */
 
 /* The member of names (NULL-terminated) nearest to key by edit distance (a swap of neighbours counts one), or
  * NULL when none is near enough to be a likely typo (distance at most 2, or a third of the key's length, and

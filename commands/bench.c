@@ -9,6 +9,7 @@
 #include "sampler/replay.h"
 #include "algorithms/gradient.h"
 #include "dist/startup.h"
+#include "trainer/sampling.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -291,26 +292,37 @@ void bench_ceilings(struct bench *b)
 	at_memory_count_anew(b->t.pipeline.device); /* these are no part of a round */
 }
 
+static int condition(void *ctx, const int64_t *id, int n, struct cond *out, struct err *e)
+{
+	const struct bench *b = ctx;
+
+	(void)e;
+	*out = samples_cond(&b->t, &b->s, id, n);
+	return 0;
+}
+
+/* Latents alone: decoding is timed for itself. */
 static void rollout(struct bench *b)
 {
 	const struct transformer_facts *f = &b->t.pipeline.transformer.facts;
 	struct pass old = policies_sampling_pass(&b->t.policies, b->now.fp8);
+	struct sampling how = { .pipeline = &b->t.pipeline,
+				.sampler = &b->t.rollout,
+				.pass = &old,
+				.chw = DIMS(f->channels, b->latent, b->latent),
+				.batch = b->now.batch,
+				.seed = 1,
+				.purpose = RNG_LATENT,
+				.x0_NCHW = b->s.x0_NCHW,
+				.cond = condition,
+				.cond_ctx = b };
+	int64_t *id = mem_zero((size_t)b->s.count, sizeof *id);
+	struct err none; /* the conditioning is there already */
 
-	for (int64_t at = 0; at < b->s.count; at += b->now.batch) {
-		struct at_scope *sc = at_begin(AT_NO_GRAD);
-		int n = (int)(b->s.count - at < b->now.batch ? b->s.count - at : b->now.batch);
-		int64_t *id = mem_zero((size_t)n, sizeof *id);
-
-		for (int i = 0; i < n; i++)
-			id[i] = b->s.first + at + i;
-		at_t noise = sampler_noise(&b->t.pipeline, 1, RNG_LATENT, 0, id, n,
-					   DIMS(f->channels, b->latent, b->latent));
-		struct cond cond = samples_cond(&b->t, &b->s, id, n);
-
-		at_copy_(at_narrow(b->s.x0_NCHW, 0, at, n), sampler_run(&b->t.rollout, &old, noise, &cond));
-		free(id);
-		at_end(sc);
-	}
+	for (int64_t i = 0; i < b->s.count; i++)
+		id[i] = b->s.first + i;
+	sampling_run(&how, id, b->s.count, &none);
+	free(id);
 }
 
 static void decode(struct bench *b)

@@ -19,8 +19,9 @@ static void phase(json_t *list, const char *name, double seconds, double flop, c
 	if (flop > 0)
 		printf(" %9.3f TFLOP/s %5.1f %%", rate / 1e12, 100 * rate / b->gemm);
 	printf("\n");
-	json_array_append_new(list, json_pack("{s:s, s:f, s:f, s:f}", "phase", name, "seconds", seconds,
-					      "flop", flop, "flop_per_second_of_a_rank", rate));
+	json_array_append_new(list, json_pack("{s:s, s:o, s:o, s:o}", "phase", name, "seconds",
+					      json_number(seconds), "flop", json_number(flop),
+					      "flop_per_second_of_a_rank", json_number(rate)));
 }
 
 static const char *attention(const struct bench *b)
@@ -53,14 +54,14 @@ static const char *unit(const struct bench *b)
 
 static json_t *machine(const struct bench *b)
 {
-	return json_pack("{s:s, s:s, s:s, s:s, s:s, s:i, s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:f}",
+	return json_pack("{s:s, s:s, s:s, s:s, s:s, s:i, s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:o}",
 			 "model", b->model, "device", b->t.pipeline.device == AT_CUDA ? "cuda" : "cpu",
 			 "machine", at_device_text(b->t.pipeline.device), "dtype", b->dtype, "attention",
 			 attention(b), "ranks", b->t.dist->ranks, "threads", at_threads(), "latent",
 			 (json_int_t)b->latent, "text_tokens", (json_int_t)b->text_tokens, "images",
 			 (json_int_t)b->s.n, "steps", (json_int_t)b->steps, "levels", (json_int_t)b->levels,
-			 "rank", (json_int_t)b->rank, "gemm_flop_per_second", b->gemm,
-			 "copy_bytes_per_second", b->copy);
+			 "rank", (json_int_t)b->rank, "gemm_flop_per_second", json_number(b->gemm),
+			 "copy_bytes_per_second", json_number(b->copy));
 }
 
 static void add_setting(json_t *j, const struct bench *b, const struct bench_times *m)
@@ -68,12 +69,13 @@ static void add_setting(json_t *j, const struct bench *b, const struct bench_tim
 	const struct bench_setting *s = &b->now;
 
 	json_object_update_new(
-	    j, json_pack("{s:I, s:I, s:I, s:f, s:b, s:b, s:b, s:s, s:I, s:f, s:f, s:i, s:I}", "batch",
+	    j, json_pack("{s:I, s:I, s:I, s:o, s:b, s:b, s:b, s:s, s:I, s:o, s:o, s:i, s:I}", "batch",
 			 (json_int_t)s->batch, "micro_batch", (json_int_t)s->micro, "checkpoint_blocks",
-			 (json_int_t)s->checkpoint, "kl_beta", s->kl, "fp8", s->fp8, "graphs", s->graphs,
-			 "update_replayed", m->update_replayed, "vae_dtype", s->vae_dtype, "vae_batch",
-			 (json_int_t)s->vae_batch, "peak_bytes", m->peak_bytes, "seconds_of_1152_images",
-			 bench_step(b, m), "recordings", m->graphs, "replayed", (json_int_t)m->replayed));
+			 (json_int_t)s->checkpoint, "kl_beta", json_number(s->kl), "fp8", s->fp8, "graphs",
+			 s->graphs, "update_replayed", m->update_replayed, "vae_dtype", s->vae_dtype,
+			 "vae_batch", (json_int_t)s->vae_batch, "peak_bytes", json_number(m->peak_bytes),
+			 "seconds_of_1152_images", json_number(bench_step(b, m)), "recordings", m->graphs,
+			 "replayed", (json_int_t)m->replayed));
 }
 
 static int report(const struct bench *b, const struct bench_times *m, const char *out, struct err *e)
@@ -162,9 +164,9 @@ static json_t *tell(const struct bench *b, const char *name, const struct bench_
 {
 	double images = (double)b->s.n, each = m->rollout / images / (double)b->steps;
 	double pair = m->update / images / (double)b->levels;
-	json_t *j = json_pack("{s:s, s:f, s:f, s:f, s:f}", "name", name, "seconds_per_forward", each,
-			      "seconds_per_pair", pair, "seconds_per_decode", m->decode / images,
-			      "seconds_of_merging", m->refresh);
+	json_t *j = json_pack("{s:s, s:o, s:o, s:o, s:o}", "name", name, "seconds_per_forward",
+			      json_number(each), "seconds_per_pair", json_number(pair), "seconds_per_decode",
+			      json_number(m->decode / images), "seconds_of_merging", json_number(m->refresh));
 
 	add_setting(j, b, m);
 	printf("  %-28s %5lld %5lld %10.2f %10.2f %10.2f %9.0f %9.2f %6d %s\n", name, (long long)b->now.batch,

@@ -9,14 +9,14 @@
 #include <stdio.h>
 #include <string.h>
 
-struct request {
+struct eval_options {
 	const char *prompts, *out, *config;
 	int64_t per, seed, height, width, reward_ranks;
 	bool quiet;
 };
 
 /* The rewards of --config, or geneval with its defaults. */
-static struct conf_node *read_rewards(const struct request *r, struct err *e)
+static struct conf_node *read_rewards(const struct eval_options *r, struct err *e)
 {
 	struct conf_node *tree = r->config ? conf_read(r->config, e) : conf_empty();
 
@@ -46,10 +46,11 @@ static int tell(const struct eval_result *result, const char *out, struct err *e
 	return ret;
 }
 
-static int score(struct dist *d, struct session *s, const struct request *r, int64_t batch, struct err *e)
+static int score(struct dist *d, struct session *s, const struct eval_options *r, int64_t batch,
+		 struct err *e)
 {
 	struct prompts prompts = { 0 };
-	struct eval_result result;
+	struct eval_result result = { 0 };
 	struct mixture *m = NULL;
 	struct conf_node *tree = read_rewards(r, e);
 	int ret = !tree || reward_ranks_open(&m, d, tree, 0, e) || prompts_read(&prompts, r->prompts, e) ||
@@ -79,12 +80,13 @@ static int score(struct dist *d, struct session *s, const struct request *r, int
 	}
 	if (!ret)
 		ret = dist_agree(d, d->rank == 0 ? tell(&result, r->out, e) : 0, e);
+	eval_release(&result);
 	prompts_free(&prompts);
 	mixture_close(m);
 	return ret;
 }
 
-static int evaluate_session(struct dist *d, const struct session_options *o, const struct request *r,
+static int evaluate_session(struct dist *d, const struct session_options *o, const struct eval_options *r,
 			    struct err *e)
 {
 	struct session s;
@@ -101,7 +103,7 @@ static int evaluate_session(struct dist *d, const struct session_options *o, con
 static int run(int argc, char **argv, struct err *e)
 {
 	struct session_options o = SESSION_DEFAULTS;
-	struct request r = { .per = 1 };
+	struct eval_options r = { .per = 1 };
 	const char *args[1];
 	const struct option_spec spec[] = {
 		SESSION_OPTIONS(o),

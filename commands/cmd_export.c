@@ -15,7 +15,7 @@
 static const char *const formats[] = { "peft", "diffusers", "kohya", "merged", NULL };
 enum { FORMAT_MERGED = 3 };
 
-struct request {
+struct export_options {
 	const char *source, *model, *format, *out, *dtype;
 };
 
@@ -55,7 +55,7 @@ static int write_merged(const struct transformer *m, const struct lora *l, const
 	return ret;
 }
 
-static int export_adapter(const struct request *r, int format, const char *adapter, const char *model,
+static int export_adapter(const struct export_options *r, int format, const char *adapter, const char *model,
 			  struct err *e)
 {
 	char *dir = file_join(model, "transformer");
@@ -87,7 +87,7 @@ static int export_adapter(const struct request *r, int format, const char *adapt
 
 static int run(int argc, char **argv, struct err *e)
 {
-	struct request r = { 0 };
+	struct export_options r = { 0 };
 	const struct option_spec spec[] = {
 		{ "format", 's', &r.format, "NAME",
 		  "peft, diffusers, kohya (ComfyUI, sd-scripts) or merged" },

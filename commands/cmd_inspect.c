@@ -163,14 +163,6 @@ static int inspect_checkpoint(const char *dir, struct err *e)
 	return ret;
 }
 
-static bool has(const char *dir, const char *name)
-{
-	char *path = file_join(dir, name);
-	bool yes = file_exists(path);
-	free(path);
-	return yes;
-}
-
 static int run(int argc, char **argv, struct err *e)
 {
 	const char *path;
@@ -185,7 +177,7 @@ static int run(int argc, char **argv, struct err *e)
 		return err_set(e, "%s: there is no such file or directory", path);
 	if (!file_is_dir(path))
 		return inspect_tensors(path, e);
-	if (has(path, "state.json"))
+	if (file_is_in(path, "state.json"))
 		return inspect_checkpoint(path, e);
 	if (lora_raw_is(path))
 		return inspect_adapter(path, e);

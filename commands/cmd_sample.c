@@ -8,14 +8,14 @@
 #include <stdlib.h>
 #include <string.h>
 
-struct request {
+struct sample_options {
 	struct option_list prompts;
 	int64_t seed, per, cols, zoom, height, width;
 	const char *latents, *save_latents, *out;
 };
 
 /* Initial latents: from a file's tensor `latents`, else noise keyed by seed and image. */
-static int start(at_t *x, const struct session *s, const struct request *r, int n, struct err *e)
+static int start(at_t *x, const struct session *s, const struct sample_options *r, int n, struct err *e)
 {
 	struct at_dims chw = pipeline_latent_shape(&s->pipeline, r->height, r->width);
 	struct st_file f;
@@ -38,7 +38,7 @@ static int start(at_t *x, const struct session *s, const struct request *r, int 
 	return ret;
 }
 
-static int write_grid(const struct request *r, at_t rgb_BHW3, struct err *e)
+static int write_grid(const struct sample_options *r, at_t rgb_BHW3, struct err *e)
 {
 	int n = (int)at_size(rgb_BHW3, 0), h = (int)at_size(rgb_BHW3, 1), w = (int)at_size(rgb_BHW3, 2);
 	const uint8_t **tile = mem_zero((size_t)n, sizeof *tile);
@@ -53,7 +53,7 @@ static int write_grid(const struct request *r, at_t rgb_BHW3, struct err *e)
 	return ret;
 }
 
-static int sample(struct session *s, const struct request *r, int64_t batch, struct err *e)
+static int sample(struct session *s, const struct sample_options *r, int64_t batch, struct err *e)
 {
 	struct at_scope *sc = at_begin(AT_NO_GRAD);
 	int n = r->prompts.n * (int)r->per, ret = -1;
@@ -89,7 +89,7 @@ out:
 static int run(int argc, char **argv, struct err *e)
 {
 	struct session_options o = SESSION_DEFAULTS;
-	struct request r = { .per = 1, .zoom = 1 };
+	struct sample_options r = { .per = 1, .zoom = 1 };
 	const char *args[1];
 	const struct option_spec spec[] = {
 		SESSION_OPTIONS(o),

@@ -5,7 +5,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "data/gallery.h"
-#include "trainer/evaluate.h"
+#include "trainer/eval_result.h"
 #include "commands/reward_options.h"
 #include "dist/startup.h"
 #include <math.h>
@@ -36,11 +36,6 @@ struct piece {
 	struct mixture_scores s;
 };
 
-static json_t *number(double v)
-{
-	return isfinite(v) ? json_real(v) : json_null();
-}
-
 /* A file's name and a line of text may be any bytes; what is not UTF-8 cannot stand in JSON. */
 static json_t *words(const char *s)
 {
@@ -62,12 +57,12 @@ static json_t *counted(struct mean *m, double v)
 		m->sum += v;
 		m->n++;
 	}
-	return number(v);
+	return json_number(v);
 }
 
 static json_t *mean_of(const struct mean *m)
 {
-	return m->n ? json_real(m->sum / (double)m->n) : json_null();
+	return json_number(m->n ? m->sum / (double)m->n : NAN);
 }
 
 static void report(struct scoring *x, const struct piece *p, int i)
@@ -75,7 +70,7 @@ static void report(struct scoring *x, const struct piece *p, int i)
 	const struct gallery_image *pic = image_at(x, p->first + i);
 	const struct mixture_scores *s = &p->s;
 	json_t *o = json_pack("{s:o, s:o, s:o}", "image", words(pic->path), "prompt",
-			      words(pic->prompt->text), "reward", number(s->total[i]));
+			      words(pic->prompt->text), "reward", json_number(s->total[i]));
 
 	for (int k = 0; k < s->rewards; k++) {
 		const struct reward_type *type = mixture_at(x->mixture, k)->type;
@@ -274,6 +269,7 @@ static int score(struct mixture *m, const struct gallery *g, const char *out, st
 			      (long long)x.result.unavailable, (long long)g->n, x.why);
 	for (int64_t i = 0; i < g->n; i++)
 		json_decref(x.entry[i]);
+	eval_release(&x.result);
 	free(x.order);
 	free(x.entry);
 	free(x.mean);

@@ -4,10 +4,10 @@
  * A message is its length and then its bytes, in pieces.  Whoever waits sleeps in short steps: its core has
  * something better to do.
  */
+#include "base/log.h"
 #include "base/mem.h"
 #include "dist/comm.h"
 #include <stdlib.h>
-#include <time.h>
 
 enum { TAG_SIZE = 1, TAG_DATA };
 
@@ -54,7 +54,7 @@ static void reap(struct dist *d)
 static void drain(struct dist *d)
 {
 	for (reap(d); d->comm->posts; reap(d))
-		nanosleep(&(struct timespec) { .tv_nsec = 50000 }, NULL);
+		clock_sleep(50e-6);
 }
 
 void dist_post(struct dist *d, int to, char *data, size_t size)

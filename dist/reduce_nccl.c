@@ -17,7 +17,6 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 struct nccl {
@@ -72,7 +71,7 @@ static void wait_on(struct dist *d)
 
 	if (clock_now() - n->start > d->timeout)
 		fail(d, "other ranks are missing: dead, stopped, far behind, or behind another network", "");
-	nanosleep(&(struct timespec) { .tv_nsec = 50000 }, NULL);
+	clock_sleep(50e-6);
 }
 
 /* Whether the communicator itself is through with what it began. */

@@ -177,8 +177,8 @@ int pipeline_write_index(const char *dir, const char *text_class, const char *va
 			      "StableDiffusion3Pipeline", "transformer", "diffusers", "SD3Transformer2DModel",
 			      "vae", "contraflow", vae_class, "text_encoder", "contraflow", text_class,
 			      "scheduler", "diffusers", "FlowMatchEulerDiscreteScheduler");
-	json_t *sched = json_pack("{s:s, s:f, s:i}", "_class_name", "FlowMatchEulerDiscreteScheduler",
-				  "shift", shift, "num_train_timesteps", 1000);
+	json_t *sched = json_pack("{s:s, s:o, s:i}", "_class_name", "FlowMatchEulerDiscreteScheduler",
+				  "shift", json_number(shift), "num_train_timesteps", 1000);
 	int ret =
 	    file_mkdirs(folder, e) || json_write(index, o, e) || json_write(scheduler, sched, e) ? -1 : 0;
 

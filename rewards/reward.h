@@ -29,13 +29,20 @@ struct reward_score {
 	double sub[REWARD_SUBS]; /* in the order of sub_names; NAN when an image has none */
 };
 
+/* How a reward fills what its caller gets: n scores without sub-scores (those that a reward has it sets
+ * afterwards); one that is not finite is unavailable, "WHOSE score is not finite". */
+void reward_put(struct reward_score *out, int n, const double *value, const char *whose);
+/* All n are unavailable. */
+void reward_fail(struct reward_score *out, int n, const char *why);
+
 enum reward_flags {
 	REWARD_THREAD_SAFE = 1, /* score() may run in several threads at once */
 	/* score() waits for somebody else, a server or a child: it has a thread of its own, so that what is
 	 * scored here does not queue up behind it.  One call at a time, thread-safe or not. */
 	REWARD_WAITS = 2,
 	/* score() gets all images of one prompt's group, in the order of their samples, and nothing else:
-	 * what ranks them or compares them with each other. */
+	 * what ranks them or compares them with each other.  A reward whose fields have a boolean `group`
+	 * gets groups where that is true, whatever the flag says. */
 	REWARD_GROUP = 4,
 };
 
@@ -54,8 +61,9 @@ struct reward_type {
 	int (*score)(void *state, const struct reward_item *item, int n, struct reward_score *out,
 		     struct err *e);
 	void (*close)(void *state); /* NULL is fine */
-	/* Does this one want whole groups, though its type need not?  NULL: as the flag says. */
-	bool (*group)(const void *state, const void *conf);
+	/* Does this one, which is open, want whole groups, though neither flag nor field says so?  NULL: no.
+	 */
+	bool (*group)(const void *state);
 };
 
 extern const struct reward_type *const reward_types[]; /* NULL-terminated */

@@ -6,8 +6,6 @@
  */
 #include "rewards/reward.h"
 #include "base/image.h"
-#include <math.h>
-#include <stdio.h>
 #include <stdlib.h>
 
 enum { QUALITY = 95 };
@@ -18,14 +16,13 @@ static int score(const struct reward_item *item, int n, struct reward_score *out
 		struct err e;
 		uint8_t *jpeg;
 		size_t bytes;
-		out[i] = (struct reward_score) { .sub = { NAN, NAN, NAN, NAN } };
+
 		if (image_jpeg(&jpeg, &bytes, item[i].w, item[i].h, item[i].rgb, QUALITY, &e)) {
-			snprintf(out[i].why, sizeof out[i].why, "%.150s", e.msg);
+			reward_fail(&out[i], 1, e.msg);
 			continue;
 		}
 		free(jpeg);
-		out[i].ok = true;
-		out[i].value = (double)bytes / unit;
+		reward_put(&out[i], 1, &(double) { (double)bytes / unit }, "the file's");
 	}
 	return 0;
 }

@@ -10,9 +10,7 @@
 #include "base/text.h"
 #include "models/text/unicode.h"
 #include "rewards/reward.h"
-#include <math.h>
 #include <pthread.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <tesseract/capi.h>
@@ -255,11 +253,12 @@ static int score(void *state, const struct reward_item *item, int n, struct rewa
 		return -1;
 	for (int i = 0; i < n; i++) {
 		struct err why;
+		double value;
 
-		out[i] = (struct reward_score) { .sub = { NAN, NAN, NAN, NAN } };
-		out[i].ok = !read_one(x, &item[i], &out[i].value, &why);
-		if (!out[i].ok)
-			snprintf(out[i].why, sizeof out[i].why, "%.150s", why.msg);
+		if (read_one(x, &item[i], &value, &why))
+			reward_fail(&out[i], 1, why.msg);
+		else
+			reward_put(&out[i], 1, &value, "Tesseract's");
 	}
 	give_back(state, x);
 	return 0;

@@ -8,8 +8,6 @@
 #include "base/mem.h"
 #include "models/text/tokenizer.h"
 #include "rewards/image_batch.h"
-#include <math.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -43,7 +41,7 @@ static const struct field fields[] = {
 	FIELD_END
 };
 
-struct judge {
+struct script_judge {
 	const struct script_conf *conf;
 	struct at_script *script;
 	struct tokenizer *tokenizer;
@@ -52,7 +50,7 @@ struct judge {
 
 static void close_script(void *state)
 {
-	struct judge *j = state;
+	struct script_judge *j = state;
 
 	if (!j)
 		return;
@@ -64,7 +62,7 @@ static void close_script(void *state)
 static int open_script(void **state, const void *conf, struct err *e)
 {
 	const struct script_conf *c = conf;
-	struct judge *j = mem_zero(1, sizeof *j);
+	struct script_judge *j = mem_zero(1, sizeof *j);
 
 	j->conf = c;
 	if (!at_device_parse(&j->device, c->device, e) &&
@@ -77,7 +75,8 @@ static int open_script(void **state, const void *conf, struct err *e)
 	return -1;
 }
 
-static int ids(const struct judge *j, const struct reward_item *item, int n, at_t *out_NL, struct err *e)
+static int ids(const struct script_judge *j, const struct reward_item *item, int n, at_t *out_NL,
+	       struct err *e)
 {
 	int64_t L = j->conf->text_length;
 
@@ -88,8 +87,8 @@ static int ids(const struct judge *j, const struct reward_item *item, int n, at_
 	return 0;
 }
 
-static int score_some(const struct judge *j, const struct reward_item *item, int n, struct reward_score *out,
-		      struct err *e)
+static int score_some(const struct script_judge *j, const struct reward_item *item, int n,
+		      struct reward_score *out, struct err *e)
 {
 	struct at_scope *s = at_begin(AT_NO_GRAD);
 	at_t in[2] = { at_to(image_batch_tensor(item, n, j->conf->size), AT_F32, j->device), NULL }, result;
@@ -105,12 +104,7 @@ static int score_some(const struct judge *j, const struct reward_item *item, int
 			      (long long)at_numel(result), n);
 	if (!ret) {
 		at_copy_out(result, v, AT_F64);
-		for (int i = 0; i < n; i++) {
-			out[i] = (struct reward_score) { .value = v[i], .sub = { NAN, NAN, NAN, NAN } };
-			out[i].ok = isfinite(v[i]);
-			if (!out[i].ok)
-				snprintf(out[i].why, sizeof out[i].why, "the network's score is not finite");
-		}
+		reward_put(out, n, v, "the network's");
 	}
 	free(v);
 	at_end(s);
@@ -119,7 +113,7 @@ static int score_some(const struct judge *j, const struct reward_item *item, int
 
 static int score(void *state, const struct reward_item *item, int n, struct reward_score *out, struct err *e)
 {
-	const struct judge *j = state;
+	const struct script_judge *j = state;
 	int ret = 0;
 
 	for (int at = 0, k; at < n && !ret; at += k) {
@@ -133,15 +127,9 @@ static int score(void *state, const struct reward_item *item, int n, struct rewa
 	return ret;
 }
 
-static bool wants_group(const void *state, const void *conf)
-{
-	(void)state;
-	return ((const struct script_conf *)conf)->group;
-}
-
 static int check_prompt(void *state, const char *prompt, const char *meta, struct err *e)
 {
-	const struct judge *j = state;
+	const struct script_judge *j = state;
 	struct reward_item item = { .prompt = prompt };
 	struct at_scope *s = at_begin(AT_NO_GRAD);
 	at_t unused;
@@ -162,5 +150,4 @@ const struct reward_type reward_script = {
 	.check = check_prompt,
 	.score = score,
 	.close = close_script,
-	.group = wants_group,
 };

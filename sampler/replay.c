@@ -43,11 +43,6 @@ void replays_free(struct replays *r)
 	free(r);
 }
 
-static bool same_dims(const struct at_dims *a, const struct at_dims *b)
-{
-	return a->n == b->n && !memcmp(a->d, b->d, (size_t)a->n * sizeof *a->d);
-}
-
 static bool same_weights(const struct replay *p, const struct pass *pass)
 {
 	const struct lora_merged *m = pass->merged;
@@ -73,7 +68,7 @@ static struct replay *find(struct replays *r, const struct sampler *s, const str
 	const struct lora_merged *m = pass->merged;
 
 	for (int i = 0; i < r->n; i++)
-		if (same_dims(&r->v[i].x, &x) && cond_has_shape(c, &r->v[i].cond) &&
+		if (at_dims_equal(r->v[i].x, x) && cond_has_shape(c, &r->v[i].cond) &&
 		    same_weights(&r->v[i], pass))
 			return &r->v[i];
 	if (r->n == MOST)

@@ -1,4 +1,4 @@
-"""The order of the folders: each includes only what stands above it. Also: file sizes, names, lists. Plain Python."""
+"""The order of the folders: each includes only what stands above it. Also: file sizes, names, lists, JSON. Plain Python."""
 
 import collections
 import pathlib
@@ -32,6 +32,12 @@ def listed(path, builds):
     return any(f"'{path.removeprefix(p.removesuffix('meson.build'))}'" in text for p, text in builds.items())
 
 
+def bare_numbers(text):
+    """Doubles that get into JSON other than by json_number, and so make a file impossible when they are NaN."""
+    packed = re.findall(r'json_v?pack(?:_ex)?\s*\(\s*(?:[^",]+,\s*)*((?:"[^"]*"\s*)+)', text)
+    return [p.strip() for p in packed if "f" in p] + re.findall(r"\bjson_real(?:_set)?\s*\(", text)
+
+
 def main():
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
     sources = [p for p in tracked if re.search(r"\.(c|h|cpp|hpp|cu)$", p)]
@@ -49,6 +55,8 @@ def main():
             bad.append(f"{path}: C++ lives in aten/ alone")
         if path.endswith((".c", ".cpp")) and not listed(path, builds):
             bad.append(f"{path}: not in any meson.build")
+        if folder in MAY and path != "base/json.c":
+            bad += [f"{path}: {found} refuses NaN: json_number" for found in bare_numbers(text)]
         if folder in MAY:
             for included in re.findall(r'^#include "([^"/]+)/[^"]+"', text, re.M):
                 if included != folder and included not in MAY[folder]:

@@ -329,7 +329,7 @@ static int try_all(struct trainer *t, struct batches *b, struct err *e)
 
 /* Sizes of the run that goes on, where the configuration leaves them open; this machine may have less memory
  * than the one that they were found on. */
-static int take_over(struct trainer *t, struct batches *b, const struct batches *found, struct err *e)
+static int keep_found(struct trainer *t, struct batches *b, const struct batches *found, struct err *e)
 {
 	struct probe p = { .t = t };
 
@@ -357,7 +357,7 @@ int batches_resolve(struct trainer *t, struct err *e)
 	int64_t layers = t->pipeline.transformer.facts.blocks;
 	bool open = !b.rollout || !b.eval || !b.micro || b.blocks < 0;
 
-	if (open && (t->batches.rollout ? take_over(t, &b, &t->batches, e) : try_all(t, &b, e)))
+	if (open && (t->batches.rollout ? keep_found(t, &b, &t->batches, e) : try_all(t, &b, e)))
 		return -1;
 	t->batches = b;
 	if (open && t->dist->rank == 0)

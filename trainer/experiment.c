@@ -6,8 +6,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const char *const dtype_names[] = { "float32", "bfloat16", "float16", NULL };
-
 static const struct field run_fields[] = {
 	FIELD(struct run_conf, name, .init = "",
 	      .doc = "name of the run; empty: the name of the configuration file"),
@@ -15,7 +13,7 @@ static const struct field run_fields[] = {
 	      .doc = "seed of everything random"),
 	FIELD(struct run_conf, device, .init = "auto", .choices = at_device_names,
 	      .doc = "where tensors live; auto: cuda if the build has it and a GPU is visible, else cpu"),
-	FIELD(struct run_conf, dtype, .init = "float32", .choices = dtype_names,
+	FIELD(struct run_conf, dtype, .init = "float32", .choices = at_weight_dtypes,
 	      .doc = "type of the frozen weights; adapters, optimizer and loss are always float32"),
 	FIELD(
 	    struct run_conf, memory, .init = "0.9",
@@ -43,7 +41,7 @@ static const struct field model_fields[] = {
 	FIELD(struct model_conf, path, .init = NULL, .doc = "model directory in diffusers layout"),
 	FIELD(struct model_conf, t5_length, .init = "128", .min = 1, .max = 4096, .unit = "tokens",
 	      .doc = "prompt length of Stable Diffusion 3's T5 encoder; what is longer is cut off"),
-	FIELD(struct model_conf, vae_dtype, .init = "float32", .choices = dtype_names,
+	FIELD(struct model_conf, vae_dtype, .init = "float32", .choices = at_weight_dtypes,
 	      .doc = "type in which the VAE decodes images; the published runs use float32"),
 	FIELD(struct model_conf, vae_batch, .init = "1", .min = 1, .max = 4096, .unit = "images",
 	      .doc = "images decoded at a time; more keep a GPU busier and take more memory"),

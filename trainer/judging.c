@@ -23,35 +23,55 @@ void judging_begin(struct judging *j, struct dist *d, struct mixture *m, int64_t
 	*j = (struct judging) { .dist = d, .mixture = m, .n = n, .group_size = group_size };
 	prompts_share(n, d->rank, d->ranks, &j->first, &end);
 	j->count = end - j->first;
-	mixture_scores_init(&j->mine, (int)j->count, mixture_count(m));
-	mixture_begin(m, &j->mine);
+	mixture_scores_init(&j->scores, (int)j->count, mixture_count(m));
+	mixture_begin(m, &j->scores);
 	grouping_begin(&j->groups, d, m, n, group_size);
 }
 
 void judging_submit(struct judging *j, int64_t at, const struct reward_item *item, int k)
 {
-	mixture_submit(j->mixture, &j->mine, (int)at, item, k);
+	mixture_submit(j->mixture, &j->scores, (int)at, item, k);
 	grouping_add(&j->groups, at, item, k);
+}
+
+void judging_submit_images(struct judging *j, int64_t at, at_t rgb_BHW3, const struct prompts *p,
+			   const int64_t *prompt)
+{
+	int n = (int)at_size(rgb_BHW3, 0), h = (int)at_size(rgb_BHW3, 1), w = (int)at_size(rgb_BHW3, 2);
+	struct reward_item *item = mem_zero((size_t)n, sizeof *item);
+	const uint8_t *rgb = at_data(rgb_BHW3);
+
+	for (int i = 0; i < n; i++) {
+		const struct prompt *of = &p->v[prompt[i]];
+
+		item[i] = (struct reward_item) { .rgb = rgb + (size_t)i * (size_t)w * (size_t)h * 3,
+						 .w = w,
+						 .h = h,
+						 .prompt = of->text,
+						 .meta = of->meta };
+	}
+	judging_submit(j, at, item, n);
+	free(item);
 }
 
 /* Everybody's values and sub-scores of the rewards that get groups, or of the others. */
 static void gather(struct judging *j, struct mixture_scores *all, bool groups)
 {
 	struct dist *d = j->dist;
-	const struct mixture_scores *mine = groups ? &j->groups.scores : &j->mine;
+	const struct mixture_scores *own = groups ? &j->groups.scores : &j->scores;
 	int64_t each = 1 + REWARD_SUBS, record = 0;
 	int64_t *count = mem_zero((size_t)d->ranks, sizeof *count);
 
 	for (int k = 0; k < all->rewards; k++)
 		record += mixture_at(j->mixture, k)->group == groups ? each : 0;
-	double *out = mem_zero((size_t)(mine->n * record + 1), sizeof *out), *x = out;
+	double *out = mem_zero((size_t)(own->n * record + 1), sizeof *out), *x = out;
 	double *in = mem_zero((size_t)(j->n * record + 1), sizeof *in);
-	for (int64_t i = 0; i < mine->n; i++)
+	for (int64_t i = 0; i < own->n; i++)
 		for (int k = 0; k < all->rewards; k++) {
 			if (mixture_at(j->mixture, k)->group != groups)
 				continue;
-			x[0] = mine->value[k * mine->n + i];
-			memcpy(x + 1, mine->sub + (k * mine->n + i) * REWARD_SUBS, REWARD_SUBS * sizeof *x);
+			x[0] = own->value[k * own->n + i];
+			memcpy(x + 1, own->sub + (k * own->n + i) * REWARD_SUBS, REWARD_SUBS * sizeof *x);
 			x += each;
 		}
 	for (int r = 0; r < d->ranks; r++) {
@@ -80,21 +100,21 @@ static void gather(struct judging *j, struct mixture_scores *all, bool groups)
 /* The reason of the first sample of all that lacks a score, whichever rank knows it. */
 static void gather_reason(struct judging *j, struct mixture_scores *all)
 {
-	const struct mixture_scores *s[2] = { &j->mine, &j->groups.scores };
+	const struct mixture_scores *s[2] = { &j->scores, &j->groups.scores };
 	const int64_t begin[2] = { j->first, j->groups.owned };
-	double mine = -INFINITY, first, owner;
+	double own = -INFINITY, first, owner; /* negated places: the greatest is the first */
 
 	for (int i = 0; i < (j->groups.wanted ? 2 : 1); i++) {
-		if (s[i]->why_at == INT64_MAX || -(double)(s[i]->why_at + begin[i] * all->rewards) <= mine)
+		if (s[i]->why_at == INT64_MAX || -(double)(s[i]->why_at + begin[i] * all->rewards) <= own)
 			continue;
-		mine = -(double)(s[i]->why_at + begin[i] * all->rewards);
+		own = -(double)(s[i]->why_at + begin[i] * all->rewards);
 		memcpy(all->why, s[i]->why, sizeof all->why);
 	}
-	first = mine;
+	first = own;
 	dist_max_f64(j->dist, &first, 1);
 	if (isinf(first))
 		return;
-	owner = mine == first ? j->dist->rank : -1;
+	owner = own == first ? j->dist->rank : -1;
 	dist_max_f64(j->dist, &owner, 1);
 	dist_broadcast(j->dist, all->why, sizeof all->why, (int)owner);
 }
@@ -105,7 +125,7 @@ void judging_finish(struct judging *j, struct mixture_scores *all, double *waite
 	/* groups first: those that were cut are scored while the rest is waited for */
 	double seconds = grouping_finish(&j->groups);
 
-	seconds += mixture_wait(j->mixture, &j->mine);
+	seconds += mixture_wait(j->mixture, &j->scores);
 	if (waited)
 		*waited = seconds;
 	for (int64_t i = 0; i < j->n; i++)
@@ -116,14 +136,14 @@ void judging_finish(struct judging *j, struct mixture_scores *all, double *waite
 		gather(j, all, true);
 	gather_reason(j, all);
 	mixture_total(j->mixture, all, group, (j->n + j->group_size - 1) / j->group_size);
-	mixture_scores_free(&j->mine);
+	mixture_scores_free(&j->scores);
 	grouping_release(&j->groups);
 	free(group);
 }
 
 void judging_drop(struct judging *j)
 {
-	mixture_wait(j->mixture, &j->mine);
-	mixture_scores_free(&j->mine);
+	mixture_wait(j->mixture, &j->scores);
+	mixture_scores_free(&j->scores);
 	grouping_release(&j->groups);
 }

@@ -6,6 +6,7 @@
  */
 #ifndef JUDGING_H
 #define JUDGING_H
+#include "aten/at.h"
 #include "data/prompts.h"
 #include "dist/dist.h"
 #include "rewards/mixture/mixture.h"
@@ -15,9 +16,9 @@ struct judging {
 	struct dist *dist;
 	struct mixture *mixture;
 	int64_t n, group_size;
-	int64_t first, count;       /* this rank's share */
-	struct mixture_scores mine; /* of the rewards that take images as they come */
-	struct grouping groups;     /* of those that get whole groups */
+	int64_t first, count;         /* this rank's share */
+	struct mixture_scores scores; /* its own: of the rewards that take images as they come */
+	struct grouping groups;       /* of those that get whole groups */
 };
 /* Every prompt of the file can be scored. */
 int judging_check(struct mixture *m, const struct prompts *p, struct err *e);
@@ -25,6 +26,9 @@ void judging_begin(struct judging *j, struct dist *d, struct mixture *m, int64_t
 /* The next k images of this rank's share, in order, all of one size; `at` counts from its first.  Prompts
  * and metadata must stay until the end.  Scoring goes on beside. */
 void judging_submit(struct judging *j, int64_t at, const struct reward_item *item, int k);
+/* The same of pixels as the sampler gives them, (k, H, W, 3) on the CPU; the i-th is of prompt prompt[i]. */
+void judging_submit_images(struct judging *j, int64_t at, at_t rgb_BHW3, const struct prompts *p,
+			   const int64_t *prompt);
 /* Collective: waits for the scores and gives everybody's, with totals, to *all, which the caller frees; into
  * *waited, unless NULL, the seconds that this rank waited. */
 void judging_finish(struct judging *j, struct mixture_scores *all, double *waited);

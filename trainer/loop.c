@@ -6,6 +6,7 @@
 #include "base/mem.h"
 #include "algorithms/gradient.h"
 #include "sampler/replay.h"
+#include "trainer/grids.h"
 #include "trainer/record/archive.h"
 #include "trainer/reward_ranks.h"
 #include "trainer/trainer.h"
@@ -41,7 +42,7 @@ static int save_grid(struct trainer *t, struct err *e)
 	struct evaluator v = make_evaluator(t);
 	struct pass ema = policies_ema_pass(&t->policies);
 	struct image grid;
-	int ret = eval_grid(&grid, &v, &ema, GRID_IMAGES, GRID_COLUMNS, (int)t->x->log.grid_zoom, e);
+	int ret = grid_sample(&grid, &v, &ema, GRID_IMAGES, GRID_COLUMNS, (int)t->x->log.grid_zoom, e);
 
 	if (grid.rgb) {
 		char *path = mem_printf("%s/samples/step-%06lld.png", t->dir, (long long)t->at.step);
@@ -62,12 +63,6 @@ static int evaluate_ema(struct trainer *t, struct eval_result *r, struct err *e)
 	return evaluate(&v, &ema, r, e);
 }
 
-/* The one number of an evaluation. */
-static double held_out(const struct eval_result *r)
-{
-	return r->has_strict ? r->strict : r->soft;
-}
-
 static void add_eval(struct metrics *m, const struct eval_result *r)
 {
 	char name[64];
@@ -76,6 +71,7 @@ static void add_eval(struct metrics *m, const struct eval_result *r)
 		metrics_add(m, "eval/strict", r->strict);
 	metrics_add(m, "eval/soft", r->soft);
 	metrics_add(m, "eval/reward", r->total);
+	metrics_add(m, "eval/unavailable", (double)r->unavailable);
 	for (int i = 0; i < r->n_tags; i++) {
 		snprintf(name, sizeof name, "eval/%s/%s", r->has_strict ? "strict" : "soft", r->tag[i].name);
 		metrics_add(m, name, r->has_strict ? r->tag[i].strict : r->tag[i].soft);
@@ -240,7 +236,7 @@ static int after_epoch(struct trainer *t, const struct samples *s, const struct 
 			return -1;
 		time->eval = clock_now() - start;
 		evaluated = true;
-		t->at.held_out = held_out(eval);
+		t->at.held_out = eval_held_out(eval);
 		*last = stage_is_over(t);
 	}
 	if (t->metrics) {
@@ -248,7 +244,7 @@ static int after_epoch(struct trainer *t, const struct samples *s, const struct 
 		if (evaluated) {
 			add_eval(t->metrics, eval);
 			log_info("step %lld  held-out %s %.3f", (long long)t->at.step,
-				 eval->has_strict ? "strict" : "reward", held_out(eval));
+				 eval->has_strict ? "strict" : "reward", eval_held_out(eval));
 		}
 		struct tensorboard *tb = metrics_tensorboard(t->metrics);
 		if (tb && due(10, before, t->at.step)) {
@@ -297,7 +293,7 @@ static void say_replays(const struct trainer *t)
 static int train_loop(struct trainer *t, struct err *e)
 {
 	const struct train_conf *c = &t->x->train;
-	struct eval_result eval = t->before;
+	struct eval_result eval = { 0 }; /* the newest of this loop */
 	struct progress bar;
 	bool last = stage_is_over(t), said = false;
 	int ret = 0;
@@ -319,12 +315,13 @@ static int train_loop(struct trainer *t, struct err *e)
 			ret = after_epoch(t, &s, &u, eta, &time, before, &last, &eval, e);
 			progress_tick(&bar, t->at.stage_step,
 				      "reward %.3f  held-out %.3f  grad %.2f  %.1f s/step",
-				      s.stats.reward_mean, held_out(&eval), u.grad_norm,
-				      s.rollout_seconds + s.reward_wait_seconds + u.seconds);
+				      s.stats.reward_mean, eval_held_out(eval.n_tags ? &eval : &t->before),
+				      u.grad_norm, s.rollout_seconds + s.reward_wait_seconds + u.seconds);
 		}
 		samples_release(&s);
 	}
 	progress_end(&bar);
+	eval_release(&eval);
 	say_replays(t);
 	return ret;
 }
@@ -335,11 +332,11 @@ static int write_result(struct trainer *t, const struct eval_result *after, stru
 	const char *stage = t->file->n_stages ? t->file->stage[t->at.stage] : NULL;
 	char *path =
 	    stage ? mem_printf("%s/result-%s.json", t->dir, stage) : file_join(t->dir, "result.json");
-	json_t *j =
-	    json_pack("{s:s, s:I, s:I, s:I, s:f, s:f, s:i, s:I}", "name", t->x->run.name, "optimizer_steps",
-		      (json_int_t)t->at.step, "images", (json_int_t)t->at.images, "epochs",
-		      (json_int_t)t->at.epoch, "train_seconds", t->at.train_seconds, "train_cpu_seconds",
-		      t->at.cpu_seconds, "ranks", t->dist->ranks, "seed", (json_int_t)t->x->run.seed);
+	json_t *j = json_pack(
+	    "{s:s, s:I, s:I, s:I, s:o, s:o, s:i, s:I}", "name", t->x->run.name, "optimizer_steps",
+	    (json_int_t)t->at.step, "images", (json_int_t)t->at.images, "epochs", (json_int_t)t->at.epoch,
+	    "train_seconds", json_number(t->at.train_seconds), "train_cpu_seconds",
+	    json_number(t->at.cpu_seconds), "ranks", t->dist->ranks, "seed", (json_int_t)t->x->run.seed);
 	if (stage) {
 		json_object_set_new(j, "stage", json_string(stage));
 		json_object_set_new(j, "stage_steps", json_integer(t->at.stage_step));
@@ -369,22 +366,26 @@ static void say_where(const struct trainer *t)
 static int run_stage(struct trainer *t, struct err *e)
 {
 	struct eval_result after = { 0 };
+	int ret = -1;
 
 	if (t->test.n && t->at.stage_step == 0) {
 		if (evaluate_ema(t, &t->before, e) || save_grid(t, e))
 			return -1;
 		log_info("before training: held-out %s %.3f", t->before.has_strict ? "strict" : "reward",
-			 held_out(&t->before));
+			 eval_held_out(&t->before));
 	}
 	if (train_loop(t, e))
 		return -1;
 	if (t->test.n && (evaluate_ema(t, &after, e) || save_grid(t, e)))
-		return -1;
+		goto out;
 	if (dist_agree(t->dist, t->dist->rank == 0 ? write_result(t, &after, e) : 0, e))
-		return -1;
+		goto out;
 	if (t->dist->rank == 0 && t->test.n)
 		eval_print(&t->before, &after, "held-out images");
-	return 0;
+	ret = 0;
+out:
+	eval_release(&after);
+	return ret;
 }
 
 /* The next stage begins with the adapters, moments and counters of the one before; the checkpoint says so

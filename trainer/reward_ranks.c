@@ -5,7 +5,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 int reward_ranks_split(struct dist *d, int64_t n, const char *what, struct err *e)
 {
@@ -86,7 +85,7 @@ void reward_ranks_serve(struct dist *d, const struct remote_sets *sets, const ch
 		at_device_set_auto(AT_CPU);
 	while (remote_server_step(s, &idle))
 		if (idle) /* as often as a score may be waited for; its threads need the core */
-			nanosleep(&(struct timespec) { .tv_nsec = 200000 }, NULL);
+			clock_sleep(200e-6);
 	remote_server_free(s);
 }
 

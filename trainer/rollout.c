@@ -1,8 +1,8 @@
 /* rollout.c -- the images of an epoch: prompts, noise keyed by sample, the old policy, rewards beside,
  * advantages. */
-#include "aten/transfer.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "trainer/sampling.h"
 #include "trainer/trainer.h"
 #include <math.h>
 #include <stdlib.h>
@@ -56,24 +56,6 @@ static void pixel_health(struct samples *s, const uint8_t *rgb, size_t n)
 	s->pixel_saturated += (double)saturated;
 }
 
-static void submit(struct trainer *t, struct samples *s, struct judging *j, int64_t at, int n, at_t rgb_BHW3)
-{
-	struct reward_item *item = mem_zero((size_t)n, sizeof *item);
-	int h = (int)at_size(rgb_BHW3, 1), w = (int)at_size(rgb_BHW3, 2);
-	const uint8_t *rgb = at_data(rgb_BHW3);
-	size_t each = (size_t)w * (size_t)h * 3;
-
-	for (int i = 0; i < n; i++) {
-		const struct prompt *p = &t->train.v[s->prompt[s->first + at + i]];
-		item[i] = (struct reward_item) {
-			.rgb = rgb + each * (size_t)i, .w = w, .h = h, .prompt = p->text, .meta = p->meta
-		};
-	}
-	judging_submit(j, at, item, n);
-	pixel_health(s, rgb, each * (size_t)n);
-	free(item);
-}
-
 /* Conditioning of this rank's groups, for the rollout and the update of the epoch. */
 static int encode_groups(struct trainer *t, struct samples *s, struct err *e)
 {
@@ -107,67 +89,60 @@ struct cond samples_cond(const struct trainer *t, const struct samples *s, const
 	return cond_rows(&s->cond, index);
 }
 
-/* Images on their way to the CPU: samples at .. at + n - 1 of this rank's share. */
-struct delivery {
-	struct at_fetch *images; /* NULL: none are */
-	int64_t at;
-	int n;
+/* This rank's share on its way from the sampler to the judges. */
+struct share {
+	struct trainer *t;
+	struct samples *s;
+	struct judging *judging;
 };
 
-static void deliver(struct trainer *t, struct samples *s, struct judging *j, struct delivery *d)
+static int condition(void *ctx, const int64_t *id, int n, struct cond *out, struct err *e)
 {
-	struct at_scope *sc = at_begin(AT_NO_GRAD);
+	const struct share *x = ctx;
 
-	if (d->images)
-		submit(t, s, j, d->at, d->n, at_fetch_end(d->images));
-	d->images = NULL;
-	at_end(sc);
+	(void)e;
+	*out = samples_cond(x->t, x->s, id, n);
+	return 0;
 }
 
-/* One batch; its latents go to x0, its images on their way. */
-static struct delivery sample_batch(struct trainer *t, struct samples *s, const struct pass *old,
-				    struct at_dims chw, int64_t at)
+static void submit(void *ctx, int64_t at, at_t rgb_BHW3)
 {
-	struct at_scope *sc = at_begin(AT_NO_GRAD);
-	int n = (int)(s->count - at < t->batches.rollout ? s->count - at : t->batches.rollout);
-	int64_t *id = mem_zero((size_t)n, sizeof *id);
-	struct delivery d = { .at = at, .n = n };
+	struct share *x = ctx;
+	struct samples *s = x->s;
 
-	for (int i = 0; i < n; i++)
-		id[i] = s->first + at + i;
-	at_t noise = sampler_noise(&t->pipeline, (uint64_t)t->x->run.seed, RNG_LATENT, (uint64_t)t->at.epoch,
-				   id, n, chw);
-	struct cond cond = samples_cond(t, s, id, n);
-	at_t x0 = sampler_run(&t->rollout, old, noise, &cond);
-
-	d.images = at_fetch_begin(pipeline_pixels(&t->pipeline, x0));
-	at_copy_(at_narrow(s->x0_NCHW, 0, at, n), x0);
-	free(id);
-	at_end(sc);
-	return d;
+	judging_submit_images(x->judging, at, rgb_BHW3, &x->t->train, s->prompt + s->first + at);
+	pixel_health(s, at_data(rgb_BHW3), (size_t)at_numel(rgb_BHW3));
 }
 
-/* Samples this rank's share batch by batch; scoring goes on beside.  A GPU has the next batch to work on
- * while this one's images come and go to the judges; where they are there at once, they go at once. */
+/* Samples this rank's share batch by batch; scoring goes on beside. */
 static void sample_share(struct trainer *t, struct samples *s, struct judging *j)
 {
 	struct at_scope *sc = at_begin(AT_NO_GRAD);
 	const struct prompts_conf *c = &t->x->prompts;
-	struct at_dims chw = pipeline_latent_shape(&t->pipeline, c->height, c->width);
-	struct at_dims nchw = { .n = 4, .d = { s->count, chw.d[0], chw.d[1], chw.d[2] } };
 	struct pass old = policies_sampling_pass(&t->policies, t->x->rollout.fp8);
-	struct delivery coming = { 0 };
+	struct share share = { t, s, j };
+	struct sampling how = { .pipeline = &t->pipeline,
+				.sampler = &t->rollout,
+				.pass = &old,
+				.chw = pipeline_latent_shape(&t->pipeline, c->height, c->width),
+				.batch = t->batches.rollout,
+				.seed = (uint64_t)t->x->run.seed,
+				.epoch = (uint64_t)t->at.epoch,
+				.purpose = RNG_LATENT,
+				.cond = condition,
+				.cond_ctx = &share,
+				.take = submit,
+				.take_ctx = &share };
+	int64_t *id = mem_zero((size_t)s->count, sizeof *id);
+	struct err none; /* the conditioning is there already */
 
-	s->x0_NCHW = at_keep(at_empty(nchw, AT_F32, t->pipeline.device));
-	for (int64_t at = 0; at < s->count; at += t->batches.rollout) {
-		struct delivery next = sample_batch(t, s, &old, chw, at);
-
-		deliver(t, s, j, &coming);
-		coming = next;
-		if (at_fetch_ready(coming.images))
-			deliver(t, s, j, &coming);
-	}
-	deliver(t, s, j, &coming);
+	for (int64_t i = 0; i < s->count; i++)
+		id[i] = s->first + i;
+	s->x0_NCHW = at_keep(
+	    at_empty(DIMS(s->count, how.chw.d[0], how.chw.d[1], how.chw.d[2]), AT_F32, t->pipeline.device));
+	how.x0_NCHW = s->x0_NCHW;
+	sampling_run(&how, id, s->count, &none);
+	free(id);
 	s->x0_norm = s->count ? at_sum_squares(s->x0_NCHW) : 0;
 	double sums[5] = { s->x0_norm, (double)at_numel(s->x0_NCHW), s->pixel_mean, s->pixel_saturated,
 			   s->pixels };

@@ -184,6 +184,7 @@ void trainer_close(struct trainer *t)
 	policies_release(&t->policies);
 	leave(t);
 	pipeline_close(&t->pipeline);
+	eval_release(&t->before);
 	free(t->dir);
 	*t = (struct trainer) { 0 };
 }

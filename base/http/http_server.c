@@ -26,16 +26,16 @@ struct http_server {
 	struct MHD_Daemon *daemon;
 	char *url, *token;
 	pthread_mutex_t lock;
-	struct link *links;
-	int n_links;
+	struct connection *connections;
+	int n_connections;
 	int calls; /* whose headers are here and whose answer is not gone yet */
 	int busy;  /* those of them that were let in with a body */
 	bool closing;
 };
 
 /* A connection. */
-struct link {
-	struct link *next, **at;
+struct connection {
+	struct connection *next, **at;
 	int fd;
 	double due; /* when it is cut; INFINITY while an answer is worked out */
 	bool crowded;
@@ -43,7 +43,7 @@ struct link {
 
 /* A request on its way. */
 struct call {
-	struct link *link;
+	struct connection *connection;
 	const struct http_route *route; /* NULL: refused */
 	bool busy;
 	struct text body;
@@ -152,15 +152,15 @@ static struct call *begin(struct http_server *s, struct MHD_Connection *c, const
 	const char *length = MHD_lookup_connection_value(c, MHD_HEADER_KIND, "Content-Length");
 	const struct http_route *route;
 
-	k->link = MHD_get_connection_info(c, MHD_CONNECTION_INFO_SOCKET_CONTEXT)->socket_context;
+	k->connection = MHD_get_connection_info(c, MHD_CONNECTION_INFO_SOCKET_CONTEXT)->socket_context;
 	k->declared =
 	    length ? strtoull(length, NULL, 10) : 0; /* libmicrohttpd has refused what is no number */
 	k->end = clock_now() + s->o.deadline;
 	route = find_route(s, k, c, path, method);
 	pthread_mutex_lock(&s->lock);
 	s->calls++;
-	k->link->due = k->end;
-	if (route && k->link->crowded)
+	k->connection->due = k->end;
+	if (route && k->connection->crowded)
 		refuse(k, HTTP_UNAVAILABLE, "too many connections (at most %d); try again later",
 		       s->o.connections);
 	else if (route && s->closing)
@@ -175,7 +175,7 @@ static struct call *begin(struct http_server *s, struct MHD_Connection *c, const
 	return k;
 }
 
-static void set_due(struct http_server *s, struct link *l, double due)
+static void set_due(struct http_server *s, struct connection *l, double due)
 {
 	pthread_mutex_lock(&s->lock);
 	l->due = due;
@@ -199,8 +199,8 @@ static enum MHD_Result send_answer(struct http_server *s, struct call *k, struct
 	if (k->allow)
 		MHD_add_response_header(r, "Allow", k->allow);
 	pthread_mutex_lock(&s->lock);
-	bool last = s->closing || k->link->crowded;
-	k->link->due = clock_now() + s->o.deadline;
+	bool last = s->closing || k->connection->crowded;
+	k->connection->due = clock_now() + s->o.deadline;
 	pthread_mutex_unlock(&s->lock);
 	if (last)
 		MHD_add_response_header(r, "Connection", "close");
@@ -235,7 +235,7 @@ static enum MHD_Result handle(void *ctx, struct MHD_Connection *c, const char *p
 		return k->dropped <= SWALLOW * (uint64_t)s->o.body ? MHD_YES : MHD_NO;
 	}
 	if (k->route) {
-		set_due(s, k->link, INFINITY);
+		set_due(s, k->connection, INFINITY);
 		text_add(&k->body, "");
 		k->route->answer(s->o.ctx, &(struct http_request) { k->body.s, k->body.n, k->end },
 				 &k->answer);
@@ -254,7 +254,7 @@ static void completed(void *ctx, struct MHD_Connection *c, void **state, enum MH
 	pthread_mutex_lock(&s->lock);
 	s->calls--;
 	s->busy -= k->busy;
-	k->link->due = clock_now() + s->o.idle + s->o.deadline;
+	k->connection->due = clock_now() + s->o.idle + s->o.deadline;
 	pthread_mutex_unlock(&s->lock);
 	text_free(&k->body);
 	free(k->answer.body);
@@ -266,27 +266,27 @@ static void connected(void *ctx, struct MHD_Connection *c, void **state,
 		      enum MHD_ConnectionNotificationCode what)
 {
 	struct http_server *s = ctx;
-	struct link *l = *state;
+	struct connection *l = *state;
 
 	pthread_mutex_lock(&s->lock);
 	if (what == MHD_CONNECTION_NOTIFY_STARTED) {
 		*state = l = mem_zero(1, sizeof *l);
-		*l = (struct link) {
-			.next = s->links,
-			.at = &s->links,
+		*l = (struct connection) {
+			.next = s->connections,
+			.at = &s->connections,
 			.fd = MHD_get_connection_info(c, MHD_CONNECTION_INFO_CONNECTION_FD)->connect_fd,
 			.due = clock_now() + s->o.idle + s->o.deadline,
-			.crowded = s->n_links >= s->o.connections,
+			.crowded = s->n_connections >= s->o.connections,
 		};
 		if (l->next)
 			l->next->at = &l->next;
-		s->links = l;
-		s->n_links++;
+		s->connections = l;
+		s->n_connections++;
 	} else {
 		*l->at = l->next;
 		if (l->next)
 			l->next->at = l->at;
-		s->n_links--;
+		s->n_connections--;
 		free(l);
 	}
 	pthread_mutex_unlock(&s->lock);
@@ -383,7 +383,7 @@ static int cut_late(struct http_server *s)
 	double now = clock_now();
 
 	pthread_mutex_lock(&s->lock);
-	for (struct link *l = s->links; l; l = l->next)
+	for (struct connection *l = s->connections; l; l = l->next)
 		if (now > l->due) {
 			shutdown(l->fd, SHUT_RDWR);
 			l->due = INFINITY;

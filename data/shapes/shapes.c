@@ -11,7 +11,6 @@ const char *const shape_plurals[SHAPES + 1] = { "circles", "squares", "triangles
 const char *const color_names[COLORS + 1] = { "red", "green", "blue", "yellow", "purple", "white", NULL };
 const double color_rgb[COLORS][3] = { { 0.92, 0.15, 0.15 }, { 0.15, 0.80, 0.20 }, { 0.15, 0.25, 0.95 },
 				      { 0.95, 0.88, 0.15 }, { 0.65, 0.15, 0.85 }, { 0.95, 0.95, 0.95 } };
-const char *const relation_names[RELATIONS + 1] = { "left of", "right of", "above", "below", NULL };
 
 const struct field shapes_fields[] = {
 	FIELD(struct shapes_conf, grid, .init = "3", .min = 2, .max = 16, .unit = "cells",
@@ -34,6 +33,7 @@ const struct field shapes_fields[] = {
 };
 
 enum {
+	MOST_CLAUSES = 16,
 	SAMPLES = 4,   /* anti-aliasing, each way */
 	TRIES = 20000, /* placements before a scene is called impossible; the hardest of the world's own takes
 			  ~10 */
@@ -71,84 +71,70 @@ struct want {
 	int first;                          /* index of its first object in the scene */
 };
 
-static int name_index(int *out, const char *const *names, const char *name, const char *what, struct err *e)
+static int find_name(int *out, const char *const *names, const char *name, const char *what, struct err *e)
 {
-	for (int i = 0; names[i]; i++) {
-		if (!strcmp(names[i], name)) {
-			*out = i;
-			return 0;
-		}
-	}
+	*out = text_index(name, names);
+	if (*out >= 0)
+		return 0;
 	const char *near = text_nearest(name, names);
 	return err_set(e, "the shapes world has no %s '%s'%s%s%s", what, name, near ? " (did you mean '" : "",
 		       near ? near : "", near ? "'?)" : "");
 }
 
-static int read_want(struct want *w, const json_t *o, int index, struct err *e)
+static int make_want(struct want *w, const struct clause *c, struct err *e)
 {
-	const char *class_name, *color;
-	const json_t *position;
-	int64_t count;
-	int shape = 0;
+	int shape;
 
-	*w = (struct want) { .color = -1, .relation = -1 };
-	if (!json_is_object(o))
-		return err_set(e, "not an object");
-	if (json_get_str(&class_name, o, "class", "", "the clause", e) ||
-	    json_get_int(&count, o, "count", 1, "the clause", e) ||
-	    json_get_str(&color, o, "color", NULL, "the clause", e) ||
-	    name_index(&shape, shape_names, class_name, "class", e) ||
-	    (color && name_index(&w->color, color_names, color, "color", e)))
+	*w = (struct want) { .count = c->count, .color = -1, .relation = c->relation, .target = c->target };
+	if (find_name(&shape, shape_names, c->class_name, "class", e) ||
+	    (c->color && find_name(&w->color, color_names, c->color, "color", e)))
 		return -1;
-	if (count < 1 || count > SHAPES_MAX_OBJECTS)
-		return err_set(e, "count = %lld: wanted 1 to %d", (long long)count, SHAPES_MAX_OBJECTS);
+	if (c->count > SHAPES_MAX_OBJECTS)
+		return err_set(e, "count = %d: wanted 1 to %d", c->count, SHAPES_MAX_OBJECTS);
 	w->shape = (enum shape)shape;
-	w->count = (int)count;
-	position = json_object_get(o, "position");
-	if (!position)
-		return 0;
-	const char *relation = json_string_value(json_array_get(position, 0));
-	const json_t *target = json_array_get(position, 1);
-	if (!relation || !json_is_integer(target) || json_array_size(position) != 2)
-		return err_set(e, "position: wanted [\"left of\", index of an earlier clause]");
-	if (json_integer_value(target) < 0 || json_integer_value(target) >= index)
-		return err_set(e, "position: %lld is not the index of an earlier clause",
-			       (long long)json_integer_value(target));
-	w->target = (int)json_integer_value(target);
-	return name_index(&w->relation, relation_names, relation, "relation", e);
+	return 0;
 }
 
+/* `exclude` against what is wanted. */
+static int check_excluded(const struct want *want, int n, const json_t *meta, struct err *e)
+{
+	struct clause clause[MOST_CLAUSES];
+	struct want no;
+	int excludes;
+
+	if (clauses_read(clause, MOST_CLAUSES, &excludes, meta, "exclude", e))
+		return -1;
+	for (int i = 0; i < excludes; i++) {
+		if (make_want(&no, &clause[i], e))
+			return err_in(e, "exclude[%d]", i);
+		for (int k = 0; k < n; k++)
+			if (want[k].shape == no.shape && want[k].count >= no.count)
+				return err_set(e, "exclude[%d] forbids what include[%d] asks for", i, k);
+	}
+	return 0;
+}
+
+/* How many objects in all, of n clauses; -1 on error. */
 static int read_wants(struct want *want, int *n, const json_t *meta, struct err *e)
 {
-	const json_t *include = json_object_get(meta, "include"), *exclude = json_object_get(meta, "exclude"),
-		     *o;
+	struct clause clause[MOST_CLAUSES];
 	int objects = 0;
-	size_t i;
 
-	*n = (int)json_array_size(include);
+	if (clauses_read(clause, MOST_CLAUSES, n, meta, "include", e))
+		return -1;
 	if (*n < 1 || *n > SHAPES)
 		return err_set(e, "include: wanted 1 to %d clauses, got %d", SHAPES, *n);
-	json_array_foreach(include, i, o)
-	{
-		if (read_want(&want[i], o, (int)i, e))
-			return err_in(e, "include[%zu]", i);
-		for (size_t k = 0; k < i; k++)
+	for (int i = 0; i < *n; i++) {
+		if (make_want(&want[i], &clause[i], e))
+			return err_in(e, "include[%d]", i);
+		for (int k = 0; k < i; k++)
 			if (want[k].shape == want[i].shape)
-				return err_set(e, "include[%zu]: %s is in include[%zu] already", i,
+				return err_set(e, "include[%d]: %s is in include[%d] already", i,
 					       shape_names[want[i].shape], k);
 		want[i].first = objects;
 		objects += want[i].count;
 	}
-	json_array_foreach(exclude, i, o)
-	{
-		struct want no;
-		if (read_want(&no, o, 0, e))
-			return err_in(e, "exclude[%zu]", i);
-		for (int k = 0; k < *n; k++)
-			if (want[k].shape == no.shape && want[k].count >= no.count)
-				return err_set(e, "exclude[%zu] forbids what include[%d] asks for", i, k);
-	}
-	return objects;
+	return check_excluded(want, *n, meta, e) ? -1 : objects;
 }
 
 int shapes_order(const char *meta)

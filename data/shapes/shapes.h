@@ -9,15 +9,14 @@
 #define SHAPES_H
 #include "base/conf/conf.h"
 #include "base/rng.h"
+#include "data/clauses.h"
 #include <stdint.h>
 
 #define SHAPES_MAX_OBJECTS 16
 enum shape { SHAPE_CIRCLE, SHAPE_SQUARE, SHAPE_TRIANGLE, SHAPE_CROSS, SHAPES };
 enum color { COLOR_RED, COLOR_GREEN, COLOR_BLUE, COLOR_YELLOW, COLOR_PURPLE, COLOR_WHITE, COLORS };
-enum relation { RELATION_LEFT, RELATION_RIGHT, RELATION_ABOVE, RELATION_BELOW, RELATIONS };
 extern const char *const shape_names[SHAPES + 1], *const shape_plurals[SHAPES + 1],
 						      *const color_names[COLORS + 1];
-extern const char *const relation_names[RELATIONS + 1];
 extern const double color_rgb[COLORS][3]; /* 0..1 */
 
 struct shapes_conf {

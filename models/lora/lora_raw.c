@@ -253,24 +253,16 @@ static void guess(struct lora_raw *r)
 
 /* ---- Opening --------------------------------------------------------------------------------- */
 
-static bool has(const char *dir, const char *name)
-{
-	char *path = file_join(dir, name);
-	bool yes = file_exists(path);
-
-	free(path);
-	return yes;
-}
-
 bool lora_raw_is(const char *path)
 {
-	return file_is_dir(path) ? has(path, LORA_PEFT_CONFIG) || has(path, LORA_DIFFUSERS_WEIGHTS)
-				 : text_ends(path, ".safetensors") && file_exists(path);
+	return file_is_dir(path)
+		   ? file_is_in(path, LORA_PEFT_CONFIG) || file_is_in(path, LORA_DIFFUSERS_WEIGHTS)
+		   : text_ends(path, ".safetensors") && file_exists(path);
 }
 
 int lora_raw_open(struct lora_raw *r, const char *path, struct err *e)
 {
-	bool diffusers = has(path, LORA_DIFFUSERS_WEIGHTS) && !has(path, LORA_PEFT_CONFIG);
+	bool diffusers = file_is_in(path, LORA_DIFFUSERS_WEIGHTS) && !file_is_in(path, LORA_PEFT_CONFIG);
 	char *file = !file_is_dir(path)
 			 ? mem_str(path)
 			 : file_join(path, diffusers ? LORA_DIFFUSERS_WEIGHTS : LORA_PEFT_WEIGHTS);

@@ -33,7 +33,7 @@ static struct lora_size commonest(const struct lora *l)
 
 static json_t *number(double v)
 {
-	return v == floor(v) && fabs(v) < 1e15 ? json_integer((json_int_t)v) : json_real(v);
+	return v == floor(v) && fabs(v) < 1e15 ? json_integer((json_int_t)v) : json_number(v);
 }
 
 static json_t *config(const struct lora *l)
@@ -56,7 +56,7 @@ static json_t *config(const struct lora *l)
 	json_object_set_new(o, "lora_alpha", number(most.alpha));
 	json_object_set_new(o, "target_modules", targets);
 	json_object_set_new(o, "init_lora_weights", json_true());
-	json_object_set_new(o, "lora_dropout", json_real(0));
+	json_object_set_new(o, "lora_dropout", json_number(0));
 	json_object_set_new(o, "bias", json_string("none"));
 	json_object_set_new(o, "fan_in_fan_out", json_false());
 	json_object_set_new(o, "inference_mode", json_true());

@@ -7,8 +7,6 @@
 #include "models/text/tokenizer.h"
 #include "rewards/clip/clip_tower.h"
 #include "rewards/reward.h"
-#include <math.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -16,29 +14,25 @@
 
 struct clip_conf {
 	char *model, *dtype, *device;
-	int64_t batch;
-};
-struct aesthetic_conf {
-	char *model, *dtype, *device, *head;
+	char *head; /* aesthetic only */
 	int64_t batch;
 };
 
-static const char *const dtype_names[] = { "float32", "bfloat16", "float16", NULL };
-
-#define CLIP_FIELDS(S)                                                                                       \
-	FIELD(S, model, .init = NULL,                                                                        \
+#define CLIP_FIELDS                                                                                          \
+	FIELD(struct clip_conf, model, .init = NULL,                                                         \
 	      .doc = "folder of the CLIP model (transformers or open_clip) and its tokenizer"),              \
-	    FIELD(S, dtype, .init = "float32", .choices = dtype_names, .doc = "type of its weights"),        \
-	    FIELD(S, device, .init = "auto", .choices = at_device_names,                                     \
+	    FIELD(struct clip_conf, dtype, .init = "float32", .choices = at_weight_dtypes,                   \
+		  .doc = "type of its weights"),                                                             \
+	    FIELD(struct clip_conf, device, .init = "auto", .choices = at_device_names,                      \
 		  .doc = "where it runs; auto: on the run's device, or on the CPU of a reward rank without " \
 			 "a GPU"),                                                                           \
-	    FIELD(S, batch, .init = "16", .min = 1, .max = 4096, .unit = "images",                           \
+	    FIELD(struct clip_conf, batch, .init = "16", .min = 1, .max = 4096, .unit = "images",            \
 		  .doc = "images scored at a time")
 
-static const struct field clip_fields[] = { CLIP_FIELDS(struct clip_conf), FIELD_END };
+static const struct field clip_fields[] = { CLIP_FIELDS, FIELD_END };
 static const struct field aesthetic_fields[] = {
-	CLIP_FIELDS(struct aesthetic_conf),
-	FIELD(struct aesthetic_conf, head, .init = NULL,
+	CLIP_FIELDS,
+	FIELD(struct clip_conf, head, .init = NULL,
 	      .doc = "safetensors file of the predictor: weight and bias of layers.0, .2, .4, .6 and .7"),
 	FIELD_END
 };
@@ -53,28 +47,21 @@ struct scorer {
 	at_t head_w[HEAD], head_b[HEAD]; /* aesthetic only; kept, float32 */
 };
 
-static int open_scorer(struct scorer **out, const char *model, const char *dtype, const char *device,
-		       int64_t batch, struct err *e)
+static int open_scorer(void **state, const void *conf, struct err *e)
 {
+	const struct clip_conf *c = conf;
 	struct scorer *s = mem_zero(1, sizeof *s);
 	enum at_device dev;
 	enum at_dtype dt;
 
-	s->batch = batch;
-	if (at_dtype_parse(&dt, dtype, e) || at_device_parse(&dev, device, e) ||
-	    clip_tower_open(&s->tower, model, dt, dev, e)) {
+	s->batch = c->batch;
+	if (at_dtype_parse(&dt, c->dtype, e) || at_device_parse(&dev, c->device, e) ||
+	    clip_tower_open(&s->tower, c->model, dt, dev, e)) {
 		free(s);
 		return -1;
 	}
-	*out = s;
+	*state = s;
 	return 0;
-}
-
-static int open_clip_reward(void **state, const void *conf, struct err *e)
-{
-	const struct clip_conf *c = conf;
-
-	return open_scorer((struct scorer **)state, c->model, c->dtype, c->device, c->batch, e);
 }
 
 static void close_scorer(void *state)
@@ -130,55 +117,68 @@ static void put(struct reward_score *out, int n, at_t value_B)
 	double *v = mem_zero((size_t)n, sizeof *v);
 
 	at_copy_out(value_B, v, AT_F64);
-	for (int i = 0; i < n; i++) {
-		out[i] = (struct reward_score) { .value = v[i], .sub = { NAN, NAN, NAN, NAN } };
-		out[i].ok = isfinite(v[i]);
-		if (!out[i].ok)
-			snprintf(out[i].why, sizeof out[i].why, "the model's score is not finite");
-	}
+	reward_put(out, n, v, "the model's");
 	free(v);
 }
 
-/* unit: what exp(logit_scale) * cos is divided by; 0: the cosine alone. */
-static int score_angles(struct scorer *s, enum clip_fit fit, double unit, const struct reward_item *item,
-			int n, struct reward_score *out, struct err *e)
+/* How a reward looks at images: the way they are made square, and what exp(logit_scale) * cos is divided by
+ * (0: the cosine alone). */
+struct look {
+	enum clip_fit fit;
+	double unit;
+};
+
+/* One batch: the angle with the prompts, or with a head what that makes of the image. */
+static int score_batch(const struct scorer *s, const struct look *look, const struct reward_item *item, int n,
+		       struct reward_score *out, struct err *e)
 {
+	struct at_scope *sc = at_begin(AT_NO_GRAD);
 	const struct clip *m = &s->tower->clip;
+	at_t text_BP, x_BP;
 	int ret = 0;
 
-	for (int at = 0; at < n && !ret; at += (int)s->batch) {
-		struct at_scope *sc = at_begin(AT_NO_GRAD);
-		int k = n - at < s->batch ? n - at : (int)s->batch;
-		at_t text_BP;
+	if (s->head_w[0]) {
+		x_BP = image_features(m, look->fit, item, n);
+		for (int i = 0; i < HEAD; i++)
+			x_BP = at_linear(x_BP, s->head_w[i], s->head_b[i]);
+		put(out, n, at_select(x_BP, 1, 0));
+	} else if (!(ret = text_features(m, item, n, &text_BP, e))) {
+		x_BP = image_features(m, look->fit, item, n);
+		at_t cos_B = at_sum_dim(at_mul(text_BP, x_BP), 1, false);
 
-		ret = text_features(m, item + at, k, &text_BP, e);
-		if (!ret) {
-			at_t image_BP = image_features(m, fit, item + at, k);
-			at_t cos_B = at_sum_dim(at_mul(text_BP, image_BP), 1, false);
-
-			put(out + at, k, unit > 0 ? at_mul(cos_B, m->logit_scale / unit) : cos_B);
-		}
-		at_end(sc);
+		put(out, n, look->unit > 0 ? at_mul(cos_B, m->logit_scale / look->unit) : cos_B);
 	}
+	at_end(sc);
+	return ret;
+}
+
+static int score_all(struct scorer *s, struct look look, const struct reward_item *item, int n,
+		     struct reward_score *out, struct err *e)
+{
+	int ret = 0;
+
+	for (int at = 0; at < n && !ret; at += (int)s->batch)
+		ret =
+		    score_batch(s, &look, item + at, n - at < s->batch ? n - at : (int)s->batch, out + at, e);
 	return ret;
 }
 
 static int score_clip(void *state, const struct reward_item *item, int n, struct reward_score *out,
 		      struct err *e)
 {
-	return score_angles(state, CLIP_CROP, 100, item, n, out, e);
+	return score_all(state, (struct look) { CLIP_CROP, 100 }, item, n, out, e);
 }
 
 static int score_pick(void *state, const struct reward_item *item, int n, struct reward_score *out,
 		      struct err *e)
 {
-	return score_angles(state, CLIP_CROP, 26, item, n, out, e);
+	return score_all(state, (struct look) { CLIP_CROP, 26 }, item, n, out, e);
 }
 
 static int score_hps(void *state, const struct reward_item *item, int n, struct reward_score *out,
 		     struct err *e)
 {
-	return score_angles(state, CLIP_PAD, 0, item, n, out, e);
+	return score_all(state, (struct look) { CLIP_PAD, 0 }, item, n, out, e);
 }
 
 static int check_prompt(void *state, const char *prompt, const char *meta, struct err *e)
@@ -232,10 +232,10 @@ static int open_head(struct scorer *s, const char *path, struct err *e)
 
 static int open_aesthetic(void **state, const void *conf, struct err *e)
 {
-	const struct aesthetic_conf *c = conf;
-	struct scorer *s = NULL;
+	const struct clip_conf *c = conf;
+	void *s;
 
-	if (open_scorer(&s, c->model, c->dtype, c->device, c->batch, e))
+	if (open_scorer(&s, conf, e))
 		return -1;
 	if (open_head(s, c->head, e)) {
 		close_scorer(s);
@@ -248,20 +248,7 @@ static int open_aesthetic(void **state, const void *conf, struct err *e)
 static int score_aesthetic(void *state, const struct reward_item *item, int n, struct reward_score *out,
 			   struct err *e)
 {
-	struct scorer *s = state;
-
-	(void)e;
-	for (int at = 0; at < n; at += (int)s->batch) {
-		struct at_scope *sc = at_begin(AT_NO_GRAD);
-		int k = n - at < s->batch ? n - at : (int)s->batch;
-		at_t x_BP = image_features(&s->tower->clip, CLIP_CROP, item + at, k);
-
-		for (int i = 0; i < HEAD; i++)
-			x_BP = at_linear(x_BP, s->head_w[i], s->head_b[i]);
-		put(out + at, k, at_select(x_BP, 1, 0));
-		at_end(sc);
-	}
-	return 0;
+	return score_all(state, (struct look) { CLIP_CROP, 0 }, item, n, out, e);
 }
 
 /* ---- The rewards --------------------------------------------------------------------------------- */
@@ -269,7 +256,7 @@ static int score_aesthetic(void *state, const struct reward_item *item, int n, s
 #define CLIP_REWARD(NAME, DOC, SCORE)                                                                        \
 	{                                                                                                    \
 		.abi = REWARD_ABI, .name = NAME, .doc = DOC, .fields = clip_fields,                          \
-		.conf_size = sizeof(struct clip_conf), .open = open_clip_reward, .check = check_prompt,      \
+		.conf_size = sizeof(struct clip_conf), .open = open_scorer, .check = check_prompt,           \
 		.score = SCORE, .close = close_scorer                                                        \
 	}
 
@@ -285,7 +272,7 @@ const struct reward_type reward_aesthetic = {
 	.name = "aesthetic",
 	.doc = "LAION's aesthetic predictor over CLIP ViT-L/14: about 1 to 10",
 	.fields = aesthetic_fields,
-	.conf_size = sizeof(struct aesthetic_conf),
+	.conf_size = sizeof(struct clip_conf),
 	.open = open_aesthetic,
 	.score = score_aesthetic,
 	.close = close_scorer,

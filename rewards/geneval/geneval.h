@@ -16,7 +16,7 @@
 #include <stdint.h>
 #include <jansson.h>
 
-#define GENEVAL_MAX_CLAUSES 16
+#define GENEVAL_MAX_CLAUSES 16 /* of include, of exclude */
 #define GENEVAL_MAX_OBJECTS 16 /* of a class: the best ones, as in the original */
 
 struct geneval_object {

@@ -1,20 +1,14 @@
 #include "rewards/geneval/geneval.h"
 #include "rewards/geneval/detector.h"
-#include "base/json.h"
 #include "base/mem.h"
 #include "base/text.h"
+#include "data/clauses.h"
 #include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-static const char *const relations[] = { "left of", "right of", "above", "below", NULL };
-
-struct clause {
-	const char *class_name, *color; /* color: NULL when not asked for */
-	int count, relation, target;    /* relation: -1 when not asked for; else an index into `relations` */
-};
 struct rules {
 	struct clause include[GENEVAL_MAX_CLAUSES], exclude[GENEVAL_MAX_CLAUSES];
 	int includes, excludes;
@@ -28,90 +22,12 @@ struct group {
 
 /* ---- metadata ---- */
 
-static int name_index(const char *const *names, const char *name)
-{
-	int i = 0;
-
-	while (names[i] && strcmp(names[i], name))
-		i++;
-	return names[i] ? i : -1;
-}
-
-static int unknown(const char *what, const char *name, const char *const *names, struct err *e)
-{
-	const char *near = text_nearest(name, names);
-
-	if (near)
-		return err_set(e, "unknown %s '%s' (did you mean '%s'?)", what, name, near);
-	struct text all = { 0 };
-	for (int i = 0; names[i]; i++)
-		text_printf(&all, "%s%s", i ? ", " : "", names[i]);
-	err_set(e, "unknown %s '%s' (known: %s)", what, name, all.s);
-	text_free(&all);
-	return -1;
-}
-
-static int read_position(struct clause *c, const json_t *position, int index, struct err *e)
-{
-	const char *relation = json_string_value(json_array_get(position, 0));
-	const json_t *target = json_array_get(position, 1);
-
-	if (!relation || !json_is_integer(target) || json_array_size(position) != 2)
-		return err_set(e, "position: wanted [\"left of\", index of an earlier clause]");
-	if (json_integer_value(target) < 0 || json_integer_value(target) >= index)
-		return err_set(e, "position: %lld is not the index of an earlier clause",
-			       (long long)json_integer_value(target));
-	c->relation = name_index(relations, relation);
-	c->target = (int)json_integer_value(target);
-	return c->relation < 0 ? unknown("relation", relation, relations, e) : 0;
-}
-
-static int read_clause(struct clause *c, const json_t *o, int index, struct err *e)
-{
-	static const char *const keys[] = { "class", "count", "color", "position", NULL };
-	const char *key;
-	const json_t *value, *position = json_object_get(o, "position");
-	int64_t count;
-
-	*c = (struct clause) { .relation = -1 };
-	if (!json_is_object(o))
-		return err_set(e, "not an object");
-	json_object_foreach((json_t *)o, key, value) if (name_index(keys, key) < 0) return unknown("key", key,
-												   keys, e);
-	if (json_get_str(&c->class_name, o, "class", NULL, "clause", e) ||
-	    json_get_int(&count, o, "count", 1, "clause", e) ||
-	    json_get_str(&c->color, o, "color", NULL, "clause", e))
-		return -1;
-	if (!c->class_name)
-		return err_set(e, "no \"class\"");
-	if (count < 1 || count > 1000)
-		return err_set(e, "count = %lld: wanted 1 to 1000", (long long)count);
-	c->count = (int)count;
-	return position ? read_position(c, position, index, e) : 0;
-}
-
-static int read_clauses(struct clause *c, int *n, const json_t *meta, const char *section, struct err *e)
-{
-	const json_t *list = json_object_get(meta, section), *o;
-	size_t i;
-
-	*n = 0;
-	if (list && !json_is_array(list))
-		return err_set(e, "%s: not an array", section);
-	if (json_array_size(list) > GENEVAL_MAX_CLAUSES)
-		return err_set(e, "%s: %zu clauses; at most %d are supported", section, json_array_size(list),
-			       GENEVAL_MAX_CLAUSES);
-	json_array_foreach(list, i, o) if (read_clause(&c[(*n)++], o, (int)i, e)) return err_in(e, "%s[%zu]",
-												section, i);
-	return 0;
-}
-
 static int read_rules(struct rules *r, const json_t *meta, struct err *e)
 {
 	if (!json_is_object(meta))
 		return err_set(e, "GenEval metadata: not an object");
-	if (read_clauses(r->include, &r->includes, meta, "include", e) ||
-	    read_clauses(r->exclude, &r->excludes, meta, "exclude", e))
+	if (clauses_read(r->include, GENEVAL_MAX_CLAUSES, &r->includes, meta, "include", e) ||
+	    clauses_read(r->exclude, GENEVAL_MAX_CLAUSES, &r->excludes, meta, "exclude", e))
 		return err_in(e, "GenEval metadata");
 	if (!r->includes)
 		return err_set(
@@ -126,10 +42,10 @@ static int check_names(const struct clause *c, int n, const char *section, const
 		if (c[i].color && !d->colors[0])
 			return err_set(e, "%s[%d] asks for a color, which needs rewards.geneval.clip",
 				       section, i);
-		if ((name_index(d->classes, c[i].class_name) < 0 &&
-		     unknown("class", c[i].class_name, d->classes, e)) ||
-		    (c[i].color && name_index(d->colors, c[i].color) < 0 &&
-		     unknown("color", c[i].color, d->colors, e)))
+		if ((text_index(c[i].class_name, d->classes) < 0 &&
+		     clauses_unknown("class", c[i].class_name, d->classes, e)) ||
+		    (c[i].color && text_index(c[i].color, d->colors) < 0 &&
+		     clauses_unknown("color", c[i].color, d->colors, e)))
 			return err_in(e, "detector %s: %s[%d]", d->type->name, section, i);
 	}
 	return 0;
@@ -354,7 +270,7 @@ static bool position_right(struct tally *t, const struct clause *c, const struct
 	if (!t->bounded && target && !right)
 		score(t, 1);
 	if (!right)
-		blame(t, "%s is not %s %s", c->class_name, relations[c->relation],
+		blame(t, "%s is not %s %s", c->class_name, relation_names[c->relation],
 		      target ? "its target" : "a target");
 	return right;
 }

@@ -2,16 +2,12 @@
 #include "aten/at.h"
 #include "base/json.h"
 #include "base/mem.h"
-#include <math.h>
 #include <stddef.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 static const struct detector_type *const detectors[] = { &detector_blobs, &detector_script, NULL };
 static const char *const detector_names[] = { "blobs", "script", NULL };
-static const char *const dtype_names[] = { "float32", "bfloat16", "float16", NULL };
-
 static const struct field fields[] = {
 	FIELD(struct geneval_conf, detector, .init = "blobs", .choices = detector_names,
 	      .doc = "what finds the objects: blobs is for the shapes world, script is a network in a file"),
@@ -41,7 +37,7 @@ static const struct field fields[] = {
 	      .doc =
 		  "script: folder of the CLIP model that recognises colors (ViT-L/14); empty: prompts with "
 		  "colors are refused"),
-	FIELD(struct geneval_conf, clip_dtype, .init = "float32", .choices = dtype_names,
+	FIELD(struct geneval_conf, clip_dtype, .init = "float32", .choices = at_weight_dtypes,
 	      .doc = "script: type of CLIP's weights"),
 	FIELD_END
 };
@@ -96,19 +92,15 @@ static void judge(struct reward_score *out, const struct geneval_conf *c, const 
 	struct geneval_result r;
 	struct err why;
 
-	*out = (struct reward_score) { .sub = { NAN, NAN, NAN, NAN } };
 	if (found->why[0]) {
-		memcpy(out->why, found->why, sizeof out->why);
-		return;
+		reward_fail(out, 1, found->why);
+	} else if (geneval_judge(&r, meta, found->v, found->n, c->reference_scoring, &why)) {
+		reward_fail(out, 1, why.msg);
+	} else {
+		reward_put(out, 1, &r.reward, "the rules'");
+		out->sub[0] = r.strict;
+		out->sub[1] = r.correct;
 	}
-	if (geneval_judge(&r, meta, found->v, found->n, c->reference_scoring, &why)) {
-		snprintf(out->why, sizeof out->why, "%.150s", why.msg);
-		return;
-	}
-	out->ok = true;
-	out->value = r.reward;
-	out->sub[0] = r.strict;
-	out->sub[1] = r.correct;
 }
 
 static int geneval_score(void *state, const struct reward_item *item, int n, struct reward_score *out,

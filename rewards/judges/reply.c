@@ -1,6 +1,4 @@
 #include "rewards/judges/reply.h"
-#include <math.h>
-#include <stdio.h>
 #include <string.h>
 
 static json_t *request_item(const struct reward_item *item)
@@ -26,33 +24,20 @@ json_t *reply_request(const struct reward_item *item, int n, bool group)
 	return o;
 }
 
-void reply_unavailable(struct reward_score *out, int n, const char *why)
-{
-	for (int i = 0; i < n; i++) {
-		out[i] = (struct reward_score) { .sub = { NAN, NAN, NAN, NAN } };
-		snprintf(out[i].why, sizeof out[i].why, "%.150s", why);
-	}
-}
-
 static void one(struct reward_score *out, const json_t *v)
 {
 	const json_t *score = json_is_object(v) ? json_object_get(v, "score") : v;
 	const char *why = json_string_value(json_object_get(v, "error"));
 
-	reply_unavailable(out, 1, why ? why : "the reward gave no score");
 	if (why || !json_is_number(score))
-		return;
-	out->value = json_number_value(score);
-	out->ok = isfinite(out->value);
-	if (out->ok)
-		out->why[0] = '\0';
+		reward_fail(out, 1, why ? why : "the reward gave no score");
 	else
-		snprintf(out->why, sizeof out->why, "the reward's score is not finite");
+		reward_put(out, 1, &(double) { json_number_value(score) }, "the reward's");
 }
 
 int reply_scores(struct reward_score *out, int n, const char *text, size_t size, struct err *e)
 {
-	json_t *o = json_parse(text, size, "the judge's answer", e);
+	json_t *o = json_parse(text, size, "the reward's answer", e);
 	const json_t *list = json_object_get(o, "scores");
 	const char *why = json_string_value(json_object_get(o, "error"));
 	int ret = o ? 0 : -1;
@@ -67,7 +52,7 @@ int reply_scores(struct reward_score *out, int n, const char *text, size_t size,
 	for (int i = 0; i < n && !ret; i++)
 		one(&out[i], json_array_get(list, (size_t)i));
 	if (ret)
-		reply_unavailable(out, n, e->msg);
+		reward_fail(out, n, e->msg);
 	json_decref(o);
 	return ret;
 }

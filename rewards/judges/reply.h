@@ -18,7 +18,5 @@ json_t *reply_request(const struct reward_item *item, int n, bool group);
 	"all images of a prompt are sent in one request, so that they can be ranked or compared"
 /* Scores from an answer's text; on an error all are unavailable, and the reason is in e too. */
 int reply_scores(struct reward_score *out, int n, const char *text, size_t size, struct err *e);
-/* All unavailable for this reason. */
-void reply_unavailable(struct reward_score *out, int n, const char *why);
 
 #endif

@@ -356,7 +356,7 @@ static void score_batch(struct child *c, const struct reward_item *item, int n, 
 		stop(c);
 	}
 	free(header);
-	reply_unavailable(out, n, e.msg);
+	reward_fail(out, n, e.msg);
 }
 
 static int score(void *state, const struct reward_item *item, int n, struct reward_score *out, struct err *e)
@@ -370,12 +370,6 @@ static int score(void *state, const struct reward_item *item, int n, struct rewa
 	return 0;
 }
 
-static bool wants_group(const void *state, const void *conf)
-{
-	(void)state;
-	return ((const struct exec_conf *)conf)->group;
-}
-
 const struct reward_type reward_exec = {
 	.abi = REWARD_ABI,
 	.name = "exec",
@@ -386,5 +380,4 @@ const struct reward_type reward_exec = {
 	.open = open_exec,
 	.score = score,
 	.close = close_exec,
-	.group = wants_group,
 };

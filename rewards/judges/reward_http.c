@@ -37,14 +37,14 @@ static const struct field fields[] = {
 	FIELD_END
 };
 
-struct judge {
+struct http_judge {
 	const struct http_conf *conf;
 	struct http_client *client;
 };
 
 static void close_http(void *state)
 {
-	struct judge *j = state;
+	struct http_judge *j = state;
 
 	if (!j)
 		return;
@@ -55,7 +55,7 @@ static void close_http(void *state)
 static int open_http(void **state, const void *conf, struct err *e)
 {
 	const struct http_conf *c = conf;
-	struct judge *j;
+	struct http_judge *j;
 
 	j = mem_zero(1, sizeof *j);
 	j->conf = c;
@@ -74,7 +74,7 @@ static int open_http(void **state, const void *conf, struct err *e)
 }
 
 /* The body of a request; NULL when an image cannot be written. */
-static char *make_body(const struct judge *j, const struct reward_item *item, int n, struct err *e)
+static char *make_body(const struct http_judge *j, const struct reward_item *item, int n, struct err *e)
 {
 	json_t *o = reply_request(item, n, j->conf->group), *list = json_object_get(o, "items");
 	char *body = NULL;
@@ -102,7 +102,7 @@ static char *make_body(const struct judge *j, const struct reward_item *item, in
 
 static int score(void *state, const struct reward_item *item, int n, struct reward_score *out, struct err *e)
 {
-	struct judge *j = state;
+	struct http_judge *j = state;
 	int each = j->conf->group ? n : (int)j->conf->batch, posts = (n + each - 1) / each, ret = 0;
 	struct http_post *post = mem_zero((size_t)posts, sizeof *post);
 
@@ -122,18 +122,12 @@ static int score(void *state, const struct reward_item *item, int n, struct rewa
 		if (!ret && post[i].ok)
 			reply_scores(out + i * each, k, post[i].reply, post[i].reply_size, &why);
 		else if (!ret)
-			reply_unavailable(out + i * each, k, post[i].why);
+			reward_fail(out + i * each, k, post[i].why);
 		free((char *)(uintptr_t)post[i].body);
 		http_post_free(&post[i]);
 	}
 	free(post);
 	return ret;
-}
-
-static bool wants_group(const void *state, const void *conf)
-{
-	(void)state;
-	return ((const struct http_conf *)conf)->group;
 }
 
 const struct reward_type reward_http = {
@@ -146,5 +140,4 @@ const struct reward_type reward_http = {
 	.open = open_http,
 	.score = score,
 	.close = close_http,
-	.group = wants_group,
 };

@@ -67,7 +67,7 @@ static const struct field fields[] = {
 	FIELD_END
 };
 
-struct judge {
+struct openai_judge {
 	const struct openai_conf *conf;
 	struct http_client *client;
 	pcre2_code *pattern;
@@ -75,7 +75,7 @@ struct judge {
 
 static void close_openai(void *state)
 {
-	struct judge *j = state;
+	struct openai_judge *j = state;
 
 	if (!j)
 		return;
@@ -87,7 +87,7 @@ static void close_openai(void *state)
 static int open_openai(void **state, const void *conf, struct err *e)
 {
 	const struct openai_conf *c = conf;
-	struct judge *j;
+	struct openai_judge *j;
 	uint32_t groups = 0;
 	PCRE2_SIZE at;
 	int code;
@@ -177,7 +177,7 @@ static const char *content(const json_t *o)
 }
 
 /* The number in the last match: a judge that thinks aloud may name a score before its last word. */
-static bool find_score(double *score, const struct judge *j, const char *text)
+static bool find_score(double *score, const struct openai_judge *j, const char *text)
 {
 	pcre2_match_data *match = pcre2_match_data_create_from_pattern(j->pattern, NULL);
 	size_t n = strlen(text), at = 0;
@@ -196,35 +196,33 @@ static bool find_score(double *score, const struct judge *j, const char *text)
 	return found;
 }
 
-static void read_one(const struct judge *j, const struct http_post *post, struct reward_score *out)
+static void read_one(const struct openai_judge *j, const struct http_post *post, struct reward_score *out)
 {
 	const struct openai_conf *c = j->conf;
 	struct err e;
 	double score;
 
 	if (!post->ok) {
-		reply_unavailable(out, 1, post->why);
+		reward_fail(out, 1, post->why);
 		return;
 	}
-	json_t *o = json_parse(post->reply, post->reply_size, "the judge's answer", &e);
+	json_t *o = json_parse(post->reply, post->reply_size, "the server's answer", &e);
 	const char *text = content(o);
 
 	if (!o || !text) {
-		reply_unavailable(out, 1, o ? "the judge's answer has no choices[0].message.content" : e.msg);
+		reward_fail(out, 1, o ? "the server's answer has no choices[0].message.content" : e.msg);
 	} else if (!find_score(&score, j, text) || score < c->low || score > c->high) {
 		err_set(&e, "the answer has no score from %g to %g: %.90s", c->low, c->high, text);
-		reply_unavailable(out, 1, e.msg);
+		reward_fail(out, 1, e.msg);
 	} else {
-		reply_unavailable(out, 1, "");
-		out->value = score * c->scale;
-		out->ok = true;
+		reward_put(out, 1, &(double) { score * c->scale }, "the answer's");
 	}
 	json_decref(o);
 }
 
 static int score(void *state, const struct reward_item *item, int n, struct reward_score *out, struct err *e)
 {
-	struct judge *j = state;
+	struct openai_judge *j = state;
 	struct http_post *post = mem_zero((size_t)n, sizeof *post);
 	int ret = 0;
 

@@ -4,8 +4,6 @@
 #include "rewards/judges/plugin.h"
 #include "rewards/reward.h"
 #include <dlfcn.h>
-#include <math.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -92,11 +90,11 @@ static int score(void *state, const struct reward_item *item, int n, struct rewa
 						   item[i].meta };
 	ret = p->reward->score(p->state, in, n, got);
 	for (int i = 0; i < n && !ret; i++) {
-		out[i] = (struct reward_score) { .value = got[i].value, .sub = { NAN, NAN, NAN, NAN } };
-		out[i].ok = got[i].ok && isfinite(got[i].value);
-		if (!out[i].ok)
-			snprintf(out[i].why, sizeof out[i].why, "%.150s",
-				 got[i].ok ? "the library's score is not finite" : got[i].why);
+		got[i].why[sizeof got[i].why - 1] = '\0';
+		if (got[i].ok)
+			reward_put(&out[i], 1, &got[i].value, "the library's");
+		else
+			reward_fail(&out[i], 1, got[i].why);
 	}
 	free(in);
 	free(got);
@@ -105,11 +103,11 @@ static int score(void *state, const struct reward_item *item, int n, struct rewa
 		   : 0;
 }
 
-static bool wants_group(const void *state, const void *conf)
+static bool wants_group(const void *state)
 {
 	const struct contraflow_reward *r = ((const struct plugin *)state)->reward;
 
-	return ((const struct plugin_conf *)conf)->group || (r->abi >= 2 && r->flags & CONTRAFLOW_GROUP);
+	return r->abi >= 2 && r->flags & CONTRAFLOW_GROUP;
 }
 
 const struct reward_type reward_plugin = {

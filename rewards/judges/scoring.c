@@ -2,11 +2,6 @@
 #include <math.h>
 #include <string.h>
 
-static json_t *number(double v)
-{
-	return isfinite(v) ? json_real(v) : json_null();
-}
-
 static json_t *each_reward(const struct mixture *m, const struct mixture_scores *s, int i)
 {
 	json_t *all = json_object();
@@ -16,9 +11,9 @@ static json_t *each_reward(const struct mixture *m, const struct mixture_scores 
 		const double *sub = s->sub + (size_t)(k * s->n + i) * REWARD_SUBS;
 		json_t *o = json_object();
 
-		json_object_set_new(o, "score", number(s->value[k * s->n + i]));
+		json_object_set_new(o, "score", json_number(s->value[k * s->n + i]));
 		for (int j = 0; j < REWARD_SUBS && entry->type->sub_names[j]; j++)
-			json_object_set_new(o, entry->type->sub_names[j], number(sub[j]));
+			json_object_set_new(o, entry->type->sub_names[j], json_number(sub[j]));
 		json_object_set_new(all, entry->name, o);
 	}
 	return all;
@@ -56,7 +51,7 @@ char *scoring_answer(struct mixture *m, const struct request *r, double end)
 		json_t *o = json_object();
 
 		json_object_set_new(o, ok ? "score" : "error",
-				    ok ? json_real(s.total[i]) : why_not(m, &s, i));
+				    ok ? json_number(s.total[i]) : why_not(m, &s, i));
 		json_object_set_new(o, "rewards", each_reward(m, &s, i));
 		json_array_append_new(list, o);
 	}

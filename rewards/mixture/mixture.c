@@ -29,7 +29,7 @@ static bool ask(const struct mixture_entry *k, const struct reward_item *item, s
 
 	if (!k->type->check || !k->type->check(k->state, item->prompt, item->meta, &why))
 		return true;
-	snprintf(score->why, sizeof score->why, "%.159s", why.msg);
+	reward_fail(score, 1, why.msg);
 	return false;
 }
 
@@ -38,12 +38,9 @@ static int call(const struct mixture_entry *k, struct task *t, struct err *e)
 	const struct reward_item *item = t->batch->item + t->offset;
 	int ret = 0;
 
-	for (int i = 0; i < t->n; i++) {
-		t->score[i].value = NAN;
-		for (int j = 0; j < REWARD_SUBS; j++)
-			t->score[i].sub[j] = NAN;
+	reward_fail(t->score, t->n, "");
+	for (int i = 0; i < t->n; i++)
 		t->score[i].ok = !t->check || ask(k, &item[i], &t->score[i]);
-	}
 	/* runs of those that can be scored */
 	for (int i = 0, end; i < t->n && !ret; i = end) {
 		for (end = i; end < t->n && t->score[end].ok; end++)
@@ -94,11 +91,11 @@ static void *worker(void *arg)
 {
 	struct mixture *m = ((struct worker *)arg)->mixture;
 	int only = ((struct worker *)arg)->only;
-	bool mine = true;
+	bool needed = true;
 
 	free(arg);
 	pthread_mutex_lock(&m->lock);
-	while (mine && !m->closing) {
+	while (needed && !m->closing) {
 		struct task *t = queue_take(m, only);
 		if (!t) {
 			pthread_cond_wait(&m->work, &m->lock);
@@ -108,7 +105,7 @@ static void *worker(void *arg)
 		pthread_mutex_unlock(&m->lock);
 		int ret = call(&m->entry[t->reward], t, &e);
 		pthread_mutex_lock(&m->lock);
-		mine = finish(m, t, ret ? &e : NULL);
+		needed = finish(m, t, ret ? &e : NULL);
 	}
 	bool orphan = m->orphan, last = !--m->alive;
 	pthread_cond_broadcast(&m->idle);
@@ -173,13 +170,13 @@ struct mixture *mixture_new(const struct mixture_entry *entry, int n, int thread
 	return m;
 }
 
-struct mixture *mixture_new_over(const struct mixture_entry *entry, int n, const struct mixture_back *back,
-				 void *ctx)
+struct mixture *mixture_new_over(const struct mixture_entry *entry, int n,
+				 const struct mixture_backend *backend, void *ctx)
 {
 	struct mixture *m = make(entry, n);
 
-	m->back = back;
-	m->back_ctx = ctx;
+	m->backend = backend;
+	m->backend_ctx = ctx;
 	return m;
 }
 
@@ -187,8 +184,8 @@ void mixture_close(struct mixture *m)
 {
 	if (!m)
 		return;
-	if (m->back)
-		m->back->close(m->back_ctx);
+	if (m->backend)
+		m->backend->close(m->backend_ctx);
 	pthread_mutex_lock(&m->lock);
 	m->closing = true;
 	pthread_cond_broadcast(&m->work);
@@ -228,8 +225,8 @@ static void hand_over(struct mixture *m, struct mixture_scores *s, const int *sa
 		wanted |= m->entry[k].group == group;
 	if (n < 1 || !wanted)
 		return;
-	if (m->back) {
-		m->back->submit(m->back_ctx, s, sample, item, n, group);
+	if (m->backend) {
+		m->backend->submit(m->backend_ctx, s, sample, item, n, group);
 		return;
 	}
 	struct batch *b = batch_copy(sample, item, n);
@@ -286,8 +283,8 @@ void mixture_submit_groups(struct mixture *m, struct mixture_scores *s, const st
 
 bool mixture_done(struct mixture *m, struct mixture_scores *s)
 {
-	if (m->back)
-		return m->back->done(m->back_ctx, s);
+	if (m->backend)
+		return m->backend->done(m->backend_ctx, s);
 	pthread_mutex_lock(&m->lock);
 	queue_expire(m);
 	bool done = !s->open_tasks;
@@ -299,8 +296,8 @@ double mixture_wait(struct mixture *m, struct mixture_scores *s)
 {
 	double start = clock_now();
 
-	while (m->back && !m->back->done(m->back_ctx, s))
-		nanosleep(&(struct timespec) { .tv_nsec = 200000 }, NULL);
+	while (m->backend && !m->backend->done(m->backend_ctx, s))
+		clock_sleep(200e-6);
 	pthread_mutex_lock(&m->lock);
 	for (double next; next = queue_expire(m), s->open_tasks;)
 		queue_wait(m, next);
@@ -335,8 +332,8 @@ void mixture_set_group(struct mixture *m, int k, bool group)
 
 int mixture_check_all(struct mixture *m, const struct reward_item *item, int n, int *bad, struct err *e)
 {
-	if (m->back)
-		return m->back->check(m->back_ctx, item, n, bad, e);
+	if (m->backend)
+		return m->backend->check(m->backend_ctx, item, n, bad, e);
 	for (int i = 0; i < n; i++)
 		for (int k = 0; k < m->entries; k++) {
 			const struct mixture_entry *entry = &m->entry[k];

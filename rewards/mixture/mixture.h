@@ -34,19 +34,19 @@ int mixture_open(struct mixture **m, const struct conf_node *root, int threads, 
 struct mixture *mixture_new(const struct mixture_entry *entry, int n, int threads);
 /* Somebody else who scores what is handed over (remote.h): the mixture then opens nothing and has no threads.
  * Sets count what is under way in open_tasks. */
-struct mixture_back {
+struct mixture_backend {
 	void (*submit)(void *ctx, struct mixture_scores *s, const int *sample, const struct reward_item *item,
 		       int n, bool group);
 	bool (*done)(void *ctx, struct mixture_scores *s); /* takes what has been scored; never waits */
 	int (*check)(void *ctx, const struct reward_item *item, int n, int *bad, struct err *e);
 	void (*close)(void *ctx);
 };
-/* The rewards of a section, read and not opened, in front of `back`, whose ctx the mixture closes; on an
+/* The rewards of a section, read and not opened, in front of `backend`, whose ctx the mixture closes; on an
  * error it is the caller's still. */
-int mixture_open_over(struct mixture **m, const struct conf_node *root, const struct mixture_back *back,
+int mixture_open_over(struct mixture **m, const struct conf_node *root, const struct mixture_backend *backend,
 		      void *ctx, struct err *e);
-struct mixture *mixture_new_over(const struct mixture_entry *entry, int n, const struct mixture_back *back,
-				 void *ctx);
+struct mixture *mixture_new_over(const struct mixture_entry *entry, int n,
+				 const struct mixture_backend *backend, void *ctx);
 void mixture_set_group(struct mixture *m, int k, bool group); /* what the one who opened entry k knows */
 /* Ends all but the calls that were given up; those keep what they need. */
 void mixture_close(struct mixture *m);

@@ -203,6 +203,17 @@ static struct mixture_entry *entries_read(const struct conf_node *root, int *n, 
 	return NULL;
 }
 
+/* By its key `group`, or of its own accord. */
+static bool asks_for_groups(const struct mixture_entry *k)
+{
+	bool asked = k->type->group && k->type->group(k->state);
+
+	for (const struct field *f = k->type->fields; f && f->name; f++)
+		if (f->type == FIELD_BOOL && !strcmp(f->name, "group"))
+			asked |= *(const bool *)((const char *)k->conf + f->offset);
+	return asked;
+}
+
 int mixture_open(struct mixture **m, const struct conf_node *root, int threads, struct err *e)
 {
 	int n, ret = 0;
@@ -215,7 +226,7 @@ int mixture_open(struct mixture **m, const struct conf_node *root, int threads, 
 		if (entry[k].type->open && entry[k].type->open(&entry[k].state, entry[k].conf, e))
 			ret = err_in(e, "reward %s", entry[k].name);
 	for (int k = 0; k < n && !ret; k++)
-		entry[k].group = entry[k].type->group && entry[k].type->group(entry[k].state, entry[k].conf);
+		entry[k].group = asks_for_groups(&entry[k]);
 	if (ret) {
 		entries_free(entry, n);
 		return -1;
@@ -225,13 +236,13 @@ int mixture_open(struct mixture **m, const struct conf_node *root, int threads, 
 	return 0;
 }
 
-int mixture_open_over(struct mixture **m, const struct conf_node *root, const struct mixture_back *back,
+int mixture_open_over(struct mixture **m, const struct conf_node *root, const struct mixture_backend *backend,
 		      void *ctx, struct err *e)
 {
 	int n;
 	struct mixture_entry *entry = entries_read(root, &n, e);
 
-	*m = entry ? mixture_new_over(entry, n, back, ctx) : NULL;
+	*m = entry ? mixture_new_over(entry, n, backend, ctx) : NULL;
 	free(entry);
 	return *m ? 0 : -1;
 }

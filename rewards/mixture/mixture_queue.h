@@ -45,9 +45,9 @@ struct mixture {
 	pthread_mutex_t lock;
 	pthread_cond_t work, idle; /* something to start; something is done */
 	struct task *head, **tail, *running;
-	bool closing, orphan;            /* orphan: closed, and the last stuck worker frees it */
-	const struct mixture_back *back; /* NULL: the threads here score */
-	void *back_ctx;
+	bool closing, orphan;                  /* orphan: closed, and the last stuck worker frees it */
+	const struct mixture_backend *backend; /* NULL: the threads here score */
+	void *backend_ctx;
 };
 
 #define SHARED -1 /* the workers of all entries that have none of their own */

@@ -1,14 +1,14 @@
 /* remote_client.c -- the end of remote.h that has the images. */
+#include "base/log.h"
 #include "base/mem.h"
 #include "rewards/mixture/remote.h"
 #include "rewards/mixture/remote_message.h"
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 /* A batch or group that is away. */
-struct request {
-	struct request *next;
+struct remote_batch {
+	struct remote_batch *next;
 	struct mixture_scores *set;
 	int id, n;
 	bool group;
@@ -17,17 +17,12 @@ struct request {
 struct client {
 	struct remote_link link;
 	struct mixture *mixture;
-	struct request *away;
+	struct remote_batch *away;
 	int next_id, turn;
 	bool in_charge;
 };
 
-static void nap(void)
-{
-	nanosleep(&(struct timespec) { .tv_nsec = 200000 }, NULL);
-}
-
-static void request_free(struct request *r)
+static void remote_batch_free(struct remote_batch *r)
 {
 	free(r->sample);
 	free(r);
@@ -39,10 +34,10 @@ static void submit(void *ctx, struct mixture_scores *s, const int *sample, const
 		   int n, bool group)
 {
 	struct client *c = ctx;
-	struct request *r = mem_zero(1, sizeof *r);
+	struct remote_batch *r = mem_zero(1, sizeof *r);
 	struct text t = remote_message(group ? REMOTE_SCORE_GROUP : REMOTE_SCORE, c->next_id, n);
 
-	*r = (struct request) { .next = c->away, .set = s, .id = c->next_id++, .n = n, .group = group };
+	*r = (struct remote_batch) { .next = c->away, .set = s, .id = c->next_id++, .n = n, .group = group };
 	r->sample = memcpy(mem_alloc((size_t)n * sizeof *sample), sample, (size_t)n * sizeof *sample);
 	c->away = r;
 	s->open_tasks++;
@@ -53,7 +48,7 @@ static void submit(void *ctx, struct mixture_scores *s, const int *sample, const
 }
 
 /* The answer's scores to where the set has them: those of the rewards that were asked. */
-static void store(const struct client *c, const struct request *r, const struct mixture_scores *got)
+static void store(const struct client *c, const struct remote_batch *r, const struct mixture_scores *got)
 {
 	struct mixture_scores *s = r->set;
 
@@ -79,7 +74,7 @@ static void take_answer(struct client *c, const char *data, size_t size)
 	struct remote_head h = remote_read_head(data, size);
 	struct mixture_scores got;
 
-	for (struct request **at = &c->away, *r; (r = *at); at = &r->next) {
+	for (struct remote_batch **at = &c->away, *r; (r = *at); at = &r->next) {
 		if (h.kind != REMOTE_SCORED || r->id != h.id)
 			continue;
 		mixture_scores_init(&got, r->n, r->set->rewards);
@@ -88,7 +83,7 @@ static void take_answer(struct client *c, const char *data, size_t size)
 		mixture_scores_free(&got);
 		r->set->open_tasks--;
 		*at = r->next;
-		request_free(r);
+		remote_batch_free(r);
 		return;
 	}
 }
@@ -112,9 +107,9 @@ static void close_client(void *ctx)
 	struct client *c = ctx;
 
 	while (c->away) {
-		struct request *r = c->away;
+		struct remote_batch *r = c->away;
 		c->away = r->next;
-		request_free(r);
+		remote_batch_free(r);
 	}
 	free(c);
 }
@@ -130,7 +125,7 @@ static struct remote_head ask(const struct remote_link *l, int server, struct te
 	l->send(l->ctx, server, question->s, question->n);
 	text_free(question);
 	while (!l->receive(l->ctx, &from, data, size))
-		nap();
+		clock_sleep(200e-6);
 	return remote_read_head(*data, *size);
 }
 
@@ -176,7 +171,7 @@ static int open_rewards(struct client *c, int set, struct err *e)
 	return 0;
 }
 
-static const struct mixture_back back = {
+static const struct mixture_backend backend = {
 	.submit = submit, .done = done, .check = check, .close = close_client
 };
 
@@ -186,7 +181,7 @@ int remote_open(struct mixture **m, const struct conf_node *root, const struct r
 	struct client *c = mem_zero(1, sizeof *c);
 
 	*c = (struct client) { .link = *link, .in_charge = in_charge, .turn = turn % link->servers };
-	if (mixture_open_over(&c->mixture, root, &back, c, e)) {
+	if (mixture_open_over(&c->mixture, root, &backend, c, e)) {
 		free(c);
 		return -1;
 	}

@@ -10,6 +10,7 @@ import threading
 
 import numpy as np
 import pytest
+import torch
 from command import ROOT, TINY, contraflow, read_lines, read_zst
 from PIL import Image
 
@@ -141,3 +142,54 @@ def test_both_ways_to_combine_learn(tmp_path, combine, weight):
         spread = np.sqrt((first.var(ddof=1) + last.var(ddof=1)) / 8)
         print(f"{combine} {name}: {first.mean():.4f} -> {last.mean():.4f} +- {spread:.4f}")
         assert last.mean() - first.mean() > 4 * spread, name
+
+
+class BlindAtTimes(torch.nn.Module):
+    """Sees a circle, unless an image's bytes add up to a multiple of `every`: then it fails."""
+
+    def __init__(self, every: int):
+        super().__init__()
+        self.every = every
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        n = images.size(0)
+        for i in range(n):
+            if int((images[i].double() * 255).round().sum().item()) % self.every == 0:
+                raise ValueError("blind")
+        return torch.tensor([[[2.0, 2.0, 9.0, 9.0]]]).expand(n, 1, 4), torch.zeros(n, 1), torch.ones(n, 1)
+
+
+@pytest.mark.parametrize("every", [3, 1], ids=["some", "all"])
+def test_left_out_of_an_evaluation(tmp_path, every):
+    """GenEval's judge fails for some of the held-out images, or for all, and the quorum lets them go on without: the numbers are
+    those of the others, or null, the checkpoints are written, and a resumed run ends as one that was never interrupted."""
+    torch.jit.script(BlindAtTimes(every)).save(str(tmp_path / "eyes.pt"))
+    (tmp_path / "classes.txt").write_text("circle\nsquare\n")
+    lines = [dict(prompt=f"a photo of a {c}", tag=c, include=[{"class": c, "count": 1}]) for c in ("circle", "square")]
+    (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(x) + "\n" for x in 9 * lines))
+    eyes = {"detector": "script", "module": str(tmp_path / "eyes.pt"), "classes": str(tmp_path / "classes.txt"), "quorum": 0.5}
+    config = write(tmp_path, "blind", {"geneval": eyes, "jpeg_compressibility": {}})
+    sets = {"prompts.train": tmp_path / "prompts.jsonl", "prompts.test": tmp_path / "prompts.jsonl", "eval.images_per_prompt": 1,
+            "eval.sampler.batch": 1, "rollout.batch": 1, "eval.every": 1, "checkpoint.every": 1, "log.grid_every": 0}  # fmt: skip
+    args = [*TINY, "--quiet", *(x for k, v in sets.items() for x in ("--set", f"{k}={v}"))]
+    for name, steps in ("whole", [3]), ("cut", [2, 3]):
+        for i, n in enumerate(steps):
+            contraflow("train", config, "--run", tmp_path / name, *args, "--set", f"train.max_steps={n}", *["--resume"][:i])
+    states = [json.loads((tmp_path / n / "checkpoints/step-00000003/state.json").read_text()) for n in ("whole", "cut")]
+    for s in states:
+        for part in s, s["before"]:
+            for k in [k for k in part if "seconds" in k]:
+                del part[k]
+    assert states[0] == states[1]
+    tensors = [read_zst(tmp_path / n / "checkpoints/step-00000003/state.safetensors.zst") for n in ("whole", "cut")]
+    assert all(np.array_equal(tensors[0][k], tensors[1][k]) for k in tensors[0])
+    for r in states[0]["before"], json.loads((tmp_path / "cut/result.json").read_text())["after"]:
+        assert (r["images"], r["unavailable"]) == (18, 0) and np.isfinite(r["reward"])
+        if every == 1:
+            assert (r["strict"], r["strict_95"], r["soft"], r["strict_images"]) == (None, None, None, 0)
+        else:
+            assert 0 < r["strict_images"] < 18
+            assert (r["tags"]["circle"]["strict"], r["tags"]["square"]["strict"], r["strict"]) == (1, 0, 0.5)
+    assert (states[0]["held_out"] is None) == (every == 1)
+    rows = read_lines(tmp_path / "whole/metrics.jsonl")
+    assert (rows[0]["eval/strict"] is None) == (every == 1) and rows[0]["eval/unavailable"] == 0

@@ -224,6 +224,8 @@ static void test_ops(void **state)
 
 	(void)state;
 	assert_true(at_item(at_sum(x)) == 21 && at_item(at_max(x)) == 6 && at_sum_squares(x) == 91);
+	assert_true(at_dims_equal(at_shape(x), DIMS(2, 3)) && !at_dims_equal(at_shape(x), DIMS(2, 4)));
+	assert_true(!at_dims_equal(at_shape(x), DIMS(2, 3, 1)) && !at_dims_equal(DIMS(2, 3, 1), at_shape(x)));
 	assert_true(at_shape_is(at_mean_keep_batch(at_reshape(x, DIMS(2, 1, 3))), DIMS(2, 1, 1)));
 	assert_true(at_item(at_select(at_mean_dim(x, 1, false), 0, 1)) == 5);
 	at_chunk(3, part, x, 1);
@@ -292,6 +294,12 @@ static void test_devices(void **state)
 	assert_string_equal(e.msg, "device 'tpu': auto, cpu or cuda");
 	assert_string_equal(at_device_name(AT_CUDA), "cuda");
 	assert_string_equal(at_device_name(AT_CPU), "cpu");
+	for (int i = 0; at_weight_dtypes[i]; i++) {
+		enum at_dtype dt;
+
+		assert_int_equal(at_dtype_parse(&dt, at_weight_dtypes[i], &e), 0);
+		assert_string_equal(at_dtype_name(dt), at_weight_dtypes[i]);
+	}
 }
 
 int main(void)

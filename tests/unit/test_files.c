@@ -107,6 +107,7 @@ static void test_trees(void **state)
 	assert_int_equal(file_mkdirs(deep, &e), 0);
 	assert_true(file_is_dir(deep));
 	assert_int_equal(file_write(file, "", 0, &e), 0);
+	assert_true(file_is_in(top, "y/f") && file_is_in(top, "y") && !file_is_in(top, "f"));
 	assert_int_equal(file_sync_tree(top, &e), 0);
 	assert_int_equal(file_mkdirs(file, &e), -1); /* a file is in the way */
 	assert_int_equal(file_remove_tree(top, &e), 0);
@@ -157,6 +158,8 @@ static void test_text(void **state)
 	assert_string_equal(text_nearest("train.max_stesp", names), "train.max_steps");
 	assert_string_equal(text_nearest("optimizer.rl", names), "optimizer.lr");
 	assert_null(text_nearest("completely", names));
+	assert_int_equal(text_index("optimizer.lr", names), 2);
+	assert_int_equal(text_index("optimizer", names), -1);
 	for (size_t i = 0; i < sizeof reals / sizeof *reals; i++) {
 		text_real(&t, reals[i]);
 		assert_true(strtod(t.s, NULL) == reals[i]);
@@ -285,6 +288,38 @@ static void test_json_numbers(void **state)
 	json_decref(j);
 }
 
+/* What JSON cannot hold is null, and comes back as NaN where a number was meant; nothing else does. */
+static void test_json_nan(void **state)
+{
+	const double bad[] = { NAN, -NAN, INFINITY, -INFINITY };
+	json_t *o = json_pack("{s:o, s:o}", "x", json_number(0.25), "n", json_null());
+	struct text t = { 0 };
+	struct err e;
+	double v = 0;
+
+	(void)state;
+	for (int i = 0; i < 4; i++) {
+		json_t *j = json_number(bad[i]);
+		assert_true(json_is_null(j));
+		json_decref(j);
+		json_add_number(&t, bad[i]);
+	}
+	json_add_number(&t, 0.1);
+	assert_string_equal(t.s, "nullnullnullnull0.1");
+	text_free(&t);
+	assert_int_equal(json_get_number(&v, o, "x", 1, "o", &e), 0);
+	assert_true(v == 0.25);
+	assert_int_equal(json_get_number(&v, o, "absent", 1, "o", &e), 0);
+	assert_true(v == 1);
+	assert_int_equal(json_get_number(&v, o, "n", 1, "o", &e), 0);
+	assert_true(isnan(v));
+	assert_int_equal(json_get_real(&v, o, "n", 1, "o", &e), -1);
+	assert_string_equal(e.msg, "o: 'n' is not a number");
+	json_object_set_new(o, "x", json_string("1"));
+	assert_int_equal(json_get_number(&v, o, "x", 1, "o", &e), -1);
+	json_decref(o);
+}
+
 /* The size is said without a pixel being decoded, and is refused before memory is asked for. */
 static void test_image_sizes(void **state)
 {
@@ -377,7 +412,7 @@ int main(void)
 		cmocka_unit_test(test_text),          cmocka_unit_test(test_json),
 		cmocka_unit_test(test_images),        cmocka_unit_test(test_jpeg_cut_short),
 		cmocka_unit_test(test_sync_of_links), cmocka_unit_test(test_json_numbers),
-		cmocka_unit_test(test_image_sizes),
+		cmocka_unit_test(test_image_sizes),   cmocka_unit_test(test_json_nan),
 	};
 	return cmocka_run_group_tests(tests, make_folder, drop_folder);
 }

@@ -210,13 +210,37 @@ static void replies(void **unused)
 	}
 }
 
+/* What a reward says of its images. */
+static void scores(void **unused)
+{
+	const double value[3] = { 0.5, NAN, -INFINITY };
+	struct reward_score out[3];
+	char longer[400];
+
+	(void)unused;
+	memset(out, 0x55, sizeof out);
+	reward_put(out, 3, value, "the judge's");
+	assert_true(out[0].ok && out[0].value == 0.5 && !out[0].why[0]);
+	for (int i = 1; i < 3; i++) {
+		assert_false(out[i].ok);
+		assert_string_equal(out[i].why, "the judge's score is not finite");
+	}
+	for (int i = 0; i < 3; i++)
+		for (int k = 0; k < REWARD_SUBS; k++)
+			assert_true(isnan(out[i].sub[k]));
+	memset(longer, 'x', sizeof longer);
+	longer[sizeof longer - 1] = '\0';
+	reward_fail(out, 3, longer);
+	assert_false(out[2].ok);
+	assert_true(isnan(out[2].value) && isnan(out[2].sub[0]));
+	assert_int_equal(strlen(out[2].why), REWARD_WHY - 1);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(base64),
-		cmocka_unit_test(replies),
-		cmocka_unit_test(children),
-		cmocka_unit_test(sockets),
+		cmocka_unit_test(base64),   cmocka_unit_test(replies), cmocka_unit_test(scores),
+		cmocka_unit_test(children), cmocka_unit_test(sockets),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -45,19 +45,19 @@ static json_t *state_json(const struct trainer *t, uint64_t data_hash)
 	     *shape = hex(lora_shape_hash(&t->policies.theta)), *data = hex(data_hash);
 	json_t *before = eval_json(&t->before);
 	json_t *j = json_pack(
-	    "{s:i, s:I, s:I, s:I, s:f, s:f, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:s, s:s, s:s, s:o}",
+	    "{s:i, s:I, s:I, s:I, s:o, s:o, s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:o, s:s, s:s, s:s, s:o}",
 	    "format", FORMAT, "step", (json_int_t)t->at.step, "stage", (json_int_t)t->at.stage, "stage_step",
-	    (json_int_t)t->at.stage_step, "stage_seconds", t->at.stage_seconds, "held_out", t->at.held_out,
-	    "epoch", (json_int_t)t->at.epoch, "images", (json_int_t)t->at.images, "skipped",
-	    (json_int_t)t->at.skipped, "unavailable", (json_int_t)t->at.unavailable, "optimizer_step",
-	    (json_int_t)t->optimizer.step, "seed", (json_int_t)t->x->run.seed, "train_seconds",
-	    t->at.train_seconds, "cpu_seconds", t->at.cpu_seconds, "base_model", base, "adapter", shape,
-	    "data", data, "before", before);
+	    (json_int_t)t->at.stage_step, "stage_seconds", json_number(t->at.stage_seconds), "held_out",
+	    json_number(t->at.held_out), "epoch", (json_int_t)t->at.epoch, "images", (json_int_t)t->at.images,
+	    "skipped", (json_int_t)t->at.skipped, "unavailable", (json_int_t)t->at.unavailable,
+	    "optimizer_step", (json_int_t)t->optimizer.step, "seed", (json_int_t)t->x->run.seed,
+	    "train_seconds", json_number(t->at.train_seconds), "cpu_seconds", json_number(t->at.cpu_seconds),
+	    "base_model", base, "adapter", shape, "data", data, "before", before);
 	json_object_set_new(j, "batches",
-			    json_pack("{s:I, s:I, s:I, s:I, s:f}", "rollout", (json_int_t)t->batches.rollout,
+			    json_pack("{s:I, s:I, s:I, s:I, s:o}", "rollout", (json_int_t)t->batches.rollout,
 				      "eval", (json_int_t)t->batches.eval, "micro",
 				      (json_int_t)t->batches.micro, "blocks", (json_int_t)t->batches.blocks,
-				      "bytes", t->batches.bytes));
+				      "bytes", json_number(t->batches.bytes)));
 	free(base);
 	free(shape);
 	free(data);
@@ -177,14 +177,14 @@ static int take_into(at_t dst, const struct st_file *f, const char *name, struct
 	return ret;
 }
 
-static int check_hash(const json_t *j, const char *key, uint64_t mine, const char *path, const char *what,
+static int check_hash(const json_t *j, const char *key, uint64_t want, const char *path, const char *what,
 		      struct err *e)
 {
-	const char *theirs;
-	char *h = hex(mine);
-	int ret = json_get_str(&theirs, j, key, "", path, e);
+	const char *stored;
+	char *h = hex(want);
+	int ret = json_get_str(&stored, j, key, "", path, e);
 
-	if (!ret && strcmp(h, theirs))
+	if (!ret && strcmp(h, stored))
 		ret = err_set(e, "%s: %s", path, what);
 	free(h);
 	return ret;
@@ -202,7 +202,7 @@ static int read_batches(struct trainer *t, const json_t *j, const char *path, st
 	    json_get_int(&b.eval, in, "eval", 0, path, e) ||
 	    json_get_int(&b.micro, in, "micro", 0, path, e) ||
 	    json_get_int(&b.blocks, in, "blocks", 0, path, e) ||
-	    json_get_real(&b.bytes, in, "bytes", 0, path, e))
+	    json_get_number(&b.bytes, in, "bytes", 0, path, e))
 		return -1;
 	if (b.rollout > 65536 || b.eval > 65536 || b.micro > 65536 || b.rollout < 0 || b.eval < 0 ||
 	    b.micro < 0 || b.blocks < 0 || !b.rollout != !b.micro || !b.rollout != !b.eval)
@@ -237,15 +237,15 @@ static int read_counters(struct trainer *t, const json_t *j, const char *path, s
 		return -1;
 	return json_get_int(&t->at.step, j, "step", 0, path, e) ||
 		       json_get_int(&t->at.stage_step, j, "stage_step", t->at.step, path, e) ||
-		       json_get_real(&t->at.stage_seconds, j, "stage_seconds", 0, path, e) ||
-		       json_get_real(&t->at.held_out, j, "held_out", 0, path, e) ||
+		       json_get_number(&t->at.stage_seconds, j, "stage_seconds", 0, path, e) ||
+		       json_get_number(&t->at.held_out, j, "held_out", 0, path, e) ||
 		       json_get_int(&t->at.epoch, j, "epoch", 0, path, e) ||
 		       json_get_int(&t->at.images, j, "images", 0, path, e) ||
 		       json_get_int(&t->at.skipped, j, "skipped", 0, path, e) ||
 		       json_get_int(&t->at.unavailable, j, "unavailable", 0, path, e) ||
 		       json_get_int(&t->optimizer.step, j, "optimizer_step", 0, path, e) ||
-		       json_get_real(&t->at.train_seconds, j, "train_seconds", 0, path, e) ||
-		       json_get_real(&t->at.cpu_seconds, j, "cpu_seconds", 0, path, e) ||
+		       json_get_number(&t->at.train_seconds, j, "train_seconds", 0, path, e) ||
+		       json_get_number(&t->at.cpu_seconds, j, "cpu_seconds", 0, path, e) ||
 		       read_batches(t, j, path, e)
 		   ? -1
 		   : eval_from_json(&t->before, json_object_get(j, "before"), path, e);

@@ -122,10 +122,7 @@ int metrics_write(struct metrics *m, int64_t step, struct err *e)
 		text_add(&line, ", ");
 		add_name(&line, m->v[i].name);
 		text_add(&line, ": ");
-		if (isfinite(m->v[i].v))
-			text_real(&line, m->v[i].v);
-		else
-			text_add(&line, "null");
+		json_add_number(&line, m->v[i].v);
 		if (m->tb && isfinite(m->v[i].v))
 			tb_scalar(m->tb, m->v[i].name, step, m->v[i].v);
 	}
