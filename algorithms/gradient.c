@@ -1,4 +1,4 @@
-/* gradient.c -- theta's forward, NFT's loss and its backward. */
+/* gradient.c -- theta's forward, the algorithm's loss and its backward. */
 #include "algorithms/gradient.h"
 #include "base/log.h"
 #include "base/mem.h"
@@ -10,19 +10,22 @@
 	8 /* CUDA graphs: a micro-batch, the last and smaller one, with and without an old policy of its own \
 	   */
 
-enum { X0, XT, T, TIMESTEP, R, WEIGHTS, ALWAYS, MOST_IN = ALWAYS + 3 + COND_TENSORS };
-enum { GRAD, POLICY, POSITIVE, NEGATIVE, DEVIATION, KL, OUT };
+/* Inputs: those that are always there, those that may be, in this order, and then the conditioning's. */
+enum { X0, EPS, XT, T, TIMESTEP, ADVANTAGE, R, WEIGHT, WEIGHTS, V_OLD, V_REF, ROW, GROUP, SLOTS };
+enum { MOST_IN = SLOTS + COND_TENSORS };
+enum { GRAD, TOLD, DEVIATION, KL, OUT };
 
 /* What the function depends on beyond tensors. */
 struct function {
 	struct gradient_task task;
-	struct cond_shape cond; /* its tensors follow the others, and then these, in this order */
-	bool has_old, has_ref, has_rows;
+	unsigned has; /* bit i: slot i is there */
+	bool pulls;   /* the reference is also what v is pulled to */
+	struct cond_shape cond;
 };
 struct gradient_replays {
 	int n;
 	int64_t replayed;
-	struct recording {
+	struct replay {
 		struct function f;
 		struct at_dims x;
 		struct at_graph *graph;
@@ -47,51 +50,99 @@ int64_t gradient_replayed(const struct gradient_replays *r)
 	return r ? r->replayed : 0;
 }
 
+static bool has(const struct function *f, int slot)
+{
+	return f->has >> slot & 1;
+}
+
+/* Inputs by their slots, NULL for those that are not there; returns the conditioning's. */
+static const at_t *take(at_t slot[SLOTS], const struct function *f, const at_t *in)
+{
+	for (int i = 0; i < SLOTS; i++)
+		slot[i] = has(f, i) ? *in++ : NULL;
+	return in;
+}
+
+/* The algorithm's view of them. */
+static struct terms terms_of(const struct function *f, const at_t slot[SLOTS], at_t v)
+{
+	at_t old = slot[V_OLD] ? slot[V_OLD] : at_detach(v);
+
+	return (struct terms) { .x0_BCHW = slot[X0],
+				.eps_BCHW = slot[EPS],
+				.xt_BCHW = slot[XT],
+				.t_B = slot[T],
+				.advantage_B = slot[ADVANTAGE],
+				.r_B = slot[R],
+				.weight_B = slot[WEIGHT],
+				.v_BCHW = v,
+				.v_old_BCHW = f->task.needs & NEEDS_OLD ? old : NULL,
+				.v_ref_BCHW = f->task.needs & NEEDS_REFERENCE ? slot[V_REF] : NULL,
+				.group_B = slot[GROUP] };
+}
+
+/* The sum of the pull to the base over the pairs that have a reference. */
+static at_t pull(const at_t slot[SLOTS], at_t v, at_t weight_B)
+{
+	at_t row = slot[ROW], d = terms_distance(row ? at_index_select(v, 0, row) : v, slot[V_REF]);
+
+	if (weight_B)
+		d = at_mul(d, row ? at_index_select(weight_B, 0, row) : weight_B);
+	return at_sum(d);
+}
+
+static at_t tell(const struct algorithm_type *type, const struct losses *l, at_t policy_B)
+{
+	at_t row[1 + ALGORITHM_NOTES] = { at_detach(policy_B) };
+	int n = 1;
+
+	for (; type->notes && type->notes[n - 1]; n++)
+		row[n] = at_detach(l->note_B[n - 1]);
+	return at_stack(n, row, 0);
+}
+
+static at_t nothing(at_t v)
+{
+	return at_zeros(DIMS(1), AT_F64, at_device_of(v));
+}
+
 static void differentiate(void *ctx, const at_t *in, at_t *out)
 {
 	const struct function *f = ctx;
 	const struct gradient_task *task = &f->task;
 	struct lora *lora = task->theta;
-	struct cond cond = cond_from(&f->cond, in + ALWAYS);
-	at_t listed[COND_TENSORS];
-	const at_t *more = in + ALWAYS + cond_tensors(&cond, listed);
-	at_t old = f->has_old ? *more++ : NULL, ref = f->has_ref ? *more++ : NULL,
-	     row = f->has_rows ? *more : NULL;
+	at_t slot[SLOTS];
+	struct cond cond = cond_from(&f->cond, take(slot, f, in));
 	struct at_scope *sc = at_begin(AT_WITH_GRAD);
 	struct pass theta = { .checkpoint_blocks = task->checkpoint_blocks };
 	struct lora_merged merged = { 0 };
 
-	if (lora_prefers_merge(lora, at_numel(in[X0]) / at_size(in[X0], 1))) {
+	if (lora_prefers_merge(lora, at_numel(slot[X0]) / at_size(slot[X0], 1))) {
 		lora_merge_grad(&merged, lora);
 		theta.merged = &merged;
 	} else {
 		theta.lora = lora;
 	}
-	at_t v = sampler_velocity(task->sampler, &theta, in[XT], in[TIMESTEP], &cond);
-	struct nft_terms terms = { .x0_BCHW = in[X0],
-				   .xt_BCHW = in[XT],
-				   .t_B = in[T],
-				   .r_B = in[R],
-				   .v_BCHW = v,
-				   .v_old_BCHW = old ? old : at_detach(v) };
-	struct nft_losses l = nft_policy_loss(task->beta, &terms);
-	at_t loss = at_mul(at_sum(l.policy_B), at_select(in[WEIGHTS], 0, 0)), kl = NULL;
+	at_t v = sampler_velocity(task->sampler, &theta, slot[XT], slot[TIMESTEP], &cond);
+	struct terms terms = terms_of(f, slot, v);
+	struct losses l = task->algorithm->loss(task->conf, &terms);
+	at_t policy_B = at_mul(l.policy_B, at_cast(slot[WEIGHT], AT_F64));
+	at_t loss = at_mul(at_sum(policy_B), at_select(slot[WEIGHTS], 0, 0)), kl = NULL;
 
-	if (ref) {
-		kl = at_sum(nft_kl(row ? at_index_select(v, 0, row) : v, ref));
-		loss = at_add(loss, at_mul(kl, at_select(in[WEIGHTS], 0, 1)));
+	if (f->pulls) {
+		kl = pull(slot, v, l.kl_weight_B);
+		loss = at_add(loss, at_mul(kl, at_select(slot[WEIGHTS], 0, 1)));
 	}
 	at_t grad_P = at_zeros(DIMS(lora->numel), AT_F32, at_device_of(v));
 	lora_backward(lora, loss, grad_P);
 	lora_merged_release(&merged);
 
 	struct at_scope *plain = at_begin(AT_NO_GRAD);
+	at_t old = terms.v_old_BCHW;
 	out[GRAD] = grad_P;
-	out[POLICY] = at_detach(l.policy_B);
-	out[POSITIVE] = at_detach(l.positive_B);
-	out[NEGATIVE] = at_detach(l.negative_B);
-	out[DEVIATION] = at_sum(nft_kl(at_detach(v), terms.v_old_BCHW));
-	out[KL] = kl ? at_detach(kl) : at_zeros(DIMS(1), AT_F64, at_device_of(v));
+	out[TOLD] = tell(task->algorithm, &l, policy_B);
+	out[DEVIATION] = old ? at_sum(terms_distance(at_detach(v), old)) : nothing(v);
+	out[KL] = kl ? at_detach(kl) : nothing(v);
 	for (int i = 0; i < OUT; i++)
 		out[i] = at_escape(plain, out[i]);
 	at_end(plain);
@@ -100,23 +151,22 @@ static void differentiate(void *ctx, const at_t *in, at_t *out)
 	at_end(sc);
 }
 
-static struct recording *find(struct gradient_replays *r, const struct function *f, int n, const at_t *in,
-			      const struct cond *c)
+static struct replay *find(struct gradient_replays *r, const struct function *f, int n, const at_t *in)
 {
-	struct at_dims x = at_shape(in[XT]);
+	at_t slot[SLOTS];
+	struct cond cond = cond_from(&f->cond, take(slot, f, in));
+	struct at_dims x = at_shape(slot[XT]);
 
 	for (int i = 0; i < r->n; i++) {
-		struct recording *v = &r->v[i];
-		if (v->f.has_old == f->has_old && v->f.has_ref == f->has_ref && at_dims_equal(v->x, x) &&
-		    cond_has_shape(c, &v->f.cond))
+		struct replay *v = &r->v[i];
+		if (v->f.has == f->has && v->f.pulls == f->pulls && at_dims_equal(v->x, x) &&
+		    cond_has_shape(&cond, &v->f.cond))
 			return v;
 	}
 	if (r->n == MOST)
 		return NULL;
-	struct recording *v = &r->v[r->n++];
-	*v = (struct recording) { .f = *f,
-				  .x = x,
-				  .graph = at_graph_new(differentiate, f, sizeof *f, n, OUT) };
+	struct replay *v = &r->v[r->n++];
+	*v = (struct replay) { .f = *f, .x = x, .graph = at_graph_new(differentiate, f, sizeof *f, n, OUT) };
 	return v;
 }
 
@@ -135,23 +185,62 @@ static double loss_scale(const struct gradient_batch *b)
 	return each > 0 && isfinite(each) ? exp2(-6 - round(log2(each))) : 1;
 }
 
+/* The inputs that there are, and what says which; returns their number. */
+static int list_inputs(at_t in[MOST_IN], struct function *f, const struct gradient_batch *b, at_t weights)
+{
+	const struct terms *m = &b->terms;
+	const at_t slot[SLOTS] = { [X0] = m->x0_BCHW,
+				   [EPS] = m->eps_BCHW,
+				   [XT] = m->xt_BCHW,
+				   [T] = m->t_B,
+				   [TIMESTEP] = b->timestep_B,
+				   [ADVANTAGE] = m->advantage_B,
+				   [R] = m->r_B,
+				   [WEIGHT] = m->weight_B,
+				   [WEIGHTS] = weights,
+				   [V_OLD] = m->v_old_BCHW,
+				   [V_REF] = b->v_ref_KCHW,
+				   [ROW] = b->v_ref_KCHW ? b->row_K : NULL,
+				   [GROUP] = m->group_B };
+	int n = 0;
+
+	f->has = 0;
+	for (int i = 0; i < SLOTS; i++)
+		if (slot[i]) {
+			f->has |= 1U << i;
+			in[n++] = slot[i];
+		}
+	f->pulls = b->v_ref_KCHW && b->weight_kl > 0;
+	f->cond = cond_shape(&b->cond);
+	return n + cond_tensors(&b->cond, in + n);
+}
+
+at_t gradient_group(const struct gradient_task *task, const struct gradient_batch *b)
+{
+	struct at_scope *sc = at_begin(AT_NO_GRAD);
+	at_t in[MOST_IN], slot[SLOTS];
+	struct function f = { .task = *task };
+	struct pass theta = { .lora = task->theta };
+
+	list_inputs(in, &f, b, NULL);
+	take(slot, &f, in);
+	at_t v = sampler_velocity(task->sampler, &theta, slot[XT], slot[TIMESTEP], &b->cond);
+	struct terms terms = terms_of(&f, slot, v);
+	return at_return(sc, at_to(task->algorithm->group(task->conf, &terms), AT_F64, AT_CPU));
+}
+
 struct gradient gradient_of(const struct gradient_task *task, struct gradient_replays *r,
 			    const struct gradient_batch *b)
 {
-	const struct nft_terms *m = &b->terms;
 	const double scale = loss_scale(b), weights[] = { b->weight_policy * scale, b->weight_kl * scale };
-	at_t w = at_to(at_from(weights, DIMS(2), AT_F64), AT_F64, at_device_of(m->xt_BCHW));
-	at_t in[MOST_IN] = { m->x0_BCHW, m->xt_BCHW, m->t_B, b->timestep_B, m->r_B, w };
-	at_t more[] = { m->v_old_BCHW, b->v_ref_KCHW, b->v_ref_KCHW ? b->row_K : NULL }, out[OUT];
-	struct function f = { *task, cond_shape(&b->cond), more[0], more[1], more[2] };
-	struct recording *v;
+	at_t w = at_to(at_from(weights, DIMS(2), AT_F64), AT_F64, at_device_of(b->terms.xt_BCHW));
+	at_t in[MOST_IN], out[OUT];
+	struct function f = { .task = *task };
+	struct replay *v;
 	const char *why;
-	int n = ALWAYS + cond_tensors(&b->cond, in + ALWAYS);
+	int n = list_inputs(in, &f, b, w);
 
-	for (size_t i = 0; i < sizeof more / sizeof *more; i++)
-		if (more[i])
-			in[n++] = more[i];
-	v = r && !f.has_rows ? find(r, &f, n, in, &b->cond) : NULL;
+	v = r && !has(&f, ROW) ? find(r, &f, n, in) : NULL;
 	if (v) {
 		r->replayed += at_graph_replays(v->graph, NULL);
 		at_graph_run(v->graph, in, out);
@@ -165,6 +254,5 @@ struct gradient gradient_of(const struct gradient_task *task, struct gradient_re
 		differentiate(&f, in, out);
 	}
 	at_mul_(out[GRAD], 1 / scale);
-	return (struct gradient) { out[GRAD],     out[POLICY],    out[POSITIVE],
-				   out[NEGATIVE], out[DEVIATION], out[KL] };
+	return (struct gradient) { out[GRAD], out[TOLD], out[DEVIATION], out[KL] };
 }

@@ -1,8 +1,8 @@
-/* nft.c -- DiffusionNFT (arXiv 2509.16117): the loss.  Shapes: B batch, C channels, H height, W width of the
- * latents. */
+/* nft.c -- DiffusionNFT (arXiv 2509.16117): the loss. */
 #include "algorithms/nft.h"
+#include <math.h>
 
-const struct field nft_fields[] = {
+static const struct field fields[] = {
 	FIELD(struct nft_conf, beta, .init = "1", .min = 1e-3, .max = 10,
 	      .doc = "strength of the implicit positive and negative policies"),
 	FIELD(struct nft_conf, kl_beta, .init = "1e-4", .min = 0, .max = 10,
@@ -15,37 +15,51 @@ const struct field nft_fields[] = {
 	FIELD_END
 };
 
-static at_t per_sample(at_t x_B)
+enum { D, R, DD, RR, RD };
+static const char *const notes[] = { "d", "r", "dd", "rr", "rd", NULL };
+static const char *const metrics[] = { "r_correlation", NULL };
+
+static struct demands demands(const void *conf, const struct advantage_conf *a)
 {
-	return at_view(x_B, DIMS(-1, 1, 1, 1));
+	const struct nft_conf *c = conf;
+
+	return (struct demands) { .needs = NEEDS_OLD,
+				  .times = a->clip,
+				  .over = c->beta,
+				  .kl = c->kl_beta,
+				  .kl_every = c->kl_every };
 }
 
-at_t nft_noised(at_t x0_BCHW, at_t eps_BCHW, at_t t_B)
+static struct losses loss(const void *conf, const struct terms *m)
 {
-	struct at_scope *s = at_begin(AT_GRAD_AS_IS);
-	at_t t_B111 = per_sample(t_B);
-	return at_return(s, at_add(at_mul(x0_BCHW, at_add(at_neg(t_B111), 1)), at_mul(eps_BCHW, t_B111)));
-}
-
-static at_t mean_but_batch(at_t x_BCHW)
-{
-	return at_mean_dim(at_flatten(x_BCHW, 1, -1), 1, false);
-}
-
-struct nft_losses nft_policy_loss(double beta, const struct nft_terms *m)
-{
+	double beta = ((const struct nft_conf *)conf)->beta;
 	at_t v = m->v_BCHW, old = m->v_old_BCHW, r = at_cast(m->r_B, AT_F64);
-	at_t plus = at_add_scaled(at_mul(v, beta), old, 1 - beta);
-	at_t minus = at_add_scaled(at_mul(old, 1 + beta), v, -beta);
-	struct nft_losses l = { .positive_B = at_x0_loss(plus, m->xt_BCHW, m->x0_BCHW, m->t_B),
-				.negative_B = at_x0_loss(minus, m->xt_BCHW, m->x0_BCHW, m->t_B) };
+	at_t plus_v = at_add_scaled(at_mul(v, beta), old, 1 - beta);
+	at_t minus_v = at_add_scaled(at_mul(old, 1 + beta), v, -beta);
+	at_t plus = at_x0_loss(plus_v, m->xt_BCHW, m->x0_BCHW, m->t_B);
+	at_t minus = at_x0_loss(minus_v, m->xt_BCHW, m->x0_BCHW, m->t_B);
+	at_t d = at_sub(at_detach(minus), at_detach(plus));
 
-	l.policy_B = at_add(at_mul(r, l.positive_B), at_mul(at_add(at_neg(r), 1), l.negative_B));
-	return l;
+	return (struct losses) {
+		.policy_B = at_add(at_mul(r, plus), at_mul(at_add(at_neg(r), 1), minus)),
+		.note_B = { [D] = d, [R] = r, [DD] = at_mul(d, d), [RR] = at_mul(r, r), [RD] = at_mul(r, d) }
+	};
 }
 
-at_t nft_kl(at_t v_BCHW, at_t v_ref_BCHW)
+static void summary(const double *sum, double n, double *metric)
 {
-	struct at_scope *s = at_begin(AT_GRAD_AS_IS);
-	return at_return(s, at_cast(mean_but_batch(at_square(at_sub(v_BCHW, v_ref_BCHW))), AT_F64));
+	double var_d = sum[DD] / n - pow(sum[D] / n, 2), var_r = sum[RR] / n - pow(sum[R] / n, 2);
+	double cov = sum[RD] / n - sum[R] / n * sum[D] / n;
+
+	*metric = var_d > 0 && var_r > 0 ? cov / sqrt(var_d * var_r) : 0;
 }
+
+const struct algorithm_type algorithm_nft = { .name = "nft",
+					      .doc = "DiffusionNFT's loss",
+					      .fields = fields,
+					      .conf_size = sizeof(struct nft_conf),
+					      .notes = notes,
+					      .metrics = metrics,
+					      .summary = summary,
+					      .demands = demands,
+					      .loss = loss };

@@ -32,6 +32,13 @@ struct rng rng_make(uint64_t seed, enum rng_purpose purpose, uint64_t epoch, uin
 	};
 }
 
+struct rng rng_make_step(uint64_t seed, enum rng_purpose purpose, uint64_t epoch, uint64_t sample,
+			 uint64_t step)
+{
+	assert(epoch < (uint64_t)1 << 32 && step < (uint64_t)1 << 16);
+	return rng_make(seed, purpose, epoch | step << 32, sample);
+}
+
 static void next_block(struct rng *r, uint32_t out[4])
 {
 	const uint32_t counter[4] = { r->index, r->hi[2], r->hi[1], r->hi[0] };

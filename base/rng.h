@@ -12,17 +12,19 @@
 enum rng_purpose {                   /* values are part of the file format: append, never renumber */
 		   RNG_PROMPTS = 1,  /* order of the prompts of an epoch */
 		   RNG_LATENT = 2,   /* initial latents of a rollout */
-		   RNG_SOLVER = 3,   /* noise inside a stochastic solver */
+		   RNG_SOLVER = 3,   /* noise inside a stochastic solver, in a rollout */
 		   RNG_SHUFFLE = 4,  /* order of the samples in an update */
 		   RNG_TIMESTEP = 5, /* which timesteps a sample is trained at, and their order */
 		   RNG_DIFFUSE = 6,  /* the noise of x_t in an update */
 		   RNG_KL = 7,       /* which samples get a reference velocity */
 		   RNG_LORA_INIT = 8,
 		   RNG_MODEL_INIT = 9,
-		   RNG_EVAL = 10,    /* initial latents of an evaluation */
-		   RNG_SCENE = 11,   /* the shapes world's scenes */
-		   RNG_CAPTION = 12, /* caption noise in pretraining */
-		   RNG_USER = 13,    /* `sample --seed` */
+		   RNG_EVAL = 10,        /* initial latents of an evaluation */
+		   RNG_SCENE = 11,       /* the shapes world's scenes */
+		   RNG_CAPTION = 12,     /* caption noise in pretraining */
+		   RNG_USER = 13,        /* `sample --seed` */
+		   RNG_EVAL_SOLVER = 14, /* noise inside a stochastic solver, in an evaluation */
+		   RNG_USER_SOLVER = 15, /* and in `sample` */
 };
 
 struct rng { /* a stream: (seed, purpose, epoch, sample) name it, index runs */
@@ -37,6 +39,10 @@ void philox4x32(const uint32_t counter[4], const uint32_t key[2], uint32_t out[4
 
 /* purpose < 2^16, epoch < 2^48, sample < 2^32. */
 struct rng rng_make(uint64_t seed, enum rng_purpose purpose, uint64_t epoch, uint64_t sample);
+/* A stream for every step of a sample.  epoch < 2^32, step < 2^16; of purposes that draw by step alone, since
+ * step 0 has rng_make's stream. */
+struct rng rng_make_step(uint64_t seed, enum rng_purpose purpose, uint64_t epoch, uint64_t sample,
+			 uint64_t step);
 uint32_t rng_u32(struct rng *r);
 double rng_uniform(struct rng *r);             /* [0, 1), 53 bits */
 uint32_t rng_below(struct rng *r, uint32_t n); /* [0, n), unbiased; n > 0 */

@@ -8,6 +8,7 @@
 #include "models/encoder.h"
 #include "sampler/replay.h"
 #include "algorithms/gradient.h"
+#include "algorithms/nft.h"
 #include "dist/startup.h"
 #include "trainer/sampling.h"
 #include <math.h>
@@ -156,6 +157,7 @@ static void make_samples(struct bench *b)
 	s->prompt = mem_zero((size_t)s->n, sizeof *s->prompt);
 	s->group = mem_zero((size_t)s->n, sizeof *s->group);
 	s->r = mem_zero((size_t)s->n, sizeof *s->r);
+	s->advantage = mem_zero((size_t)s->n, sizeof *s->advantage);
 	for (int64_t i = 0; i < s->n; i++) {
 		s->group[i] = i / b->group_size;
 		s->r[i] = (double)(i % b->group_size) / (double)(b->group_size - 1);
@@ -184,8 +186,7 @@ static int make_trainer(struct bench *b, struct err *e)
 	    make_model(b, e))
 		return -1;
 	p->dtype = dt;
-	p->shift = 3;
-	p->num_train_timesteps = 1000;
+	p->schedule = (struct schedule_conf) { .shift = 3, .num_train_timesteps = 1000 };
 	nn_move(p->transformer.net, dt, p->device);
 	if (b->vae.net.n_param) {
 		p->vae_type = &kl_autoencoder;
@@ -215,13 +216,14 @@ int bench_choose(struct bench *b, const struct bench_setting *now, struct err *e
 	gradient_replays_free(t->gradients);
 	t->gradients = now->record_update ? gradient_replays_new() : NULL;
 	t->batches = (struct batches) { .micro = now->micro, .blocks = now->checkpoint };
-	b->x.nft.kl_beta = now->kl;
+	((struct nft_conf *)b->x.algorithm_conf)->kl_beta = now->kl; /* make_experiment chose no other */
 	b->x.rollout.cuda_graphs = now->graphs;
 	if (p->vae)
 		nn_move(&b->vae.net, vae, p->device);
 	p->vae_batch = now->vae_batch;
 	at_memory_count_anew(p->device);
-	return sampler_init(&t->rollout, p, &b->x.rollout, e);
+	return sampler_init(&t->rollout, p, &b->x.rollout,
+			    DIMS(p->transformer.facts.channels, b->latent, b->latent), e);
 }
 
 int bench_open(struct bench *b, struct dist *d, struct err *e)
@@ -313,6 +315,7 @@ static void rollout(struct bench *b)
 				.batch = b->now.batch,
 				.seed = 1,
 				.purpose = RNG_LATENT,
+				.steps = RNG_SOLVER,
 				.x0_NCHW = b->s.x0_NCHW,
 				.cond = condition,
 				.cond_ctx = b };

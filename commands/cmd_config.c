@@ -60,6 +60,12 @@ static void all_tables(bool docs)
 		    "count the steps of the stage.\n\n");
 	for (const struct experiment_section *s = experiment_sections; s->name; s++)
 		table(&t, docs, s->doc, s->fields, s->name);
+	for (int i = 0; algorithms[i]; i++) {
+		char *title = mem_printf("Algorithm `%s`: %s", algorithms[i]->name, algorithms[i]->doc);
+
+		table(&t, docs, title, algorithms[i]->fields, algorithms[i]->name);
+		free(title);
+	}
 	mixture_fields(NULL, every);
 	table(&t, docs, "Every entry of `rewards`", every, "rewards.NAME");
 	for (int i = 0; reward_types[i]; i++) {

@@ -11,7 +11,7 @@
 
 struct eval_options {
 	const char *prompts, *out, *config;
-	int64_t per, seed, height, width, reward_ranks;
+	int64_t per, seed, reward_ranks;
 	bool quiet;
 };
 
@@ -46,8 +46,8 @@ static int tell(const struct eval_result *result, const char *out, struct err *e
 	return ret;
 }
 
-static int score(struct dist *d, struct session *s, const struct eval_options *r, int64_t batch,
-		 struct err *e)
+static int score(struct dist *d, struct session *s, const struct session_options *o,
+		 const struct eval_options *r, struct err *e)
 {
 	struct prompts prompts = { 0 };
 	struct eval_result result = { 0 };
@@ -72,9 +72,9 @@ static int score(struct dist *d, struct session *s, const struct eval_options *r
 				       .mixture = m,
 				       .prompts = &prompts,
 				       .images_per_prompt = r->per,
-				       .batch = batch,
-				       .height = r->height,
-				       .width = r->width,
+				       .batch = o->batch,
+				       .height = o->height,
+				       .width = o->width,
 				       .seed = (uint64_t)r->seed };
 		ret = evaluate(&v, &s->pass, &result, e);
 	}
@@ -93,7 +93,7 @@ static int evaluate_session(struct dist *d, const struct session_options *o, con
 	int ret = dist_agree(d, session_open(&s, d, o, "eval", e), e);
 
 	if (!ret) {
-		ret = score(d, &s, r, o->batch, e);
+		ret = score(d, &s, o, r, e);
 		session_close(&s);
 	}
 	reward_ranks_dismiss(d);
@@ -112,8 +112,6 @@ static int run(int argc, char **argv, struct err *e)
 		  "use the section `rewards` of this file (default: geneval)" },
 		{ "images-per-prompt", 'i', &r.per, "N", "images per prompt (default 1)" },
 		{ "seed", 'i', &r.seed, "N", "seed of the noise (default 0)" },
-		{ "height", 'i', &r.height, "PIXELS", "image height (default: the model's own)" },
-		{ "width", 'i', &r.width, "PIXELS", "image width (default: the model's own)" },
 		{ "reward-ranks", 'i', &r.reward_ranks, "N",
 		  "the last N ranks only score what the others sample (default 0)" },
 		{ "quiet", 'f', &r.quiet, NULL, "print no progress" },

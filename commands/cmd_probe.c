@@ -18,7 +18,7 @@
 
 struct probe {
 	const char *component, *dir, *in, *out, *dtype_name, *device_name;
-	int64_t t5_length, steps, batch;
+	int64_t t5_length, steps, batch, tokens;
 	double shift;
 	bool taps;
 	enum at_dtype dtype;
@@ -278,13 +278,14 @@ static int text(struct probe *p, bool ids_only, struct err *e)
 static int schedule(struct probe *p, struct err *e)
 {
 	char *folder = file_join(p->dir, "scheduler"), *path = file_join(folder, "scheduler_config.json");
-	double shift = 1;
-	int64_t train_steps = 1000;
-	int ret = pipeline_read_scheduler(&shift, &train_steps, path, e);
+	struct schedule_conf c;
+	int ret = schedule_conf_read(&c, path, e);
 	struct schedule s;
 
+	if (!ret && c.dynamic && !(p->shift > 0) && p->tokens < 1)
+		ret = err_set(e, "%s: the shift depends on the image's size: give --tokens or --shift", path);
 	if (!ret) {
-		schedule_init(&s, p->shift > 0 ? p->shift : shift, train_steps, (int)p->steps, false);
+		schedule_init(&s, &c, GRID_TRAIN, MU_LINEAR, p->shift, (int)p->steps, p->tokens, false);
 		output(p, "timesteps", at_from(s.t, DIMS(s.steps), AT_F64));
 		output(p, "sigmas", at_from(s.sigma, DIMS(s.steps + 1), AT_F64));
 		schedule_free(&s);
@@ -376,6 +377,8 @@ static int run(int argc, char **argv, struct err *e)
 		{ "batch", 'i', &p.batch, "N", "for vae-decode: images at a time (default 1)" },
 		{ "steps", 'i', &p.steps, "N", "for schedule: sampling steps (default 40)" },
 		{ "shift", 'r', &p.shift, "X", "for schedule: timestep shift (default: the model's)" },
+		{ "tokens", 'i', &p.tokens, "N",
+		  "for schedule: image tokens, if the model's schedule depends on them" },
 		{ NULL, 0, NULL, NULL, NULL },
 	};
 	struct dist d;

@@ -10,23 +10,20 @@
 
 struct sample_options {
 	struct option_list prompts;
-	int64_t seed, per, cols, zoom, height, width;
+	int64_t seed, per, cols, zoom;
 	const char *latents, *save_latents, *out;
 };
 
 /* Initial latents: from a file's tensor `latents`, else noise keyed by seed and image. */
-static int start(at_t *x, const struct session *s, const struct sample_options *r, int n, struct err *e)
+static int start(at_t *x, const struct session *s, const struct sample_options *r, const int64_t *id, int n,
+		 struct err *e)
 {
-	struct at_dims chw = pipeline_latent_shape(&s->pipeline, r->height, r->width);
+	struct at_dims chw = s->latent_CHW;
 	struct st_file f;
 	int ret;
 
 	if (!r->latents) {
-		int64_t *id = mem_zero((size_t)n, sizeof *id);
-		for (int i = 0; i < n; i++)
-			id[i] = i;
 		*x = sampler_noise(&s->pipeline, (uint64_t)r->seed, RNG_USER, 0, id, n, chw);
-		free(id);
 		return 0;
 	}
 	if (st_open(&f, r->latents, e))
@@ -58,19 +55,25 @@ static int sample(struct session *s, const struct sample_options *r, int64_t bat
 	struct at_scope *sc = at_begin(AT_NO_GRAD);
 	int n = r->prompts.n * (int)r->per, ret = -1;
 	const char **prompt = mem_zero((size_t)n, sizeof *prompt);
+	int64_t *id = mem_zero((size_t)n, sizeof *id);
 	at_t noise, *part = mem_zero((size_t)n, sizeof *part);
 	int parts = 0;
 
-	for (int i = 0; i < n; i++)
+	for (int i = 0; i < n; i++) {
 		prompt[i] = r->prompts.v[i / r->per];
-	if (start(&noise, s, r, n, e))
+		id[i] = i;
+	}
+	if (start(&noise, s, r, id, n, e))
 		goto out;
 	for (int64_t at = 0; at < n; at += batch) {
 		int k = (int)(n - at < batch ? n - at : batch);
 		struct cond c = { 0 };
 		if (pipeline_encode(&s->pipeline, prompt + at, k, &c, e))
 			goto out;
-		part[parts++] = sampler_run(&s->sampler, &s->pass, at_narrow(noise, 0, at, k), &c);
+		struct sampler_steps steps = { .seed = (uint64_t)r->seed,
+					       .purpose = RNG_USER_SOLVER,
+					       .id = id + at };
+		part[parts++] = sampler_run(&s->sampler, &s->pass, at_narrow(noise, 0, at, k), &c, &steps);
 	}
 	at_t x0 = at_cat(parts, part, 0);
 	if (r->save_latents) {
@@ -81,6 +84,7 @@ static int sample(struct session *s, const struct sample_options *r, int64_t bat
 	ret = r->out ? write_grid(r, pipeline_images(&s->pipeline, x0), e) : 0;
 out:
 	free(prompt);
+	free(id);
 	free(part);
 	at_end(sc);
 	return ret;
@@ -96,8 +100,6 @@ static int run(int argc, char **argv, struct err *e)
 		{ "prompt", 'm', &r.prompts, "TEXT", "the prompt; may be repeated" },
 		{ "per-prompt", 'i', &r.per, "N", "images per prompt (default 1)" },
 		{ "seed", 'i', &r.seed, "N", "seed of the noise (default 0)" },
-		{ "height", 'i', &r.height, "PIXELS", "image height (default: the model's own)" },
-		{ "width", 'i', &r.width, "PIXELS", "image width (default: the model's own)" },
 		{ "latents", 's', &r.latents, "FILE",
 		  "start from the tensor `latents` of a safetensors file" },
 		{ "save-latents", 's', &r.save_latents, "FILE",

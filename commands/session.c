@@ -18,6 +18,10 @@ static int check(const struct session_options *o, const char *command, struct er
 	if (o->t5_length < 0 || o->t5_length > 4096) /* 0: not given */
 		return err_set(e, "%s: --t5-length %lld: must be in [1, 4096]", command,
 			       (long long)o->t5_length);
+	if (o->height < 0 || o->height > 16384 || o->width < 0 || o->width > 16384)
+		return err_set(e, "%s: --height and --width must be in [0, 16384]", command);
+	if (o->eta != -1 && !(o->eta >= 0 && o->eta <= 100)) /* -1: not given */
+		return err_set(e, "%s: --eta %g: must be in [0, 100]", command, o->eta);
 	return 0;
 }
 
@@ -44,6 +48,17 @@ int session_open(struct session *s, struct dist *d, const struct session_options
 	enum at_dtype dt, vae;
 
 	*s = (struct session) { 0 };
+	struct sampler_conf c = { .solver = (char *)(uintptr_t)o->solver,
+				  .steps = o->steps,
+				  .guidance = o->guidance,
+				  .negative = (char *)(uintptr_t)o->negative,
+				  .shift = o->shift,
+				  .eta = o->eta,
+				  .timesteps = (char *)(uintptr_t) "float",
+				  .batch = o->batch,
+				  .cuda_graphs = true };
+	if (sampler_check(&c, e))
+		return err_in(e, "%s", command);
 	if (check(o, command, e) || at_dtype_parse(&dt, o->dtype, e) ||
 	    at_dtype_parse(&vae, o->vae_dtype, e) || startup_device(&dev, o->device, d, e))
 		return -1;
@@ -65,15 +80,8 @@ int session_open(struct session *s, struct dist *d, const struct session_options
 		return -1;
 	if (o->lora && merge(s, o->lora, e))
 		goto out;
-	struct sampler_conf c = { .solver = (char *)(uintptr_t)o->solver,
-				  .steps = o->steps,
-				  .guidance = o->guidance,
-				  .negative = (char *)(uintptr_t)o->negative,
-				  .shift = o->shift,
-				  .timesteps = (char *)(uintptr_t) "float",
-				  .batch = o->batch,
-				  .cuda_graphs = true };
-	if (sampler_init(&s->sampler, &s->pipeline, &c, e))
+	s->latent_CHW = pipeline_latent_shape(&s->pipeline, o->height, o->width);
+	if (sampler_init(&s->sampler, &s->pipeline, &c, s->latent_CHW, e))
 		goto out;
 	return 0;
 out:

@@ -9,24 +9,27 @@
 
 struct session_options {
 	const char *model, *lora, *solver, *negative, *dtype, *vae_dtype, *device, *text_cache;
-	int64_t steps, batch, threads, t5_length, vae_batch;
-	double guidance, shift;
+	int64_t steps, batch, threads, t5_length, vae_batch, height, width;
+	double guidance, shift, eta;
 };
 #define SESSION_DEFAULTS                                                                                     \
 	{                                                                                                    \
 		.solver = "euler", .dtype = "float32", .vae_dtype = "float32", .vae_batch = 1,               \
-		.device = "auto", .steps = 40, .batch = 32, .guidance = 1                                    \
+		.device = "auto", .steps = 40, .batch = 32, .guidance = 1, .eta = -1                         \
 	}
 /* The rows of an option table that fill a struct session_options o. */
 #define SESSION_OPTIONS(o)                                                                                   \
 	{ "model", 's', &(o).model, "DIR", "the model directory (default: the one of --lora's run)" },       \
 	    { "lora", 's', &(o).lora, "PATH",                                                                \
 	      "an adapter (PEFT, diffusers, kohya), a checkpoint or a run" },                                \
-	    { "solver", 's', &(o).solver, "NAME", "euler or dpm2 (default euler)" },                         \
+	    { "solver", 's', &(o).solver, "NAME", SOLVER_CHOICES " with a slash in it (default euler)" },    \
+	    { "eta", 'r', &(o).eta, "X", "noise that a stochastic solver adds (default: its own)" },         \
 	    { "steps", 'i', &(o).steps, "N", "sampling steps (default 40)" },                                \
 	    { "guidance", 'r', &(o).guidance, "X", "classifier-free guidance scale (default 1: none)" },     \
 	    { "negative", 's', &(o).negative, "TEXT", "negative prompt (default: empty)" },                  \
 	    { "shift", 'r', &(o).shift, "X", "timestep shift (default: the model's)" },                      \
+	    { "height", 'i', &(o).height, "PIXELS", "image height (default: the model's own)" },             \
+	    { "width", 'i', &(o).width, "PIXELS", "image width (default: the model's own)" },                \
 	    { "batch", 'i', &(o).batch, "N", "images at a time (default 32)" },                              \
 	    { "t5-length", 'i', &(o).t5_length, "N", "prompt length for T5, in tokens (default 256)" },      \
 	    { "text-cache", 's', &(o).text_cache, "DIR",                                                     \
@@ -47,6 +50,7 @@ struct session {
 	struct sampler sampler;
 	struct lora_merged merged;
 	struct pass pass;
+	struct at_dims latent_CHW; /* of an image of the size asked for */
 };
 /* After startup_threads, which has `threads`. */
 int session_open(struct session *s, struct dist *d, const struct session_options *o, const char *command,

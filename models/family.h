@@ -6,6 +6,7 @@
 #ifndef FAMILY_H
 #define FAMILY_H
 #include "models/encoder.h"
+#include "models/schedule_conf.h"
 #include "models/transformer.h"
 
 struct family {
@@ -14,7 +15,9 @@ struct family {
 	/* By the class of the folder text_encoder; NULL-terminated. */
 	const struct text_encoder_type *const *text;
 	const struct autoencoder_type *const *vae; /* by the class of the folder vae; NULL-terminated */
-	const char *negative;                      /* the prompt that guidance leads away from unless told */
+	enum schedule_grid grid;                   /* of its noise levels; scheduler/ has the rest */
+	enum schedule_mu mu;
+	const char *negative; /* the prompt that guidance leads away from unless told */
 	/* Guidance of scale g from the velocities with and without the prompt; NULL: v0 + g (v1 - v0). */
 	at_t (*guide)(at_t v1, at_t v0, double g);
 };

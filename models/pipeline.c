@@ -147,27 +147,6 @@ static int read_index(struct pipeline *p, const struct text_encoder_type **text,
 	return ret;
 }
 
-int pipeline_read_scheduler(double *shift, int64_t *train_steps, const char *path, struct err *e)
-{
-	json_t *o = json_read(path, e);
-	bool dynamic = false;
-	int ret = -1;
-
-	if (!o || json_get_real(shift, o, "shift", 1, path, e) ||
-	    json_get_int(train_steps, o, "num_train_timesteps", 1000, path, e) ||
-	    json_get_bool(&dynamic, o, "use_dynamic_shifting", false, path, e))
-		goto out;
-	if (dynamic)
-		err_set(e, "%s: use_dynamic_shifting is set: only a fixed shift is supported", path);
-	else if (!(*shift > 0) || *train_steps < 1)
-		err_set(e, "%s: shift and num_train_timesteps must be above 0", path);
-	else
-		ret = 0;
-out:
-	json_decref(o);
-	return ret;
-}
-
 int pipeline_write_index(const char *dir, const char *text_class, const char *vae_class, double shift,
 			 struct err *e)
 {
@@ -238,8 +217,7 @@ int pipeline_open(struct pipeline *p, const struct pipeline_options *o, struct e
 				 .device = o->device,
 				 .dtype = o->dtype,
 				 .vae_batch = o->vae_batch ? o->vae_batch : 1 };
-	ret = read_index(p, &text, index, e) ||
-		      pipeline_read_scheduler(&p->shift, &p->num_train_timesteps, scheduler, e) ||
+	ret = read_index(p, &text, index, e) || schedule_conf_read(&p->schedule, scheduler, e) ||
 		      open_parts(p, text, o, e)
 		  ? -1
 		  : 0;
@@ -270,6 +248,13 @@ struct at_dims pipeline_latent_shape(const struct pipeline *p, int64_t height, i
 
 	return DIMS(f->channels, height ? height / scale : f->default_side,
 		    width ? width / scale : f->default_side);
+}
+
+int64_t pipeline_tokens(const struct pipeline *p, struct at_dims latent_CHW)
+{
+	const struct transformer *t = &p->transformer;
+
+	return t->type->tokens(t->m, latent_CHW.d[1], latent_CHW.d[2]);
 }
 
 int pipeline_encode(const struct pipeline *p, const char *const *prompts, int n, struct cond *out,

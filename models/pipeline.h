@@ -10,6 +10,7 @@
 #include "models/family.h"
 #include "models/text/conditioner.h"
 #include "models/lora/lora.h"
+#include "models/schedule_conf.h"
 
 struct pipeline {
 	char *dir;
@@ -18,8 +19,7 @@ struct pipeline {
 	struct conditioner *text;
 	const struct autoencoder_type *vae_type;
 	void *vae;
-	double shift; /* scheduler/scheduler_config.json */
-	int64_t num_train_timesteps;
+	struct schedule_conf schedule; /* scheduler/scheduler_config.json */
 	enum at_device device;
 	enum at_dtype dtype;
 	int64_t vae_batch;
@@ -43,6 +43,8 @@ const struct text_encoder_type *pipeline_text_type(const char *dir, struct err *
 
 /* The latents of an image of height x width pixels (0: the transformer's sample_size): without the batch. */
 struct at_dims pipeline_latent_shape(const struct pipeline *p, int64_t height, int64_t width);
+/* What the transformer makes of latents of that shape: the number that a dynamic schedule depends on. */
+int64_t pipeline_tokens(const struct pipeline *p, struct at_dims latent_CHW);
 
 /* The text encoders are the larger part of a model: with a cache, conditioner_rest(p->text) frees them once
  * every prompt is known. */
@@ -57,8 +59,6 @@ at_t pipeline_velocity(const struct pipeline *p, const struct pass *pass, at_t x
 at_t pipeline_pixels(const struct pipeline *p, at_t latents_BChw);
 at_t pipeline_images(const struct pipeline *p, at_t latents_BChw);
 
-/* scheduler_config.json: a FlowMatchEulerDiscreteScheduler with a fixed shift. */
-int pipeline_read_scheduler(double *shift, int64_t *train_steps, const char *path, struct err *e);
 /* model_index.json and scheduler/scheduler_config.json of a new model directory; the parts save themselves.
  */
 int pipeline_write_index(const char *dir, const char *text_class, const char *vae_class, double shift,

@@ -6,10 +6,15 @@
 static const char *const timestep_names[] = { "float", "integer", NULL };
 
 const struct field_word batch_words[] = { { "auto", 0 }, { NULL, 0 } };
+static const struct field_word eta_words[] = { { "auto", -1 }, { NULL, 0 } };
 
 #define SAMPLER_FIELDS(SOLVER, STEPS)                                                                        \
-	FIELD(struct sampler_conf, solver, .init = SOLVER, .choices = solver_names,                          \
-	      .doc = "solver that integrates the flow"),                                                     \
+	FIELD(struct sampler_conf, solver, .init = SOLVER, .choices = solver_names, .or_path = true,         \
+	      .doc =                                                                                         \
+		  "solver that integrates the flow: one of these, or the path of a plug-in, with a slash "   \
+		  "in it (docs/extending.md)"),                                                              \
+	    FIELD(struct sampler_conf, eta, .init = "auto", .min = 0, .max = 100, .words = eta_words,        \
+		  .doc = "how much noise a stochastic solver adds; 0: none; auto: the solver's own amount"), \
 	    FIELD(struct sampler_conf, steps, .init = STEPS, .min = 1, .max = 1000, .unit = "steps",         \
 		  .doc = "noise levels of the sampling schedule"),                                           \
 	    FIELD(struct sampler_conf, guidance, .init = "1", .min = 0, .max = 100,                          \
@@ -35,15 +40,61 @@ const struct field rollout_fields[] = {
 };
 const struct field eval_sampler_fields[] = { SAMPLER_FIELDS("euler", "40"), FIELD_END };
 
-int sampler_init(struct sampler *s, const struct pipeline *p, const struct sampler_conf *c, struct err *e)
+static const struct solver_type *open_solver(const struct sampler_conf *c, struct err *e)
 {
-	*s = (struct sampler) { .pipeline = p, .guidance = c->guidance };
-	if (!(s->solver = solver_find(c->solver, e)))
+	const struct solver_type *type = solver_open(c->solver, e);
+
+	if (!type) {
+		err_in(e, "solver");
+	} else if (c->eta > 0 && type->strength == 0) {
+		err_set(e, "eta: solver %s adds no noise, so it cannot be %g", c->solver, c->eta);
+		solver_close(type);
+		type = NULL;
+	}
+	return type;
+}
+
+int sampler_check(const struct sampler_conf *c, struct err *e)
+{
+	const struct solver_type *type = open_solver(c, e);
+
+	solver_close(type);
+	return type ? 0 : -1;
+}
+
+static struct solver solver_of(const struct sampler *s)
+{
+	return (struct solver) { .type = s->solver,
+				 .steps = s->schedule.steps,
+				 .sigma = s->schedule.sigma,
+				 .eta = s->eta,
+				 .noisy_from = s->noisy_from,
+				 .noisy_to = s->noisy_to };
+}
+
+struct transition sampler_law(const struct sampler *s, int i)
+{
+	struct solver solver = solver_of(s);
+
+	return s->solver->law(&solver, i);
+}
+
+int sampler_init(struct sampler *s, const struct pipeline *p, const struct sampler_conf *c,
+		 struct at_dims latent_CHW, struct err *e)
+{
+	*s = (struct sampler) { .pipeline = p, .guidance = c->guidance, .noisy_to = (int)c->steps };
+	if (!(s->solver = open_solver(c, e)))
 		return -1;
+	s->eta = c->eta < 0 ? s->solver->strength : c->eta;
+	schedule_init(&s->schedule, &p->schedule, p->family->grid, p->family->mu, c->shift, (int)c->steps,
+		      pipeline_tokens(p, latent_CHW), !strcmp(c->timesteps, "integer"));
+	struct solver solver = solver_of(s);
+	if (solver_check(&solver, e)) {
+		sampler_release(s);
+		return -1;
+	}
 	if (c->cuda_graphs)
 		s->replays = replays_new();
-	schedule_init(&s->schedule, c->shift > 0 ? c->shift : p->shift, p->num_train_timesteps, (int)c->steps,
-		      !strcmp(c->timesteps, "integer"));
 	if (c->guidance != 1 && !p->transformer.facts.guided) {
 		struct at_scope *sc = at_begin(AT_NO_GRAD);
 		struct cond none = { 0 };
@@ -65,6 +116,7 @@ int sampler_init(struct sampler *s, const struct pipeline *p, const struct sampl
 void sampler_release(struct sampler *s)
 {
 	replays_free(s->replays);
+	solver_close(s->solver);
 	schedule_free(&s->schedule);
 	cond_free(&s->negative);
 	*s = (struct sampler) { 0 };
@@ -102,64 +154,110 @@ at_t sampler_still_velocity(const struct sampler *s, const struct pass *pass, at
 					: sampler_velocity(s, pass, x_BCHW, t_B, c));
 }
 
-/* What the solver's velocity callback needs of one batch. */
+/* What the solver's callbacks need of one batch. */
 struct run {
 	const struct sampler *sampler;
 	const struct pass *pass;
 	const struct cond *cond;
+	const struct sampler_steps *steps;
 };
 
-static at_t velocity_at_step(void *ctx, int i, at_t x_BCHW)
+static at_t velocity_at_level(void *ctx, double sigma, at_t x_BCHW)
 {
 	struct run *r = ctx;
 	struct at_scope *sc = at_begin(AT_NO_GRAD);
-	at_t t_B = at_full(DIMS(at_size(x_BCHW, 0)), r->sampler->schedule.t[i], AT_F32,
+	at_t t_B = at_full(DIMS(at_size(x_BCHW, 0)), schedule_t(&r->sampler->schedule, sigma), AT_F32,
 			   r->sampler->pipeline->device);
 	return at_return(sc, sampler_still_velocity(r->sampler, r->pass, x_BCHW, t_B, r->cond));
 }
 
-at_t sampler_run(const struct sampler *s, const struct pass *pass, at_t noise_BCHW, const struct cond *c)
+static at_t noise_of_step(void *ctx, int i, at_t x_BCHW)
 {
-	struct run r = { .sampler = s, .pass = pass, .cond = c };
-	struct solver solver = { .type = s->solver,
-				 .steps = s->schedule.steps,
-				 .sigma = s->schedule.sigma,
-				 .velocity = velocity_at_step,
-				 .ctx = &r };
+	struct run *r = ctx;
+	struct at_dims d = at_shape(x_BCHW);
+
+	return sampler_step_noise(r->sampler->pipeline, r->steps, i, (int)d.d[0],
+				  DIMS(d.d[1], d.d[2], d.d[3]));
+}
+
+static void record_step(void *ctx, int i, at_t x_BCHW, at_t next_BCHW)
+{
+	struct run *r = ctx;
+
+	r->steps->record(r->steps->ctx, i, x_BCHW, next_BCHW);
+}
+
+at_t sampler_run(const struct sampler *s, const struct pass *pass, at_t noise_BCHW, const struct cond *c,
+		 const struct sampler_steps *steps)
+{
+	struct run r = { .sampler = s, .pass = pass, .cond = c, .steps = steps };
+	struct solver solver = solver_of(s);
+
+	solver.velocity = velocity_at_level;
+	solver.ctx = &r;
+	if (steps) {
+		solver.stop = steps->stop;
+		solver.noise = noise_of_step;
+		solver.record = steps->record ? record_step : NULL;
+	}
 	return solver_run(&solver, noise_BCHW);
 }
 
-struct noise {
+/* Normals into rows of `each` numbers: one stream a sample. */
+struct draw {
 	uint64_t seed, epoch;
 	enum rng_purpose purpose;
+	bool by_step;
+	uint64_t step;
 	const int64_t *id;
 	float *v;
 	size_t each;
 };
 
-static void draw(void *ctx, int64_t from, int64_t to)
+static void draw_rows(void *ctx, int64_t from, int64_t to)
 {
-	const struct noise *c = ctx;
+	const struct draw *c = ctx;
 
 	for (int64_t i = from; i < to; i++) {
-		struct rng r = rng_make(c->seed, c->purpose, c->epoch, (uint64_t)c->id[i]);
+		uint64_t id = (uint64_t)c->id[i];
+		struct rng r = c->by_step ? rng_make_step(c->seed, c->purpose, c->epoch, id, c->step)
+					  : rng_make(c->seed, c->purpose, c->epoch, id);
 		rng_normals(&r, c->v + c->each * (size_t)i, c->each);
 	}
+}
+
+static at_t draw(const struct pipeline *p, struct draw c, int n, struct at_dims shape_CHW)
+{
+	struct at_scope *sc = at_begin(AT_NO_GRAD);
+	struct at_dims shape = { .n = shape_CHW.n + 1, .d = { n } };
+
+	c.each = 1;
+	for (int i = 0; i < shape_CHW.n; i++) {
+		shape.d[i + 1] = shape_CHW.d[i];
+		c.each *= (size_t)shape_CHW.d[i];
+	}
+	at_t noise = at_pinned(shape, AT_F32, p->device);
+	c.v = at_f32(noise);
+	at_parallel(n, 1, draw_rows, &c);
+	return at_return(sc, at_send(noise, p->device));
 }
 
 at_t sampler_noise(const struct pipeline *p, uint64_t seed, enum rng_purpose purpose, uint64_t epoch,
 		   const int64_t *id, int n, struct at_dims shape_CHW)
 {
-	struct at_scope *sc = at_begin(AT_NO_GRAD);
-	struct at_dims shape = { .n = shape_CHW.n + 1, .d = { n } };
-	size_t each = 1;
+	return draw(p, (struct draw) { .seed = seed, .epoch = epoch, .purpose = purpose, .id = id }, n,
+		    shape_CHW);
+}
 
-	for (int i = 0; i < shape_CHW.n; i++) {
-		shape.d[i + 1] = shape_CHW.d[i];
-		each *= (size_t)shape_CHW.d[i];
-	}
-	at_t noise = at_pinned(shape, AT_F32, p->device);
-	struct noise c = { seed, epoch, purpose, id, at_f32(noise), each };
-	at_parallel(n, 1, draw, &c);
-	return at_return(sc, at_send(noise, p->device));
+at_t sampler_step_noise(const struct pipeline *p, const struct sampler_steps *k, int i, int n,
+			struct at_dims shape_CHW)
+{
+	return draw(p,
+		    (struct draw) { .seed = k->seed,
+				    .epoch = k->epoch,
+				    .purpose = k->purpose,
+				    .by_step = true,
+				    .step = (uint64_t)i,
+				    .id = k->id },
+		    n, shape_CHW);
 }

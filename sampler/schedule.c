@@ -1,27 +1,75 @@
 #include "sampler/schedule.h"
 #include "base/mem.h"
+#include <assert.h>
 #include <math.h>
 #include <stdlib.h>
 
-static double shifted(double u, double shift)
+/* f of the schedule: one of two. */
+struct shift {
+	bool dynamic;
+	double s, m;
+};
+
+static double shifted(const struct shift *f, double u)
 {
-	return shift * u / (1 + (shift - 1) * u);
+	return f->dynamic ? f->m / (f->m + (1 / u - 1)) : f->s * u / (1 + (f->s - 1) * u);
 }
 
-void schedule_init(struct schedule *s, double shift, int64_t train_steps, int steps, bool integer_timesteps)
+static double mu_of(const struct schedule_conf *c, enum schedule_mu mu, int steps, int64_t tokens)
 {
-	double low = shifted(1.0 / (double)train_steps, shift);
+	double N = (double)tokens;
 
-	s->steps = steps;
+	if (mu == MU_FLUX2) {
+		double hi = 0.00016927 * N + 0.45666666, lo = 8.73809524e-05 * N + 1.89833333;
+
+		return tokens > 4300 ? hi : hi + (hi - lo) * (steps - 200) / 190;
+	}
+	return c->base_shift + (c->max_shift - c->base_shift) * (N - (double)c->base_image_seq_len) /
+				   (double)(c->max_image_seq_len - c->base_image_seq_len);
+}
+
+static struct shift shift_of(const struct schedule_conf *c, enum schedule_mu mu, double fixed, int steps,
+			     int64_t tokens)
+{
+	if (fixed > 0 || !c->dynamic)
+		return (struct shift) { .s = fixed > 0 ? fixed : c->shift };
+	assert(tokens > 0);
+	double m = mu_of(c, mu, steps, tokens);
+	return (struct shift) { .dynamic = true, .m = c->linear ? m : exp(m) };
+}
+
+/* Levels 0 .. steps - 1 moved so that the last is `to`, and 1 stays. */
+static void stretch(struct schedule *s, double to)
+{
+	double k = (1 - to) / (1 - s->sigma[s->steps - 1]);
+
+	for (int i = 0; i < s->steps; i++)
+		s->sigma[i] = 1 - (1 - s->sigma[i]) * k;
+}
+
+double schedule_t(const struct schedule *s, double sigma)
+{
+	double t = 1000.0 * sigma;
+
+	return s->integer ? floor(t + 1e-9) : t; /* a hair above, so that 1000 * 0.9 counts as 900 */
+}
+
+void schedule_init(struct schedule *s, const struct schedule_conf *c, enum schedule_grid grid,
+		   enum schedule_mu mu, double shift, int steps, int64_t tokens, bool integer)
+{
+	struct shift f = shift_of(c, mu, shift, steps, tokens);
+	double first = 1.0 / (double)c->num_train_timesteps;
+	double low = grid == GRID_STEPS ? 1.0 / steps : f.dynamic ? first : shifted(&f, first);
+
+	*s = (struct schedule) { .steps = steps, .integer = integer };
 	s->sigma = mem_zero((size_t)steps + 1, sizeof(double));
 	s->t = mem_zero((size_t)steps, sizeof(double));
-	for (int i = 0; i < steps; i++) {
-		double u = steps == 1 ? 1.0 : 1.0 + (low - 1.0) * i / (steps - 1);
-		s->sigma[i] = shifted(u, shift);
-		s->t[i] = 1000.0 * s->sigma[i];
-		if (integer_timesteps) /* a hair above, so that 1000 * 0.9 counts as 900 */
-			s->t[i] = floor(s->t[i] + 1e-9);
-	}
+	for (int i = 0; i < steps; i++)
+		s->sigma[i] = shifted(&f, steps == 1 ? 1.0 : 1.0 + (low - 1.0) * i / (steps - 1));
+	if (c->shift_terminal > 0 && steps > 1)
+		stretch(s, c->shift_terminal);
+	for (int i = 0; i < steps; i++)
+		s->t[i] = schedule_t(s, s->sigma[i]);
 }
 
 void schedule_free(struct schedule *s)

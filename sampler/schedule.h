@@ -1,22 +1,37 @@
 /*
- * schedule.h -- the noise levels of a sampling run.
+ * schedule.h -- the noise levels of a sampling run, as diffusers' FlowMatchEulerDiscreteScheduler and its
+ * pipelines have them.
  *
- * sigma[i], i = 0 .. steps - 1: f of an even grid from 1 down to f(1 / train_steps), f(u) = s u / (1 + (s -
- * 1) u), and sigma[steps] = 0.  That is diffusers' FlowMatchEulerDiscreteScheduler.set_timesteps, which
- * applies the shift s twice to its lower end.  With one step the grid is {1}.
+ * n = steps.  sigma[i], i = 0 .. n - 1, is f of an even grid of n points from 1 down to `low`, and sigma[n]
+ * = 0:
+ *   f, fixed shift s:  f(u) = s u / (1 + (s - 1) u)
+ *   f, dynamic:        f(u) = m / (m + 1 / u - 1), m = e^mu or mu (schedule_conf.linear)
+ *   GRID_TRAIN:        low = f(1 / num_train_timesteps) of a fixed shift, which so counts twice there, as
+ *                      in diffusers; 1 / num_train_timesteps of a dynamic one
+ *   GRID_STEPS:        low = 1 / n
+ * With one step the grid is {1}.  N image tokens (schedule_conf's names):
+ *   MU_LINEAR:  mu = base_shift + (max_shift - base_shift) (N - base_len) / (max_len - base_len)
+ *   MU_FLUX2:   hi = 0.00016927 N + 0.45666666, lo = 8.73809524e-5 N + 1.89833333;
+ *               mu = hi above 4300 tokens, else hi + (hi - lo) (n - 200) / 190
+ * shift_terminal e > 0: sigma = 1 - (1 - sigma) (1 - e) / (1 - sigma[n - 1]), for n > 1.
  */
 #ifndef SCHEDULE_H
 #define SCHEDULE_H
-#include <stdbool.h>
-#include <stdint.h>
+#include "models/schedule_conf.h"
 
 struct schedule {
 	int steps;
-	double *sigma; /* steps + 1 */
-	double *t;     /* steps: the transformer's timestep input, 1000 sigma, or its integer part */
+	double *sigma; /* steps + 1, falling */
+	double *t;     /* steps: schedule_t of each */
+	bool integer;
 };
 
-void schedule_init(struct schedule *s, double shift, int64_t train_steps, int steps, bool integer_timesteps);
+/* shift > 0: fixed, in place of what the file says.  `tokens` is asked for where the shift is dynamic. */
+void schedule_init(struct schedule *s, const struct schedule_conf *c, enum schedule_grid grid,
+		   enum schedule_mu mu, double shift, int steps, int64_t tokens, bool integer);
 void schedule_free(struct schedule *s);
+
+/* The transformer's timestep input at any level: 1000 sigma, or its integer part. */
+double schedule_t(const struct schedule *s, double sigma);
 
 #endif

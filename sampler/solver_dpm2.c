@@ -18,7 +18,7 @@ static at_t dpm2_step(struct solver *s, int i, at_t x_BCHW)
 {
 	struct at_scope *sc = at_begin(AT_GRAD_AS_IS);
 	double from = s->sigma[i], to = s->sigma[i + 1];
-	at_t v = s->velocity(s->ctx, i, x_BCHW);
+	at_t v = s->velocity(s->ctx, from, x_BCHW);
 	at_t d = at_add_scaled(x_BCHW, v, -from), before = s->memory[0], x;
 
 	if (i == 0 || i == s->steps - 1) {

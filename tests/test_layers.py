@@ -1,4 +1,5 @@
-"""The order of the folders: each includes only what stands above it. Also: file sizes, names, lists, JSON. Plain Python."""
+"""The order of the folders: each includes only what stands above it. Also: file sizes, names, lists, JSON, and what a folder must
+not know of. Plain Python."""
 
 import collections
 import pathlib
@@ -20,16 +21,30 @@ MAY = {
     "trainer": {"base", "aten", "dist", "models", "sampler", "algorithms", "data", "rewards"},
     "commands": {"base", "aten", "dist", "models", "sampler", "algorithms", "data", "rewards", "trainer"},
 }
+ALGORITHMS = re.findall(r"^\tX\((\w+)\)", (ROOT / "algorithms/registry.c").read_text(), re.M)
+# What a folder may not say outside comments: who trains knows no algorithm, and who learns no trainer.
+UNSAID = {
+    "trainer": rf"(?<![A-Za-z0-9])({'|'.join(ALGORITHMS)})(?![A-Za-z0-9])",
+    "algorithms": r"\bstruct trainer\b",
+}
 MOST_FILES = 25  # of a folder, sources and headers
 LONGEST = 600
 
 
 def listed(path, builds):
-    """A unit test by its name in the table of tests, another source by its path from a meson.build above it."""
+    """A unit test by its name in the table of tests, an example in the test that builds it in, another source by its path from a
+    meson.build above it."""
     unit = re.fullmatch(r"tests/unit/test_(\w+)\.c", path)
     if unit:
         return f"'{unit[1]}':" in builds["tests/meson.build"]
+    if path in builds["extended"]:
+        return True
     return any(f"'{path.removeprefix(p.removesuffix('meson.build'))}'" in text for p, text in builds.items())
+
+
+def bare(text):
+    """C without its comments; strings stay."""
+    return re.sub(r'("(?:\\.|[^"\\\n])*")|/\*.*?\*/|//[^\n]*', lambda m: m[1] or " ", text, flags=re.S)
 
 
 def bare_numbers(text):
@@ -42,11 +57,12 @@ def main():
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
     sources = [p for p in tracked if re.search(r"\.(c|h|cpp|hpp|cu)$", p)]
     builds = {p: (ROOT / p).read_text() for p in tracked if p.endswith("meson.build")}
-    bad, names = [], {}
+    builds["extended"] = "".join(p.read_text() for p in (ROOT / "tests/commands").glob("test_*.py"))
+    bad, names = [] if ALGORITHMS else ["algorithms/registry.c: no algorithm found"], {}
     for path in sources:
         folder, name = path.split("/")[0], path.split("/")[-1]
         text = (ROOT / path).read_text()
-        if name in names:
+        if name in names and name != "registry.c":
             bad.append(f"{path}: {names[name]} has the same file name")
         names[name] = path
         if text.count("\n") > LONGEST:
@@ -55,6 +71,9 @@ def main():
             bad.append(f"{path}: C++ lives in aten/ alone")
         if path.endswith((".c", ".cpp")) and not listed(path, builds):
             bad.append(f"{path}: not in any meson.build")
+        if folder in UNSAID:
+            said = re.search(UNSAID[folder], bare(text), re.I)
+            bad += [f"{path}: {folder} must not say '{said[0]}'"] if said else []
         if folder in MAY and path != "base/json.c":
             bad += [f"{path}: {found} refuses NaN: json_number" for found in bare_numbers(text)]
         if folder in MAY:

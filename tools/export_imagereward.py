@@ -123,7 +123,7 @@ def build(state, vision_heads, text_heads):
     for module, tensors in ((vision, seen), (text, said), (mlp, below(head, "mlp.layers."))):
         odd = set(module.state_dict()) ^ set(tensors)
         if odd:
-            sys.exit(f"this is not an ImageReward checkpoint: {sorted(odd)[0]} does not match, nor do {len(odd) - 1} more tensors")
+            sys.exit(f"this is not an ImageReward checkpoint: {sorted(odd)[0]} does not match (of {len(odd)} such tensors)")
         module.load_state_dict(tensors)
     return Network(vision, text, torch.nn.Sequential(*mlp.values())).eval(), side
 

@@ -73,10 +73,13 @@ static double try_sampling(struct probe *p, const struct sampler *sampler, const
 		id[i] = i % p->s.count;
 	at_memory_count_anew(device(p));
 	s.replays = NULL;
-	s.schedule.steps = s.schedule.steps < PROBE_STEPS ? s.schedule.steps : PROBE_STEPS;
+	struct sampler_steps steps = { .purpose = RNG_SOLVER,
+				       .id = id,
+				       .stop =
+					   s.schedule.steps < PROBE_STEPS ? s.schedule.steps : PROBE_STEPS };
 	struct cond cond = samples_cond(p->t, &p->s, id, (int)n);
 	at_t noise = at_zeros(DIMS(n, d.d[1], d.d[2], d.d[3]), AT_F32, device(p));
-	pipeline_images(&p->t->pipeline, sampler_run(&s, pass, noise, &cond));
+	pipeline_images(&p->t->pipeline, sampler_run(&s, pass, noise, &cond, &steps));
 	free(id);
 	at_end(sc);
 	double took = peak(p);
@@ -191,9 +194,7 @@ static int find_blocks(struct probe *p, int64_t micro, struct err *e)
 /* Pairs of a rank in an epoch: no micro-batch is larger. */
 static int64_t pairs_of_rank(const struct probe *p)
 {
-	int levels = (int)(p->t->rollout.schedule.steps * p->t->x->train.timestep_fraction);
-
-	return p->s.count * (levels < 1 ? 1 : levels);
+	return p->s.count * trainer_levels(p->t);
 }
 
 /* Both are to be found: every block once where that leaves a micro-batch large enough, else the micro-batch

@@ -33,6 +33,7 @@ struct sampling evaluator_sampling(const struct evaluator *v, const struct pass 
 				   .batch = v->batch,
 				   .seed = v->seed,
 				   .purpose = RNG_EVAL,
+				   .steps = RNG_EVAL_SOLVER,
 				   .cond = encode,
 				   .cond_ctx = (void *)(uintptr_t)v };
 }

@@ -72,6 +72,8 @@ static const struct field_word block_words[] = {
 	{ "auto", -1 }, { "false", 0 }, { "true", TRANSFORMER_BLOCKS }, { NULL, 0 }
 };
 static const struct field train_fields[] = {
+	FIELD(struct train_conf, algorithm, .init = ALGORITHM_DEFAULT, .choices = algorithm_names,
+	      .doc = "the RL algorithm, whose own keys are in the section of its name"),
 	FIELD(struct train_conf, max_steps, .init = "1000", .min = 1, .max = 1e9, .unit = "optimizer steps",
 	      .doc = "length of the run"),
 	FIELD(struct train_conf, gradient_checkpointing, .was = "checkpoint_blocks", .init = "false",
@@ -90,7 +92,7 @@ static const struct field train_fields[] = {
 		  "fit into `run.memory`"),
 	FIELD(struct train_conf, cuda_graphs, .was = "graphs", .init = "false",
 	      .doc = "on a GPU, replay the forward and backward pass from CUDA graphs; batches where "
-		     "`nft.kl_every` leaves out pairs run without"),
+		     "an algorithm's `kl_every` leaves out pairs run without"),
 	FIELD(struct train_conf, stop_at, .init = "0", .min = 0, .max = 1e9,
 	      .doc = "end the run or stage after an evaluation whose held-out score (the one that is logged) "
 		     "is at "
@@ -147,7 +149,6 @@ const struct experiment_section experiment_sections[] = {
 	SECTION(train, train_fields, .doc = "The update"),
 	SECTION(optimizer, optimizer_fields, .doc = "AdamW"),
 	SECTION(policy, policy_fields, .doc = "The old and the averaged policy"),
-	SECTION(nft, nft_fields, .doc = "DiffusionNFT's loss"),
 	SECTION(eval, eval_fields, .doc = "Evaluation of the averaged policy on held-out prompts"),
 	{ .name = "eval.sampler",
 	  .fields = eval_sampler_fields,
@@ -168,7 +169,8 @@ static const char *const *others_of(const char *section)
 static int check_sections(const struct conf_node *tree, struct err *e)
 {
 	const struct field none[] = { FIELD_END };
-	const char *known[32];
+	enum { MOST = 64 };
+	const char *known[MOST + 1];
 	int n = 0;
 
 	for (const struct experiment_section *s = experiment_sections; s->name; s++)
@@ -176,8 +178,53 @@ static int check_sections(const struct conf_node *tree, struct err *e)
 			known[n++] = s->name;
 	known[n++] = "rewards";
 	known[n++] = "stages";
+	for (int i = 0; algorithms[i] && n < MOST; i++)
+		known[n++] = algorithms[i]->name;
 	known[n] = NULL;
 	return conf_fill(NULL, none, tree, "", known, e);
+}
+
+/* Every algorithm's section is read, so that none holds a mistake; that of the chosen one is kept. */
+static int fill_algorithm(struct experiment *x, struct err *e)
+{
+	x->algorithm = algorithm_find(x->train.algorithm);
+	for (int i = 0; algorithms[i]; i++) {
+		const struct algorithm_type *type = algorithms[i];
+		void *conf = mem_zero(1, type->conf_size);
+
+		if (conf_fill(conf, type->fields, x->tree, type->name, NULL, e)) {
+			free(conf);
+			return -1;
+		}
+		if (type == x->algorithm) {
+			x->algorithm_conf = conf;
+		} else {
+			conf_release(conf, type->fields);
+			free(conf);
+		}
+	}
+	return 0;
+}
+
+/* What the algorithm has against the rest of the configuration. */
+static int check_algorithm(const struct experiment *x, struct err *e)
+{
+	const struct algorithm_type *type = x->algorithm;
+	const struct setting s = { .rollout = &x->rollout,
+				   .advantage = &x->advantage,
+				   .dtype = x->run.dtype,
+				   .group_size = x->prompts.group_size,
+				   .steps_per_epoch = x->train.steps_per_epoch };
+
+	if (type->group && x->train.steps_per_epoch > x->prompts.groups)
+		return err_set(
+		    e,
+		    "train.steps_per_epoch = %lld: %s looks at whole groups, and an epoch has %lld "
+		    "(prompts.groups)",
+		    (long long)x->train.steps_per_epoch, type->name, (long long)x->prompts.groups);
+	if (type->check && type->check(x->algorithm_conf, &s, e))
+		return err_in(e, "train.algorithm %s", type->name);
+	return 0;
 }
 
 /* The tables' sections from x->tree. */
@@ -188,7 +235,7 @@ static int fill(struct experiment *x, struct err *e)
 	for (const struct experiment_section *s = experiment_sections; s->name; s++)
 		if (conf_fill((char *)x + s->offset, s->fields, x->tree, s->name, others_of(s->name), e))
 			return -1;
-	return 0;
+	return fill_algorithm(x, e);
 }
 
 /* What is the same for all stages. */
@@ -248,7 +295,7 @@ int experiment_stage(struct experiment *out, const struct experiment *x, int i, 
 		free(section);
 		free(rewards);
 	}
-	if (fill(out, e) || mixture_resolve(out->tree, NULL, e)) {
+	if (fill(out, e) || check_algorithm(out, e) || mixture_resolve(out->tree, NULL, e)) {
 		experiment_release(out);
 		return x->n_stages ? err_in(e, "stage %s", x->stage[i]) : -1;
 	}
@@ -260,7 +307,7 @@ int experiment_stage(struct experiment *out, const struct experiment *x, int i, 
 int experiment_from(struct experiment *x, const struct conf_node *tree, struct err *e)
 {
 	*x = (struct experiment) { .tree = conf_copy(tree, "") };
-	if (!fill(x, e))
+	if (!fill(x, e) && !check_algorithm(x, e))
 		return 0;
 	experiment_release(x);
 	return -1;
@@ -307,6 +354,9 @@ void experiment_release(struct experiment *x)
 {
 	for (const struct experiment_section *s = experiment_sections; s->name; s++)
 		conf_release((char *)x + s->offset, s->fields);
+	if (x->algorithm_conf)
+		conf_release(x->algorithm_conf, x->algorithm->fields);
+	free(x->algorithm_conf);
 	free(x->stage);
 	conf_node_free(x->tree);
 	*x = (struct experiment) { 0 };
@@ -322,28 +372,40 @@ static void put_rewards(struct conf_node *out, const struct conf_node *tree, con
 	conf_node_free(resolved);
 }
 
+/* The tables' sections and the algorithm's, their names behind `prefix`. */
+static void put_sections(struct conf_node *out, const struct experiment *x, const char *prefix, bool common)
+{
+	char *section;
+
+	for (const struct experiment_section *s = experiment_sections; s->name; s++) {
+		if (!common && is_common(s->name))
+			continue;
+		section = mem_printf("%s%s", prefix, s->name);
+		conf_store(out, (const char *)x + s->offset, s->fields, section);
+		free(section);
+	}
+	section = mem_printf("%s%s", prefix, x->algorithm->name);
+	conf_store(out, x->algorithm_conf, x->algorithm->fields, section);
+	free(section);
+}
+
 void experiment_store(const struct experiment *x, struct conf_node *out)
 {
-	for (const struct experiment_section *s = experiment_sections; s->name; s++)
-		conf_store(out, (const char *)x + s->offset, s->fields, s->name);
+	put_sections(out, x, "", true);
 	if (!x->n_stages)
 		put_rewards(out, x->tree, "rewards");
 	for (int i = 0; i < x->n_stages; i++) {
 		struct experiment stage;
 		struct err ignored; /* as above */
-		char *rewards = mem_printf("stages.%s.rewards", x->stage[i]);
+		char *prefix = mem_printf("stages.%s.", x->stage[i]),
+		     *rewards = mem_printf("%srewards", prefix);
 
 		if (!experiment_stage(&stage, x, i, &ignored)) {
-			for (const struct experiment_section *s = experiment_sections; s->name; s++) {
-				char *section = mem_printf("stages.%s.%s", x->stage[i], s->name);
-
-				if (!is_common(s->name))
-					conf_store(out, (const char *)&stage + s->offset, s->fields, section);
-				free(section);
-			}
+			put_sections(out, &stage, prefix, false);
 			put_rewards(out, stage.tree, rewards);
 			experiment_release(&stage);
 		}
+		free(prefix);
 		free(rewards);
 	}
 }

@@ -1,7 +1,8 @@
 /*
  * experiment.h -- everything an experiment's YAML file says, as one struct, and how it is read.
  *
- * Sections of plug-ins (rewards) are read by their owners from `tree`.
+ * Sections of plug-ins (rewards) are read by their owners from `tree`.  Every algorithm has a section, and
+ * all that a file has are checked; what is kept is that of the one that train.algorithm names.
  */
 #ifndef EXPERIMENT_H
 #define EXPERIMENT_H
@@ -9,7 +10,7 @@
 #include "models/lora/lora.h"
 #include "sampler/sample.h"
 #include "algorithms/advantage.h"
-#include "algorithms/nft.h"
+#include "algorithms/algorithm.h"
 #include "algorithms/optimizer.h"
 #include "algorithms/policies.h"
 
@@ -35,6 +36,7 @@ struct prompts_conf {
 	int64_t height, width;
 };
 struct train_conf {
+	char *algorithm;
 	int64_t max_steps, steps_per_epoch;
 	int64_t micro_batch;            /* 0: auto */
 	int64_t gradient_checkpointing; /* blocks; -1: auto */
@@ -66,10 +68,11 @@ struct experiment {
 	struct train_conf train;
 	struct optimizer_conf optimizer;
 	struct policy_conf policy;
-	struct nft_conf nft;
 	struct eval_conf eval;
 	struct checkpoint_conf checkpoint;
 	struct log_conf log;
+	const struct algorithm_type *algorithm;
+	void *algorithm_conf;   /* of its section */
 	struct conf_node *tree; /* the file and --set, for the sections that others own */
 	/* Names under `stages`, the tree's; an experiment without them is one stage. */
 	const char **stage;

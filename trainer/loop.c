@@ -117,8 +117,13 @@ static void add_metrics(struct trainer *t, const struct samples *s, const struct
 	metrics_add(m, "advantage/r_mean", s->stats.r_mean);
 	metrics_add(m, "loss/policy", u->policy_loss);
 	metrics_add(m, "loss/kl", u->kl);
-	metrics_add(m, "loss/old_deviation", u->old_deviation);
-	metrics_add(m, "loss/r_correlation", u->correlation);
+	if (u->has_old)
+		metrics_add(m, "loss/old_deviation", u->old_deviation);
+	const char *const *own = algorithm_metrics(t->x->algorithm);
+	for (int k = 0; own[k]; k++) {
+		snprintf(name, sizeof name, "loss/%s", own[k]);
+		metrics_add(m, name, u->metric[k]);
+	}
 	metrics_add(m, "grad_norm", u->grad_norm);
 	metrics_add(m, "lr", u->lr);
 	metrics_add(m, "old_eta", eta);

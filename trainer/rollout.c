@@ -129,6 +129,7 @@ static void sample_share(struct trainer *t, struct samples *s, struct judging *j
 				.seed = (uint64_t)t->x->run.seed,
 				.epoch = (uint64_t)t->at.epoch,
 				.purpose = RNG_LATENT,
+				.steps = RNG_SOLVER,
 				.cond = condition,
 				.cond_ctx = &share,
 				.take = submit,

@@ -33,7 +33,10 @@ static int sample_batch(const struct sampling *s, const int64_t *id, int64_t at,
 	*out = (struct pixels) { .at = at };
 	if (!ret) {
 		at_t noise = sampler_noise(s->pipeline, s->seed, s->purpose, s->epoch, id, n, s->chw);
-		at_t x0 = sampler_run(s->sampler, s->pass, noise, &c);
+		struct sampler_steps steps = {
+			.seed = s->seed, .epoch = s->epoch, .purpose = s->steps, .id = id
+		};
+		at_t x0 = sampler_run(s->sampler, s->pass, noise, &c, &steps);
 
 		if (s->take)
 			out->coming = at_fetch_begin(pipeline_pixels(s->pipeline, x0));

@@ -16,7 +16,8 @@ struct sampling {
 	struct at_dims chw;       /* of the latents: pipeline_latent_shape */
 	int64_t batch;            /* images at a time */
 	uint64_t seed, epoch;     /* of the noise */
-	enum rng_purpose purpose; /* of the noise */
+	enum rng_purpose purpose; /* of the noise that a run starts from */
+	enum rng_purpose steps;   /* of what a stochastic solver adds on the way: RNG_SOLVER, ... */
 	at_t x0_NCHW;             /* where the latents go, a row an image; NULL: nowhere */
 	/* Conditioning of images id[0..n), of the innermost scope. */
 	int (*cond)(void *ctx, const int64_t *id, int n, struct cond *out, struct err *e);

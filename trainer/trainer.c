@@ -75,13 +75,23 @@ static void leave(struct trainer *t)
 	t->x = NULL;
 }
 
-/* Rewards and prompts of a stage: what can be tried without the model. */
+static int check_sampler(const struct trainer *t, const struct sampler_conf *c, const char *section,
+			 struct err *e)
+{
+	const char *where = conf_where(t->x->tree, section);
+
+	return sampler_check(c, e) ? err_in(e, "%s%s%s", where, *where ? ": " : "", section) : 0;
+}
+
+/* Solvers, rewards and prompts of a stage: what can be tried without the model. */
 static int open_stage(struct trainer *t, int64_t i, struct err *e)
 {
 	if (experiment_stage(&t->stage, t->file, (int)i, e))
 		return -1;
 	t->x = &t->stage;
-	if (reward_ranks_open(&t->mixture, t->dist, t->x->tree, (int)i, e) || open_prompts(t, e))
+	if (check_sampler(t, &t->x->rollout, "rollout", e) ||
+	    check_sampler(t, &t->x->eval.sampler, "eval.sampler", e) ||
+	    reward_ranks_open(&t->mixture, t->dist, t->x->tree, (int)i, e) || open_prompts(t, e))
 		return t->file->n_stages ? err_in(e, "stage %s", t->file->stage[i]) : -1;
 	return 0;
 }
@@ -90,8 +100,10 @@ static int open_samplers(struct trainer *t, struct err *e)
 {
 	if (t->x->train.cuda_graphs)
 		t->gradients = gradient_replays_new();
-	return sampler_init(&t->rollout, &t->pipeline, &t->x->rollout, e) ||
-		       sampler_init(&t->eval_sampler, &t->pipeline, &t->x->eval.sampler, e)
+	const struct prompts_conf *c = &t->x->prompts;
+	struct at_dims chw = pipeline_latent_shape(&t->pipeline, c->height, c->width);
+	return sampler_init(&t->rollout, &t->pipeline, &t->x->rollout, chw, e) ||
+		       sampler_init(&t->eval_sampler, &t->pipeline, &t->x->eval.sampler, chw, e)
 		   ? -1
 		   : 0;
 }
@@ -143,8 +155,8 @@ static int open_policies(struct trainer *t, struct err *e)
 	return ret && *start ? err_in(e, "lora.start") : ret;
 }
 
-/* Mistakes in prompts and rewards are found before the model is read.  The last stage first, so that the
- * first stays open. */
+/* Mistakes in solvers, prompts and rewards are found before the model is read.  The last stage first, so that
+ * the first stays open. */
 static int open_stages(struct trainer *t, struct err *e)
 {
 	for (int i = experiment_stages(t->file) - 1; i >= 0; i--) {

@@ -84,11 +84,15 @@ struct cond samples_cond(const struct trainer *t, const struct samples *s, const
 int rollout_epoch(struct trainer *t, struct samples *s, struct err *e);
 
 struct update_stats {
-	double policy_loss, kl, old_deviation, grad_norm, lr;
-	double correlation; /* of r with L- - L+: whether the update tells good from bad */
+	double policy_loss, kl, grad_norm, lr;
+	double old_deviation; /* mean (v - v_old)^2, where has_old */
+	bool has_old;
+	double metric[ALGORITHM_NOTES]; /* by algorithm_metrics */
 	double seconds, reduce_seconds;
 	bool skipped; /* a non-finite number: nothing was changed */
 };
+/* How many noise levels a sample is trained at. */
+int trainer_levels(const struct trainer *t);
 /* One optimizer step on part `part` of `parts` of the epoch's shuffled samples. */
 void update_step(struct trainer *t, const struct samples *s, int64_t part, int64_t parts,
 		 struct update_stats *u);

@@ -1,8 +1,9 @@
 /*
- * update.c -- one optimizer step: every sample of its part of the epoch, at its noise levels, through NFT's
+ * update.c -- one optimizer step: the algorithm's pairs of its part of the epoch through the algorithm's
  * loss.
  *
- * Shapes: B pairs of a micro-batch, C channels, H height, W width of the latents, P adapter parameters.
+ * Shapes: B pairs of a micro-batch, C channels, H height, W width of the latents, P adapter parameters, N
+ * numbers that are told of a pair.
  */
 #include "base/log.h"
 #include "base/mem.h"
@@ -11,79 +12,100 @@
 #include <math.h>
 #include <stdlib.h>
 
-/* One thing to learn from: a sample of this rank at one of the sampler's noise levels. */
-struct pair {
-	int64_t sample; /* global index */
-	int level;
-};
-
-/* Sums over the pairs of a step, for the log: of policy loss, kl, (v - v_old)^2, d = L- - L+, r, d^2, r^2, r
- * d, n, n with kl. */
-enum { SUM_POLICY, SUM_KL, SUM_DEVIATION, SUM_D, SUM_R, SUM_DD, SUM_RR, SUM_RD, SUM_N, SUM_KL_N, SUMS };
-
-/* This rank's pairs of part `part`; *total counts the pairs of all ranks. */
-static struct pair *list_pairs(const struct trainer *t, const struct samples *s, int64_t part, int64_t parts,
-			       int *n, int64_t *total)
+int trainer_levels(const struct trainer *t)
 {
-	int steps = t->rollout.schedule.steps, levels = (int)(steps * t->x->train.timestep_fraction);
-	uint64_t seed = (uint64_t)t->x->run.seed, epoch = (uint64_t)t->at.epoch;
-	int64_t *order = mem_zero((size_t)s->n, sizeof *order),
-		*level = mem_zero((size_t)steps, sizeof *level);
-	struct rng shuffle = rng_make(seed, RNG_SHUFFLE, epoch, 0);
-	struct pair *list;
-	int mine = 0;
-
-	levels = levels < 1 ? 1 : levels;
-	for (int64_t i = 0; i < s->n; i++)
-		order[i] = i;
-	rng_shuffle(&shuffle, order, s->n);
-	list = mem_zero((size_t)(s->count * levels + 1), sizeof *list);
-	*total = 0;
-	for (int64_t i = part * s->n / parts; i < (part + 1) * s->n / parts; i++) {
-		int64_t id = order[i];
-		if (isnan(s->r[id]))
-			continue;
-		*total += levels;
-		if (id < s->first || id >= s->first + s->count)
-			continue;
-		struct rng r = rng_make(seed, RNG_TIMESTEP, epoch, (uint64_t)id);
-		for (int k = 0; k < steps; k++)
-			level[k] = k;
-		rng_shuffle(&r, level, steps);
-		for (int k = 0; k < levels; k++)
-			list[mine++] = (struct pair) { .sample = id, .level = (int)level[k] };
-	}
-	free(order);
-	free(level);
-	*n = mine;
-	return list;
+	return algorithm_levels(&t->rollout.schedule, t->x->train.timestep_fraction);
 }
 
-/* Every random thing of a pair has a stream of its own, named by sample and level. */
-static uint64_t pair_id(const struct trainer *t, const struct pair *p)
+/* Sums over the pairs of a step, for the log: of policy loss, the algorithm's notes, kl, (v - v_old)^2, n, n
+ * with kl. */
+enum { SUM_POLICY, SUM_NOTES, SUM_KL = SUM_NOTES + ALGORITHM_NOTES, SUM_DEVIATION, SUM_N, SUM_KL_N, SUMS };
+
+/* A step's pairs: of the work all ranks know the size, each its own. */
+struct work_list {
+	struct pair *v;
+	int n;
+	int64_t total; /* of all ranks, those of weight 0 included */
+};
+
+/* Adds the pairs of a sample, where it has a score. */
+static void add_pairs(struct work_list *l, const struct trainer *t, const struct round *r,
+		      const struct samples *s, int64_t id, struct pair *room)
 {
-	return (uint64_t)p->sample * (uint64_t)t->rollout.schedule.steps + (uint64_t)p->level;
+	const struct algorithm_type *type = t->x->algorithm;
+	bool mine = id >= s->first && id < s->first + s->count;
+
+	if (isnan(s->r[id]))
+		return;
+	int n = type->pairs ? type->pairs(t->x->algorithm_conf, r, id, room) : pairs_at_random(r, id, room);
+	l->total += n;
+	for (int k = 0; k < n && mine; k++)
+		if (room[k].weight != 0)
+			l->v[l->n++] = room[k];
+}
+
+/* Of part `part`: of samples at random, or of whole groups where the algorithm looks at those. */
+static struct work_list list_pairs(const struct trainer *t, const struct samples *s, int64_t part,
+				   int64_t parts)
+{
+	struct round r = { .schedule = &t->rollout.schedule,
+			   .levels = trainer_levels(t),
+			   .seed = (uint64_t)t->x->run.seed,
+			   .epoch = (uint64_t)t->at.epoch,
+			   .n = s->n,
+			   .group = s->group,
+			   .advantage = s->advantage,
+			   .r = s->r };
+	int64_t units = t->x->algorithm->group ? s->groups : s->n, each = s->n / units;
+	int64_t *order = mem_zero((size_t)units, sizeof *order);
+	struct rng shuffle = rng_make(r.seed, RNG_SHUFFLE, r.epoch, 0);
+	struct pair *room = mem_zero((size_t)r.levels, sizeof *room);
+	struct work_list l = { .v = mem_zero((size_t)(s->count * r.levels + 1), sizeof *l.v) };
+
+	for (int64_t i = 0; i < units; i++)
+		order[i] = i;
+	rng_shuffle(&shuffle, order, units);
+	for (int64_t i = part * units / parts; i < (part + 1) * units / parts; i++)
+		for (int64_t k = 0; k < each; k++)
+			add_pairs(&l, t, &r, s, order[i] * each + k, room);
+	free(order);
+	free(room);
+	return l;
+}
+
+/* Every random thing of a pair has a stream of its own, named by a sample and a level; its group's sum, too.
+ */
+static uint64_t at_level(const struct trainer *t, int64_t i, const struct pair *p)
+{
+	return (uint64_t)i * (uint64_t)t->rollout.schedule.steps + (uint64_t)p->level;
 }
 
 /* How micro-batches are run: as the update does, or to see what they take. */
 struct work {
 	const struct sampler *sampler; /* for velocities without gradients, too */
 	struct gradient_replays *replays;
-	int64_t blocks, kl_every;
-	bool has_old; /* the old policy's velocity is not theta's own */
+	int64_t blocks;
+	struct demands asked;
+	bool has_old;  /* the old policy's velocity is asked for and is not theta's own */
+	double *group; /* by at_level: what the first pass summed; NULL: there is none, or it runs */
 };
 
 /* How many of the pairs have a reference, and which unless all do. */
-static int pick_kl_rows(const struct trainer *t, int64_t every, struct gradient_batch *m,
+static int pick_kl_rows(const struct trainer *t, const struct demands *asked, struct gradient_batch *m,
 			const struct pair *pair, int n)
 {
+	if (asked->needs & NEEDS_REFERENCE)
+		return n;
+	if (!(asked->kl > 0))
+		return 0;
+
 	int64_t *row = mem_zero((size_t)n, sizeof *row);
 	int rows = 0;
 
 	for (int i = 0; i < n; i++) {
-		struct rng r =
-		    rng_make((uint64_t)t->x->run.seed, RNG_KL, (uint64_t)t->at.epoch, pair_id(t, &pair[i]));
-		if (rng_below(&r, (uint32_t)every) == 0)
+		struct rng r = rng_make((uint64_t)t->x->run.seed, RNG_KL, (uint64_t)t->at.epoch,
+					at_level(t, pair[i].sample, &pair[i]));
+		if (rng_below(&r, (uint32_t)asked->kl_every) == 0)
 			row[rows++] = i;
 	}
 	if (rows > 0 && rows < n)
@@ -100,27 +122,35 @@ static struct gradient_batch gather(const struct trainer *t, const struct sample
 	struct at_dims chw = at_shape(s->x0_NCHW);
 	int64_t *row = mem_zero((size_t)n, sizeof *row), *sample = mem_zero((size_t)n, sizeof *sample);
 	int64_t *id = mem_zero((size_t)n, sizeof *id);
-	float *f = mem_zero((size_t)(3 * n), sizeof *f);
+	enum { LEVEL, TIMESTEP, R, ADVANTAGE, WEIGHT, COLUMNS };
+	float *f = mem_zero((size_t)(COLUMNS * n), sizeof *f);
+	at_t column[COLUMNS];
 
 	for (int i = 0; i < n; i++) {
 		row[i] = pair[i].sample - s->first;
 		sample[i] = pair[i].sample;
-		id[i] = (int64_t)pair_id(t, &pair[i]);
-		f[i] = (float)t->rollout.schedule.sigma[pair[i].level];
-		f[n + i] = (float)t->rollout.schedule.t[pair[i].level];
-		f[2 * n + i] = (float)s->r[pair[i].sample];
+		id[i] = (int64_t)at_level(t, pair[i].noise, &pair[i]);
+		f[LEVEL * n + i] = (float)t->rollout.schedule.sigma[pair[i].level];
+		f[TIMESTEP * n + i] = (float)t->rollout.schedule.t[pair[i].level];
+		f[R * n + i] = (float)s->r[pair[i].sample];
+		f[ADVANTAGE * n + i] = (float)((2 * s->r[pair[i].sample] - 1) * t->x->advantage.clip);
+		f[WEIGHT * n + i] = (float)pair[i].weight;
 	}
+	for (int k = 0; k < COLUMNS; k++)
+		column[k] = at_to(at_from(f + k * n, DIMS(n), AT_F32), AT_F32, dev);
 	for (int k = 0; k + 1 < chw.n; k++)
 		chw.d[k] = chw.d[k + 1];
 	chw.n--;
-	at_t eps = sampler_noise(&t->pipeline, (uint64_t)t->x->run.seed, RNG_DIFFUSE, (uint64_t)t->at.epoch,
-				 id, n, chw);
+	m.terms.eps_BCHW = sampler_noise(&t->pipeline, (uint64_t)t->x->run.seed, RNG_DIFFUSE,
+					 (uint64_t)t->at.epoch, id, n, chw);
 	m.terms.x0_BCHW = at_index_select(s->x0_NCHW, 0, at_to(at_from(row, DIMS(n), AT_I64), AT_I64, dev));
 	m.cond = samples_cond(t, s, sample, n);
-	m.terms.t_B = at_to(at_from(f, DIMS(n), AT_F32), AT_F32, dev);
-	m.timestep_B = at_to(at_from(f + n, DIMS(n), AT_F32), AT_F32, dev);
-	m.terms.r_B = at_to(at_from(f + 2 * n, DIMS(n), AT_F32), AT_F32, dev);
-	m.terms.xt_BCHW = nft_noised(m.terms.x0_BCHW, eps, m.terms.t_B);
+	m.terms.t_B = column[LEVEL];
+	m.timestep_B = column[TIMESTEP];
+	m.terms.r_B = column[R];
+	m.terms.advantage_B = column[ADVANTAGE];
+	m.terms.weight_B = column[WEIGHT];
+	m.terms.xt_BCHW = terms_noised(m.terms.x0_BCHW, m.terms.eps_BCHW, m.terms.t_B);
 	free(row);
 	free(sample);
 	free(id);
@@ -143,24 +173,15 @@ static at_t reference(const struct work *w, const struct gradient_batch *m)
 	return at_return(sc, sampler_still_velocity(w->sampler, &(struct pass) { 0 }, x, at, &c));
 }
 
-static void add_sums(double *sum, const struct gradient_batch *m, const struct gradient *g, int n,
-		     int kl_rows)
+static void add_sums(double *sum, const struct gradient *g, int n, int kl_rows)
 {
-	double *v = mem_zero((size_t)(4 * n), sizeof *v), *plus = v + n, *minus = v + 2 * n, *r = v + 3 * n;
+	int told = (int)at_size(g->told_NB, 0);
+	double *v = mem_zero((size_t)(told * n), sizeof *v);
 
-	at_copy_out(g->policy_B, v, AT_F64);
-	at_copy_out(g->positive_B, plus, AT_F64);
-	at_copy_out(g->negative_B, minus, AT_F64);
-	at_copy_out(m->terms.r_B, r, AT_F64);
-	for (int i = 0; i < n; i++) {
-		double d = minus[i] - plus[i];
-		sum[SUM_POLICY] += v[i];
-		sum[SUM_D] += d;
-		sum[SUM_R] += r[i];
-		sum[SUM_DD] += d * d;
-		sum[SUM_RR] += r[i] * r[i];
-		sum[SUM_RD] += r[i] * d;
-	}
+	at_copy_out(g->told_NB, v, AT_F64);
+	for (int k = 0; k < told; k++)
+		for (int i = 0; i < n; i++)
+			sum[SUM_POLICY + k] += v[k * n + i];
 	sum[SUM_N] += n;
 	sum[SUM_DEVIATION] += at_item(g->deviation);
 	sum[SUM_KL] += at_item(g->kl);
@@ -168,56 +189,136 @@ static void add_sums(double *sum, const struct gradient_batch *m, const struct g
 	free(v);
 }
 
-/* Adds one micro-batch's gradient, each pair weighing 1 / total of the step. */
-static void accumulate(struct trainer *t, const struct work *w, const struct samples *s,
-		       const struct pair *pair, int n, int64_t total, double *sum)
+/* A micro-batch with all that the algorithm asks for beside v. */
+static struct gradient_batch prepare(const struct trainer *t, const struct work *w, const struct samples *s,
+				     const struct pair *pair, int n, int *kl_rows)
 {
-	struct at_scope *sc = at_begin(AT_NO_GRAD);
-	const struct nft_conf *c = &t->x->nft;
-	struct gradient_task task = { &t->policies.theta, w->sampler, c->beta, w->blocks };
 	struct gradient_batch m = gather(t, s, pair, n);
-	int kl_rows = c->kl_beta > 0 ? pick_kl_rows(t, w->kl_every, &m, pair, n) : 0;
 
+	*kl_rows = pick_kl_rows(t, &w->asked, &m, pair, n);
 	if (w->has_old) {
 		struct pass old = policies_old_pass(&t->policies);
 		m.terms.v_old_BCHW =
 		    sampler_still_velocity(w->sampler, &old, m.terms.xt_BCHW, m.timestep_B, &m.cond);
 	}
-	if (kl_rows)
+	if (*kl_rows)
 		m.v_ref_KCHW = reference(w, &m);
-	m.weight_policy = t->x->advantage.clip / c->beta / (double)total;
-	m.weight_kl = c->kl_beta * (double)w->kl_every / (double)total;
+	if (w->group) {
+		double *sum = mem_zero((size_t)n, sizeof *sum);
+
+		for (int i = 0; i < n; i++)
+			sum[i] = w->group[at_level(t, s->group[pair[i].sample], &pair[i])];
+		m.terms.group_B = at_to(at_from(sum, DIMS(n), AT_F64), AT_F64, t->pipeline.device);
+		free(sum);
+	}
+	return m;
+}
+
+static struct gradient_task task_of(struct trainer *t, const struct work *w)
+{
+	return (struct gradient_task) { .theta = &t->policies.theta,
+					.sampler = w->sampler,
+					.algorithm = t->x->algorithm,
+					.conf = t->x->algorithm_conf,
+					.needs = w->asked.needs,
+					.checkpoint_blocks = w->blocks };
+}
+
+/* Adds one micro-batch's gradient, each pair weighing 1 / total of the step. */
+static void accumulate(struct trainer *t, const struct work *w, const struct samples *s,
+		       const struct pair *pair, int n, int64_t total, double *sum)
+{
+	struct at_scope *sc = at_begin(AT_NO_GRAD);
+	const struct demands *d = &w->asked;
+	struct gradient_task task = task_of(t, w);
+	int kl_rows;
+	struct gradient_batch m = prepare(t, w, s, pair, n, &kl_rows);
+
+	m.weight_policy = d->times / d->over / (double)total;
+	m.weight_kl = d->kl * (double)d->kl_every / (double)total;
 
 	struct gradient g = gradient_of(&task, w->replays, &m);
 	at_add_(t->grad_P, g.grad_P);
-	add_sums(sum, &m, &g, n, kl_rows);
+	add_sums(sum, &g, n, kl_rows);
 	at_end(sc);
+}
+
+static struct work work_of(const struct trainer *t, const struct sampler *sampler, int64_t blocks)
+{
+	struct demands d = t->x->algorithm->demands(t->x->algorithm_conf, &t->x->advantage);
+
+	if (d.needs & NEEDS_REFERENCE)
+		d.kl_every = 1; /* every pair has one */
+	return (
+	    struct work) { .sampler = sampler, .blocks = blocks, .asked = d, .has_old = d.needs & NEEDS_OLD };
+}
+
+/* Sums of all groups by at_level, all zero; NULL where the algorithm asks for none.  The caller's. */
+static double *group_sums(const struct trainer *t, const struct samples *s, int64_t *n)
+{
+	*n = s->groups * t->rollout.schedule.steps;
+	return t->x->algorithm->group ? mem_zero((size_t)*n, sizeof(double)) : NULL;
+}
+
+/* The first pass, over all pairs of all ranks; collective where there is one. */
+static void sum_groups(struct trainer *t, struct work *w, const struct samples *s, const struct work_list *l)
+{
+	struct gradient_task task = task_of(t, w);
+	int64_t n, micro = t->batches.micro;
+	double *sum = group_sums(t, s, &n);
+
+	for (int64_t at = 0; sum && at < l->n; at += micro) {
+		struct at_scope *sc = at_begin(AT_NO_GRAD);
+		int rows = (int)(l->n - at < micro ? l->n - at : micro), ignored;
+		const struct pair *pair = l->v + at;
+		struct gradient_batch m = prepare(t, w, s, pair, rows, &ignored);
+		const double *value = at_data(gradient_group(&task, &m));
+
+		for (int i = 0; i < rows; i++)
+			sum[at_level(t, s->group[pair[i].sample], &pair[i])] += value[i];
+		at_end(sc);
+	}
+	if (sum)
+		dist_sum_f64(t->dist, sum, (int)n);
+	w->group = sum;
 }
 
 void update_try(struct trainer *t, const struct samples *s, int n, int64_t blocks)
 {
 	struct pair *pair = mem_zero((size_t)n, sizeof *pair);
 	struct sampler plain = t->rollout;
-	struct work w = { .sampler = &plain, .blocks = blocks, .kl_every = 1, .has_old = true };
+	struct work w = work_of(t, &plain, blocks);
 	double sum[SUMS] = { 0 };
+	int64_t sums;
 
 	for (int i = 0; i < n; i++)
-		pair[i] = (struct pair) { .sample = i % s->count, .level = i % plain.schedule.steps };
+		pair[i] = (struct pair) { .sample = i % s->count,
+					  .level = i % plain.schedule.steps,
+					  .noise = i % s->count,
+					  .weight = 1 };
 	plain.replays = NULL;
+	w.asked.kl_every = 1;
+	w.group = group_sums(t, s, &sums);
 	accumulate(t, &w, s, pair, n, n, sum);
+	free(w.group);
 	free(pair);
 }
 
-static void fill_stats(struct update_stats *u, const struct trainer *t, const double *sum)
+static void fill_stats(struct update_stats *u, const struct trainer *t, const struct demands *d,
+		       const double *sum)
 {
-	double n = sum[SUM_N], var_d = sum[SUM_DD] / n - pow(sum[SUM_D] / n, 2);
-	double var_r = sum[SUM_RR] / n - pow(sum[SUM_R] / n, 2);
-	double cov = sum[SUM_RD] / n - sum[SUM_R] / n * sum[SUM_D] / n;
+	const struct algorithm_type *type = t->x->algorithm;
+	double n = sum[SUM_N];
 
-	u->policy_loss = sum[SUM_POLICY] / n * t->x->advantage.clip / t->x->nft.beta;
+	u->policy_loss = sum[SUM_POLICY] / n * d->times / d->over;
 	u->kl = sum[SUM_KL_N] > 0 ? sum[SUM_KL] / sum[SUM_KL_N] : 0;
+	u->has_old = d->needs & NEEDS_OLD;
 	u->old_deviation = sum[SUM_DEVIATION] / n;
-	u->correlation = var_d > 0 && var_r > 0 ? cov / sqrt(var_d * var_r) : 0;
+	if (type->summary)
+		type->summary(sum + SUM_NOTES, n, u->metric);
+	else
+		for (int k = 0; k < ALGORITHM_NOTES; k++)
+			u->metric[k] = sum[SUM_NOTES + k] / n;
 }
 
 void update_step(struct trainer *t, const struct samples *s, int64_t part, int64_t parts,
@@ -225,16 +326,17 @@ void update_step(struct trainer *t, const struct samples *s, int64_t part, int64
 {
 	double start = clock_now(), sum[SUMS] = { 0 };
 	struct at_scope *sc = at_begin(AT_NO_GRAD);
-	int64_t total, micro = t->batches.micro;
-	struct work w = { &t->rollout, t->gradients, t->batches.blocks, t->x->nft.kl_every,
-			  !t->policies.old_is_theta };
-	int n;
-	struct pair *pair = list_pairs(t, s, part, parts, &n, &total);
+	struct work w = work_of(t, &t->rollout, t->batches.blocks);
+	struct work_list l = list_pairs(t, s, part, parts);
+	int64_t micro = t->batches.micro;
 
+	w.replays = t->gradients;
+	w.has_old = w.has_old && !t->policies.old_is_theta;
 	*u = (struct update_stats) { 0 };
 	at_zero_(t->grad_P);
-	for (int at = 0; at < n; at += (int)micro)
-		accumulate(t, &w, s, pair + at, n - at < micro ? n - at : (int)micro, total, sum);
+	sum_groups(t, &w, s, &l);
+	for (int at = 0; at < l.n; at += (int)micro)
+		accumulate(t, &w, s, l.v + at, l.n - at < micro ? l.n - at : (int)micro, l.total, sum);
 	t->dist->reduce_seconds = 0;
 	dist_sum_tensor(t->dist, t->grad_P);
 	dist_sum_f64(t->dist, sum, SUMS);
@@ -243,15 +345,16 @@ void update_step(struct trainer *t, const struct samples *s, int64_t part, int64
 	/* The summed gradient has the same bits on every rank, so all take the same branch. */
 	u->grad_norm = optimizer_clip(t->grad_P, t->x->train.max_grad_norm);
 	u->lr = optimizer_rate(&t->x->optimizer, t->at.stage_step + 1, t->x->train.max_steps);
-	u->skipped = total == 0 || !isfinite(u->grad_norm) || !isfinite(sum[SUM_POLICY]);
+	u->skipped = l.total == 0 || !isfinite(u->grad_norm) || !isfinite(sum[SUM_POLICY]);
 	if (!u->skipped) {
 		optimizer_update(&t->optimizer, t->policies.theta.flat, t->grad_P, u->lr);
 		t->at.step++;
 		t->at.stage_step++;
 		policies_after_step(&t->policies, t->at.step);
 	}
-	fill_stats(u, t, sum);
-	free(pair);
+	fill_stats(u, t, &w.asked, sum);
+	free(w.group);
+	free(l.v);
 	at_end(sc);
 	u->seconds = clock_now() - start;
 }

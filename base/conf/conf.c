@@ -48,12 +48,14 @@ static int check_choice(const struct value *v, const struct field *f, const char
 	for (const char *const *c = f->choices; c && *c; c++)
 		if (!strcmp(*c, text))
 			return 0;
-	if (!f->choices)
+	if (!f->choices || (f->or_path && strchr(text, '/')))
 		return 0;
 	const char *near = text_nearest(text, f->choices);
 	text_add(&t, "must be one of");
 	for (const char *const *c = f->choices; *c; c++)
 		text_printf(&t, "%s %s", c == f->choices ? "" : ",", *c);
+	if (f->or_path)
+		text_add(&t, ", or a path with a slash in it");
 	if (near)
 		text_printf(&t, "; did you mean '%s'?", near);
 	bad(v, text, t.s);
@@ -69,11 +71,11 @@ static const struct field_word *find_word(const struct field *f, const char *tex
 	return NULL;
 }
 
-static int not_an_integer(const struct value *v, const struct field *f, const char *text)
+static int not_a_number(const struct value *v, const struct field *f, const char *text)
 {
 	struct text t = { 0 };
 
-	text_add(&t, "not an integer");
+	text_add(&t, f->type == FIELD_INT ? "not an integer" : "not a number");
 	for (const struct field_word *w = f->words; w && w->word; w++)
 		text_printf(&t, "%s%s", w == f->words ? ", nor one of " : ", ", w->word);
 	bad(v, text, t.s);
@@ -87,7 +89,10 @@ static int parse_scalar(void *at, const struct field *f, const char *text, const
 	char *end;
 
 	if (word) {
-		*(int64_t *)at = word->value;
+		if (f->type == FIELD_REAL)
+			*(double *)at = (double)word->value;
+		else
+			*(int64_t *)at = word->value;
 		return 0;
 	}
 
@@ -96,7 +101,7 @@ static int parse_scalar(void *at, const struct field *f, const char *text, const
 	case FIELD_INT: {
 		long long x = strtoll(text, &end, 10);
 		if (end == text || *end || strchr(" \t\n+", *text))
-			return not_an_integer(v, f, text);
+			return not_a_number(v, f, text);
 		if (errno || outside(f, (double)x))
 			return out_of_range(v, f, text);
 		*(int64_t *)at = x;
@@ -105,7 +110,7 @@ static int parse_scalar(void *at, const struct field *f, const char *text, const
 	case FIELD_REAL: {
 		double x = strtod(text, &end);
 		if (end == text || *end || strpbrk(text, "xXnN \t\n"))
-			return bad(v, text, "not a number");
+			return not_a_number(v, f, text);
 		if ((errno == ERANGE && fabs(x) > 1) || outside(f, x))
 			return out_of_range(v, f, text);
 		*(double *)at = x;
@@ -474,7 +479,8 @@ static bool needs_quotes(const char *s)
 static void value_text(struct text *t, const void *at, const struct field *f)
 {
 	for (const struct field_word *w = f->words; w && w->word; w++)
-		if (w->value == *(const int64_t *)at) {
+		if (f->type == FIELD_REAL ? (double)w->value == *(const double *)at
+					  : w->value == *(const int64_t *)at) {
 			text_add(t, w->word);
 			return;
 		}
@@ -526,6 +532,8 @@ static void range_text(struct text *t, const struct field *f)
 	if (f->choices) {
 		for (const char *const *c = f->choices; *c; c++)
 			text_printf(t, "%s%s", c == f->choices ? "" : ", ", *c);
+		if (f->or_path)
+			text_add(t, ", or a path");
 	} else if (f->type == FIELD_BOOL) {
 		text_add(t, "true, false");
 	} else if (f->min != 0 || f->max != 0) {

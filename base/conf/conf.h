@@ -42,9 +42,11 @@ struct field {
 	const char *init;           /* default, as text, parsed like the user's value; NULL: required */
 	double min, max;            /* inclusive; both 0: unbounded.  FIELD_LIST: bounds on the count */
 	const char *const *choices; /* FIELD_TEXT and FIELD_LIST: NULL-terminated, or NULL for free text */
-	const struct field_word *words; /* FIELD_INT: what it may say in place of a number, or NULL */
-	const char *unit;               /* "steps", "s", "MiB", or NULL */
-	const char *doc;                /* one sentence, ends without a full stop */
+	bool or_path; /* FIELD_TEXT with choices: what has a slash in it is a path, and taken as well */
+	const struct field_word
+	    *words;       /* FIELD_INT, FIELD_REAL: what it may say in place of a number, or NULL */
+	const char *unit; /* "steps", "s", "MiB", or NULL */
+	const char *doc;  /* one sentence, ends without a full stop */
 };
 
 /* Name, type and offset come from the member itself, so they cannot disagree with it. */

@@ -122,5 +122,7 @@ const struct family family_sd3 = {
 	.transformer = &transformer_sd3,
 	.text = text,
 	.vae = vae,
+	.grid = GRID_TRAIN,
+	.mu = MU_LINEAR,
 	.negative = "",
 };

@@ -35,14 +35,14 @@ def build():
     return path if path.is_absolute() else ROOT / path
 
 
-def contraflow(*args, ranks=0, check=True, **kwargs):
+def contraflow(*args, ranks=0, check=True, program=None, **kwargs):
     env = {**os.environ, "OMP_NUM_THREADS": "1", "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
            "OMPI_MCA_mpi_yield_when_idle": "1",  # three ranks share two cores
            "CUDA_VISIBLE_DEVICES": ""}  # what a GPU of the machine would have said is no part of these tests
     env.pop("LD_LIBRARY_PATH", None)  # the program finds its libraries by itself
     launch = ["mpirun", "--oversubscribe", "--bind-to", "none", "-n", str(ranks)] if ranks else []
     done = subprocess.run(
-        [*launch, build() / "contraflow", *map(str, args)], capture_output=True, text=True, cwd=ROOT, env=env, timeout=600, **kwargs
+        [*launch, program or build() / "contraflow", *map(str, args)], capture_output=True, text=True, cwd=ROOT, env=env, timeout=600, **kwargs
     )
     if check:
         assert done.returncode == 0, done.stderr

@@ -1,16 +1,18 @@
 /*
  * nft_probe.c -- what tests/golden/test_nft.py runs.
  *
- *   golden_nft loss IN OUT BETA KL_BETA ADV_CLIP     v, v_old, v_ref, x0, xt, t, r -> loss, positive,
- * negative, grad_v golden_nft advantage IN OUT STD MODE CLIP        reward, group -> advantage, r golden_nft
- * train TRANSFORMER ADAPTER IN OUT BETA KL_BETA ADV_CLIP SCHEDULE STEPS STEPS rounds of update, EMA and old
- * policy from the batches x0.K, eps.K, t.K, r.K, text.K, pooled.K
+ *   golden_nft loss ALGORITHM IN OUT ADV_CLIP [KEY=VALUE ...]
+ *     terms (v, v_old, x0, eps, xt, t, r, ...) and v_ref -> loss, policy, note.NAME, grad_v
+ *   golden_nft advantage IN OUT STD MODE CLIP REWARD_CLIP
+ *     reward, group -> advantage, r
+ *   golden_nft train TRANSFORMER ADAPTER IN OUT BETA KL_BETA ADV_CLIP SCHEDULE STEPS
+ *     STEPS rounds of update, EMA and old policy from the batches x0.K, eps.K, t.K, r.K, text.K, pooled.K
  */
 #include "base/mem.h"
 #include "models/lora/lora_file.h"
 #include "models/sd3/mmdit.h"
 #include "algorithms/advantage.h"
-#include "algorithms/nft.h"
+#include "algorithms/algorithm.h"
 #include "algorithms/optimizer.h"
 #include "algorithms/policies.h"
 #include <stdio.h>
@@ -34,40 +36,79 @@ static at_t take(const struct st_file *f, const char *name, int k)
 	return t;
 }
 
-/* The weights of the two terms, as update.c applies them to one micro-batch of the whole step. */
-static at_t total_loss(const struct nft_losses *l, at_t v, at_t v_ref, double beta, double kl_beta,
-		       double clip)
+static at_t take_if(const struct st_file *f, const char *name)
 {
-	double n = (double)at_size(v, 0);
-	at_t loss = at_mul(at_sum(l->policy_B), clip / beta / n);
-
-	return kl_beta > 0 ? at_add(loss, at_mul(at_sum(nft_kl(v, v_ref)), kl_beta / n)) : loss;
+	return st_find(f, name) ? take(f, name, -1) : NULL;
 }
 
-static void loss(char **a)
+extern const struct algorithm_type algorithm_rwr, algorithm_couples; /* examples/, tests/commands/ */
+
+/* An algorithm with its configuration, from lines KEY=VALUE. */
+struct chosen {
+	const struct algorithm_type *type;
+	void *conf;
+	struct demands asks;
+};
+
+static struct chosen choose(const char *name, double clip, int n, char **set)
 {
+	const struct advantage_conf a = { .clip = clip };
+	struct chosen c = { .type = algorithm_find(name) };
+	struct conf_node *tree = conf_empty();
+	struct err e;
+
+	if (!c.type)
+		c.type = !strcmp(name, "rwr") ? &algorithm_rwr : &algorithm_couples;
+	c.conf = mem_zero(1, c.type->conf_size);
+	for (int i = 0; i < n; i++)
+		need(conf_set(tree, set[i], &e), &e);
+	need(conf_fill(c.conf, c.type->fields, tree, "", NULL, &e), &e);
+	conf_node_free(tree);
+	c.asks = c.type->demands(c.conf, &a);
+	return c;
+}
+
+/* The weights of the two terms, as the trainer applies them to one micro-batch that is the whole step. */
+static at_t total_loss(const struct chosen *c, const struct losses *l, at_t v, at_t v_ref)
+{
+	double n = (double)at_size(v, 0);
+	at_t loss = at_mul(at_sum(l->policy_B), c->asks.times / c->asks.over / n);
+
+	return c->asks.kl > 0 ? at_add(loss, at_mul(at_sum(terms_distance(v, v_ref)), c->asks.kl / n)) : loss;
+}
+
+static void loss(int n, char **a)
+{
+	struct chosen c = choose(a[2], atof(a[5]), n - 6, a + 6);
+	struct st_item items[3 + ALGORITHM_NOTES];
 	struct st_file f;
 	struct err e;
-	double beta = atof(a[4]), kl_beta = atof(a[5]), clip = atof(a[6]);
 	at_t grad;
+	int k = 3;
 
-	need(st_open(&f, a[2], &e), &e);
+	need(st_open(&f, a[3], &e), &e);
 	at_t v = at_clone(take(&f, "v", -1));
 	at_set_requires_grad(v, true);
-	struct nft_terms m = { .x0_BCHW = take(&f, "x0", -1),
-			       .xt_BCHW = take(&f, "xt", -1),
-			       .t_B = take(&f, "t", -1),
-			       .r_B = take(&f, "r", -1),
-			       .v_BCHW = v,
-			       .v_old_BCHW = take(&f, "v_old", -1) };
-	struct nft_losses l = nft_policy_loss(beta, &m);
-	at_t sum = total_loss(&l, v, take(&f, "v_ref", -1), beta, kl_beta, clip);
+	struct terms m = { .x0_BCHW = take(&f, "x0", -1),
+			   .eps_BCHW = take(&f, "eps", -1),
+			   .xt_BCHW = take(&f, "xt", -1),
+			   .t_B = take(&f, "t", -1),
+			   .r_B = take(&f, "r", -1),
+			   .advantage_B = take_if(&f, "advantage"),
+			   .weight_B = take_if(&f, "weight"),
+			   .group_B = take_if(&f, "group"),
+			   .v_BCHW = v,
+			   .v_old_BCHW = take(&f, "v_old", -1),
+			   .v_ref_BCHW = take(&f, "v_ref", -1) };
+	struct losses l = c.type->loss(c.conf, &m);
+	at_t sum = total_loss(&c, &l, v, m.v_ref_BCHW);
 	at_grad(sum, 1, &v, &grad);
-	struct st_item items[] = { { "loss", sum },
-				   { "positive", l.positive_B },
-				   { "negative", l.negative_B },
-				   { "grad_v", grad } };
-	need(st_write(a[3], items, 4, NULL, 0, &e), &e);
+	items[0] = (struct st_item) { "loss", sum };
+	items[1] = (struct st_item) { "policy", l.policy_B };
+	items[2] = (struct st_item) { "grad_v", grad };
+	for (int i = 0; c.type->notes[i]; i++)
+		items[k++] = (struct st_item) { mem_printf("note.%s", c.type->notes[i]), l.note_B[i] };
+	need(st_write(a[4], items, k, NULL, 0, &e), &e);
 	st_close(&f);
 }
 
@@ -137,7 +178,8 @@ static void train(char **a)
 	const struct policy_conf pc = {
 		.old_schedule = a[9], .old_slope = 0.1, .old_max = 0.25, .old_start = 1, .ema_decay = 0.9
 	};
-	double beta = atof(a[6]), kl_beta = atof(a[7]), clip = atof(a[8]);
+	char *set[] = { mem_printf("beta=%s", a[6]), mem_printf("kl_beta=%s", a[7]) };
+	struct chosen c = choose("nft", atof(a[8]), 2, set);
 	int steps = atoi(a[10]), n = 0;
 	struct policies p = { .conf = &pc, .old_is_theta = true };
 	struct optimizer o;
@@ -155,15 +197,15 @@ static void train(char **a)
 	optimizer_init(&o, &oc, p.theta.numel, AT_CPU);
 	struct st_item *item = mem_zero((size_t)(6 * p.theta.n + 2 * steps), sizeof *item);
 	for (int k = 0; k < steps; k++) {
-		at_t t = take(&f, "t", k), x0 = take(&f, "x0", k), xt = nft_noised(x0, take(&f, "eps", k), t);
+		at_t t = take(&f, "t", k), x0 = take(&f, "x0", k),
+		     xt = terms_noised(x0, take(&f, "eps", k), t);
 		struct pass old = policies_old_pass(&p), theta = { .lora = &p.theta }, base = { 0 };
-		struct nft_terms terms = { .x0_BCHW = x0, .xt_BCHW = xt, .t_B = t, .r_B = take(&f, "r", k) };
+		struct terms terms = { .x0_BCHW = x0, .xt_BCHW = xt, .t_B = t, .r_B = take(&f, "r", k) };
 		terms.v_BCHW = velocity(&m, &theta, xt, t, &f, k, AT_WITH_GRAD);
 		terms.v_old_BCHW =
 		    p.old_is_theta ? at_detach(terms.v_BCHW) : velocity(&m, &old, xt, t, &f, k, AT_NO_GRAD);
-		struct nft_losses l = nft_policy_loss(beta, &terms);
-		at_t sum = total_loss(&l, terms.v_BCHW, velocity(&m, &base, xt, t, &f, k, AT_NO_GRAD), beta,
-				      kl_beta, clip);
+		struct losses l = c.type->loss(c.conf, &terms);
+		at_t sum = total_loss(&c, &l, terms.v_BCHW, velocity(&m, &base, xt, t, &f, k, AT_NO_GRAD));
 		at_t grad_P = at_zeros(DIMS(p.theta.numel), AT_F32, AT_CPU);
 		lora_backward(&p.theta, sum, grad_P);
 		item[n++] = (struct st_item) { mem_printf("loss.%d", k), at_detach(sum) };
@@ -184,8 +226,8 @@ int main(int argc, char **argv)
 	struct at_scope *s = at_begin(AT_WITH_GRAD);
 
 	at_set_threads(1);
-	if (argc == 7 && !strcmp(argv[1], "loss"))
-		loss(argv);
+	if (argc >= 6 && !strcmp(argv[1], "loss"))
+		loss(argc, argv);
 	else if (argc == 8 && !strcmp(argv[1], "advantage"))
 		advantage(argv);
 	else if (argc == 11 && !strcmp(argv[1], "train"))

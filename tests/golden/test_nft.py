@@ -1,4 +1,4 @@
-"""algorithms/nft.c, advantage.c, optimizer.c and policies.c against float64 PyTorch written from the paper's formulas."""
+"""algorithms/nft.c, an example's loss, advantage.c, optimizer.c and policies.c against float64 PyTorch written from the paper's formulas."""
 
 import itertools
 import os
@@ -117,17 +117,17 @@ def test_loss(folder, beta, kl_beta, mode):
     x["xt"] = (1 - t) * x["x0"] + t * x["eps"]
     reward = torch.randn(b, generator=g, dtype=torch.float64)
     x["r"] = advantage_oracle(reward, np.array([0, 0, 0, 1, 1, 1]), "global", mode, clip)[1].float()
-    del x["eps"]
     save_file(x, folder / "in.safetensors")
-    run("loss", folder / "in.safetensors", folder / "out.safetensors", beta, kl_beta, clip)
+    run("loss", "nft", folder / "in.safetensors", folder / "out.safetensors", clip, f"beta={beta}", f"kl_beta={kl_beta}")
     got = load_file(folder / "out.safetensors")
-    d = {n: y.double() for n, y in x.items()}
+    d = {n: y.double() for n, y in x.items() if n != "eps"}
     d["v"].requires_grad_()
     loss, positive, negative = loss_oracle(**d, beta=beta, kl_beta=kl_beta, clip=clip)
     loss.backward()
     assert error(got["loss"], loss) < 1e-6
-    assert error(got["positive"], positive) < 1e-6
-    assert error(got["negative"], negative) < 1e-6
+    assert error(got["policy"], d["r"] * positive + (1 - d["r"]) * negative) < 1e-6
+    for name, want in ("d", negative - positive), ("r", d["r"]), ("dd", (negative - positive) ** 2), ("rd", d["r"] * (negative - positive)):
+        assert error(got[f"note.{name}"], want) < 1e-5, name  # d: a difference of what agrees to 1e-6
     assert error(got["grad_v"], d["v"].grad) < 1e-6
 
 
@@ -137,12 +137,35 @@ def test_loss_at_a_perfect_prediction(folder):
     x0, eps, t = torch.randn(2, 1, 2, 2, generator=g), torch.randn(2, 1, 2, 2, generator=g), torch.tensor([0.5, 0.25])
     v = eps - x0
     xt = (1 - t.view(-1, 1, 1, 1)) * x0 + t.view(-1, 1, 1, 1) * eps
-    save_file(dict(v=v, v_old=v.clone(), v_ref=v.clone(), x0=x0, xt=xt, t=t, r=torch.tensor([1.0, 0.0])),
+    save_file(dict(v=v, v_old=v.clone(), v_ref=v.clone(), x0=x0, eps=eps, xt=xt, t=t, r=torch.tensor([1.0, 0.0])),
               folder / "in.safetensors")  # fmt: skip
-    run("loss", folder / "in.safetensors", folder / "out.safetensors", 1.0, 1e-4, 5.0)
+    run("loss", "nft", folder / "in.safetensors", folder / "out.safetensors", 5.0)
     got = load_file(folder / "out.safetensors")
     assert all(torch.isfinite(y).all() for y in got.values())
     assert got["loss"].abs() < 1e-6
+
+
+@pytest.mark.parametrize("name, key, value", [("rwr", "temperature", 0.7), ("couples", "beta", 30.0)])
+def test_loss_of_an_example(folder, name, key, value):
+    """examples/algorithm_rwr.c, and the tests' algorithm that looks at groups, from the same formulas as their comments have."""
+    g = torch.Generator().manual_seed(9)
+    x = {n: torch.randn(5, 3, 4, 6, generator=g) for n in ("v", "v_old", "v_ref", "x0", "eps")}
+    x |= dict(t=torch.rand(5, generator=g), r=torch.rand(5, generator=g), weight=torch.ones(5))
+    t = x["t"].view(-1, 1, 1, 1)
+    x["xt"], x["advantage"] = (1 - t) * x["x0"] + t * x["eps"], 5 * (2 * x["r"] - 1)
+    x["group"] = torch.randn(5, generator=g, dtype=torch.float64)
+    save_file(x, folder / "in.safetensors")
+    run("loss", name, folder / "in.safetensors", folder / "out.safetensors", 5.0, f"{key}={value}")
+    got, d = load_file(folder / "out.safetensors"), {n: y.double() for n, y in x.items()}
+    d["v"].requires_grad_()
+    far = ((d["v"] - (d["eps"] - d["x0"])) ** 2).mean((1, 2, 3))
+    policy = far * ((d["advantage"] / value).exp() if name == "rwr" else value / 2 * torch.sigmoid(-d["group"]))
+    loss = policy.mean() + (1e-2 * ((d["v"] - d["v_ref"]) ** 2).mean() if name == "rwr" else 0)
+    loss.backward()
+    assert error(got["loss"], loss) < 1e-6 and error(got["policy"], policy) < 1e-6 and error(got["grad_v"], d["v"].grad) < 1e-6
+    notes = dict(counts=policy / far, error=far) if name == "rwr" else dict(margin=d["group"])
+    assert {n.removeprefix("note.") for n in got if n.startswith("note.")} == set(notes)
+    assert all(error(got[f"note.{n}"], want) < 1e-6 for n, want in notes.items())
 
 
 def make_batches(model, steps, b=4):

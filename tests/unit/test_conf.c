@@ -14,18 +14,19 @@
 #include "base/mem.h"
 
 struct inner {
-	double rate;
+	double rate, pace;
 	char *kind;
 };
 struct sample {
 	int64_t steps, free, size;
 	bool fast;
-	char *name;
+	char *name, *file;
 	struct conf_list items;
 	struct inner opt;
 };
 static const char *const kinds[] = { "linear", "cosine", NULL };
 static const struct field_word sizes[] = { { "auto", 0 }, { "all", 1000 }, { NULL, 0 } };
+static const struct field_word paces[] = { { "none", -1 }, { NULL, 0 } };
 static const struct field fields[] = {
 	FIELD(struct sample, steps, .init = "10", .min = 1, .max = 100, .doc = "how many"),
 	FIELD(struct sample, free, .init = "0", .doc = "any number"),
@@ -35,6 +36,9 @@ static const struct field fields[] = {
 	FIELD(struct sample, items, .init = "a, b", .min = 1, .max = 3, .doc = "which"),
 	FIELD(struct sample, opt.rate, .was = "opt.speed", .init = "1e-3", .min = 0, .max = 1, .unit = "s",
 	      .doc = "rate"),
+	FIELD(struct sample, opt.pace, .init = "none", .min = 0, .max = 1, .words = paces, .doc = "pace"),
+	FIELD(struct sample, file, .init = "linear", .choices = kinds, .or_path = true,
+	      .doc = "kind or file"),
 	FIELD(struct sample, opt.kind, .init = "linear", .choices = kinds, .doc = "kind"),
 	FIELD_END
 };
@@ -214,7 +218,9 @@ static void test_round_trip(void **state)
 		struct sample s = { .steps = 5,
 				    .name = (char *)(uintptr_t)names[i],
 				    .items = { items, 2 },
-				    .opt = { 0.1 + (double)i / 30, (char *)(uintptr_t) "cosine" } },
+				    .file = (char *)(uintptr_t) "a/b",
+				    .opt = { .rate = 0.1 + (double)i / 30,
+					     .kind = (char *)(uintptr_t) "cosine" } },
 			      back = { 0 };
 		struct conf_node *tree = conf_empty();
 		struct text t = { 0 };
@@ -266,6 +272,51 @@ static void test_words(void **state)
 	assert_non_null(
 	    strstr(fill(&s, "size: much", NULL), "size = 'much': not an integer, nor one of auto, all"));
 	assert_non_null(strstr(fill(&s, "steps: auto", NULL), "steps = 'auto': not an integer"));
+}
+
+/* The same of real numbers. */
+static void test_real_words(void **state)
+{
+	static const double value[] = { -1, 0, 0.25 };
+	static const char *const text[] = { "pace: none", "pace: 0", "pace: 0.25" };
+	struct sample s;
+
+	(void)state;
+	for (int i = 0; i < 3; i++) {
+		struct conf_node *tree = conf_empty();
+		struct text t = { 0 };
+		char *in = mem_printf("opt: {%s}", text[i]);
+
+		assert_string_equal(fill(&s, in, NULL), "");
+		assert_float_equal(s.opt.pace, value[i], 0);
+		conf_store(tree, &s, fields, "");
+		conf_emit(&t, tree);
+		assert_non_null(strstr(t.s, text[i]));
+		conf_release(&s, fields);
+		conf_node_free(tree);
+		text_free(&t);
+		free(in);
+	}
+	assert_non_null(strstr(fill(&s, "opt: {pace: -1}", NULL), "opt.pace = '-1': must be in [0, 1]"));
+	assert_non_null(
+	    strstr(fill(&s, "opt: {pace: x}", NULL), "opt.pace = 'x': not a number, nor one of none"));
+	assert_non_null(strstr(fill(&s, "opt: {rate: none}", NULL), "opt.rate = 'none': not a number"));
+}
+
+static void test_paths(void **state)
+{
+	struct sample s;
+
+	(void)state;
+	assert_string_equal(fill(&s, "file: ./cubic", NULL), "");
+	assert_string_equal(s.file, "./cubic");
+	conf_release(&s, fields);
+	assert_string_equal(fill(&s, "file: cosine", NULL), "");
+	conf_release(&s, fields);
+	assert_non_null(
+	    strstr(fill(&s, "file: cosin", NULL),
+		   "must be one of linear, cosine, or a path with a slash in it; did you mean 'cosine'?"));
+	assert_non_null(strstr(fill(&s, "opt: {kind: ./cosine}", NULL), "must be one of linear, cosine;"));
 }
 
 /* Lines of the log with `part` in them. */
@@ -361,6 +412,8 @@ static void test_pages(void **state)
 	conf_docs(&t, "Title", fields, "sec");
 	assert_non_null(strstr(t.s, "| `sec.opt.rate` | `1e-3` | 0 .. 1 s | rate (formerly `opt.speed`) |"));
 	assert_non_null(strstr(t.s, "| `sec.size` | `auto` | auto, all, 1 .. 64 | how large |"));
+	assert_non_null(strstr(t.s, "| `sec.opt.pace` | `none` | none, 0 .. 1 | pace |"));
+	assert_non_null(strstr(t.s, "| `sec.file` | `linear` | linear, cosine, or a path | kind or file |"));
 	assert_non_null(strstr(t.s, "| `sec.opt.kind` | `linear` | linear, cosine | kind |"));
 	text_free(&t);
 	conf_help(&t, fields, "sec");
@@ -375,6 +428,7 @@ int main(void)
 		cmocka_unit_test(test_values),        cmocka_unit_test(test_mistakes),
 		cmocka_unit_test(test_extends),       cmocka_unit_test(test_required),
 		cmocka_unit_test(test_round_trip),    cmocka_unit_test(test_words),
+		cmocka_unit_test(test_real_words),    cmocka_unit_test(test_paths),
 		cmocka_unit_test(test_earlier_names), cmocka_unit_test(test_pages),
 	};
 	return cmocka_run_group_tests(tests, make_folder, drop_folder);

@@ -56,9 +56,8 @@ static void open_trainer(struct trainer *t, struct experiment *x, enum at_dtype 
 	}
 	nn_move(t->pipeline.transformer.net, dt, AT_CPU);
 	t->pipeline.dtype = dt;
-	t->pipeline.shift = 3;
-	t->pipeline.num_train_timesteps = 1000;
-	assert_int_equal(sampler_init(&t->rollout, &t->pipeline, &x->rollout, &e), 0);
+	t->pipeline.schedule = (struct schedule_conf) { .shift = 3, .num_train_timesteps = 1000 };
+	assert_int_equal(sampler_init(&t->rollout, &t->pipeline, &x->rollout, DIMS(16, SIDE, SIDE), &e), 0);
 	assert_int_equal(policies_init(&t->policies, &x->policy, t->pipeline.transformer.net, &x->lora, NULL,
 				       1, AT_CPU, &e),
 			 0);
@@ -84,20 +83,28 @@ static at_t gradient_in(enum at_dtype dt, double r)
 	open_trainer(&t, &x, dt);
 	at_t x0 = random_at(DIMS(B, 16, SIDE, SIDE), 1), eps = random_at(DIMS(B, 16, SIDE, SIDE), 2);
 	at_t level = at_from((float[]) { 0.9F, 0.3F }, DIMS(B), AT_F32);
+	struct demands d = x.algorithm->demands(x.algorithm_conf, &x.advantage);
 	struct cond cond = { 0 };
 	cond_add(&cond, COND_TEXT, random_at(DIMS(B, TEXT, 24), 3), NULL);
 	cond_add(&cond, COND_POOLED, random_at(DIMS(B, 20), 4), NULL);
 	struct gradient_batch m = { .terms = { .x0_BCHW = x0,
-					       .xt_BCHW = nft_noised(x0, eps, level),
+					       .eps_BCHW = eps,
+					       .xt_BCHW = terms_noised(x0, eps, level),
 					       .t_B = level,
 					       .r_B = at_full(DIMS(B), r, AT_F32, AT_CPU),
+					       .advantage_B = at_full(DIMS(B), 10 * r - 5, AT_F32, AT_CPU),
+					       .weight_B = at_full(DIMS(B), 1, AT_F32, AT_CPU),
 					       .v_old_BCHW = at_sub(eps, x0) },
 				    .cond = cond,
 				    .timestep_B = at_mul(level, 1000),
 				    .v_ref_KCHW = at_sub(eps, x0),
-				    .weight_policy = x.advantage.clip / x.nft.beta / PAIRS,
+				    .weight_policy = d.times / d.over / PAIRS,
 				    .weight_kl = 1e-4 / PAIRS };
-	struct gradient_task task = { &t.policies.theta, &t.rollout, x.nft.beta, 0 };
+	struct gradient_task task = { .theta = &t.policies.theta,
+				      .sampler = &t.rollout,
+				      .algorithm = x.algorithm,
+				      .conf = x.algorithm_conf,
+				      .needs = d.needs };
 	at_t grad_P = gradient_of(&task, NULL, &m).grad_P;
 
 	close_trainer(&t, &x);

@@ -459,8 +459,8 @@ static void pipeline(void **state)
 	(void)state;
 	make_pipeline(path);
 	must(open_as(&p, path, AT_F32, &e) || open_as(&half, path, AT_BF16, &e), &e);
-	assert_float_equal(p.shift, 3, 0);
-	assert_int_equal(p.num_train_timesteps, 1000);
+	assert_float_equal(p.schedule.shift, 3, 0);
+	assert_int_equal(p.schedule.num_train_timesteps, 1000);
 	assert_true(p.transformer.net->hash != 0 && p.transformer.net->hash == half.transformer.net->hash);
 	struct at_dims d = pipeline_latent_shape(&p, 0, 0), wide = pipeline_latent_shape(&p, 4, 8);
 	assert_true(d.n == 3 && d.d[0] == 3 && d.d[1] == 2 && d.d[2] == 2);
@@ -533,8 +533,16 @@ static void pipeline_errors(void **state)
 		{ "model_index.json", "\"vae\"", "\"vee\"", "vae is missing" },
 		{ "model_index.json", "{", "", "model_index.json" },
 		{ "scheduler/scheduler_config.json", "\"shift\": 3", "\"shift\": 0", "shift" },
-		{ "scheduler/scheduler_config.json", "{", "{\"use_dynamic_shifting\": true,",
-		  "use_dynamic_shifting" },
+		{ "scheduler/scheduler_config.json", "{", "{\"use_karras_sigmas\": true,",
+		  "use_karras_sigmas is set" },
+		{ "scheduler/scheduler_config.json", "{", "{\"stochastic_sampling\": true,",
+		  "stochastic_sampling is set" },
+		{ "scheduler/scheduler_config.json", "{", "{\"time_shift_type\": \"cosine\",",
+		  "time_shift_type 'cosine': there are exponential and linear" },
+		{ "scheduler/scheduler_config.json", "{",
+		  "{\"use_dynamic_shifting\": true, \"max_image_seq_len\": 256,", "no line goes through" },
+		{ "scheduler/scheduler_config.json", "{", "{\"shift_terminal\": 1,",
+		  "shift_terminal must be in [0, 1)" },
 		{ "vae/config.json", "\"scale\": 2", "\"scale\": \"2\"", "scale" },
 	};
 	struct pipeline p;

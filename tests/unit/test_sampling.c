@@ -20,7 +20,8 @@ static int decoded;
 
 at_t __wrap_sampler_noise(const struct pipeline *p, uint64_t seed, enum rng_purpose purpose, uint64_t epoch,
 			  const int64_t *id, int n, struct at_dims chw);
-at_t __wrap_sampler_run(const struct sampler *s, const struct pass *pass, at_t noise, const struct cond *c);
+at_t __wrap_sampler_run(const struct sampler *s, const struct pass *pass, at_t noise, const struct cond *c,
+			const struct sampler_steps *k);
 at_t __wrap_pipeline_pixels(const struct pipeline *p, at_t x0);
 bool __wrap_at_fetch_ready(const struct at_fetch *f);
 
@@ -38,9 +39,13 @@ at_t __wrap_sampler_noise(const struct pipeline *p, uint64_t seed, enum rng_purp
 	return at_return(s, x);
 }
 
-at_t __wrap_sampler_run(const struct sampler *s, const struct pass *pass, at_t noise, const struct cond *c)
+at_t __wrap_sampler_run(const struct sampler *s, const struct pass *pass, at_t noise, const struct cond *c,
+			const struct sampler_steps *k)
 {
 	(void)s, (void)pass, (void)c;
+	assert_true(k->seed == 11 && k->purpose == RNG_EVAL_SOLVER && k->epoch == 12 && !k->stop);
+	for (int64_t i = 0; i < at_size(noise, 0); i++) /* noise on the way is that of the same images */
+		assert_true(at_f32(noise)[i * at_numel(noise) / at_size(noise, 0)] == (float)k->id[i]);
 	text_printf(&told, "sample %d; ", (int)at_size(noise, 0));
 	return at_mul(noise, 2);
 }
@@ -86,6 +91,7 @@ static int run(bool pixels, at_t x0)
 			      .seed = 11,
 			      .epoch = 12,
 			      .purpose = RNG_EVAL,
+			      .steps = RNG_EVAL_SOLVER,
 			      .x0_NCHW = x0,
 			      .cond = cond,
 			      .take = pixels ? take : NULL,

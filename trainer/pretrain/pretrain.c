@@ -352,7 +352,8 @@ static int eval_model(struct pretrainer *p, const char *dir, struct eval_result 
 	int ret = dist_agree(p->dist, p->dist->rank == 0 ? save_model(p, dir, e) : 0, e);
 
 	if (!ret && !(ret = pipeline_open(&pipe, &(struct pipeline_options) { .dir = dir }, e))) {
-		ret = sampler_init(&sampler, &pipe, &p->c->eval.sampler, e);
+		ret =
+		    sampler_init(&sampler, &pipe, &p->c->eval.sampler, pipeline_latent_shape(&pipe, 0, 0), e);
 		struct evaluator v = { .dist = p->dist,
 				       .pipeline = &pipe,
 				       .sampler = &sampler,

@@ -120,6 +120,10 @@ int pretrain_read(struct pretrain_conf *c, const char *path, const char *const *
 			conf_where(c->tree, "eval.sampler.batch"));
 		goto out;
 	}
+	if (sampler_check(&c->eval.sampler, e)) {
+		err_in(e, "eval.sampler");
+		goto out;
+	}
 	return 0;
 out:
 	pretrain_release(c);

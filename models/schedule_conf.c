@@ -1,0 +1,70 @@
+#include "models/schedule_conf.h"
+#include "base/json.h"
+#include <string.h>
+
+/* An optional number of diffusers may be null. */
+static int real(double *out, const json_t *o, const char *key, double absent, const char *path, struct err *e)
+{
+	*out = absent;
+	return json_is_null(json_object_get(o, key)) ? 0 : json_get_real(out, o, key, absent, path, e);
+}
+
+/* Settings that make another schedule or another solver of it. */
+static int refuse_others(const json_t *o, const char *path, struct err *e)
+{
+	static const char *const others[] = { "use_karras_sigmas", "use_exponential_sigmas",
+					      "use_beta_sigmas", "invert_sigmas", "stochastic_sampling" };
+
+	for (size_t i = 0; i < sizeof others / sizeof *others; i++) {
+		bool on;
+
+		if (json_get_bool(&on, o, others[i], false, path, e))
+			return -1;
+		if (on)
+			return err_set(e, "%s: %s is set, which is not supported", path, others[i]);
+	}
+	return 0;
+}
+
+static int read_shifts(struct schedule_conf *c, const json_t *o, const char *path, struct err *e)
+{
+	const char *kind;
+
+	if (real(&c->shift, o, "shift", 1, path, e) ||
+	    json_get_int(&c->num_train_timesteps, o, "num_train_timesteps", 1000, path, e) ||
+	    json_get_bool(&c->dynamic, o, "use_dynamic_shifting", false, path, e) ||
+	    real(&c->base_shift, o, "base_shift", 0.5, path, e) ||
+	    real(&c->max_shift, o, "max_shift", 1.15, path, e) ||
+	    json_get_int(&c->base_image_seq_len, o, "base_image_seq_len", 256, path, e) ||
+	    json_get_int(&c->max_image_seq_len, o, "max_image_seq_len", 4096, path, e) ||
+	    real(&c->shift_terminal, o, "shift_terminal", 0, path, e) ||
+	    json_get_str(&kind, o, "time_shift_type", "exponential", path, e))
+		return -1;
+	c->linear = !strcmp(kind, "linear");
+	if (!c->linear && strcmp(kind, "exponential") != 0)
+		return err_set(e, "%s: time_shift_type '%.40s': there are exponential and linear", path,
+			       kind);
+	return 0;
+}
+
+static int check(const struct schedule_conf *c, const char *path, struct err *e)
+{
+	if (!(c->shift > 0) || c->num_train_timesteps < 1)
+		return err_set(e, "%s: shift and num_train_timesteps must be above 0", path);
+	if (c->dynamic && c->base_image_seq_len == c->max_image_seq_len)
+		return err_set(
+		    e, "%s: base_image_seq_len and max_image_seq_len are equal: no line goes through them",
+		    path);
+	if (!(c->shift_terminal >= 0 && c->shift_terminal < 1))
+		return err_set(e, "%s: shift_terminal must be in [0, 1)", path);
+	return 0;
+}
+
+int schedule_conf_read(struct schedule_conf *c, const char *path, struct err *e)
+{
+	json_t *o = json_read(path, e);
+	int ret = !o || refuse_others(o, path, e) || read_shifts(c, o, path, e) || check(c, path, e) ? -1 : 0;
+
+	json_decref(o);
+	return ret;
+}

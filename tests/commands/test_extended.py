@@ -1,0 +1,97 @@
+"""What docs/extending.md says about adding to the program, done: an algorithm from examples/, and one that uses the rest of algorithm.h."""
+
+import numpy as np
+import pytest
+import yaml
+from command import ROOT, TINY, contraflow, fails, read_lines, read_zst
+from extended import extended
+
+STEPS = 3
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory):
+    return extended(
+        tmp_path_factory.mktemp("program"), "algorithms/registry.c",
+        ["examples/algorithm_rwr.c", "tests/commands/algorithm_couples.c"], {"\tX(nft)": "\tX(nft) X(rwr) X(couples)"},
+    )  # fmt: skip
+
+
+def train(program, run, *sets, ranks=1):
+    sets = [x for s in (f"train.max_steps={STEPS}", "train.timestep_fraction=0.5", "optimizer.lr=1e-4", *sets) for x in ("--set", s)]
+    contraflow("train", "configs/shapes.yaml", "--run", run, *TINY, *sets, ranks=ranks, program=program)
+    return read_zst(run / f"checkpoints/step-{STEPS:08d}/state.safetensors.zst")["theta"], read_lines(run / "metrics.jsonl")
+
+
+def close(a, b):
+    print(f"adapters are {np.abs(a - b).max():.1e} apart")
+    return np.abs(a - b).max() < 1e-5
+
+
+@pytest.mark.parametrize("name, notes", [("rwr", {"counts", "error"}), ("couples", {"margin"})])
+def test_ranks(program, tmp_path, name, notes):
+    """Finite losses, the algorithm's own numbers in the log, and the same adapter from any division of the work."""
+    chosen = f"train.algorithm={name}"
+    theta, log = train(program, tmp_path / "1", chosen)
+    assert np.isfinite(theta).all() and np.abs(theta).max() > 1e-3 and len(log) == STEPS
+    for line in log:
+        losses = {k.removeprefix("loss/") for k in line if k.startswith("loss/")}
+        assert losses == {"policy", "kl", *notes} and all(np.isfinite(line[f"loss/{k}"]) for k in losses)
+        assert line["skipped"] == 0 and line["grad_norm"] > 0
+    for run, ranks, *sets in ("2", 2), ("pieces", 1, "train.micro_batch=4"), ("replays", 1, "train.cuda_graphs=true"):
+        other, others = train(program, tmp_path / run, chosen, *sets, ranks=ranks)
+        assert close(theta, other), run
+        for a, b in zip(log, others):
+            assert all(abs(a[k] - b[k]) < 1e-4 * max(1, abs(a[k])) for k in a if k.startswith("loss/")), run
+
+
+def test_its_section(program, tmp_path):
+    """Its keys are read, checked, documented and kept, and they matter."""
+    chosen = "train.algorithm=rwr"
+    theta, _ = train(program, tmp_path / "plain", chosen)
+    cold, log = train(program, tmp_path / "cold", chosen, "rwr.temperature=0.3", "rwr.kl_beta=0")
+    assert np.abs(theta - cold).max() > 1e-5 and all(line["loss/kl"] == 0 for line in log)
+    kept = yaml.safe_load((tmp_path / "cold/config.yaml").read_text())
+    assert kept["train"]["algorithm"] == "rwr" and float(kept["rwr"]["temperature"]) == 0.3 and "nft" not in kept
+    page = contraflow("config", "reference", program=program).stdout
+    assert "## Algorithm `rwr`: reward-weighted regression\n" in page and "| `rwr.temperature` | `1` | 0.1 .. 1000 |" in page
+    assert "nft, rwr, couples" in page
+    config = ["config", "show", "configs/shapes.yaml", "--set"]
+    assert "rwr.temperature = '0': must be in [0.1, 1000]" in fails(*config, "rwr.temperature=0", program=program)
+    assert "unknown key 'rwr.temprature'; did you mean 'rwr.temperature'" in fails(*config, "rwr.temprature=1", program=program)
+    assert "did you mean 'rwr'" in fails(*config, "train.algorithm=rwl", program=program)
+
+
+def test_groups(program, tmp_path):
+    """The first pass: margins begin at zero, where theta is the base, and grow; groups stay whole in the parts of an epoch."""
+    fast = ["train.algorithm=couples", "couples.beta=2000", "optimizer.lr=3e-3"]
+    _, log = train(program, tmp_path / "r", *fast)
+    assert log[0]["loss/margin"] == 0 and all(line["loss/margin"] != 0 for line in log[1:])
+    one, _ = train(program, tmp_path / "1", *fast[:2], "train.steps_per_epoch=3")
+    two, _ = train(program, tmp_path / "2", *fast[:2], "train.steps_per_epoch=3", "train.micro_batch=1", ranks=2)
+    assert close(one, two)
+    refused = ["train", "configs/shapes.yaml", "--run", tmp_path / "no", *TINY, "--set", "train.algorithm=couples", "--set"]
+    said = fails(*refused, "advantage.mode=binary", program=program)
+    assert "train.algorithm couples: advantage.mode = 'binary': the best and the worst are wanted" in said
+    assert "train.steps_per_epoch = 4: couples looks at whole groups, and an epoch has 3" in fails(
+        *refused, "train.steps_per_epoch=4", program=program
+    )
+    assert not (tmp_path / "no").exists()
+
+
+def test_stages_of_two_algorithms(program, tmp_path):
+    """A stage may have another algorithm than the one before."""
+    config = tmp_path / "two.yaml"
+    config.write_text(f"""\
+extends: {ROOT}/configs/shapes.yaml
+train: {{max_steps: 2}}
+stages:
+  first: {{}}
+  second: {{train: {{algorithm: rwr}}, rwr: {{temperature: 2}}}}
+""")
+    contraflow("train", config, "--run", tmp_path / "r", *TINY, program=program)
+    log = read_lines(tmp_path / "r/metrics.jsonl")
+    assert ["loss/r_correlation" in line for line in log] == [True, True, False, False]
+    assert ["loss/error" in line for line in log] == [False, False, True, True]
+    kept = yaml.safe_load((tmp_path / "r/config.yaml").read_text())["stages"]
+    assert "nft" in kept["first"] and "rwr" not in kept["first"] and kept["second"]["rwr"]["temperature"] == 2
