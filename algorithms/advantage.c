@@ -13,19 +13,21 @@ static const char *const mode_names[] = {
 
 const struct field advantage_fields[] = {
 	FIELD(struct advantage_conf, std, .init = "global", .choices = std_names,
-	      .doc =
-		  "what advantages are divided by: the spread of the whole epoch, or of the prompt's group"),
+	      .doc = "standard deviation that advantages are divided by: the whole epoch's, or the prompt's "
+		     "group's"),
 	FIELD(struct advantage_conf, mode, .init = "all", .choices = mode_names,
-	      .doc = "which advantages count: all, only one sign, 1 for the positive and 0 for the rest, or "
-		     "only the sign"),
+	      .doc =
+		  "which advantages count: all; only one sign (positive_only, negative_only); 1 for positive "
+		  "ones and 0 for the rest (one_only); or their sign (binary)"),
 	FIELD(struct advantage_conf, clip, .init = "5", .min = 1e-3, .max = 1000,
-	      .doc = "advantages are clipped to plus or minus this before they become probabilities"),
+	      .doc = "clip advantages to plus or minus this before they become probabilities"),
 	FIELD(struct advantage_conf, combine, .init = "sum", .choices = combine_names,
-	      .doc = "several rewards become one as the sum of weight times value, or of weight times the "
-		     "reward's own advantage (GDPO)"),
+	      .doc =
+		  "how several rewards are combined: sum: weighted sum of their values; normalised: weighted "
+		  "sum of their advantages (GDPO)"),
 	FIELD(struct advantage_conf, reward_clip, .init = "0", .min = 0, .max = 1e6,
-	      .doc = "with `normalised`, a reward's own advantages are bounded by this, against outliers; 0: "
-		     "not"),
+	      .doc = "with `normalised`, clip each reward's own advantages to plus or minus this, against "
+		     "outliers; 0: no clipping"),
 	FIELD_END
 };
 

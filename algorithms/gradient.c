@@ -7,7 +7,7 @@
 #include <string.h>
 
 #define MOST                                                                                                 \
-	8 /* recordings: a micro-batch, the last and smaller one, with and without an old policy of its own  \
+	8 /* CUDA graphs: a micro-batch, the last and smaller one, with and without an old policy of its own \
 	   */
 
 /* Inputs: those that are always there, those that may be, in this order, and then the conditioning's. */
@@ -25,7 +25,7 @@ struct function {
 struct gradient_replays {
 	int n;
 	int64_t replayed;
-	struct recording {
+	struct replay {
 		struct function f;
 		struct at_dims x;
 		struct at_graph *graph;
@@ -153,24 +153,22 @@ static void differentiate(void *ctx, const at_t *in, at_t *out)
 	at_end(sc);
 }
 
-static struct recording *find(struct gradient_replays *r, const struct function *f, int n, const at_t *in)
+static struct replay *find(struct gradient_replays *r, const struct function *f, int n, const at_t *in)
 {
 	at_t slot[SLOTS];
 	struct cond cond = cond_from(&f->cond, take(slot, f, in));
 	struct at_dims x = at_shape(slot[XT]);
 
 	for (int i = 0; i < r->n; i++) {
-		struct recording *v = &r->v[i];
+		struct replay *v = &r->v[i];
 		if (v->f.has == f->has && v->f.pulls == f->pulls && at_dims_equal(v->x, x) &&
 		    cond_has_shape(&cond, &v->f.cond))
 			return v;
 	}
 	if (r->n == MOST)
 		return NULL;
-	struct recording *v = &r->v[r->n++];
-	*v = (struct recording) { .f = *f,
-				  .x = x,
-				  .graph = at_graph_new(differentiate, f, sizeof *f, n, OUT) };
+	struct replay *v = &r->v[r->n++];
+	*v = (struct replay) { .f = *f, .x = x, .graph = at_graph_new(differentiate, f, sizeof *f, n, OUT) };
 	return v;
 }
 
@@ -242,7 +240,7 @@ struct gradient gradient_of(const struct gradient_task *task, struct gradient_re
 	at_t w = at_to(at_from(weights, DIMS(2), AT_F64), AT_F64, at_device_of(b->terms.xt_BCHW));
 	at_t in[MOST_IN], out[OUT];
 	struct function f = { .task = *task };
-	struct recording *v;
+	struct replay *v;
 	const char *why;
 	int n = list_inputs(in, &f, b, w);
 
@@ -252,7 +250,8 @@ struct gradient gradient_of(const struct gradient_task *task, struct gradient_re
 		at_graph_run(v->graph, in, out);
 		at_graph_replays(v->graph, &why);
 		if (why && !v->told)
-			log_warn("the update of %lld pairs is not replayed on the GPU, only run: %s",
+			log_warn("updates of %lld pairs run without a CUDA graph, because it could not be "
+				 "replayed: %s",
 				 (long long)v->x.d[0], why);
 		v->told = why != NULL;
 	} else {

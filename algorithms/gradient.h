@@ -1,6 +1,6 @@
 /*
- * gradient.h -- the gradient of one micro-batch, as a function of tensors: what a GPU can record once and
- * replay.
+ * gradient.h -- the gradient of one micro-batch, as a function of tensors: what a GPU can replay from a
+ * CUDA graph.
  *
  * Shapes: B pairs of a sample and a noise level, K of them with a reference, C channels, H height, W width of
  * the latents, P adapter parameters.
@@ -10,7 +10,7 @@
 #include "algorithms/algorithm.h"
 #include "sampler/sample.h"
 
-/* Whose gradient of which loss.  What it points to stays where it is while recordings are replayed. */
+/* Whose gradient of which loss.  What it points to stays where it is while graphs are replayed. */
 struct gradient_task {
 	struct lora *theta;
 	const struct sampler *sampler; /* how its forwards are run */
@@ -35,13 +35,13 @@ struct gradient {
 	at_t kl;        /* the same for v and v_ref, by their weights */
 };
 
-/* Recordings of this function for the shapes that have come, on a GPU and where a batch has no row_K; they
+/* CUDA graphs of this function for the shapes that have come, on a GPU and where a batch has no row_K; they
  * read the adapter and the base's weights where they are now. */
 struct gradient_replays;
 struct gradient_replays *gradient_replays_new(void);
 void gradient_replays_free(struct gradient_replays *r); /* NULL is fine */
 int64_t
-gradient_replayed(const struct gradient_replays *r); /* micro-batches that a recording made; r may be NULL */
+gradient_replayed(const struct gradient_replays *r); /* micro-batches that were replays; r may be NULL */
 
 /* The algorithm's `group` of this batch (B), without gradients, on the CPU; in the caller's scope. */
 at_t gradient_group(const struct gradient_task *task, const struct gradient_batch *b);

@@ -6,10 +6,12 @@ static const struct field fields[] = {
 	FIELD(struct nft_conf, beta, .init = "1", .min = 1e-3, .max = 10,
 	      .doc = "strength of the implicit positive and negative policies"),
 	FIELD(struct nft_conf, kl_beta, .init = "1e-4", .min = 0, .max = 10,
-	      .doc = "weight of the pull towards the frozen base model; 0 computes no reference velocity"),
+	      .doc = "weight of the KL term, which pulls towards the frozen base model; 0: no reference "
+		     "velocity is computed"),
 	FIELD(struct nft_conf, kl_every, .init = "1", .min = 1, .max = 1000,
-	      .doc = "the reference velocity is computed on a random one in this many samples, its weight "
-		     "multiplied by as much"),
+	      .doc =
+		  "compute the KL term on a random one in this many pairs, with its weight multiplied by the "
+		  "same number"),
 	FIELD_END
 };
 

@@ -15,7 +15,7 @@ const struct field optimizer_fields[] = {
 	FIELD(struct optimizer_conf, weight_decay, .init = "1e-4", .min = 0, .max = 10,
 	      .doc = "decoupled weight decay, times the learning rate"),
 	FIELD(struct optimizer_conf, warmup, .init = "0", .min = 0, .max = 1e9, .unit = "steps",
-	      .doc = "the learning rate rises linearly over so many steps"),
+	      .doc = "the learning rate rises linearly over this many steps"),
 	FIELD(struct optimizer_conf, decay, .init = "constant", .choices = decay_names,
 	      .doc = "how the learning rate falls to zero over the run"),
 	FIELD_END

@@ -8,17 +8,18 @@ static const char *const schedule_names[] = { "on_policy", "linear", "warm", NUL
 
 const struct field policy_fields[] = {
 	FIELD(struct policy_conf, old_schedule, .init = "linear", .choices = schedule_names,
-	      .doc = "eta(step), the share of itself that the old policy keeps after an epoch: 0; min(slope "
-		     "step, max); "
-		     "or 0 before `old_start`, then min(slope (step - start), max)"),
+	      .doc =
+		  "eta(step), the share of itself that the old policy keeps after an epoch. on_policy: 0; "
+		  "linear: min(old_slope * step, old_max); warm: 0 before `old_start`, then min(old_slope * "
+		  "(step - old_start), old_max)"),
 	FIELD(struct policy_conf, old_slope, .init = "0", .min = 0, .max = 1,
-	      .doc = "slope of eta a step; 0 takes the published one, 0.001 for linear and 0.0075 for warm"),
+	      .doc = "growth of eta per step; 0: the published value, 0.001 for linear and 0.0075 for warm"),
 	FIELD(struct policy_conf, old_max, .init = "0", .min = 0, .max = 1,
-	      .doc = "largest eta; 0 takes the published one, 0.5 for linear and 0.999 for warm"),
+	      .doc = "largest eta; 0: the published value, 0.5 for linear and 0.999 for warm"),
 	FIELD(struct policy_conf, old_start, .init = "75", .min = 0, .max = 1e9, .unit = "steps",
-	      .doc = "steps on policy before `warm` begins"),
+	      .doc = "with `warm`: steps on policy at the start"),
 	FIELD(struct policy_conf, ema_decay, .init = "0.9", .min = 0, .max = 1,
-	      .doc = "largest decay of the averaged policy, which is evaluated and exported"),
+	      .doc = "largest decay of the averaged (EMA) policy, which is evaluated and exported"),
 	FIELD_END
 };
 

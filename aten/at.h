@@ -231,21 +231,20 @@ void at_set_requires_grad(at_t leaf, bool on);
 bool at_grad_enabled(void);
 /* grads[i] = d loss / d leaves[i], owned by the innermost scope; NULL where loss does not reach. */
 void at_grad(at_t loss, int n, const at_t *leaves, at_t *grads);
-/* Activation checkpointing: out[0..m) = f(ctx, in) without keeping what lies between; the backward runs f
+/* Gradient checkpointing: out[0..m) = f(ctx, in) without keeping what lies between; the backward runs f
  * again.  f must be a function of its inputs and of the `size` bytes of `ctx`, which are copied, and use no
  * other tensor that needs a gradient except those listed in `in`. */
 void at_checkpoint(void (*f)(void *ctx, const at_t *in, at_t *out), const void *ctx, size_t size, int n,
 		   const at_t *in, int m, at_t *out);
 
-/* ---- Replay -------------------------------------------------------------------------------------- */
+/* ---- CUDA graphs --------------------------------------------------------------------------------- */
 /*
  * out[0..m) = f(ctx, in[0..n)) without gradients, for a function that runs many times on one set of shapes.
- * On a GPU its launches are recorded at the second run and replayed from the third on, which saves what each
- * launch costs the CPU; the recording must first repeat a plain run, bit for bit where two plain runs do, or
- * else all runs stay plain.
- * Besides its inputs f may read memory that stays where it is (weights, whose values may change) and the
- * `size` bytes of `ctx`, which are copied; it must not bring anything to the CPU.  Elsewhere every run is
- * plain.
+ * On a GPU the second run captures it as a CUDA graph, which is replayed from the third run on and saves what
+ * each launch costs the CPU.  The graph must first reproduce a plain run, bit for bit where two plain runs
+ * do, or else all runs stay plain. Besides its inputs f may read memory that stays where it is (weights,
+ * whose values may change) and the `size` bytes of `ctx`, which are copied; it must not bring anything to the
+ * CPU.  Elsewhere every run is plain.
  */
 struct at_graph;
 struct at_graph *at_graph_new(void (*f)(void *ctx, const at_t *in, at_t *out), const void *ctx, size_t size,
@@ -266,7 +265,7 @@ int at_cuda_devices(void); /* 0 without a driver or in a CPU build */
 /* "cpu" or "cuda"; where there is no GPU to be had, the latter is an error that says why.  "auto": what
  * at_device_set_auto said, and before that cuda where there is one and else cpu. */
 int at_device_parse(enum at_device *dev, const char *name, struct err *e);
-void at_device_set_auto(enum at_device dev); /* what the process works on, its judges included */
+void at_device_set_auto(enum at_device dev); /* what the process works on, its rewards included */
 const char *at_device_name(enum at_device dev);
 extern const char *const at_device_names[]; /* those that at_device_parse takes, NULL-terminated */
 const char *at_version(void);               /* "2.11.0, AVX512, mkl" */

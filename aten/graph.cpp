@@ -1,5 +1,5 @@
-// graph.cpp -- a function of tensors that runs many times: on a GPU its launches are recorded once and
-// replayed.
+// graph.cpp -- a function of tensors that runs many times: on a GPU it is captured once as a CUDA graph,
+// which is then replayed.
 #include "aten/shim.hpp"
 #include <cstring>
 #include <string>
@@ -17,10 +17,10 @@
 #endif
 
 #ifdef CONTRAFLOW_CUDA
-// All recordings share one pool of memory: they are replayed one after another, and what a replay leaves is
-// copied out before the next begins. A pool that no recording uses is given back, and libtorch refuses
-// captures into it from then on: so whoever records has a use of it, of the device's part and of the pinned
-// one, whether the recording succeeds or not, and when nobody has, the next one begins another pool.
+// All graphs share one pool of memory: they are replayed one after another, and what a replay leaves is
+// copied out before the next begins. A pool that no graph uses is given back, and libtorch refuses captures
+// into it from then on. So whoever captures holds a use of the pool, of the device's part and of the pinned
+// one, whether the capture succeeds or not; when nobody holds one, the next capture begins another pool.
 struct graph_pool {
 	const at::cuda::MempoolId_t id = at::cuda::graph_pool_handle();
 	const c10::DeviceIndex device = c10::cuda::current_device();
@@ -56,11 +56,11 @@ struct at_graph {
 	std::vector<char> ctx;
 	size_t n, m;
 	int64_t runs = 0;
-	std::string why; // not empty: it is not replayed, and this is why
+	std::string why; // not empty: why it is not replayed
 #ifdef CONTRAFLOW_CUDA
-	std::shared_ptr<graph_pool> pool; // goes after what was recorded into it
-	std::unique_ptr<at::cuda::CUDAGraph> recorded;
-	std::vector<at::Tensor> in, out; // where the recording reads and writes
+	std::shared_ptr<graph_pool> pool; // outlives the graph that was captured into it
+	std::unique_ptr<at::cuda::CUDAGraph> graph;
+	std::vector<at::Tensor> in, out; // where the graph reads and writes
 #endif
 };
 
@@ -85,9 +85,9 @@ tensors run_plain(at_graph *g, const tensors &in)
 }
 
 #ifdef CONTRAFLOW_CUDA
-// All are recorded on one stream: a library's workspace belongs to a stream and is never freed (cuBLAS: 32
+// All captures are on one stream: a library's workspace belongs to a stream and is never freed (cuBLAS: 32
 // MiB on Hopper), and libtorch's streams come around again after 32, on top of those that others use.
-c10::cuda::CUDAStream recording_stream()
+c10::cuda::CUDAStream capture_stream()
 {
 	static const c10::cuda::CUDAStream stream = c10::cuda::getStreamFromPool();
 	return stream;
@@ -125,7 +125,7 @@ tensors replay(at_graph *g, const tensors &in)
 	tensors out;
 	for (size_t i = 0; i < g->n; i++)
 		g->in[i].copy_(in[i]);
-	g->recorded->replay();
+	g->graph->replay();
 	for (const at::Tensor &x : g->out)
 		out.push_back(x.clone());
 	return out;
@@ -141,7 +141,7 @@ void end_broken_capture(at_graph *g)
 		} catch (const std::exception &) { // the first error counts
 		}
 	};
-	quietly([&] { g->recorded->capture_end(); });
+	quietly([&] { g->graph->capture_end(); });
 	quietly([&] {
 		c10::cuda::CUDACachingAllocator::endAllocateToPool(g->pool->device, g->pool->id);
 		c10::cuda::CUDACachingAllocator::releasePool(g->pool->device, g->pool->id);
@@ -152,11 +152,11 @@ void end_broken_capture(at_graph *g)
 	});
 }
 
-// On a stream of its own, after one plain run there: libraries make their workspaces in it. Returns what that
-// run gave.
-tensors record(at_graph *g, const tensors &in)
+// Captures the graph on a stream of its own, after a plain run there, in which libraries make their
+// workspaces. Returns the results of that run.
+tensors capture(at_graph *g, const tensors &in)
 {
-	auto here = c10::cuda::getCurrentCUDAStream(), side = recording_stream();
+	auto here = c10::cuda::getCurrentCUDAStream(), side = capture_stream();
 	at::cuda::CUDAEvent before, after;
 	tensors twin;
 
@@ -171,13 +171,13 @@ tensors record(at_graph *g, const tensors &in)
 		// A capture cannot take over what the cache keeps for other uses, nor free it.
 		c10::cuda::CUDACachingAllocator::emptyCache();
 		g->pool = graph_pool::shared();
-		g->recorded = std::make_unique<at::cuda::CUDAGraph>();
+		g->graph = std::make_unique<at::cuda::CUDAGraph>();
 		try {
 			// Thread-local: what other threads do meanwhile (rewards, NCCL) is none of its
 			// business.
-			g->recorded->capture_begin(g->pool->id, cudaStreamCaptureModeThreadLocal);
+			g->graph->capture_begin(g->pool->id, cudaStreamCaptureModeThreadLocal);
 			g->out = run_plain(g, g->in);
-			g->recorded->capture_end();
+			g->graph->capture_end();
 		} catch (...) {
 			end_broken_capture(g);
 			throw;
@@ -192,30 +192,32 @@ void give_up(at_graph *g, const char *why)
 {
 	g->why = why;
 	g->why = g->why.substr(0, g->why.find('\n'));
-	g->recorded.reset();
+	g->graph.reset();
 	g->in.clear();
 	g->out.clear();
 	g->pool.reset();
 }
 
-// The first run is plain, the second is recorded and must agree with plain ones, those after it are replays.
-tensors run_recorded(at_graph *g, const tensors &in)
+// The first run is plain; the second captures the graph, which must agree with plain runs; later ones replay
+// it.
+tensors run_captured(at_graph *g, const tensors &in)
 {
 	if (g->runs == 1 || !g->why.empty())
 		return run_plain(g, in);
-	if (g->recorded) {
+	if (g->graph) {
 		for (size_t i = 0; i < g->n; i++)
 			if (in[i].sizes() != g->in[i].sizes() ||
 			    in[i].scalar_type() != g->in[i].scalar_type())
-				throw std::runtime_error("an input is not as it was when this was recorded");
+				throw std::runtime_error(
+				    "an input has another shape, type or device than at the capture");
 		return replay(g, in);
 	}
 	tensors plain = run_plain(g, in);
 	try {
-		tensors twin = record(g, in), again = replay(g, in);
+		tensors twin = capture(g, in), again = replay(g, in);
 		for (size_t i = 0; i < g->m; i++)
 			if (!as_good(again[i], plain[i], twin[i]))
-				throw std::runtime_error("the replay differs from the function");
+				throw std::runtime_error("its results differ from those of a plain run");
 	} catch (const std::exception &e) {
 		give_up(g, e.what());
 	}
@@ -255,7 +257,7 @@ void at_graph_run(at_graph *g, const at_t *in, at_t *out)
 		}
 		g->runs++;
 #ifdef CONTRAFLOW_CUDA
-		y = gpu ? run_recorded(g, x) : run_plain(g, x);
+		y = gpu ? run_captured(g, x) : run_plain(g, x);
 #else
 		(void)gpu;
 		y = run_plain(g, x);
@@ -270,7 +272,7 @@ bool at_graph_replays(const at_graph *g, const char **why)
 	if (why)
 		*why = g->why.empty() ? nullptr : g->why.c_str();
 #ifdef CONTRAFLOW_CUDA
-	return g->recorded != nullptr;
+	return g->graph != nullptr;
 #else
 	return false;
 #endif

@@ -103,7 +103,7 @@ static int find_layout(struct layout *out, const char *dir, const char *stem, co
 		ret = err_set(e, "%s: several variants of the weights and no plain %s" TYPE "; name one", dir,
 			      stem);
 	else
-		ret = err_set(e, "%s: no %s" TYPE " and no index of its parts", dir, stem);
+		ret = err_set(e, "%s: no %s" TYPE " and no index of shards", dir, stem);
 	if (out->name != other.name) {
 		free(other.name);
 		free(other.variant);

@@ -1,4 +1,5 @@
 #include "base/log.h"
+#include "base/mem.h"
 #include <errno.h>
 #include <pthread.h>
 #include <stdarg.h>
@@ -93,6 +94,37 @@ void log_warn(const char *fmt, ...)
 	if (all_ranks > 1)
 		snprintf(prefix, sizeof prefix, "warning: rank %d: ", my_rank);
 	write_line(prefix, msg, true);
+}
+
+static bool said_before(const char *msg)
+{
+	static struct {
+		char **v;
+		int n, cap;
+	} said;
+	bool before = false;
+
+	pthread_mutex_lock(&lock);
+	for (int i = 0; i < said.n && !before; i++)
+		before = !strcmp(said.v[i], msg);
+	if (!before)
+		MEM_PUSH(said.v, said.n, said.cap) = mem_str(msg);
+	pthread_mutex_unlock(&lock);
+	return before;
+}
+
+void log_warn_once(const char *fmt, ...)
+{
+	char msg[2048];
+	va_list ap;
+
+	if (my_rank != 0)
+		return;
+	va_start(ap, fmt);
+	vsnprintf(msg, sizeof msg, fmt, ap);
+	va_end(ap);
+	if (!said_before(msg))
+		write_line("warning: ", msg, true);
 }
 
 /* ---- Progress -------------------------------------------------------------------------------- */

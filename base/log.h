@@ -18,6 +18,8 @@ void log_quiet(bool quiet); /* no info, no progress on stderr (errors stay) */
 
 void log_info(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 void log_warn(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+/* What all ranks find alike, and perhaps several times: rank 0 says each line once. */
+void log_warn_once(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 
 /* A long phase: begin, tick with what is done so far and a short note, end.  ETA from the mean pace. */
 struct progress {

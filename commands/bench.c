@@ -123,7 +123,7 @@ static int make_experiment(struct bench *b, struct err *e)
 	set[n++] = mem_printf("prompts.group_size=%lld", (long long)b->group_size);
 	set[n++] = mem_printf("rollout.steps=%lld", (long long)b->steps);
 	set[n++] = mem_printf("train.timestep_fraction=%.17g", ((double)b->levels + 0.5) / (double)b->steps);
-	set[n++] = mem_printf("rollout.graphs=%s", now->graphs ? "true" : "false");
+	set[n++] = mem_printf("rollout.cuda_graphs=%s", now->graphs ? "true" : "false");
 	set[n++] = mem_printf("nft.kl_beta=%.17g", now->kl);
 	for (int i = 0; i < n && !ret; i++)
 		ret = conf_set(tree, set[i], e);
@@ -217,7 +217,7 @@ int bench_choose(struct bench *b, const struct bench_setting *now, struct err *e
 	t->gradients = now->record_update ? gradient_replays_new() : NULL;
 	t->batches = (struct batches) { .micro = now->micro, .blocks = now->checkpoint };
 	((struct nft_conf *)b->x.algorithm_conf)->kl_beta = now->kl; /* make_experiment chose no other */
-	b->x.rollout.graphs = now->graphs;
+	b->x.rollout.cuda_graphs = now->graphs;
 	if (p->vae)
 		nn_move(&b->vae.net, vae, p->device);
 	p->vae_batch = now->vae_batch;
@@ -393,7 +393,7 @@ void bench_measure(struct bench *b, struct bench_times *out)
 				      .peak_bytes = peak_bytes(b),
 				      .update_replayed = gradient_replayed(b->t.gradients) > 0 };
 	if (b->t.rollout.replays)
-		replays_count(b->t.rollout.replays, &out->recordings, &out->replayed);
+		replays_count(b->t.rollout.replays, &out->graphs, &out->replayed);
 }
 
 static void update(struct bench *b)

@@ -39,7 +39,7 @@ struct bench_times {
 	double decode;          /* latents to images on the CPU; 0 without a VAE */
 	double peak_bytes;      /* of this rank's tensors since the setting was chosen; on a GPU what libtorch
 				   reserved */
-	int recordings;         /* forwards that were recorded, and how many were replayed */
+	int graphs;             /* CUDA graphs of forwards, and how many forwards were replays */
 	int64_t replayed;
 	bool update_replayed;
 };

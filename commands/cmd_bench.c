@@ -74,7 +74,7 @@ static void add_setting(json_t *j, const struct bench *b, const struct bench_tim
 			 (json_int_t)s->checkpoint, "kl_beta", json_number(s->kl), "fp8", s->fp8, "graphs",
 			 s->graphs, "update_replayed", m->update_replayed, "vae_dtype", s->vae_dtype,
 			 "vae_batch", (json_int_t)s->vae_batch, "peak_bytes", json_number(m->peak_bytes),
-			 "seconds_of_1152_images", json_number(bench_step(b, m)), "recordings", m->recordings,
+			 "seconds_of_1152_images", json_number(bench_step(b, m)), "recordings", m->graphs,
 			 "replayed", (json_int_t)m->replayed));
 }
 
@@ -93,14 +93,16 @@ static int report(const struct bench *b, const struct bench_times *m, const char
 	phase(list, "merging the old policy", m->refresh, 0, b);
 	if (b->t.pipeline.vae)
 		phase(list, "decoding the images", m->decode, 0, b);
-	printf("  %.0f images of %lld steps: %.3f a second; %.0f (image, level) pairs: %.3f a second\n",
+	printf("  %.0f images of %lld steps: %.3f per second; %.0f (image, noise level) pairs: %.3f per "
+	       "second\n",
 	       images, (long long)b->steps, images / m->rollout, pairs, pairs / m->update);
 	if (b->t.pipeline.device == AT_CUDA)
-		printf("  %d forwards recorded, %lld replayed%s\n", m->recordings, (long long)m->replayed,
+		printf("  %d forwards as CUDA graphs, %lld replayed%s\n", m->graphs, (long long)m->replayed,
 		       b->now.record_update
 			   ? m->update_replayed ? "; the update replayed" : "; the update NOT replayed"
 			   : "");
-	printf("  48 x 24 images and 9 levels each would take %.0f %s-seconds; peak memory %.2f GiB\n",
+	printf("  a step of 48 x 24 images with 9 noise levels each would take %.0f %s-seconds; peak memory "
+	       "%.2f GiB\n",
 	       bench_step(b, m), unit(b), m->peak_bytes / GIB);
 	j = machine(b);
 	add_setting(j, b, m);
@@ -169,7 +171,7 @@ static json_t *tell(const struct bench *b, const char *name, const struct bench_
 	add_setting(j, b, m);
 	printf("  %-28s %5lld %5lld %10.2f %10.2f %10.2f %9.0f %9.2f %6d %s\n", name, (long long)b->now.batch,
 	       (long long)b->now.micro, 1e3 * each, 1e3 * pair, 1e3 * m->decode / images, bench_step(b, m),
-	       m->peak_bytes / GIB, m->recordings,
+	       m->peak_bytes / GIB, m->graphs,
 	       b->now.record_update ? m->update_replayed ? "+ update" : "NOT the update" : "");
 	fflush(stdout); /* what comes later may not fit */
 	return j;
@@ -198,7 +200,8 @@ static int matrix(struct bench *b, const char *out, struct err *e)
 			json_array_append_new(list, tell(b, row[i].name, &m));
 	}
 	if (first) {
-		printf("  %s: seconds of one for 48 x 24 images and 9 levels each\n", unit(b));
+		printf("  %s: seconds of one for a step of 48 x 24 images with 9 noise levels each\n",
+		       unit(b));
 		json_t *j = machine(b);
 		json_object_set(j, "settings", list);
 		ret = out ? json_write(out, j, e) : 0;
@@ -270,37 +273,40 @@ static int run(int argc, char **argv, struct err *e)
 	int64_t threads = 0;
 	const struct option_spec spec[] = {
 		{ "model", 's', &b.model, "NAME",
-		  "tiny, medium (SD3.5's) or a transformer's folder (default tiny)" },
+		  "tiny, medium (SD3.5 Medium) or a transformer's folder (default tiny)" },
 		{ "latent", 'i', &b.latent, "N",
-		  "side of the latents (default: the model's; medium 64, 512 pixels)" },
-		{ "text-tokens", 'i', &b.text_tokens, "N", "tokens of text (default: medium 205)" },
+		  "side of the latents (default: the model's; medium: 64, for 512 pixels)" },
+		{ "text-tokens", 'i', &b.text_tokens, "N", "text tokens (default for medium: 205)" },
 		{ "groups", 'i', &b.groups, "N", "prompts (default 2)" },
-		{ "group-size", 'i', &b.group_size, "N", "images a prompt (default 4)" },
+		{ "group-size", 'i', &b.group_size, "N", "images per prompt (default 4)" },
 		{ "batch", 'i', &b.now.batch, "N", "images sampled at a time (default 8)" },
-		{ "micro-batch", 'i', &b.now.micro, "N", "pairs a forward and backward (default 8)" },
+		{ "micro-batch", 'i', &b.now.micro, "N",
+		  "(image, noise level) pairs per forward and backward pass (default 8)" },
 		{ "steps", 'i', &b.steps, "N", "sampling steps (default 10)" },
-		{ "levels", 'i', &b.levels, "N", "noise levels trained an image (default 9)" },
-		{ "rank", 'i', &b.rank, "N", "of the adapter (default 32)" },
-		{ "kl", 'r', &b.now.kl, "X", "nft.kl_beta; 0 saves the base's forward (default 1e-4)" },
+		{ "levels", 'i', &b.levels, "N", "noise levels at which each image is trained (default 9)" },
+		{ "rank", 'i', &b.rank, "N", "rank of the LoRA adapter (default 32)" },
+		{ "kl", 'r', &b.now.kl, "X", "nft.kl_beta; 0 saves the base model's forward (default 1e-4)" },
 		{ "checkpoint-blocks", 'i', &b.now.checkpoint, "N",
-		  "blocks whose activations are computed twice (default 0: none)" },
-		{ "fp8", 'f', &b.now.fp8, NULL, "sample with 8-bit weights" },
+		  "gradient checkpointing: number of blocks that are computed twice (default 0)" },
+		{ "fp8", 'f', &b.now.fp8, NULL, "sample with 8-bit weights and activations" },
 		{ "record-update", 'f', &b.now.record_update, NULL,
-		  "replay forward and backward, too (on a GPU)" },
-		{ "no-graphs", 'f', &no_graphs, NULL, "run every forward, replay none (on a GPU)" },
-		{ "vae-dtype", 's', &b.now.vae_dtype, "TYPE", "precision of decoding (default float32)" },
+		  "on a GPU, replay forward and backward from CUDA graphs too" },
+		{ "no-graphs", 'f', &no_graphs, NULL, "on a GPU, replay nothing from CUDA graphs" },
+		{ "vae-dtype", 's', &b.now.vae_dtype, "TYPE",
+		  "type in which images are decoded (default float32)" },
 		{ "vae-batch", 'i', &b.now.vae_batch, "N", "images decoded at a time (default 1)" },
 		{ "matrix", 'f', &several, NULL,
-		  "a table of settings on one model: sizes of batches, replays, checkpointing, 8 bits" },
-		{ "repeats", 'i', &b.repeats, "N", "rounds; medians are told (default 3)" },
+		  "a table of settings: batch sizes, CUDA graphs, gradient checkpointing, 8 bits" },
+		{ "repeats", 'i', &b.repeats, "N",
+		  "repetitions, of which the median is reported (default 3)" },
 		{ "threads", 'i', &threads, "N",
-		  "CPU threads a rank (default: OMP_NUM_THREADS, or its share of the cores)" },
-		{ "dtype", 's', &b.dtype, "TYPE", "of the frozen weights (default float32)" },
+		  "CPU threads per rank (default: OMP_NUM_THREADS, else its share of the cores)" },
+		{ "dtype", 's', &b.dtype, "TYPE", "type of the frozen weights (default float32)" },
 		{ "device", 's', &b.device, "NAME",
-		  "auto, cpu or cuda (default auto: a GPU where there is one)" },
+		  "auto, cpu or cuda (default auto: a GPU if there is one)" },
 		{ "trace", 's', &trace, "FOLDER",
-		  "the kernels of one more round there, for chrome://tracing (one rank)" },
-		{ "o", 's', &out, "FILE.json", "the figures" },
+		  "write a trace of one more repetition there, for chrome://tracing (one rank)" },
+		{ "o", 's', &out, "FILE.json", "write the figures here" },
 		{ NULL, 0, NULL, NULL, NULL },
 	};
 	struct dist d;
@@ -319,4 +325,4 @@ static int run(int argc, char **argv, struct err *e)
 }
 
 const struct command cmd_bench = { "bench", "[--model tiny | medium | DIR] [options]",
-				   "time the phases of a step on random weights", run };
+				   "time the phases of a training step, with random weights", run };

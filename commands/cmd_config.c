@@ -48,16 +48,16 @@ static void all_tables(bool docs)
 		    &t,
 		    "# Configuration reference\n\nMade by `contraflow config reference`; a test "
 		    "checks that it is "
-		    "current. Files are YAML; `extends: other.yaml` takes another file's keys "
-		    "first; `--set a.b=c` "
-		    "overrides them.\n\n# `contraflow train`\n\n"
-		    "An experiment may have stages, `stages: {NAME: {...}, ...}`, run in the file's "
-		    "order: below a name, any "
-		    "section but run, ranks, model and lora, over the file's own; `rewards` takes the place "
-		    "of the file's. Adapters, "
-		    "moments and counters go on from stage to stage; `max_steps`, `max_seconds`, the "
-		    "learning rate's and the old "
-		    "policy's schedules count the stage's own steps.\n\n");
+		    "current. A configuration is a YAML file. With `extends: other.yaml` (relative to the "
+		    "file) it starts from another file and overrides its keys; `--set a.b=c` overrides both. "
+		    "A key that is marked \"formerly\" is also accepted under that name, with a warning."
+		    "\n\n# `contraflow train`\n\n"
+		    "An experiment may run in stages, in the order of the file: `stages: {NAME: {...}, "
+		    "...}`. A stage may have any section except run, ranks, model and lora; its keys "
+		    "override the file's, and its `rewards`, if given, replace the file's as a whole. The "
+		    "adapter, the optimizer's moments and the counters carry over from stage to stage. "
+		    "`max_steps`, `max_seconds` and the schedules of the learning rate and the old policy "
+		    "count the steps of the stage.\n\n");
 	for (const struct experiment_section *s = experiment_sections; s->name; s++)
 		table(&t, docs, s->doc, s->fields, s->name);
 	for (int i = 0; algorithms[i]; i++) {
@@ -90,7 +90,7 @@ static int run(int argc, char **argv, struct err *e)
 	const char *args[2];
 	struct option_list set = { .n = 0 };
 	const struct option_spec spec[] = {
-		{ "set", 'm', &set, "KEY=VALUE", "override a key; many times" },
+		{ "set", 'm', &set, "KEY=VALUE", "override a key; may be repeated" },
 		{ NULL, 0, NULL, NULL, NULL },
 	};
 	int n, ret = options_parse(&cmd_config, spec, argc, argv, args, 2, &n, e);
@@ -106,5 +106,7 @@ static int run(int argc, char **argv, struct err *e)
 	return err_set(e, "config: usage: contraflow config %s", cmd_config.usage);
 }
 
-const struct command cmd_config = { "config", "show CONFIG [--set KEY=VALUE ...] | keys | reference",
-				    "show a resolved configuration, every key, or the reference page", run };
+const struct command cmd_config = {
+	"config", "show CONFIG [--set KEY=VALUE ...] | keys | reference",
+	"show a configuration with all defaults, every key, or the reference page", run
+};

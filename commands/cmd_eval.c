@@ -107,15 +107,15 @@ static int run(int argc, char **argv, struct err *e)
 	const char *args[1];
 	const struct option_spec spec[] = {
 		SESSION_OPTIONS(o),
-		{ "prompts", 's', &r.prompts, "FILE", "prompts, .txt or .jsonl" },
+		{ "prompts", 's', &r.prompts, "FILE", "the prompts, .txt or .jsonl" },
 		{ "config", 's', &r.config, "FILE",
-		  "take the section `rewards` of this file (default: geneval)" },
-		{ "images-per-prompt", 'i', &r.per, "N", "images of each prompt (default 1)" },
-		{ "seed", 'i', &r.seed, "N", "other noise (default 0)" },
+		  "use the section `rewards` of this file (default: geneval)" },
+		{ "images-per-prompt", 'i', &r.per, "N", "images per prompt (default 1)" },
+		{ "seed", 'i', &r.seed, "N", "seed of the noise (default 0)" },
 		{ "reward-ranks", 'i', &r.reward_ranks, "N",
-		  "the last N ranks score what the others sample (default 0)" },
-		{ "quiet", 'f', &r.quiet, NULL, "no progress" },
-		{ "o", 's', &r.out, "FILE.json", "where the result goes" },
+		  "the last N ranks only score what the others sample (default 0)" },
+		{ "quiet", 'f', &r.quiet, NULL, "print no progress" },
+		{ "o", 's', &r.out, "FILE.json", "also write the result to this file" },
 		{ NULL, 0, NULL, NULL, NULL },
 	};
 	struct dist d;

@@ -40,7 +40,7 @@ static int write_merged(const struct transformer *m, const struct lora *l, const
 	int ret = -1;
 
 	if (file_exists(out) || file_is_dir(out)) {
-		err_set(e, "%s is there already: remove it or choose another name", out);
+		err_set(e, "%s exists already: remove it or choose another name", out);
 	} else {
 		lora_merge(&merged, l);
 		ret = m->type->save(m->m, &merged, temp, dt, e) || file_sync_tree(temp, e) ||
@@ -91,9 +91,12 @@ static int run(int argc, char **argv, struct err *e)
 	const struct option_spec spec[] = {
 		{ "format", 's', &r.format, "NAME",
 		  "peft, diffusers, kohya (ComfyUI, sd-scripts) or merged" },
-		{ "o", 's', &r.out, "PATH", "a folder for peft and merged, else a .safetensors file" },
-		{ "model", 's', &r.model, "DIR", "the model it was trained on (default: the run's)" },
-		{ "dtype", 's', &r.dtype, "TYPE", "of the numbers (default float32; merged: the model's)" },
+		{ "o", 's', &r.out, "PATH",
+		  "where it goes: a folder for peft and merged, else a .safetensors file" },
+		{ "model", 's', &r.model, "DIR",
+		  "the model that the adapter was trained on (default: the run's)" },
+		{ "dtype", 's', &r.dtype, "TYPE",
+		  "type of the numbers (default float32; merged: the model's)" },
 		{ NULL, 0, NULL, NULL, NULL },
 	};
 	struct dist d;
@@ -106,7 +109,8 @@ static int run(int argc, char **argv, struct err *e)
 	while (formats[format] && strcmp(formats[format], r.format))
 		format++;
 	if (!formats[format])
-		return err_set(e, "export: --format '%s': peft, diffusers, kohya or merged", r.format);
+		return err_set(e, "export: --format '%s': must be peft, diffusers, kohya or merged",
+			       r.format);
 
 	if ((ret = startup_open(&d, STARTUP_ALONE, e)))
 		return ret;
@@ -119,7 +123,7 @@ static int run(int argc, char **argv, struct err *e)
 	return ret;
 }
 
-const struct command cmd_export = { "export",
-				    "RUN | CHECKPOINT | ADAPTER --format NAME -o PATH [--model DIR]",
-				    "an adapter for diffusers, PEFT or ComfyUI, or merged into its model",
-				    run };
+const struct command cmd_export = {
+	"export", "RUN | CHECKPOINT | ADAPTER --format NAME -o PATH [--model DIR]",
+	"export an adapter to diffusers, PEFT or ComfyUI, or merged into its model", run
+};

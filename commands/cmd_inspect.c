@@ -188,4 +188,4 @@ static int run(int argc, char **argv, struct err *e)
 }
 
 const struct command cmd_inspect = { "inspect", "FILE.safetensors | ADAPTER_DIR | CHECKPOINT_DIR",
-				     "list what a file, an adapter or a checkpoint holds", run };
+				     "list what a safetensors file, an adapter or a checkpoint holds", run };

@@ -8,7 +8,7 @@ static int run(int argc, char **argv, struct err *e)
 	const char *config;
 	struct option_list set = { .n = 0 };
 	const struct option_spec spec[] = { { "set", 'm', &set, "KEY=VALUE",
-					      "override a key of the configuration; many times" },
+					      "override a key of the configuration; may be repeated" },
 					    { NULL, 0, NULL, NULL, NULL } };
 	struct pretrain_conf c;
 	enum at_device dev;

@@ -368,17 +368,18 @@ static int run(int argc, char **argv, struct err *e)
 			   .steps = 40,
 			   .batch = 1 };
 	const struct option_spec spec[] = {
-		{ "model", 's', &p.dir, "DIR", "a model directory, or one with the component's folders" },
-		{ "in", 's', &p.in, "FILE", "the inputs, a safetensors file" },
-		{ "out", 's', &p.out, "FILE", "where the outputs go" },
-		{ "taps", 'f', &p.taps, NULL, "write intermediates too, as tap.NUMBER.MODULE" },
+		{ "model", 's', &p.dir, "DIR", "a model directory, or a folder with only the component" },
+		{ "in", 's', &p.in, "FILE", "safetensors file with the inputs" },
+		{ "out", 's', &p.out, "FILE", "safetensors file for the outputs" },
+		{ "taps", 'f', &p.taps, NULL, "also write intermediate tensors, as tap.NUMBER.MODULE" },
 		{ "dtype", 's', &p.dtype_name, "TYPE", "type of the weights (default float32)" },
 		{ "device", 's', &p.device_name, "NAME", "auto, cpu or cuda (default cpu)" },
-		{ "t5-length", 'i', &p.t5_length, "N", "tokens that T5 reads (default 256)" },
-		{ "batch", 'i', &p.batch, "N", "images that vae-decode takes at a time (default 1)" },
-		{ "steps", 'i', &p.steps, "N", "noise levels of schedule (default 40)" },
-		{ "shift", 'r', &p.shift, "X", "shift of schedule (default: the model's)" },
-		{ "tokens", 'i', &p.tokens, "N", "image tokens, where the model's schedule depends on them" },
+		{ "t5-length", 'i', &p.t5_length, "N", "prompt length for T5, in tokens (default 256)" },
+		{ "batch", 'i', &p.batch, "N", "for vae-decode: images at a time (default 1)" },
+		{ "steps", 'i', &p.steps, "N", "for schedule: sampling steps (default 40)" },
+		{ "shift", 'r', &p.shift, "X", "for schedule: timestep shift (default: the model's)" },
+		{ "tokens", 'i', &p.tokens, "N",
+		  "for schedule: image tokens, if the model's schedule depends on them" },
 		{ NULL, 0, NULL, NULL, NULL },
 	};
 	struct dist d;
@@ -391,6 +392,7 @@ static int run(int argc, char **argv, struct err *e)
 	return startup_open(&d, STARTUP_ALONE, e) || probe(&p, &d, e) ? -1 : 0;
 }
 
-const struct command cmd_probe = { "probe",
-				   "COMPONENT --model DIR --in X.safetensors --out Y.safetensors [--taps]",
-				   "run one component of a model on given tensors", run };
+const struct command cmd_probe = {
+	"probe", "COMPONENT --model DIR --in X.safetensors --out Y.safetensors [--taps]",
+	"run one component of a model on given tensors, to compare it with another program", run
+};

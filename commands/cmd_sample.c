@@ -97,15 +97,16 @@ static int run(int argc, char **argv, struct err *e)
 	const char *args[1];
 	const struct option_spec spec[] = {
 		SESSION_OPTIONS(o),
-		{ "prompt", 'm', &r.prompts, "TEXT", "what to draw; many times" },
-		{ "per-prompt", 'i', &r.per, "N", "images of each prompt (default 1)" },
-		{ "seed", 'i', &r.seed, "N", "other noise (default 0)" },
+		{ "prompt", 'm', &r.prompts, "TEXT", "the prompt; may be repeated" },
+		{ "per-prompt", 'i', &r.per, "N", "images per prompt (default 1)" },
+		{ "seed", 'i', &r.seed, "N", "seed of the noise (default 0)" },
 		{ "latents", 's', &r.latents, "FILE",
 		  "start from the tensor `latents` of a safetensors file" },
-		{ "save-latents", 's', &r.save_latents, "FILE", "write the clean latents" },
-		{ "columns", 'i', &r.cols, "N", "images a row of the grid (default: a row a prompt)" },
-		{ "zoom", 'i', &r.zoom, "N", "enlarge images so many times (default 1)" },
-		{ "o", 's', &r.out, "FILE.png", "the image, or a grid of them" },
+		{ "save-latents", 's', &r.save_latents, "FILE",
+		  "write the final latents to a safetensors file" },
+		{ "columns", 'i', &r.cols, "N", "images per row of the grid (default: one row per prompt)" },
+		{ "zoom", 'i', &r.zoom, "N", "enlarge images by this factor (default 1)" },
+		{ "o", 's', &r.out, "FILE.png", "where the image, or the grid of images, goes" },
 		{ NULL, 0, NULL, NULL, NULL },
 	};
 	struct session s;
@@ -132,4 +133,4 @@ static int run(int argc, char **argv, struct err *e)
 }
 
 const struct command cmd_sample = { "sample", "--model DIR [--lora DIR] --prompt TEXT ... -o FILE.png",
-				    "draw images", run };
+				    "generate images from prompts", run };

@@ -283,12 +283,12 @@ static int run(int argc, char **argv, struct err *e)
 	bool quiet = false;
 	const struct option_spec spec[] = {
 		{ "prompts", 's', &file, "FILE",
-		  "a prompt an image, in order, or one for all; .txt or .jsonl (default: beside the "
-		  "images, NAME.txt, NAME.jsonl or GenEval's metadata.jsonl)" },
+		  ".txt or .jsonl with one prompt per image, in order, or one for all (default: NAME.txt, "
+		  "NAME.jsonl or GenEval's metadata.jsonl beside the images)" },
 		{ "config", 's', &o.config, "FILE",
-		  "take the section `rewards` of this file (default: geneval)" },
+		  "use the section `rewards` of this file (default: geneval)" },
 		REWARD_OPTIONS(o),
-		{ "quiet", 'f', &quiet, NULL, "no progress" },
+		{ "quiet", 'f', &quiet, NULL, "print no progress" },
 		{ "o", 's', &out, "FILE.json", "where the scores go (default: standard output)" },
 		{ NULL, 0, NULL, NULL, NULL },
 	};

@@ -101,7 +101,7 @@ static int serve(struct mixture *m, const struct serve_options *o, struct err *e
 	printf("listening on %s/score\n", http_server_url(s)); /* scripts read this line */
 	fflush(stdout);
 	http_server_run(s, stop_pipe[0]);
-	log_info("ending: no new connections, the requests under way are finished");
+	log_info("shutting down: finishing the open requests, accepting no new ones");
 	http_server_close(s);
 	return 0;
 }
@@ -131,8 +131,9 @@ static int check(const struct serve_options *o, int n, struct err *e)
 	if (!(o->idle >= 1 && o->idle <= 1e6) || !(o->deadline > 0 && o->deadline <= 1e6))
 		return err_set(e, "serve-reward: --idle and --deadline are seconds, at most a million");
 	if (o->token_env && (!token || !*token))
-		return err_set(e, "serve-reward: the environment has no %s, which is to hold the token",
-			       o->token_env);
+		return err_set(
+		    e, "serve-reward: the environment variable %s, which should hold the token, is not set",
+		    o->token_env);
 	return 0;
 }
 
@@ -151,20 +152,23 @@ static int run(int argc, char **argv, struct err *e)
 	const struct option_spec spec[] = {
 		REWARD_OPTIONS(o.rewards),
 		{ "host", 's', &o.host, "ADDRESS",
-		  "where to listen (default 127.0.0.1: this machine alone)" },
-		{ "port", 'i', &o.port, "N", "0: any that is free (default 8765)" },
+		  "address to listen on (default 127.0.0.1: this machine only)" },
+		{ "port", 'i', &o.port, "N", "port; 0: any free one (default 8765)" },
 		{ "token-env", 's', &o.token_env, "NAME",
-		  "the environment variable with the token that clients must have" },
-		{ "max-body", 'i', &o.body, "MIB", "of a request (default 64)" },
-		{ "max-items", 'i', &o.items, "N", "images of a request (default 256)" },
-		{ "max-side", 'i', &o.side, "PIXELS", "of an image (default 8192)" },
-		{ "max-pixels", 'i', &o.pixels, "MPIXEL", "of a request's images together (default 64)" },
-		{ "connections", 'i', &o.connections, "N", "at a time (default 256)" },
-		{ "requests", 'i', &o.requests, "N", "at a time; to more the answer is 503 (default 32)" },
-		{ "idle", 'r', &o.idle, "S", "seconds a connection may be silent (default 60)" },
+		  "environment variable with the token that clients must send" },
+		{ "max-body", 'i', &o.body, "MIB", "largest request (default 64)" },
+		{ "max-items", 'i', &o.items, "N", "most images in a request (default 256)" },
+		{ "max-side", 'i', &o.side, "PIXELS", "longest side of an image (default 8192)" },
+		{ "max-pixels", 'i', &o.pixels, "MPIXEL",
+		  "most pixels in all images of a request (default 64)" },
+		{ "connections", 'i', &o.connections, "N", "most connections at a time (default 256)" },
+		{ "requests", 'i', &o.requests, "N",
+		  "most requests at a time; more are answered with 503 (default 32)" },
+		{ "idle", 'r', &o.idle, "S",
+		  "close a connection that is silent for this many seconds (default 60)" },
 		{ "deadline", 'r', &o.deadline, "S",
-		  "for a request to come and be scored; then its images are errors (default 300)" },
-		{ "quiet", 'f', &o.quiet, NULL, "only warnings, and the line with the address" },
+		  "seconds to receive and score a request, after which its images are errors (default 300)" },
+		{ "quiet", 'f', &o.quiet, NULL, "print only warnings and the line with the address" },
 		{ NULL, 0, NULL, NULL, NULL },
 	};
 	struct mixture *m = NULL;
@@ -185,6 +189,7 @@ static int run(int argc, char **argv, struct err *e)
 	return ret;
 }
 
-const struct command cmd_serve = { "serve-reward",
-				   "[CONFIG] [--reward NAME] [--set KEY=VALUE ...] [--port N]",
-				   "serve rewards to the reward `http` of other machines and programs", run };
+const struct command cmd_serve = {
+	"serve-reward", "[CONFIG] [--reward NAME] [--set KEY=VALUE ...] [--port N]",
+	"serve rewards over HTTP, to the reward `http` of other runs and to other programs", run
+};

@@ -52,10 +52,11 @@ static int run(int argc, char **argv, struct err *e)
 	struct option_list set = { .n = 0 };
 	const struct option_spec spec[] = {
 		{ "prompts", 's', &prompts, "DIR", "write DIR/train.jsonl and DIR/test.jsonl" },
-		{ "render", 's', &render, "FILE", "draw a true scene of every prompt of a .jsonl file" },
-		{ "o", 's', &out, "DIR", "where --render puts its images" },
-		{ "seed", 'i', &seed, "N", "other scenes (default 0)" },
-		{ "set", 'm', &set, "KEY=VALUE", "a parameter of the world" },
+		{ "render", 's', &render, "FILE", "draw a scene that fits each prompt of a .jsonl file" },
+		{ "o", 's', &out, "DIR", "folder for the images of --render" },
+		{ "seed", 'i', &seed, "N", "seed of the scenes (default 0)" },
+		{ "set", 'm', &set, "KEY=VALUE",
+		  "set a parameter of the world (`world.*` of pretrain, without `world.`); may be repeated" },
 		{ NULL, 0, NULL, NULL, NULL }
 	};
 	struct shapes_conf c = { 0 };

@@ -60,10 +60,10 @@ static int run(int argc, char **argv, struct err *e)
 	bool resume = false, quiet = false;
 	struct option_list set = { .n = 0 };
 	const struct option_spec spec[] = {
-		{ "run", 's', &dir, "DIR", "the run directory (default runs/<config name>)" },
-		{ "resume", 'f', &resume, NULL, "go on from the directory's newest checkpoint" },
-		{ "set", 'm', &set, "KEY=VALUE", "override a key of the configuration; many times" },
-		{ "quiet", 'f', &quiet, NULL, "no progress, only warnings and the result" },
+		{ "run", 's', &dir, "DIR", "the run directory (default: runs/NAME of the configuration)" },
+		{ "resume", 'f', &resume, NULL, "continue from the run directory's newest checkpoint" },
+		{ "set", 'm', &set, "KEY=VALUE", "override a key of the configuration; may be repeated" },
+		{ "quiet", 'f', &quiet, NULL, "print only warnings and the result" },
 		{ NULL, 0, NULL, NULL, NULL }
 	};
 	struct dist d;
@@ -81,4 +81,4 @@ static int run(int argc, char **argv, struct err *e)
 }
 
 const struct command cmd_train = { "train", "CONFIG [--run DIR] [--resume] [--set KEY=VALUE ...]",
-				   "train an adapter with online RL", run };
+				   "train a LoRA adapter with online RL", run };

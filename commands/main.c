@@ -19,13 +19,12 @@ static const struct command *const commands[] = { &cmd_train,  &cmd_eval,    &cm
 
 static void usage(FILE *out)
 {
-	fprintf(
-	    out,
-	    "contraflow: online RL post-training of text-to-image flow models (DiffusionNFT)\n\n"
-	    "usage: contraflow COMMAND ...        (mpirun -n N contraflow train ... for several ranks)\n\n");
+	fprintf(out,
+		"contraflow: online RL post-training of text-to-image flow models (DiffusionNFT)\n\n"
+		"usage: contraflow COMMAND ...        (several ranks: mpirun -n N contraflow train ...)\n\n");
 	for (size_t i = 0; i < N_COMMANDS; i++)
 		fprintf(out, "  %-12s %s\n", commands[i]->name, commands[i]->doc);
-	fprintf(out, "\n  contraflow COMMAND --help tells more; contraflow --version\n");
+	fprintf(out, "\n  see also contraflow COMMAND --help and contraflow --version\n");
 }
 
 /* A failed tensor op: a rank that went on would hang the others. */

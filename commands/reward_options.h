@@ -15,7 +15,7 @@ struct reward_options {
 #define REWARD_OPTIONS(o)                                                                                    \
 	{ "reward", 's', &(o).reward, "NAME",                                                                \
 	  "only this entry of the file; without a file: this reward with its defaults" },                    \
-	    { "set", 'm', &(o).set, "KEY=VALUE", "override a key of `rewards`; many times" },                \
+	    { "set", 'm', &(o).set, "KEY=VALUE", "override a key of `rewards`; may be repeated" },           \
 	{                                                                                                    \
 		"threads", 'i', &(o).threads, "N",                                                           \
 		    "CPU threads, and batches scored at a time (default: OMP_NUM_THREADS, or the cores it "  \

@@ -56,7 +56,7 @@ int session_open(struct session *s, struct dist *d, const struct session_options
 				  .eta = o->eta,
 				  .timesteps = (char *)(uintptr_t) "float",
 				  .batch = o->batch,
-				  .graphs = true };
+				  .cuda_graphs = true };
 	if (sampler_check(&c, e))
 		return err_in(e, "%s", command);
 	if (check(o, command, e) || at_dtype_parse(&dt, o->dtype, e) ||

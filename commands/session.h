@@ -19,28 +19,30 @@ struct session_options {
 	}
 /* The rows of an option table that fill a struct session_options o. */
 #define SESSION_OPTIONS(o)                                                                                   \
-	{ "model", 's', &(o).model, "DIR", "the model directory (default: that of --lora's run)" },          \
-	    { "lora", 's', &(o).lora, "PATH", "an adapter of any layout, a checkpoint or a run" },           \
+	{ "model", 's', &(o).model, "DIR", "the model directory (default: the one of --lora's run)" },       \
+	    { "lora", 's', &(o).lora, "PATH",                                                                \
+	      "an adapter (PEFT, diffusers, kohya), a checkpoint or a run" },                                \
 	    { "solver", 's', &(o).solver, "NAME", SOLVER_CHOICES " with a slash in it (default euler)" },    \
 	    { "eta", 'r', &(o).eta, "X", "noise that a stochastic solver adds (default: its own)" },         \
-	    { "steps", 'i', &(o).steps, "N", "noise levels (default 40)" },                                  \
+	    { "steps", 'i', &(o).steps, "N", "sampling steps (default 40)" },                                \
 	    { "guidance", 'r', &(o).guidance, "X", "classifier-free guidance scale (default 1: none)" },     \
-	    { "negative", 's', &(o).negative, "TEXT", "what guidance leads away from (default: nothing)" },  \
+	    { "negative", 's', &(o).negative, "TEXT", "negative prompt (default: empty)" },                  \
 	    { "shift", 'r', &(o).shift, "X", "timestep shift (default: the model's)" },                      \
-	    { "height", 'i', &(o).height, "PIXELS", "default: the model's own size" },                       \
-	    { "width", 'i', &(o).width, "PIXELS", "default: the model's own size" },                         \
+	    { "height", 'i', &(o).height, "PIXELS", "image height (default: the model's own)" },             \
+	    { "width", 'i', &(o).width, "PIXELS", "image width (default: the model's own)" },                \
 	    { "batch", 'i', &(o).batch, "N", "images at a time (default 32)" },                              \
-	    { "t5-length", 'i', &(o).t5_length, "N", "tokens that T5 reads (default 256)" },                 \
+	    { "t5-length", 'i', &(o).t5_length, "N", "prompt length for T5, in tokens (default 256)" },      \
 	    { "text-cache", 's', &(o).text_cache, "DIR",                                                     \
-	      "keep embeddings of prompts here (default: nowhere)" },                                        \
+	      "keep prompt embeddings in this folder (default: not kept)" },                                 \
 	    { "threads", 'i', &(o).threads, "N",                                                             \
-	      "CPU threads a rank (default: OMP_NUM_THREADS, or its share of the cores)" },                  \
+	      "CPU threads per rank (default: OMP_NUM_THREADS, else its share of the cores)" },              \
 	    { "dtype", 's', &(o).dtype, "TYPE", "type of the weights (default float32)" },                   \
-	    { "vae-dtype", 's', &(o).vae_dtype, "TYPE", "precision of decoding (default float32)" },         \
+	    { "vae-dtype", 's', &(o).vae_dtype, "TYPE",                                                      \
+	      "type in which images are decoded (default float32)" },                                        \
 	    { "vae-batch", 'i', &(o).vae_batch, "N", "images decoded at a time (default 1)" },               \
 	{                                                                                                    \
 		"device", 's', &(o).device, "NAME",                                                          \
-		    "auto, cpu or cuda (default auto: a GPU where there is one)"                             \
+		    "auto, cpu or cuda (default auto: a GPU if there is one)"                                \
 	}
 
 struct session {

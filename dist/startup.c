@@ -62,10 +62,10 @@ int startup_threads(const struct dist *d, int64_t threads, struct err *e)
 	if (threads < 0 || threads > MOST_THREADS)
 		return err_set(e, "--threads %lld: must be in [0, %d]", (long long)threads, MOST_THREADS);
 	if (speaks && n > d->held)
-		log_warn("%d threads, and the launcher holds this process to %d of %d CPUs%s%s%s", n, d->held,
+		log_warn("%d threads, but the launcher binds this process to %d of %d CPUs%s%s%s", n, d->held,
 			 d->held_of, *advice ? " (" : "", advice, *advice ? ")" : "");
 	else if (speaks && !threads && !threads_of_environment() && *advice && n < whole)
-		log_info("the launcher holds this rank to %d of %d CPUs: %d thread%s (%s: %d)", d->held,
+		log_info("the launcher binds this rank to %d of %d CPUs: %d thread%s (with %s: %d)", d->held,
 			 d->held_of, n, n > 1 ? "s" : "", advice, whole);
 	at_set_threads(n);
 	return 0;
@@ -79,9 +79,9 @@ static void say_unused(const char *name)
 	if (!gpus_visible(seen))
 		return;
 	if (!strcmp(name, "cpu") && at_cuda_built())
-		log_info("on the CPU, and a GPU is visible: the device is 'cpu'");
+		log_info("running on the CPU although a GPU is visible: the device is 'cpu'");
 	else if (strcmp(name, "cpu"))
-		log_warn("on the CPU, and a GPU is visible: %s",
+		log_warn("running on the CPU although a GPU is visible: %s",
 			 at_cuda_built() ? "CUDA does not start (is the driver too old for it?)"
 					 : "this build has no CUDA (meson -Dcuda=enabled)");
 }
@@ -96,8 +96,8 @@ int startup_device(enum at_device *dev, const char *name, struct dist *d, struct
 		return -1;
 	if (on[0] > 0 && on[1] > 0)
 		return err_set(e,
-			       "the device '%s' is a GPU for some ranks and for others there is none: "
-			       "say cpu, or start no ranks where there is no GPU",
+			       "the device '%s' is a GPU on some ranks and the CPU on others: say cpu, or "
+			       "start ranks only where there is a GPU",
 			       name);
 	at_device_set_auto(*dev);
 	if (*dev == AT_CPU) {
@@ -108,7 +108,7 @@ int startup_device(enum at_device *dev, const char *name, struct dist *d, struct
 	int gpus = dist_gpus(d);
 	if (gpus < d->local_ranks)
 		return err_set(e,
-			       "%d ranks on this machine and %d GPU%s: start one rank a GPU, or say cpu "
+			       "%d ranks on this machine and %d GPU%s: start one rank per GPU, or say cpu "
 			       "(run.device, --device)",
 			       d->local_ranks, gpus, gpus == 1 ? "" : "s");
 	return startup_one_gpu(d, e);
@@ -124,11 +124,11 @@ int startup_one_gpu(const struct dist *d, struct err *e)
 	if (!gpus_visible(seen))
 		return err_set(
 		    e,
-		    "each of %d ranks on this machine sees %d GPUs, and without NVML, which is not "
-		    "found, none can choose its own: let the launcher show each rank one (srun "
+		    "each of the %d ranks on this machine sees %d GPUs, and NVML, which would tell them "
+		    "apart, is not found: let the launcher show each rank one GPU (srun "
 		    "--gpus-per-task=1), or set CUDA_VISIBLE_DEVICES for each",
 		    d->machine_ranks, n);
-	return err_set(e, "CUDA was started before each rank had its GPU, by MPI perhaps: "
+	return err_set(e, "CUDA was started (perhaps by MPI) before each rank had its GPU: "
 			  "let the launcher choose (srun --gpus-per-task=1)");
 }
 

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""A judge for the reward `exec`: frames on standard input, scores on standard output. It rewards red images.
+"""A reward for the type `exec`: frames on standard input, scores on standard output. It rewards red images.
 
     rewards: {exec: {command: [python3, examples/judge_exec.py]}}
 
-A frame is 4 bytes of length (little-endian) and so many bytes. A batch is one frame of JSON,
+A frame is 4 bytes of length (little-endian) and that many bytes. A batch is one frame of JSON,
 {"version": 1, "items": [{"prompt", "meta", "width", "height"}, ...]}, and for each item a frame of its pixels (RGB, 8 bits,
 rows from the top). The answer is one frame of JSON: {"scores": [...]}, for each item a number, or {"error": "why"}.
 Print to standard error only.

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""A judge that ranks a prompt's images, for the reward `exec` with `group: true`: the reddest gets 1, the least red 0.
+"""A reward that ranks a prompt's images, for the type `exec` with `group: true`: the reddest gets 1, the least red 0.
 
     rewards: {exec: {command: [python3, examples/judge_group.py], group: true}}
 

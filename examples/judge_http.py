@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""A judge for the reward `http`, on port 8765 of this machine: JSON in, scores out. It rewards small PNG files.
+"""A reward for the type `http`, on port 8765 of this machine: JSON in, scores out. It rewards small PNG files.
 
     rewards: {http: {url: "http://127.0.0.1:8765/score"}}
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""A judge for the reward `exec`: PP-OCR reads the text that the prompt puts between double quotes.
+"""A reward for the type `exec`: PP-OCR reads the text that the prompt puts between double quotes.
 
     python3 -m venv ppocr && ppocr/bin/pip install rapidocr-onnxruntime     # the models are in the package
     rewards: {ppocr: {type: exec, command: [ppocr/bin/python, examples/judge_ppocr.py]}}
@@ -16,7 +16,7 @@ import sys
 
 import numpy as np
 
-# Libraries print where they like, and frames must stay whole: they get the old standard output, everybody else standard error.
+# Libraries print to standard output, which must carry nothing but frames: frames get a copy of it, and all else goes to standard error.
 frames = os.fdopen(os.dup(1), "wb")
 os.dup2(2, 1)
 

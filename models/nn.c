@@ -200,8 +200,8 @@ static int check_extra(const struct nn_net *n, const struct st_file *f, struct e
 	qsort(known, n_known, sizeof *known, by_name);
 	for (int i = 0; i < f->n && !ret; i++)
 		if (!bsearch(&f->entry[i].name, known, n_known, sizeof *known, by_name))
-			ret =
-			    err_set(e, "%s: tensor '%s' is none of this model's", f->path, f->entry[i].name);
+			ret = err_set(e, "%s: tensor '%s' does not belong to this model", f->path,
+				      f->entry[i].name);
 	free(known);
 	return ret;
 }

@@ -82,7 +82,7 @@ int transformer_check_side(const struct transformer *t, int64_t side, const char
 	const struct transformer_facts *f = &t->facts;
 
 	if (side < 1 || side % f->multiple || side > f->most_side)
-		return err_set(e, "%s %lld: a multiple of %lld up to %lld", what, (long long)side,
+		return err_set(e, "%s %lld: must be a multiple of %lld, at most %lld", what, (long long)side,
 			       (long long)f->multiple, (long long)f->most_side);
 	return 0;
 }

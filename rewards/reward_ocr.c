@@ -33,12 +33,11 @@ static const char *const layout_names[] = { "auto", "sparse", "block", "line", "
 
 static const struct field fields[] = {
 	FIELD(struct ocr_conf, language, .init = "eng",
-	      .doc = "Tesseract's name of the language, or several joined by +"),
+	      .doc = "language, by Tesseract's name for it; several are joined by +"),
 	FIELD(struct ocr_conf, data, .init = "",
-	      .doc = "folder with LANGUAGE.traineddata; empty: where Tesseract was installed, or "
-		     "$TESSDATA_PREFIX"),
+	      .doc = "folder with LANGUAGE.traineddata; empty: Tesseract's own, or $TESSDATA_PREFIX"),
 	FIELD(struct ocr_conf, layout, .init = "sparse", .choices = layout_names,
-	      .doc = "where text is looked for: anywhere in the image (sparse), or as on a page"),
+	      .doc = "where to look for text: anywhere in the image (sparse), or laid out as on a page"),
 	FIELD_END
 };
 
@@ -199,7 +198,7 @@ static int wanted(const char *prompt, int32_t **out, size_t *n, struct err *e)
 	if (*out && *n)
 		return 0;
 	free(*out);
-	return err_set(e, "it asks for no text: write that between double quotes");
+	return err_set(e, "the prompt asks for no text: write the text between double quotes");
 }
 
 static double compare(const int32_t *want, size_t k, const char *read)

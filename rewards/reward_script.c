@@ -19,23 +19,25 @@ struct script_conf {
 
 static const struct field fields[] = {
 	FIELD(struct script_conf, module, .init = NULL,
-	      .doc = "the file: TorchScript, or an AOTInductor package when it ends in .pt2"),
+	      .doc = "the network's file: TorchScript, or an AOTInductor package if it ends in .pt2"),
 	FIELD(struct script_conf, size, .init = "0", .min = 0, .max = 8192, .unit = "pixels",
-	      .doc = "images are resized to this square first (bicubic, as PIL); 0: as they are"),
-	FIELD(struct script_conf, tokenizer, .init = "",
 	      .doc =
-		  "folder of a tokenizer (CLIP's, T5's or BERT's, by its files): forward then also gets the "
-		  "prompts' ids; empty: it does not"),
+		  "images are first resized to a square of this side (bicubic, as PIL does); 0: not resized"),
+	FIELD(
+	    struct script_conf, tokenizer, .init = "",
+	    .doc =
+		"folder of a tokenizer (CLIP's, T5's or BERT's, known by its files), whose token ids of the "
+		"prompts are passed to forward; empty: images only"),
 	FIELD(struct script_conf, text_length, .init = "77", .min = 2, .max = 4096, .unit = "tokens",
-	      .doc = "ids a prompt, padding included"),
+	      .doc = "token ids per prompt, padding included"),
 	FIELD(struct script_conf, device, .init = "auto", .choices = at_device_names,
-	      .doc = "where it runs; auto: where the run's tensors live, or on a reward rank without a GPU "
-		     "the CPU"),
+	      .doc =
+		  "where it runs; auto: on the run's device, or on the CPU of a reward rank without a GPU"),
 	FIELD(struct script_conf, batch, .init = "16", .min = 1, .max = 4096, .unit = "images",
 	      .doc = "images scored at a time, all of one size"),
 	FIELD(struct script_conf, group, .init = "false",
-	      .doc = "it gets all images of a prompt at once, so that it can compare them; then `batch` does "
-		     "not count"),
+	      .doc = "pass all images of a prompt at once, so that the network can compare them; `batch` is "
+		     "then ignored"),
 	FIELD_END
 };
 
@@ -141,7 +143,7 @@ static int check_prompt(void *state, const char *prompt, const char *meta, struc
 const struct reward_type reward_script = {
 	.abi = REWARD_ABI,
 	.name = "script",
-	.doc = "Any network as a judge, from TorchScript or AOTInductor",
+	.doc = "Any network as a reward model, from TorchScript or AOTInductor",
 	.fields = fields,
 	.conf_size = sizeof(struct script_conf),
 	.open = open_script,

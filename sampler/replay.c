@@ -100,18 +100,19 @@ at_t replays_velocity(struct replays *r, const struct sampler *s, const struct p
 	at_graph_run(p->graph, in, &v);
 	at_graph_replays(p->graph, &why);
 	if (why && !p->told)
-		log_warn("a forward of %lld images is not replayed on the GPU, only run: %s",
-			 (long long)p->x.d[0], why);
+		log_warn(
+		    "forwards of %lld images run without a CUDA graph, because it could not be replayed: %s",
+		    (long long)p->x.d[0], why);
 	p->told = why != NULL;
 	return at_return(sc, v);
 }
 
-void replays_count(const struct replays *r, int *recordings, int64_t *replayed)
+void replays_count(const struct replays *r, int *graphs, int64_t *replayed)
 {
 	const char *why;
 
-	*recordings = 0;
+	*graphs = 0;
 	for (int i = 0; i < r->n; i++)
-		*recordings += at_graph_replays(r->v[i].graph, &why);
+		*graphs += at_graph_replays(r->v[i].graph, &why);
 	*replayed = r->replayed;
 }

@@ -1,5 +1,6 @@
 /*
- * replay.h -- velocities without gradients: the same forward many times over, which a GPU replays (at_graph).
+ * replay.h -- velocities without gradients: the same forward many times over, which a GPU replays from a CUDA
+ * graph (at_graph).
  *
  * A forward is known by the shapes of its inputs and by the weights it reads: the base's own, or merged ones,
  * whose memory stays where it is while their values change (lora_merge).  Adapters added as products run are
@@ -15,7 +16,7 @@ void replays_free(struct replays *r); /* NULL is fine */
 /* sampler_velocity's value.  *s and what pass->merged points to stay where they are until replays_free. */
 at_t replays_velocity(struct replays *r, const struct sampler *s, const struct pass *pass, at_t x_BCHW,
 		      at_t t_B, const struct cond *c);
-/* Recordings that are replayed now, and forwards that took part in one. */
-void replays_count(const struct replays *r, int *recordings, int64_t *replayed);
+/* CUDA graphs that are replayed now, and forwards that were replays of one. */
+void replays_count(const struct replays *r, int *graphs, int64_t *replayed);
 
 #endif

@@ -10,34 +10,34 @@ static const struct field_word eta_words[] = { { "auto", -1 }, { NULL, 0 } };
 
 #define SAMPLER_FIELDS(SOLVER, STEPS)                                                                        \
 	FIELD(struct sampler_conf, solver, .init = SOLVER, .choices = solver_names, .or_path = true,         \
-	      .doc = "how the flow is integrated; a path is that of a plug-in, with a slash in it: "         \
-		     "docs/extending.md"),                                                                   \
+	      .doc =                                                                                         \
+		  "solver that integrates the flow: one of these, or the path of a plug-in, with a slash "   \
+		  "in it (docs/extending.md)"),                                                              \
 	    FIELD(struct sampler_conf, eta, .init = "auto", .min = 0, .max = 100, .words = eta_words,        \
-		  .doc = "how much noise a stochastic solver adds on the way, 0: none; auto: as much as it " \
-			 "has by itself"),                                                                   \
+		  .doc = "how much noise a stochastic solver adds; 0: none; auto: the solver's own amount"), \
 	    FIELD(struct sampler_conf, steps, .init = STEPS, .min = 1, .max = 1000, .unit = "steps",         \
-		  .doc = "noise levels an image goes through"),                                              \
+		  .doc = "noise levels of the sampling schedule"),                                           \
 	    FIELD(struct sampler_conf, guidance, .init = "1", .min = 0, .max = 100,                          \
-		  .doc = "classifier-free guidance scale; 1 means none and costs nothing"),                  \
+		  .doc = "classifier-free guidance scale; 1: no guidance, at no cost"),                      \
 	    FIELD(struct sampler_conf, negative, .init = "",                                                 \
-		  .doc = "the prompt that guidance leads away from"),                                        \
+		  .doc = "negative prompt, which guidance leads away from"),                                 \
 	    FIELD(struct sampler_conf, shift, .init = "0", .min = 0, .max = 100,                             \
-		  .doc = "timestep shift of the schedule; 0 takes the model's"),                             \
+		  .doc = "timestep shift of the schedule; 0: the model's"),                                  \
 	    FIELD(struct sampler_conf, timesteps, .init = "float", .choices = timestep_names,                \
-		  .doc =                                                                                     \
-		      "what the transformer is told of the noise level: 1000 sigma, or its integer part"),   \
+		  .doc = "timestep given to the transformer: 1000 sigma, or its integer part"),              \
 	    FIELD(struct sampler_conf, batch, .init = "32", .min = 1, .max = 65536, .unit = "images",        \
 		  .words = batch_words,                                                                      \
 		  .doc = "images sampled at a time on each rank; auto: as many as fit into `run.memory`"),   \
-	    FIELD(struct sampler_conf, graphs, .init = "true",                                               \
-		  .doc = "on a GPU, record the launches of a forward once and replay them (CUDA graphs)")
+	    FIELD(struct sampler_conf, cuda_graphs, .was = "graphs", .init = "true",                         \
+		  .doc = "on a GPU, replay forwards from CUDA graphs")
 
-const struct field rollout_fields[] = { SAMPLER_FIELDS("dpm2", "10"),
-					FIELD(struct sampler_conf, fp8, .init = "false",
-					      .doc =
-						  "sample with the blocks' weights and activations in 8 bits "
-						  "(E4M3); the update's policies stay as they are"),
-					FIELD_END };
+const struct field rollout_fields[] = {
+	SAMPLER_FIELDS("dpm2", "10"),
+	FIELD(struct sampler_conf, fp8, .init = "false",
+	      .doc = "sample with 8-bit (E4M3) weights and activations in the blocks; "
+		     "the update keeps run.dtype"),
+	FIELD_END
+};
 const struct field eval_sampler_fields[] = { SAMPLER_FIELDS("euler", "40"), FIELD_END };
 
 static const struct solver_type *open_solver(const struct sampler_conf *c, struct err *e)
@@ -93,7 +93,7 @@ int sampler_init(struct sampler *s, const struct pipeline *p, const struct sampl
 		sampler_release(s);
 		return -1;
 	}
-	if (c->graphs)
+	if (c->cuda_graphs)
 		s->replays = replays_new();
 	if (c->guidance != 1 && !p->transformer.facts.guided) {
 		struct at_scope *sc = at_begin(AT_NO_GRAD);

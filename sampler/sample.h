@@ -18,8 +18,8 @@ struct sampler_conf {
 	double eta;      /* noise of a stochastic solver; below 0: as much as the solver has by itself */
 	char *timesteps; /* "float" or "integer": what the transformer is told of sigma */
 	int64_t batch;   /* images a forward; 0: auto */
-	bool graphs;     /* replay forwards on a GPU */
-	bool fp8;        /* rollouts with 8-bit weights; who samples hands the pass */
+	bool cuda_graphs;
+	bool fp8; /* rollouts with 8-bit weights; who samples hands the pass */
 };
 /* What can be tried without a model: the solver is there, and takes eta.  A message that begins with the key.
  */

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""How well judging hides behind sampling: rounds of the shapes world with a judge that takes as long as the sampling does.
+"""How well scoring overlaps with sampling: epochs of the shapes world with a reward that takes as long as the sampling does.
 
     tools/bench_overlap.py [--ranks 2] [--batches 8] [--judge exec] [--rounds 8]
 
-First some rounds with a judge that answers at once tell how long a rank samples; then the judge takes that time, divided over the
-images (it sleeps, as one that waits for another machine does), and a round's sampling and judging together is compared with what
-either takes alone.
+First some epochs with a reward that answers at once measure how long a rank samples. Then the reward takes that time, divided over
+the images (it sleeps, like one that waits for another machine), and the time of sampling and scoring an epoch together is compared
+with what either takes alone.
 """
 
 import argparse
@@ -59,7 +59,7 @@ def serve(seconds):
 
 
 def rounds(a, seconds, folder):
-    """Medians of a round's sampling and of the wait for scores after it, in seconds."""
+    """Medians of an epoch's sampling and of the wait for scores after it, in seconds."""
     each = a.images // a.ranks
     server = None
     if a.judge == "exec":
@@ -84,8 +84,8 @@ def rounds(a, seconds, folder):
 def main():
     p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     p.add_argument("--ranks", type=int, default=2)
-    p.add_argument("--images", type=int, default=768, help="a round, over all ranks")
-    p.add_argument("--batches", type=int, default=8, help="of a rank's images")
+    p.add_argument("--images", type=int, default=768, help="images per epoch, over all ranks")
+    p.add_argument("--batches", type=int, default=8, help="batches into which a rank's images are divided")
     p.add_argument("--rounds", type=int, default=8)
     p.add_argument("--judge", choices=["exec", "http"], default="exec")
     p.add_argument("--build", type=lambda s: pathlib.Path(s).resolve(), default=ROOT / "build")
@@ -94,7 +94,7 @@ def main():
         folder = pathlib.Path(folder)
         alone, _ = rounds(a, 0, folder)
         took, wait = rounds(a, alone / (a.images // a.ranks), folder)
-    print(f"{a.judge}, {a.ranks} ranks, {a.batches} batches a rank: sampling {alone:.2f} s alone, {took:.2f} s beside a judge that takes "
+    print(f"{a.judge}, {a.ranks} ranks, {a.batches} batches a rank: sampling {alone:.2f} s alone, {took:.2f} s beside a reward that takes "
           f"{alone:.2f} s, then {wait:.2f} s of waiting: {(took + wait) / alone:.2f}x the longer of the two")  # fmt: skip
 
 

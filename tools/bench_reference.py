@@ -2,14 +2,14 @@
 """The reference's loop in Python (diffusers + PEFT) on random weights of any size, and contraflow bench beside it.
 
     python=.venv/bin/python  # needs LD_LIBRARY_PATH=/usr/local/cuda/lib64 where CUDA is not in the loader's path
-    $python tools/bench_reference.py --shapes --ranks 2                            # the embedded default, 2 ranks of ours
+    $python tools/bench_reference.py --shapes --ranks 2                            # the built-in default, 2 ranks of ours
     $python tools/bench_reference.py --model medium --device cuda --dtype bfloat16 --group-size 24 --groups 1 \\
         --batch 12 --micro-batch 4 --checkpoint-blocks 24
 
 Python does what the public reference does: rollout with the adapter `old` unmerged, DPM-Solver++(2M); update with three
-forwards a noise level (old without gradient, theta, base without gradient), the weights of the loss in double, backward,
-clip, AdamW; frozen weights in float32 under autocast where --dtype is of 16 bits. Embeddings are ready beforehand, images
-are neither decoded nor scored, on both sides. Rounds alternate; medians and ratios are printed, and written as JSON by -o.
+forwards per noise level (old without gradient, theta, base without gradient), the weights of the loss in double, backward,
+clip, AdamW; frozen weights in float32 under autocast where --dtype has 16 bits. On both sides embeddings are computed beforehand, and images
+are neither decoded nor scored. Epochs alternate; medians and ratios are printed, and written as JSON by -o.
 """
 
 import argparse
@@ -165,7 +165,7 @@ def ours(a):
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--shapes", action="store_true", help="sizes of the shapes world: 192 images, 10 steps, 3 levels")
+    p.add_argument("--shapes", action="store_true", help="sizes of the shapes world: 192 images, 10 steps, 3 noise levels")
     p.add_argument("--model", default="tiny", help="tiny, medium, or a transformer's folder")
     for key, default in dict(latent=0, text_tokens=0, groups=2, group_size=4, batch=8, micro_batch=8, steps=10, levels=9, rank=32,
                              checkpoint_blocks=0, repeats=5, ranks=1, threads=os.cpu_count()).items():  # fmt: skip
@@ -197,7 +197,7 @@ def main():
     print(f"{'':12}{'Python':>10}{'contraflow':>12}{'ratio':>8}")
     for i, name in enumerate(("rollout", "update")):
         print(f"{name:12}{med[i]:9.3f}s{med[i + 2]:11.3f}s{ratio[i]:7.2f}x")
-    print(f"{'round':12}{med[0] + med[1]:9.3f}s{med[2] + med[3]:11.3f}s{total:7.2f}x")
+    print(f"{'epoch':12}{med[0] + med[1]:9.3f}s{med[2] + med[3]:11.3f}s{total:7.2f}x")
     for who, (r, u) in (("Python", med[:2]), ("contraflow", med[2:])):
         print(f"1,152 images of 9 levels: {who} {r * 1152 / n + u * 1152 * 9 / (n * a.levels):.0f} s")
     if a.o:

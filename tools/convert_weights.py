@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Reward weights that are published as pickles, made into the safetensors files that contraflow reads.
+"""Converts reward weights that are published as pickles into the safetensors files that contraflow reads.
 
     tools/convert_weights.py HPS_v2.1_compressed.pt rewards/hpsv2 --open-clip ViT-H-14
     tools/convert_weights.py sac+logos+ava1-l14-linearMSE.pth rewards/aesthetic.safetensors
@@ -36,7 +36,7 @@ def main():
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
     if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
-        sys.exit(f"{args.source}: it is not a dictionary of tensors")
+        sys.exit(f"{args.source}: not a dictionary of tensors")
     if args.open_clip:
         state = {k.removeprefix("module."): v for k, v in state.items() if not k.endswith("attn_mask")}
         args.target.mkdir(parents=True, exist_ok=True)

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""ImageReward as a TorchScript module for contraflow's reward `script`.
+"""Exports ImageReward as a TorchScript module for contraflow's reward `script`.
 
     tools/export_imagereward.py ImageReward.pt models/imagereward.pt
 
 The source is the published checkpoint (a pickle, opened with torch's weights_only loader, which runs no code of the file's)
 or the same tensors in safetensors: BLIP's ViT-L/16 at 224 pixels, its BERT whose layers look at the image, and a head.
-Beside the module goes NAME.tokenizer, BERT's with the two tokens that BLIP adds. In the configuration:
+NAME.tokenizer is written beside the module: BERT's, with the two tokens that BLIP adds. In the configuration:
 
     imagereward: {type: script, module: models/imagereward.pt, tokenizer: models/imagereward.tokenizer, text_length: 35}
 
@@ -113,7 +113,7 @@ def build(state, vision_heads, text_heads):
         positions = said["embeddings.position_embeddings.weight"].shape[0]
         widths = [head[f"mlp.layers.{n}.weight"].shape for n in HEAD]
     except KeyError as e:
-        sys.exit(f"this is no ImageReward: there is no tensor {e}")
+        sys.exit(f"this is not an ImageReward checkpoint: there is no tensor {e}")
     vision = BlipVisionModel(BlipVisionConfig(hidden_size=patch.shape[0], patch_size=patch.shape[2], image_size=side, intermediate_size=inner[0],
                                               num_hidden_layers=layers[0], num_attention_heads=vision_heads, layer_norm_eps=1e-6))  # fmt: skip
     text = BlipTextModel(BlipTextConfig(vocab_size=words.shape[0], hidden_size=words.shape[1], encoder_hidden_size=patch.shape[0],
@@ -123,7 +123,7 @@ def build(state, vision_heads, text_heads):
     for module, tensors in ((vision, seen), (text, said), (mlp, below(head, "mlp.layers."))):
         odd = set(module.state_dict()) ^ set(tensors)
         if odd:
-            sys.exit(f"this is no ImageReward: {sorted(odd)[0]} is on one side only, as are {len(odd) - 1} more tensors")
+            sys.exit(f"this is not an ImageReward checkpoint: {sorted(odd)[0]} does not match (of {len(odd)} such tensors)")
         module.load_state_dict(tensors)
     return Network(vision, text, torch.nn.Sequential(*mlp.values())).eval(), side
 
@@ -159,8 +159,8 @@ def main():
     args.add_argument("source", type=pathlib.Path, help="the checkpoint, .pt or .safetensors")
     args.add_argument("target", type=pathlib.Path, help="the module's file, NAME.pt")
     args.add_argument("--tokenizer", default="bert-base-uncased", help="a folder or a hub id of BERT's tokenizer (%(default)s)")
-    args.add_argument("--vision-heads", type=int, default=16, help="attention heads of the image's encoder (%(default)s)")
-    args.add_argument("--text-heads", type=int, default=12, help="attention heads of the text's encoder (%(default)s)")
+    args.add_argument("--vision-heads", type=int, default=16, help="attention heads of the image encoder (%(default)s)")
+    args.add_argument("--text-heads", type=int, default=12, help="attention heads of the text encoder (%(default)s)")
     args = args.parse_args()
     if args.target.suffix != ".pt":
         sys.exit(f"{args.target}: the module's file is named .pt")

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""A Mask2Former from transformers as GenEval's eyes: the TorchScript module that contraflow's detector `script` runs.
+"""Exports a Mask2Former from transformers as the TorchScript module of contraflow's detector `script`, for GenEval.
 
     tools/export_mask2former.py facebook/mask2former-swin-small-coco-instance models/mask2former.pt
 
 The source is a folder or a hub id of a Mask2FormerForUniversalSegmentation trained on instances. Beside the module goes
-NAME.classes.txt, a class a line as GenEval spells it. In the configuration:
+NAME.classes.txt, one class per line as GenEval spells it. In the configuration:
 
     geneval: {detector: script, module: models/mask2former.pt, classes: models/mask2former.classes.txt, clip: ...}
 

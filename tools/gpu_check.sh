@@ -140,7 +140,7 @@ compare() {
 
 fused() { ours "$tests/test_fused" && echo "= $(grep -c '\[       OK' "$out/fused_kernels_against_float64.log") tests"; }
 transfer() { ours "$tests/test_transfer"; }
-recordings() { ours "$tests/test_memory"; }
+memory_of_graphs() { ours "$tests/test_memory"; }
 nccl() { ours "$tests/test_dist" 1 nccl; }
 
 # The shapes world for three steps, here and there, to what single precision leaves.
@@ -162,14 +162,14 @@ parity() {
 # replayed RUN forwards|updates: its log counts some, and warns of none.
 replayed() {
 	grep -h 'CUDA graphs' "$out/$1/log.txt" || return 1
-	grep -qE "CUDA graphs: .*[1-9][0-9]* $2 replayed" "$out/$1/log.txt" && ! grep -h 'is not replayed' "$out/$1/log.txt"
+	grep -qE "CUDA graphs: .*[1-9][0-9]* $2 replayed" "$out/$1/log.txt" && ! grep -h 'without a CUDA graph' "$out/$1/log.txt"
 }
 
 # Replayed forwards give the bits of plain ones.
 graphs() {
 	local g
 	for g in true false; do
-		train graphs-$g "${small[@]}" --set run.device=cuda --set train.max_steps=3 --set rollout.graphs=$g 2>&1 || return 1
+		train graphs-$g "${small[@]}" --set run.device=cuda --set train.max_steps=3 --set rollout.cuda_graphs=$g 2>&1 || return 1
 	done
 	replayed graphs-true forwards && compare graphs-true graphs-false 0
 }
@@ -178,7 +178,7 @@ graphs() {
 update_graphs() {
 	local g
 	for g in true false; do
-		train update-$g "${small[@]}" --set run.device=cuda --set train.max_steps=4 --set train.graphs=$g 2>&1 || return 1
+		train update-$g "${small[@]}" --set run.device=cuda --set train.max_steps=4 --set train.cuda_graphs=$g 2>&1 || return 1
 	done
 	replayed update-true updates && compare update-true update-false 1e-3
 }
@@ -186,7 +186,7 @@ update_graphs() {
 # Sizes that are found by trying stay under the limit, and a resumed run has the bits of one that was not cut.
 memory() {
 	local args=(--quiet --set run.device=cuda --set run.memory=1GiB --set rollout.batch=auto --set train.micro_batch=auto
-		--set train.checkpoint_blocks=auto --set prompts.test= --set log.tensorboard=false --set optimizer.decay=constant
+		--set train.gradient_checkpointing=auto --set prompts.test= --set log.tensorboard=false --set optimizer.decay=constant
 		--set run.deterministic=true)
 	train memory "${args[@]}" --set train.max_steps=4 && train memory-cut "${args[@]}" --set train.max_steps=2 &&
 		"$program" train configs/shapes.yaml --run "$out/memory-cut" "${args[@]}" --set train.max_steps=4 --resume || return 1
@@ -255,7 +255,7 @@ case $what in
 right)
 	check "fused kernels against float64" 60 fused
 	check "pinned memory, copies beside computing" 30 transfer
-	check "what recordings take is given back" 30 recordings
+	check "the memory of CUDA graphs is given back" 30 memory_of_graphs
 	check "one rank over NCCL" 60 nccl
 	check "parity with the CPU" 90 parity
 	check "full size against diffusers" 150 "$python" tools/gpu_parity.py --program "$program" --temp "$out"

@@ -6,8 +6,8 @@
     tools/make_prompts.py ocr 20000 --distinct > train.txt
 
 geneval: COCO's 80 classes and GenEval's six tasks and metadata (arXiv 2310.11513), by default in FlowGRPO's proportions of
-position, counting, color_attr, colors and two_object, 7:5:3:1:1.  There are 240 prompts that count and 790 with one colour, so
-a long list in these proportions has them many times.  ocr: one prompt a line, the text to be drawn in double quotes.  The same
+position, counting, color_attr, colors and two_object, 7:5:3:1:1.  There are 240 counting prompts and 790 with one colour, so
+a long list in these proportions repeats them many times.  ocr: one prompt per line, the text to be drawn in double quotes.  The same
 seed gives the same file.
 """
 
@@ -98,9 +98,9 @@ def main():
     args.add_argument("kind", choices=["geneval", "ocr"])
     args.add_argument("count", type=int)
     args.add_argument("--seed", type=int, default=0)
-    args.add_argument("--distinct", action="store_true", help="every prompt once: tags with few prompts run out")
-    args.add_argument("--exclude", nargs="*", default=[], help="files whose prompts are left out")
-    args.add_argument("--proportions", help="of geneval's tags, e.g. position=7,counting=5,single_object=1")
+    args.add_argument("--distinct", action="store_true", help="every prompt only once; tags with few prompts may run out")
+    args.add_argument("--exclude", nargs="*", default=[], help="files whose prompts are not used")
+    args.add_argument("--proportions", help="proportions of geneval's tags, e.g. position=7,counting=5,single_object=1")
     args = args.parse_args()
     r, seen = random.Random(args.seed), seen_in(args.exclude)
     shares = {k: float(v) for k, v in (x.split("=") for x in args.proportions.split(","))} if args.proportions else PROPORTIONS
@@ -118,7 +118,7 @@ def main():
         if text in seen:
             misses += 1
             if misses > 1000 + 50 * args.count:
-                sys.exit(f"there are no more than {made} such prompts that are not excluded")
+                sys.exit(f"there are only {made} such prompts that are not excluded")
             continue
         if args.distinct:
             seen.add(text)

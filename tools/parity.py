@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Where ours and diffusers part: runs one component of a model directory in both, module by module.
+"""Finds where contraflow and diffusers diverge: runs one component of a model directory in both, module by module.
 
     LD_LIBRARY_PATH=/usr/local/cuda/lib64 .venv/bin/python tools/parity.py COMPONENT --model DIR
         [--in X.safetensors] [--dtype float32|bfloat16|float16] [--device cpu|cuda] [--tolerance 1e-5]

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# From a fresh clone to a rising reward: sets the machine up, builds, trains the shapes world and shows the result.
+# From a fresh clone to a rising reward: sets up the machine, builds, trains the shapes world and shows the result.
 #   tools/quickstart.sh [CONFIG] [contraflow train options]      default: configs/shapes.yaml
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -13,12 +13,12 @@ fi
 name=$(basename "$config" .yaml)
 run=runs/$name
 n=2
-while [[ -e $run && ! " $* " =~ " --run " && ! " $* " =~ " --resume " ]]; do # a run is never written over
+while [[ -e $run && ! " $* " =~ " --run " && ! " $* " =~ " --resume " ]]; do # a run is never overwritten
 	run=runs/$name-$n
 	n=$((n + 1))
 done
 [[ " $* " =~ " --run " || " $* " =~ " --resume " ]] || set -- --run "$run" "$@"
 
-# One rank a core, one thread a rank: small products are not worth dividing among threads.
+# One rank per core, one thread per rank: small products are not worth dividing among threads.
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
 exec mpirun -n "$(nproc)" --bind-to none build/contraflow train "$config" "$@"

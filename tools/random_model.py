@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""A Stable Diffusion 3.5 Medium of random weights and real size, for memory and speed where no weights can be had.
+"""Makes a Stable Diffusion 3.5 Medium of real size with random weights, to measure memory and speed without the real ones.
 
     .venv/bin/python tools/random_model.py build-medium/model [--t5-layers 2] [--layers 24]
 
@@ -59,7 +59,7 @@ def main():
     args = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     args.add_argument("folder", type=pathlib.Path)
     args.add_argument("--layers", type=int, default=24, help="blocks of the transformer")
-    args.add_argument("--t5-layers", type=int, default=2, help="layers of T5; 24 are real")
+    args.add_argument("--t5-layers", type=int, default=2, help="layers of T5 (the real one has 24)")
     args = args.parse_args()
     args.folder.mkdir(parents=True)
     for i, (folder, stem, make) in enumerate(parts(args.layers, args.t5_layers)):

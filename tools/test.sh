@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Sets the machine up and passes every test: builds with gcc and clang without warnings, runs the unit, MPI, command
+# Sets up the machine and runs every test: builds with gcc and clang without warnings, runs the unit, MPI, command
 # and golden tests, the sanitizers over everything but libtorch, the format and the layers. One line a step; a log only
 # when a step fails. The last line counts tests.
 set -uo pipefail

@@ -1,4 +1,4 @@
-"""What the exporters share: traces that run on other devices than their own."""
+"""Shared by the exporters: traces that run on other devices than the one they were made on."""
 
 import torch
 

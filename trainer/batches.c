@@ -22,8 +22,8 @@ struct probe {
 	double base, limit;
 	double most;         /* the largest peak of a size that was chosen */
 	struct batches size; /* what is chosen, and while it is searched for, what is tried */
-	/* What recorded forwards keep for themselves on a GPU: so much, and so much an image. */
-	double recorded, recorded_each;
+	/* Memory that CUDA graphs of forwards keep on a GPU: of the largest, and per image. */
+	double graph, graph_each;
 };
 
 static enum at_device device(const struct probe *p)
@@ -62,7 +62,7 @@ static double peak(const struct probe *p)
 	return (double)m.peak;
 }
 
-/* A batch from noise to images.  A recording keeps memory of its own beside what plain runs take. */
+/* A batch from noise to images.  A CUDA graph keeps memory of its own beside what plain runs take. */
 static double try_sampling(struct probe *p, const struct sampler *sampler, const struct pass *pass,
 			   bool graphs, int64_t n)
 {
@@ -86,8 +86,8 @@ static double try_sampling(struct probe *p, const struct sampler *sampler, const
 	at_end(sc);
 	double took = peak(p);
 	if (device(p) == AT_CUDA && graphs) {
-		p->recorded = fmax(p->recorded, took - p->base);
-		p->recorded_each = (took - p->base) / (double)n;
+		p->graph = fmax(p->graph, took - p->base);
+		p->graph_each = (took - p->base) / (double)n;
 		took += took - p->base;
 	}
 	return took;
@@ -97,14 +97,14 @@ static double try_rollout(void *ctx, int64_t n)
 {
 	struct probe *p = ctx;
 
-	return try_sampling(p, &p->t->rollout, &p->old, p->t->x->rollout.graphs, n);
+	return try_sampling(p, &p->t->rollout, &p->old, p->t->x->rollout.cuda_graphs, n);
 }
 
 static double try_eval(void *ctx, int64_t n)
 {
 	struct probe *p = ctx;
 
-	return try_sampling(p, &p->t->eval_sampler, &p->ema, p->t->x->eval.sampler.graphs, n);
+	return try_sampling(p, &p->t->eval_sampler, &p->ema, p->t->x->eval.sampler.cuda_graphs, n);
 }
 
 static double try_micro(void *ctx, int64_t n)
@@ -113,8 +113,9 @@ static double try_micro(void *ctx, int64_t n)
 
 	at_memory_count_anew(device(p));
 	update_try(p->t, &p->s, (int)n, p->size.blocks);
-	double took = peak(p), again = device(p) == AT_CUDA && p->t->x->train.graphs ? took - p->base : 0;
-	return took + fmax(again, fmax(p->recorded, p->recorded_each * (double)n));
+	double took = peak(p),
+	       again = device(p) == AT_CUDA && p->t->x->train.cuda_graphs ? took - p->base : 0;
+	return took + fmax(again, fmax(p->graph, p->graph_each * (double)n));
 }
 
 /* Size k keeps the activations of all blocks but N - (k - 1). */
@@ -128,7 +129,7 @@ static double try_blocks(void *ctx, int64_t k)
 
 static int none_fits(const struct probe *p, const char *key, double bytes, struct err *e)
 {
-	return err_set(e, "%s: not even 1 fits: it takes %.0f MiB, and run.memory leaves %.0f MiB", key,
+	return err_set(e, "%s: not even 1 fits: it takes %.0f MiB, and run.memory allows %.0f MiB", key,
 		       bytes / MIB, p->limit / MIB);
 }
 
@@ -182,10 +183,11 @@ static int find_blocks(struct probe *p, int64_t micro, struct err *e)
 	p->size.micro = micro;
 	k = smallest(p, fit_search(&w, &took));
 	if (!k)
-		return err_set(e,
-			       "train.micro_batch: %lld pairs take %.0f MiB with every block computed twice, "
-			       "and run.memory leaves %.0f MiB",
-			       (long long)micro, took / MIB, p->limit / MIB);
+		return err_set(
+		    e,
+		    "train.micro_batch: %lld pairs take %.0f MiB even with gradient checkpointing of "
+		    "every block, and run.memory allows %.0f MiB",
+		    (long long)micro, took / MIB, p->limit / MIB);
 	p->most = fmax(p->most, took);
 	p->size.blocks = layers - (k - 1);
 	return 0;
@@ -322,7 +324,8 @@ static int try_all(struct trainer *t, struct batches *b, struct err *e)
 	*b = p.size;
 	b->bytes = p.most;
 	if (!ret && t->dist->rank == 0)
-		log_info("memory: %.0f MiB at the peak of a try, %.0f MiB before, %.0f MiB is the limit",
+		log_info("memory: %.0f MiB before the trials of batch sizes, %.0f MiB at their peak, %.0f "
+			 "MiB is the limit",
 			 p.most / MIB, p.base / MIB, p.limit / MIB);
 	return dist_agree(t->dist, ret, e);
 }
@@ -341,11 +344,11 @@ static int keep_found(struct trainer *t, struct batches *b, const struct batches
 	b->blocks = b->blocks < 0 ? found->blocks : b->blocks;
 	b->bytes = found->bytes;
 	if (b->bytes > p.limit && t->dist->rank == 0)
-		log_warn(
-		    "the run's batches took %.0f MiB where it began, and run.memory leaves %.0f MiB here: "
-		    "should it fail, set rollout.batch, eval.sampler.batch and train.micro_batch (results "
-		    "then differ by rounding)",
-		    b->bytes / MIB, p.limit / MIB);
+		log_warn("the run's batch sizes took %.0f MiB where it began, and run.memory allows %.0f MiB "
+			 "here: if "
+			 "it runs out of memory, set rollout.batch, eval.sampler.batch and train.micro_batch "
+			 "(results then differ by rounding)",
+			 b->bytes / MIB, p.limit / MIB);
 	return 0;
 }
 
@@ -353,7 +356,7 @@ int batches_resolve(struct trainer *t, struct err *e)
 {
 	const struct experiment *x = t->x;
 	struct batches b = { x->rollout.batch, x->eval.sampler.batch, x->train.micro_batch,
-			     x->train.checkpoint_blocks, t->batches.bytes };
+			     x->train.gradient_checkpointing, t->batches.bytes };
 	int64_t layers = t->pipeline.transformer.facts.blocks;
 	bool open = !b.rollout || !b.eval || !b.micro || b.blocks < 0;
 
@@ -362,7 +365,7 @@ int batches_resolve(struct trainer *t, struct err *e)
 	t->batches = b;
 	if (open && t->dist->rank == 0)
 		log_info("rollout.batch %lld, eval.sampler.batch %lld, train.micro_batch %lld, "
-			 "train.checkpoint_blocks %lld",
+			 "train.gradient_checkpointing %lld",
 			 (long long)b.rollout, (long long)b.eval, (long long)b.micro,
 			 (long long)(b.blocks < layers ? b.blocks : layers));
 	return 0;

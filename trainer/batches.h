@@ -13,7 +13,7 @@
 struct trainer;
 struct batches {
 	int64_t rollout, eval, micro; /* 0 in all of them: not resolved yet */
-	int64_t blocks;               /* train.checkpoint_blocks */
+	int64_t blocks;               /* train.gradient_checkpointing */
 	double bytes;                 /* the most that was taken while they were tried; 0: none was */
 };
 /* Collective.  t->batches gets the stage's sizes: the configuration's, and where that says `auto` those that

@@ -7,59 +7,65 @@
 #include <string.h>
 
 static const struct field run_fields[] = {
-	FIELD(struct run_conf, name, .init = "", .doc = "name of the run; empty takes the config file's"),
+	FIELD(struct run_conf, name, .init = "",
+	      .doc = "name of the run; empty: the name of the configuration file"),
 	FIELD(struct run_conf, seed, .init = "0", .min = 0, .max = 9007199254740992.0,
-	      .doc = "everything random is a function of this"),
+	      .doc = "seed of everything random"),
 	FIELD(struct run_conf, device, .init = "auto", .choices = at_device_names,
-	      .doc = "where tensors live; auto: cuda where the build has it and a GPU is visible, else cpu"),
+	      .doc = "where tensors live; auto: cuda if the build has it and a GPU is visible, else cpu"),
 	FIELD(struct run_conf, dtype, .init = "float32", .choices = at_weight_dtypes,
-	      .doc = "type of the frozen weights; adapters, optimizer and loss are float32 always"),
-	FIELD(struct run_conf, memory, .init = "0.9",
-	      .doc = "what `auto` may take: a share of the memory that a rank finds left, or a size (600MiB, "
-		     "2.5GiB) for all its tensors, weights included"),
+	      .doc = "type of the frozen weights; adapters, optimizer and loss are always float32"),
+	FIELD(
+	    struct run_conf, memory, .init = "0.9",
+	    .doc =
+		"how much memory `auto` sizes may use on each rank: a share of what is free (0.9), or a size "
+		"(600MiB, 2.5GiB) for all of its tensors, weights included"),
 	FIELD(struct run_conf, threads, .init = "0", .min = 0, .max = 1024,
-	      .doc = "CPU threads a rank; 0: OMP_NUM_THREADS, or where that is not set the cores that it was "
-		     "given, divided among the ranks that have the same"),
+	      .doc =
+		  "CPU threads per rank; 0: OMP_NUM_THREADS or, if that is not set, the rank's share of the "
+		  "cores that it may run on"),
 	FIELD(struct run_conf, deterministic, .init = "false",
-	      .doc = "on a GPU, only kernels that repeat their bits: resumed and repeated runs are then "
-		     "bit-identical there, too, and updates slower; a judge that has only other kernels "
-		     "fails then"),
+	      .doc = "on a GPU, use only deterministic kernels: resumed and repeated runs are then "
+		     "bit-identical there too, and updates are slower; a reward model that needs another "
+		     "kernel fails"),
 	FIELD_END
 };
 static const struct field ranks_fields[] = {
 	FIELD(struct ranks_conf, reward, .init = "0", .min = 0, .max = 1e6, .unit = "ranks",
 	      .doc =
-		  "the last so many ranks of mpirun score for the others, which train: for heavy judges on "
-		  "GPUs of their own; 0: every rank scores what it samples"),
+		  "how many ranks, the last ones of the job, score images for the others, which train: puts "
+		  "large reward models on GPUs of their own; 0: every rank scores what it samples"),
 	FIELD_END
 };
 static const struct field model_fields[] = {
 	FIELD(struct model_conf, path, .init = NULL, .doc = "model directory in diffusers layout"),
 	FIELD(struct model_conf, t5_length, .init = "128", .min = 1, .max = 4096, .unit = "tokens",
-	      .doc = "what the T5 encoder of Stable Diffusion 3 reads of a prompt"),
+	      .doc = "prompt length of Stable Diffusion 3's T5 encoder; what is longer is cut off"),
 	FIELD(struct model_conf, vae_dtype, .init = "float32", .choices = at_weight_dtypes,
-	      .doc = "precision of decoding images; the published runs decode in float32"),
+	      .doc = "type in which the VAE decodes images; the published runs use float32"),
 	FIELD(struct model_conf, vae_batch, .init = "1", .min = 1, .max = 4096, .unit = "images",
-	      .doc = "images decoded at a time: more keep a GPU busier and take more memory"),
+	      .doc = "images decoded at a time; more keep a GPU busier and take more memory"),
 	FIELD(struct model_conf, text_cache, .init = "",
-	      .doc = "folder for embeddings of prompts, which later runs find again; empty: "
+	      .doc = "folder where prompt embeddings are kept for later runs; empty: "
 		     "$XDG_CACHE_HOME/contraflow/text or ~/.cache/contraflow/text"),
 	FIELD_END
 };
 static const struct field prompts_fields[] = {
 	FIELD(struct prompts_conf, train, .init = NULL, .doc = "training prompts, .txt or .jsonl"),
 	FIELD(struct prompts_conf, test, .init = "",
-	      .doc = "held-out prompts for evaluation; empty evaluates nothing"),
+	      .doc = "held-out prompts for evaluation; empty: no evaluation"),
 	FIELD(struct prompts_conf, groups, .init = "48", .min = 1, .max = 1e6, .unit = "prompts",
-	      .doc = "prompts an epoch, over all ranks"),
+	      .doc = "prompts per epoch, over all ranks"),
 	FIELD(struct prompts_conf, group_size, .init = "24", .min = 2, .max = 1e4, .unit = "images",
-	      .doc = "images a prompt: what a reward is compared with"),
-	FIELD(struct prompts_conf, by_tag, .init = "false",
-	      .doc = "the metadata's tags take turns, so that rare tags are trained as often as common ones"),
+	      .doc = "images per prompt: the group within which rewards are compared"),
+	FIELD(
+	    struct prompts_conf, by_tag, .init = "false",
+	    .doc =
+		"sample the metadata's tags in turn, so that rare tags are trained as often as common ones"),
 	FIELD(struct prompts_conf, height, .init = "0", .min = 0, .max = 16384, .unit = "pixels",
-	      .doc = "height of an image; 0 takes the model's own size"),
+	      .doc = "height of an image; 0: the model's own size"),
 	FIELD(struct prompts_conf, width, .init = "0", .min = 0, .max = 16384, .unit = "pixels",
-	      .doc = "width of an image; 0 takes the model's own size"),
+	      .doc = "width of an image; 0: the model's own size"),
 	FIELD_END
 };
 static const struct field_word block_words[] = {
@@ -67,59 +73,63 @@ static const struct field_word block_words[] = {
 };
 static const struct field train_fields[] = {
 	FIELD(struct train_conf, algorithm, .init = ALGORITHM_DEFAULT, .choices = algorithm_names,
-	      .doc = "what is learned from the images of a round; its keys are in the section of its name"),
+	      .doc = "the RL algorithm, whose own keys are in the section of its name"),
 	FIELD(struct train_conf, max_steps, .init = "1000", .min = 1, .max = 1e9, .unit = "optimizer steps",
-	      .doc = "when the run ends"),
-	FIELD(struct train_conf, checkpoint_blocks, .init = "false", .min = 0, .max = TRANSFORMER_BLOCKS,
-	      .words = block_words, .unit = "blocks",
+	      .doc = "length of the run"),
+	FIELD(struct train_conf, gradient_checkpointing, .was = "checkpoint_blocks", .init = "false",
+	      .min = 0, .max = TRANSFORMER_BLOCKS, .words = block_words, .unit = "blocks",
 	      .doc =
-		  "activation checkpointing: so many blocks are computed again in the backward; true: all, "
-		  "auto: as few as fit into `run.memory`"),
+		  "how many of the transformer's blocks are computed again in the backward pass, which saves "
+		  "memory; true: all; auto: as few as fit into `run.memory`"),
 	FIELD(struct train_conf, max_seconds, .init = "0", .min = 0, .max = 1e9, .unit = "s",
-	      .doc = "the run also ends after the first step past so much training time; 0: never"),
+	      .doc = "end the run after the first step that passes this training time; 0: no limit"),
 	FIELD(struct train_conf, steps_per_epoch, .init = "1", .min = 1, .max = 1000,
 	      .unit = "optimizer steps",
-	      .doc = "gradient steps that the images of an epoch are divided among"),
+	      .doc = "optimizer steps per epoch, among which the epoch's images are divided"),
 	FIELD(struct train_conf, micro_batch, .init = "32", .min = 1, .max = 65536, .words = batch_words,
-	      .doc = "(image, noise level) pairs a forward and backward takes at a time on each rank; auto: "
-		     "as many as fit into `run.memory`"),
-	FIELD(struct train_conf, graphs, .init = "false",
-	      .doc = "on a GPU, record the launches of a forward and backward once and replay them (CUDA "
-		     "graphs); not where an algorithm's `kl_every` leaves out pairs"),
+	      .doc =
+		  "(image, noise level) pairs per forward and backward pass on each rank; auto: as many as "
+		  "fit into `run.memory`"),
+	FIELD(struct train_conf, cuda_graphs, .was = "graphs", .init = "false",
+	      .doc = "on a GPU, replay the forward and backward pass from CUDA graphs; batches where "
+		     "an algorithm's `kl_every` leaves out pairs run without"),
 	FIELD(struct train_conf, stop_at, .init = "0", .min = 0, .max = 1e9,
-	      .doc = "the run or stage also ends after an evaluation with at least this held-out score; 0: "
-		     "never"),
+	      .doc = "end the run or stage after an evaluation whose held-out score (the one that is logged) "
+		     "is at "
+		     "least this; 0: never"),
 	FIELD(struct train_conf, timestep_fraction, .init = "0.99", .min = 1e-3, .max = 1,
-	      .doc = "share of the rollout's noise levels, rounded down, that each image is trained at"),
+	      .doc = "share of the rollout's noise levels at which each image is trained; the count is "
+		     "rounded down"),
 	FIELD(struct train_conf, max_grad_norm, .init = "1", .min = 0, .max = 1e9,
-	      .doc = "gradients are scaled down to this norm; 0: never"),
+	      .doc = "clip gradients to this norm; 0: no clipping"),
 	FIELD(struct train_conf, max_skipped, .init = "5", .min = 1, .max = 1e6, .unit = "steps",
-	      .doc = "non-finite steps in a row before the run goes back to its last checkpoint"),
+	      .doc = "go back to the last checkpoint after this many non-finite steps in a row"),
 	FIELD(struct train_conf, max_unavailable, .init = "0.5", .min = 0, .max = 1,
-	      .doc = "the run stops when a larger share of an epoch's images has no reward"),
+	      .doc = "stop the run when more than this share of an epoch's images has no reward"),
 	FIELD_END
 };
 static const struct field eval_fields[] = {
 	FIELD(struct eval_conf, every, .init = "10", .min = 0, .max = 1e9, .unit = "optimizer steps",
-	      .doc = "evaluation on the held-out prompts; 0: only before and after"),
+	      .doc = "steps between evaluations on the held-out prompts; 0: only before and after training"),
 	FIELD(struct eval_conf, images_per_prompt, .init = "1", .min = 1, .max = 10000, .unit = "images",
-	      .doc = "images of each held-out prompt, each with a fixed noise of its own"),
+	      .doc = "images per held-out prompt, each from its own fixed noise"),
 	FIELD_END
 };
 const struct field checkpoint_fields[] = {
 	FIELD(struct checkpoint_conf, every, .init = "50", .min = 0, .max = 1e9, .unit = "optimizer steps",
-	      .doc = "a checkpoint; 0: only at the end"),
+	      .doc = "steps between checkpoints; 0: only at the end"),
 	FIELD(struct checkpoint_conf, keep, .init = "2", .min = 1, .max = 1e6, .unit = "checkpoints",
-	      .doc = "how many of the newest are kept"),
+	      .doc = "how many of the newest checkpoints to keep"),
 	FIELD_END
 };
 static const struct field log_fields[] = {
 	FIELD(struct log_conf, grid_every, .init = "50", .min = 0, .max = 1e9, .unit = "optimizer steps",
-	      .doc = "an image grid of fixed held-out prompts under samples/; 0: only before and after"),
+	      .doc = "steps between image grids of fixed held-out prompts (samples/); 0: only before and "
+		     "after training"),
 	FIELD(struct log_conf, grid_zoom, .init = "1", .min = 1, .max = 64,
-	      .doc = "grids are enlarged so many times, for models with tiny images"),
-	FIELD(struct log_conf, rollouts_every, .init = "0", .min = 0, .max = 1e9, .unit = "rounds",
-	      .doc = "keep what a round sampled under rollouts/; 0: never"),
+	      .doc = "factor by which grids are enlarged, for models with tiny images"),
+	FIELD(struct log_conf, rollouts_every, .init = "0", .min = 0, .max = 1e9, .unit = "epochs",
+	      .doc = "epochs between files of what was sampled (rollouts/); 0: none"),
 	FIELD(struct log_conf, tensorboard, .init = "true", .doc = "write TensorBoard event files"), FIELD_END
 };
 
@@ -129,12 +139,13 @@ static const struct field log_fields[] = {
 	}
 const struct experiment_section experiment_sections[] = {
 	SECTION(run, run_fields, .doc = "The run as a whole"),
-	SECTION(ranks, ranks_fields, .doc = "What the ranks of a job do"),
+	SECTION(ranks, ranks_fields, .doc = "Division of the ranks"),
 	SECTION(model, model_fields, .doc = "The base model"),
-	SECTION(lora, lora_fields, .doc = "The adapter that is trained"),
-	SECTION(prompts, prompts_fields, .doc = "Prompts and images of an epoch"),
+	SECTION(lora, lora_fields, .doc = "The LoRA adapter that is trained"),
+	SECTION(prompts, prompts_fields, .doc = "Prompts and image sizes of an epoch"),
 	SECTION(rollout, rollout_fields, .doc = "How the old policy samples"),
-	SECTION(advantage, advantage_fields, .doc = "From rewards to optimality probabilities"),
+	SECTION(advantage, advantage_fields,
+		.doc = "From rewards to advantages and optimality probabilities"),
 	SECTION(train, train_fields, .doc = "The update"),
 	SECTION(optimizer, optimizer_fields, .doc = "AdamW"),
 	SECTION(policy, policy_fields, .doc = "The old and the averaged policy"),
@@ -144,7 +155,7 @@ const struct experiment_section experiment_sections[] = {
 	  .offset = offsetof(struct experiment, eval.sampler),
 	  .doc = "How evaluation samples" },
 	SECTION(checkpoint, checkpoint_fields, .doc = "Checkpoints"),
-	SECTION(log, log_fields, .doc = "What is shown"),
+	SECTION(log, log_fields, .doc = "Logging"),
 	{ .name = NULL }
 };
 
@@ -264,13 +275,15 @@ static int check_stages(const struct experiment *x, struct err *e)
 		int n, ret = 0;
 
 		if (!*x->stage[i] || !conf_is_section(x->tree, section))
-			ret = err_set(e, "%s: stages: '%s' is no stage: a name with keys below it", where,
-				      x->stage[i]);
+			ret = err_set(e, "%s: stages: '%s' is not a stage: write its name with keys below it",
+				      where, x->stage[i]);
 		const char **keys = conf_keys(x->tree, section, &n);
 		for (int k = 0; k < n && !ret; k++)
 			if (is_common(keys[k]))
-				ret = err_set(e, "%s: %s.%s: it is the same for all stages", where, section,
-					      keys[k]);
+				ret = err_set(e,
+					      "%s: %s.%s: a stage cannot have this section, which is the "
+					      "same for all stages",
+					      where, section, keys[k]);
 		free(keys);
 		free(section);
 		if (ret)

@@ -38,13 +38,13 @@ struct prompts_conf {
 struct train_conf {
 	char *algorithm;
 	int64_t max_steps, steps_per_epoch;
-	int64_t micro_batch;       /* 0: auto */
-	int64_t checkpoint_blocks; /* -1: auto */
+	int64_t micro_batch;            /* 0: auto */
+	int64_t gradient_checkpointing; /* blocks; -1: auto */
 	double max_seconds, stop_at;
 	double timestep_fraction, max_grad_norm;
 	int64_t max_skipped;
 	double max_unavailable;
-	bool graphs;
+	bool cuda_graphs;
 };
 struct eval_conf {
 	int64_t every, images_per_prompt;

@@ -66,5 +66,5 @@ int fit_parse_memory(double *share, double *bytes, const char *text, struct err 
 				return 0;
 			}
 	}
-	return err_set(e, "'%s': a share of what is left (0.9) or a size (600MiB, 2.5GiB)", text);
+	return err_set(e, "'%s': must be a share of the free memory (0.9) or a size (600MiB, 2.5GiB)", text);
 }

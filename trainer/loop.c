@@ -1,4 +1,4 @@
-/* loop.c -- a training run: prompts, rollout, rewards, advantage, update, old policy, round after round. */
+/* loop.c -- a training run: prompts, rollout, rewards, advantage, update, old policy, epoch after epoch. */
 #include "aten/memory.h"
 #include "base/file.h"
 #include "base/json.h"
@@ -18,7 +18,7 @@
 #define GRID_IMAGES  36
 #define GRID_COLUMNS 12
 
-/* Seconds of a round by phase; `eval` is what came before it. */
+/* Seconds of an epoch by phase; `eval` is what came before it. */
 struct round_times {
 	double rollout, reward_wait, update, reduce, eval;
 };
@@ -164,7 +164,7 @@ static int after_skip(struct trainer *t, struct err *e)
 	if (!found)
 		return err_set(
 		    e,
-		    "%lld steps in a row were not finite and there is no checkpoint to go back to; lower "
+		    "%lld steps in a row were not finite, and there is no checkpoint to go back to; lower "
 		    "optimizer.lr or look at the rewards",
 		    (long long)t->at.skipped_in_row);
 	/* Other images than those that led here: the epoch goes on counting. */
@@ -176,7 +176,7 @@ static int after_skip(struct trainer *t, struct err *e)
 	return 0;
 }
 
-/* One round of the algorithm. */
+/* One epoch of the algorithm. */
 static int run_epoch(struct trainer *t, struct samples *s, struct update_stats *u, double *eta,
 		     struct round_times *time, struct err *e)
 {
@@ -227,7 +227,7 @@ static bool stage_is_over(const struct trainer *t)
 	       (c->stop_at > 0 && t->at.held_out >= c->stop_at);
 }
 
-/* Evaluation, grid, metrics and checkpoint after a round that began at step `before`. */
+/* Evaluation, grid, metrics and checkpoint after an epoch that began at step `before`. */
 static int after_epoch(struct trainer *t, const struct samples *s, const struct update_stats *u, double eta,
 		       struct round_times *time, int64_t before, bool *last, struct eval_result *eval,
 		       struct err *e)
@@ -278,8 +278,8 @@ static void say_attention(const struct trainer *t, const struct samples *s)
 
 	log_info("attention: kernel '%s' in %s on %s", kernel, t->x->run.dtype, at_device_text(dev));
 	if (t->pipeline.dtype != AT_F32 && !at_sdpa_is_best(dev, kernel))
-		log_warn("attention runs at about half of its speed: cuDNN's kernel is not used; is an older "
-			 "cuDNN than libtorch's own in LD_LIBRARY_PATH?");
+		log_warn("attention runs at about half its speed, because cuDNN's kernel is not used; does "
+			 "LD_LIBRARY_PATH have an older cuDNN than libtorch's own?");
 }
 
 static void say_replays(const struct trainer *t)
@@ -290,8 +290,9 @@ static void say_replays(const struct trainer *t)
 	if (t->rollout.replays)
 		replays_count(t->rollout.replays, &graphs, &forwards);
 	if (t->dist->rank == 0 && t->pipeline.device == AT_CUDA)
-		log_info("CUDA graphs: %d of forwards, %lld forwards replayed, %lld updates replayed", graphs,
-			 (long long)forwards, (long long)updates);
+		log_info(
+		    "CUDA graphs: %d captured of forwards, %lld forwards replayed, %lld updates replayed",
+		    graphs, (long long)forwards, (long long)updates);
 }
 
 static int train_loop(struct trainer *t, struct err *e)
@@ -412,7 +413,7 @@ static int next_stage(struct trainer *t, struct err *e)
 int trainer_run(struct trainer *t, struct err *e)
 {
 	if (t->dist->rank == 0)
-		log_info("%s: %lld adapter parameters on %d modules, %lld images a round on %d rank%s of "
+		log_info("%s: %lld adapter parameters on %d modules, %lld images per epoch on %d rank%s of "
 			 "%d thread%s, %s",
 			 t->x->run.name, (long long)t->policies.theta.numel, t->policies.theta.n,
 			 (long long)(t->x->prompts.groups * t->x->prompts.group_size), t->dist->ranks,

@@ -11,10 +11,10 @@ int reward_ranks_split(struct dist *d, int64_t n, const char *what, struct err *
 	if (n < 1)
 		return 0;
 	if (!d->mpi)
-		return err_set(e, "%s is %lld, and this is the only process: start several with mpirun -n N",
+		return err_set(e, "%s is %lld, but there is only one process: start several with mpirun -n N",
 			       what, (long long)n);
 	if (n >= d->ranks)
-		return err_set(e, "%s is %lld of %d ranks, so that none is left to train: start more ranks",
+		return err_set(e, "%s is %lld of %d ranks, which leaves none to train: start more ranks",
 			       what, (long long)n, d->ranks);
 	dist_split(d, (int)n);
 	return 0;

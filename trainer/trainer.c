@@ -21,7 +21,7 @@ static int open_prompts(struct trainer *t, struct err *e)
 		return -1;
 	if (c->groups * c->group_size < t->dist->ranks)
 		return err_set(e,
-			       "%lld images an epoch (prompts.groups x prompts.group_size) are fewer than "
+			       "%lld images per epoch (prompts.groups x prompts.group_size) are fewer than "
 			       "the %d ranks; "
 			       "start fewer ranks or sample more",
 			       (long long)(c->groups * c->group_size), t->dist->ranks);
@@ -98,7 +98,7 @@ static int open_stage(struct trainer *t, int64_t i, struct err *e)
 
 static int open_samplers(struct trainer *t, struct err *e)
 {
-	if (t->x->train.graphs)
+	if (t->x->train.cuda_graphs)
 		t->gradients = gradient_replays_new();
 	const struct prompts_conf *c = &t->x->prompts;
 	struct at_dims chw = pipeline_latent_shape(&t->pipeline, c->height, c->width);

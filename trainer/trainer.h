@@ -25,7 +25,7 @@ struct progress_state {
 	int64_t stage, stage_step; /* which stage runs, and steps taken in it */
 	double stage_seconds;      /* of train_seconds, in this stage */
 	double held_out;           /* this stage's newest held-out score; 0: none yet */
-	int64_t epoch;             /* rounds of rollout and update finished */
+	int64_t epoch;             /* epochs (rollout and update) finished */
 	int64_t images;            /* images sampled for training */
 	int64_t skipped;           /* steps skipped for non-finite numbers */
 	int64_t skipped_in_row;
@@ -45,7 +45,7 @@ struct trainer {
 	struct sampler rollout, eval_sampler;
 	struct policies policies;
 	struct optimizer optimizer;
-	struct gradient_replays *gradients; /* NULL: the update is not recorded */
+	struct gradient_replays *gradients; /* NULL: the update has no CUDA graphs */
 	at_t grad_P;
 	struct progress_state at;
 	struct batches batches; /* of the stage that runs */

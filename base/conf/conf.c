@@ -1,5 +1,6 @@
 /* conf.c -- tables of fields: filling structs from the tree, storing them back, help and reference pages. */
 #include "base/conf/conf_tree.h"
+#include "base/log.h"
 #include "base/mem.h"
 #include <errno.h>
 #include <math.h>
@@ -117,7 +118,7 @@ static int parse_scalar(void *at, const struct field *f, const char *text, const
 	}
 	case FIELD_BOOL:
 		if (strcmp(text, "true") && strcmp(text, "false"))
-			return bad(v, text, "say true or false");
+			return bad(v, text, "must be true or false");
 		*(bool *)at = *text == 't';
 		return 0;
 	case FIELD_TEXT:
@@ -196,7 +197,7 @@ static int fill_list(struct conf_list *l, const struct field *f, const struct co
 static int fill_field(void *at, const struct field *f, const struct conf_node *n, const struct value *v)
 {
 	if (n->kind == NODE_MAP)
-		return err_set(v->e, "%s: %s is a section here, but takes a value", v->where, v->key);
+		return err_set(v->e, "%s: %s takes a value, but is a section here", v->where, v->key);
 	if (f->type == FIELD_LIST)
 		return fill_list(at, f, n, v);
 	if (n->kind == NODE_LIST)
@@ -206,11 +207,16 @@ static int fill_field(void *at, const struct field *f, const struct conf_node *n
 
 /* ---- Unknown keys ---------------------------------------------------------------------------- */
 
-static bool names_section(const struct field *f, const char *path)
+static bool is_below(const char *name, const char *path)
 {
 	size_t n = strlen(path);
+	return name && !strncmp(name, path, n) && name[n] == '.';
+}
+
+static bool names_section(const struct field *f, const char *path)
+{
 	for (; f->name; f++)
-		if (!strncmp(f->name, path, n) && f->name[n] == '.')
+		if (is_below(f->name, path) || is_below(f->was, path))
 			return true;
 	return false;
 }
@@ -218,7 +224,7 @@ static bool names_section(const struct field *f, const char *path)
 static bool names_field(const struct field *f, const char *path)
 {
 	for (; f->name; f++)
-		if (!strcmp(f->name, path))
+		if (!strcmp(f->name, path) || (f->was && !strcmp(f->was, path)))
 			return true;
 	return false;
 }
@@ -296,6 +302,28 @@ static int check_keys(const struct field *f, const struct conf_node *map, const 
 
 /* ---- Structs --------------------------------------------------------------------------------- */
 
+/* What the mapping says of a field, under its present name or its earlier one, whichever was read last (*n,
+ * NULL: nothing), and under which of the two (*name). */
+static int find_value(const struct conf_node **n, const char **name, const struct field *f,
+		      const struct conf_node *map, const char *section, struct err *e)
+{
+	const struct conf_node *now = node_at(map, f->name), *was = f->was ? node_at(map, f->was) : NULL;
+	bool old = was && !(now && now->layer > was->layer);
+	const char *dot = *section ? "." : "";
+
+	*n = old ? was : now;
+	*name = old ? f->was : f->name;
+	if (was && now && now->layer == was->layer)
+		return err_set(e,
+			       "%s: %s%s%s is now called %s%s%s, which is given as well (%s): remove the "
+			       "old name",
+			       was->where, section, dot, f->was, section, dot, f->name, now->where);
+	if (was)
+		log_warn_once("%s: %s%s%s is now called %s%s%s", was->where, section, dot, f->was, section,
+			      dot, f->name);
+	return 0;
+}
+
 int conf_fill(void *conf, const struct field *f, const struct conf_node *root, const char *section,
 	      const char *const *others, struct err *e)
 {
@@ -306,8 +334,13 @@ int conf_fill(void *conf, const struct field *f, const struct conf_node *root, c
 	if (map && check_keys(f, map, "", section, others, e))
 		return -1;
 	for (const struct field *x = f; x->name; x++) {
-		const struct conf_node *n = map ? node_at(map, x->name) : NULL;
-		char *key = mem_printf("%s%s%s", section, *section ? "." : "", x->name);
+		const struct conf_node *n = NULL;
+		const char *name = x->name;
+		if (map && find_value(&n, &name, x, map, section, e)) {
+			conf_release(conf, f);
+			return -1;
+		}
+		char *key = mem_printf("%s%s%s", section, *section ? "." : "", name);
 		struct value v = { .where = n ? n->where : "", .key = key, .e = e };
 		void *at = (char *)conf + x->offset;
 		int ret = 0;
@@ -401,6 +434,8 @@ void conf_remove(struct conf_node *root, const char *key)
 
 void conf_overlay(struct conf_node *root, struct conf_node *over)
 {
+	node_raise(over, root->layer);
+	root->layer *= 2;
 	for (int i = 0; i < over->n; i++)
 		node_merge(root, over->child[i]);
 	over->n = 0;
@@ -491,6 +526,7 @@ void conf_store(struct conf_node *root, const void *conf, const struct field *f,
 
 /* ---- Help and reference ---------------------------------------------------------------------- */
 
+/* What a value may be, with its unit. */
 static void range_text(struct text *t, const struct field *f)
 {
 	if (f->choices) {
@@ -507,6 +543,8 @@ static void range_text(struct text *t, const struct field *f)
 		text_add(t, " .. ");
 		text_real(t, f->max);
 	}
+	if (f->unit)
+		text_printf(t, "%s%s", t->n ? " " : "", f->unit);
 }
 
 void conf_help(struct text *out, const struct field *f, const char *section)
@@ -515,10 +553,10 @@ void conf_help(struct text *out, const struct field *f, const char *section)
 		struct text range = { 0 };
 		text_add(&range, "");
 		range_text(&range, f);
-		text_printf(out, "  %s%s%s\n      %s%s%s", section, *section ? "." : "", f->name, f->doc,
-			    f->unit ? ", in " : "", f->unit ? f->unit : "");
-		text_printf(out, " (%s%s%s%s)\n", f->init ? "default " : "required",
-			    f->init && *f->init ? f->init : "", f->init && !*f->init ? "empty" : "", "");
+		text_printf(out, "  %s%s%s\n      %s", section, *section ? "." : "", f->name, f->doc);
+		text_printf(out, " (%s%s%s%s%s)\n", f->init ? "default " : "required",
+			    f->init && *f->init ? f->init : "", f->init && !*f->init ? "empty" : "",
+			    f->was ? "; formerly " : "", f->was ? f->was : "");
 		if (range.n)
 			text_printf(out, "      %s\n", range.s);
 		text_free(&range);
@@ -535,8 +573,13 @@ void conf_docs(struct text *out, const char *title, const struct field *f, const
 		else if (*f->init)
 			text_printf(out, "`%s`", f->init);
 		text_add(out, " | ");
-		range_text(out, f);
-		text_printf(out, " | %s%s%s |\n", f->doc, f->unit ? ", in " : "", f->unit ? f->unit : "");
+		struct text range = { 0 };
+		range_text(&range, f);
+		text_printf(out, "%s | %s", range.n ? range.s : "", f->doc);
+		text_free(&range);
+		if (f->was)
+			text_printf(out, " (formerly `%s`)", f->was);
+		text_add(out, " |\n");
 	}
 	text_add(out, "\n");
 }

@@ -8,6 +8,10 @@
  *
  * A file is a YAML mapping; `extends: other.yaml` (relative to the file) is read first and overridden key by
  * key. Errors are one line: "configs/x.yaml:12: train.lr = 'fast': not a number".
+ *
+ * A key that was renamed is still read under its earlier name (`was`), wherever a key may stand: a file, one
+ * that it extends, a stage, --set. Each such place is warned of once. Whichever name came last counts; both
+ * in one file are an error.  Only the present name is written.
  */
 #ifndef CONF_H
 #define CONF_H
@@ -32,6 +36,7 @@ struct field_word {
 
 struct field {
 	const char *name; /* "train.lr": also the C path of the member */
+	const char *was;  /* its name in earlier versions, or NULL: accepted, with a warning */
 	enum field_type type;
 	size_t offset;
 	const char *init;           /* default, as text, parsed like the user's value; NULL: required */
@@ -71,8 +76,8 @@ void conf_node_free(struct conf_node *root);
 /* A copy of what is at `section` ("": of all), or NULL when nothing is. */
 struct conf_node *conf_copy(const struct conf_node *root, const char *section);
 void conf_remove(struct conf_node *root, const char *key); /* a key of the first level; absent is fine */
-/* The keys of the mapping `over` over those of root, as a file's over those of the one it extends; frees
- * over. */
+/* The keys of the mapping `over`, a copy from the same tree, over those of root, as a file's over those of
+ * the one it extends; frees over. */
 void conf_overlay(struct conf_node *root, struct conf_node *over);
 /* Puts `node` at `section`, whose last part is its key; root owns it. */
 void conf_put(struct conf_node *root, const char *section, struct conf_node *node);

@@ -11,6 +11,7 @@ struct conf_node {
 	char *value; /* NODE_SCALAR */
 	bool quoted; /* the scalar was written in quotes: a text, whatever it looks like */
 	char *where; /* "FILE:LINE", or "--set ..." */
+	int layer;   /* what was read later, and so overrides, has a larger one; a root has the largest */
 	struct conf_node **child;
 	int n, cap;
 };
@@ -19,6 +20,7 @@ struct conf_node *node_new(enum node_kind kind, const char *key, const char *whe
 struct conf_node *node_child(const struct conf_node *map, const char *key, size_t key_len);
 /* The node a dotted path names, or NULL; "" is the root. */
 struct conf_node *node_at(const struct conf_node *root, const char *path);
+void node_raise(struct conf_node *n, int by); /* to later layers, with all below */
 void node_add(struct conf_node *parent, struct conf_node *child);
 /* Puts child under its key in the mapping, replacing scalars and lists and merging mappings; owns child
  * afterwards. */

@@ -36,6 +36,7 @@ static struct conf_node *copy(const struct conf_node *n)
 
 	out->value = mem_str(n->value);
 	out->quoted = n->quoted;
+	out->layer = n->layer;
 	for (int i = 0; i < n->n; i++)
 		node_add(out, copy(n->child[i]));
 	return out;
@@ -67,6 +68,13 @@ struct conf_node *node_at(const struct conf_node *root, const char *path)
 		path += len + (path[len] == '.');
 	}
 	return (struct conf_node *)(uintptr_t)n;
+}
+
+void node_raise(struct conf_node *n, int by)
+{
+	n->layer += by;
+	for (int i = 0; i < n->n; i++)
+		node_raise(n->child[i], by);
 }
 
 void node_add(struct conf_node *parent, struct conf_node *child)
@@ -282,6 +290,7 @@ static struct conf_node *read_file(const char *path, int depth, struct err *e)
 	free(text);
 	if (!root)
 		return NULL;
+	node_raise(root, EXTENDS_MAX - depth);
 	if (root->kind != NODE_MAP) {
 		err_set(e, "%s: a configuration is a mapping of keys to values", root->where);
 		conf_node_free(root);
@@ -304,8 +313,10 @@ static struct conf_node *read_file(const char *path, int depth, struct err *e)
 		else
 			node_merge(base, root->child[i]);
 	}
-	if (base)
+	if (base) {
+		base->layer = root->layer;
 		root->n = 0;
+	}
 	conf_node_free(root);
 	free(dir);
 	free(other);
@@ -340,6 +351,8 @@ int conf_set(struct conf_node *root, const char *assignment, struct err *e)
 		value->value = mem_str("");
 		value->quoted = true;
 	}
+	if (value)
+		node_raise(value, ++root->layer);
 	for (char *p = key; value && !ret;) {
 		char *dot = strchr(p, '.');
 		if (dot)

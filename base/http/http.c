@@ -36,7 +36,8 @@ int http_client_open(struct http_client **out, const char *url, const char *toke
 	if (!text_starts(url, "http://") && !text_starts(url, "https://"))
 		return err_set(e, "url '%s' must begin with http:// or https://", url);
 	if (*token_env && !token)
-		return err_set(e, "the environment has no %s, which is to hold the token", token_env);
+		return err_set(e, "the environment variable %s, which should hold the token, is not set",
+			       token_env);
 	c = mem_zero(1, sizeof *c);
 	if (!begun)
 		curl_global_init(CURL_GLOBAL_DEFAULT);

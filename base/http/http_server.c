@@ -119,14 +119,15 @@ static const struct http_route *find_route(const struct http_server *s, struct c
 				break;
 		}
 	if (!(here && here->open) && !authorised(s, c))
-		refuse(k, HTTP_UNAUTHORIZED, "this needs the server's token: Authorization: Bearer TOKEN");
+		refuse(k, HTTP_UNAUTHORIZED,
+		       "the server's token is missing or wrong; send Authorization: Bearer TOKEN");
 	else if (!here)
-		refuse(k, HTTP_NOT_FOUND, "there is nothing at this path");
+		refuse(k, HTTP_NOT_FOUND, "no such path");
 	else if (is_method(here, method))
 		return here;
 	k->allow = here && !k->answer.status ? here->method : NULL;
 	if (k->allow)
-		refuse(k, HTTP_METHOD_NOT_ALLOWED, "this path takes %s", k->allow);
+		refuse(k, HTTP_METHOD_NOT_ALLOWED, "this path accepts only %s", k->allow);
 	return NULL;
 }
 
@@ -138,7 +139,7 @@ static bool check_body(const struct http_server *s, struct call *k, struct MHD_C
 	if (MHD_lookup_connection_value(c, MHD_HEADER_KIND, "Transfer-Encoding") || !length)
 		refuse(k, HTTP_LENGTH_REQUIRED, "send a Content-Length");
 	else if (k->declared > s->o.body)
-		refuse(k, HTTP_TOO_LARGE, "a body may have %zu bytes", s->o.body);
+		refuse(k, HTTP_TOO_LARGE, "the body is too large: at most %zu bytes", s->o.body);
 	return !k->answer.status;
 }
 
@@ -160,11 +161,13 @@ static struct call *begin(struct http_server *s, struct MHD_Connection *c, const
 	s->calls++;
 	k->connection->due = k->end;
 	if (route && k->connection->crowded)
-		refuse(k, HTTP_UNAVAILABLE, "more than %d connections", s->o.connections);
+		refuse(k, HTTP_UNAVAILABLE, "too many connections (at most %d); try again later",
+		       s->o.connections);
 	else if (route && s->closing)
 		refuse(k, HTTP_UNAVAILABLE, "the server is shutting down");
 	else if (route && posts(route) && check_body(s, k, c) && s->busy >= s->o.requests)
-		refuse(k, HTTP_UNAVAILABLE, "more than %d requests at a time", s->o.requests);
+		refuse(k, HTTP_UNAVAILABLE, "too many requests at a time (at most %d); try again later",
+		       s->o.requests);
 	k->route = k->answer.status ? NULL : route;
 	k->busy = k->route && posts(route);
 	s->busy += k->busy;
@@ -310,8 +313,7 @@ static int listen_on(int *fd, char **url, const struct addrinfo *a, const struct
 
 	if (!o->token && !is_loopback(a->ai_addr))
 		return err_set(
-		    e, "%s can be reached from other machines: only with a token, or listen on 127.0.0.1",
-		    o->host);
+		    e, "%s can be reached from other machines: set a token, or listen on 127.0.0.1", o->host);
 	*fd = socket(a->ai_family, a->ai_socktype | SOCK_CLOEXEC, a->ai_protocol);
 	if (*fd >= 0 && !setsockopt(*fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on) &&
 	    !bind(*fd, a->ai_addr, a->ai_addrlen) && !listen(*fd, SOMAXCONN) &&
@@ -336,7 +338,7 @@ static int listen_at(int *fd, char **url, const struct http_server_options *o, s
 	snprintf(port, sizeof port, "%d", o->port);
 	int code = getaddrinfo(o->host, port, &want, &found);
 	if (code)
-		return err_set(e, "no address is called '%s': %s", o->host, gai_strerror(code));
+		return err_set(e, "cannot find the address '%s': %s", o->host, gai_strerror(code));
 	int ret = listen_on(fd, url, found, o, e);
 	freeaddrinfo(found);
 	return ret;

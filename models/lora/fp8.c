@@ -28,7 +28,7 @@ void fp8_round(struct fp8_weights *q, const struct nn_net *net, const struct lor
 			if (!q->bytes_OI[i]) {
 				q->bytes_OI[i] = at_keep(bytes);
 				q->scale_O[i] = at_keep(scale);
-			} else { /* in place: recorded forwards read from here */
+			} else { /* in place: CUDA graphs read from here */
 				at_copy_(q->bytes_OI[i], bytes);
 				at_copy_(q->scale_O[i], scale);
 			}

@@ -16,18 +16,18 @@ const struct field lora_fields[] = {
 	      .doc = "rank of each adapter pair"),
 	FIELD(struct lora_conf, alpha, .init = "64", .min = 0, .max = 1e6,
 	      .doc = "numerator of the scale alpha / rank"),
-	FIELD(
-	    struct lora_conf, init, .init = "gaussian", .choices = inits,
-	    .doc =
-		"how A starts (B is zero): gaussian is normal with std 1 / rank, kaiming is PEFT's default"),
+	FIELD(struct lora_conf, init, .init = "gaussian", .choices = inits,
+	      .doc = "how A is initialised (B is zero): gaussian: normal with std 1 / rank; kaiming: PEFT's "
+		     "default"),
 	FIELD(struct lora_conf, start, .init = "",
-	      .doc = "start from this adapter (PEFT, diffusers or kohya, a checkpoint or a run), whose rank, "
-		     "alpha and modules then hold; empty starts a new one"),
+	      .doc =
+		  "adapter to start from (PEFT, diffusers or kohya, a checkpoint or a run); its rank, alpha "
+		  "and modules replace those given here; empty: a new adapter"),
 	FIELD(struct lora_conf, targets,
 	      .init = "attn.to_q, attn.to_k, attn.to_v, attn.to_out.0, attn.add_q_proj, attn.add_k_proj, "
 		      "attn.add_v_proj, attn.to_add_out",
 	      .min = 1, .max = 1000,
-	      .doc = "modules that get a pair: whole names, or what follows a dot in them"),
+	      .doc = "modules that get a LoRA pair: full names, or their last parts (attn.to_q)"),
 	FIELD_END,
 };
 

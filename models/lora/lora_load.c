@@ -73,7 +73,7 @@ static int find_modules(struct loading *l, struct err *e)
 		if (ret)
 			return -1;
 		if (!found)
-			return err_set(e, "adapter %s: '%s' is for no linear module of this transformer",
+			return err_set(e, "adapter %s: '%s' matches no linear module of this transformer",
 				       l->raw->file.path,
 				       p->a   ? p->a->name
 				       : p->b ? p->b->name
@@ -145,7 +145,7 @@ static int check_shapes(const struct loading *l, struct err *e)
 			return -1;
 		}
 		if (!s->pair->a)
-			return err_set(e, "adapter %s: '%s' has an alpha and no weights", l->raw->file.path,
+			return err_set(e, "adapter %s: '%s' has an alpha but no weights", l->raw->file.path,
 				       s->pair->module);
 		for (int half = 0; half < 2; half++)
 			if (check_half(l, s->pair, site->name[part],

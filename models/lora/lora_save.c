@@ -204,7 +204,7 @@ int lora_export(const struct lora *l, enum lora_layout layout, const char *path,
 	int ret;
 
 	if (file_exists(path) || file_is_dir(path))
-		ret = err_set(e, "%s is there already: remove it or choose another name", path);
+		ret = err_set(e, "%s exists already: remove it or choose another name", path);
 	else
 		ret = write[layout](l, path, dt, e);
 	if (ret)

@@ -178,7 +178,7 @@ static int write_file(const char *path, const void *data, size_t size, struct er
 		unlink(temp);
 	}
 	free(temp);
-	return ret ? err_set(e, "cannot write %s: is there space, and may you write there?", path) : 0;
+	return ret ? err_set(e, "cannot write %s: check the free space and the permissions", path) : 0;
 }
 
 int text_cache_put(const struct text_cache *c, const char *prompt, const struct cond *row, struct err *e)

@@ -20,12 +20,12 @@ struct clip_conf {
 
 #define CLIP_FIELDS                                                                                          \
 	FIELD(struct clip_conf, model, .init = NULL,                                                         \
-	      .doc = "folder of the CLIP model, of transformers or open_clip, with its tokenizer"),          \
+	      .doc = "folder of the CLIP model (transformers or open_clip) and its tokenizer"),              \
 	    FIELD(struct clip_conf, dtype, .init = "float32", .choices = at_weight_dtypes,                   \
 		  .doc = "type of its weights"),                                                             \
 	    FIELD(struct clip_conf, device, .init = "auto", .choices = at_device_names,                      \
-		  .doc = "where it runs; auto: where the run's tensors live, or on a reward rank without a " \
-			 "GPU the CPU"),                                                                     \
+		  .doc = "where it runs; auto: on the run's device, or on the CPU of a reward rank without " \
+			 "a GPU"),                                                                           \
 	    FIELD(struct clip_conf, batch, .init = "16", .min = 1, .max = 4096, .unit = "images",            \
 		  .doc = "images scored at a time")
 
@@ -33,7 +33,7 @@ static const struct field clip_fields[] = { CLIP_FIELDS, FIELD_END };
 static const struct field aesthetic_fields[] = {
 	CLIP_FIELDS,
 	FIELD(struct clip_conf, head, .init = NULL,
-	      .doc = "safetensors file of the predictor: layers.0, .2, .4, .6 and .7, weight and bias"),
+	      .doc = "safetensors file of the predictor: weight and bias of layers.0, .2, .4, .6 and .7"),
 	FIELD_END
 };
 

@@ -399,8 +399,8 @@ static void look(const struct templates *t, const uint8_t *rgb, int w, int h, st
 	struct found found;
 
 	if (w < 1 || h < 1 || pixels > 1 << 26) {
-		snprintf(out->why, sizeof out->why, "an image of %d x %d pixels cannot be searched for blobs",
-			 w, h);
+		snprintf(out->why, sizeof out->why,
+			 "the detector blobs cannot search an image of %d x %d pixels", w, h);
 		return;
 	}
 	s.level = mem_alloc(pixels);

@@ -10,31 +10,33 @@ static const struct detector_type *const detectors[] = { &detector_blobs, &detec
 static const char *const detector_names[] = { "blobs", "script", NULL };
 static const struct field fields[] = {
 	FIELD(struct geneval_conf, detector, .init = "blobs", .choices = detector_names,
-	      .doc = "what finds the objects: blobs sees the shapes world, script is a network in a file"),
+	      .doc = "what finds the objects: blobs is for the shapes world, script is a network in a file"),
 	FIELD(struct geneval_conf, reference_scoring, .init = "false",
-	      .doc = "score as the public training reward does, with its faults (position 1 even when wrong, "
-		     "terms unbounded below)"),
+	      .doc = "score like the public training reward, faults included (a wrong position scores 1, "
+		     "terms have no lower bound)"),
 	FIELD(struct geneval_conf, module, .init = "",
-	      .doc = "script: its file, TorchScript or an AOTInductor package (.pt2); "
+	      .doc = "script: the network's file, TorchScript or an AOTInductor package (.pt2); "
 		     "tools/export_mask2former.py makes one"),
 	FIELD(struct geneval_conf, classes, .init = "",
-	      .doc = "script: file with the name of a class a line; empty: COCO's 80 as GenEval spells them"),
+	      .doc = "script: file with one class name per line; empty: COCO's 80 as GenEval spells them"),
 	FIELD(struct geneval_conf, device, .init = "auto", .choices = at_device_names,
-	      .doc = "script: where it and CLIP run; auto: where the run's tensors live, or on a reward rank "
-		     "without a GPU the CPU"),
+	      .doc = "script: where the network and CLIP run; auto: on the run's device, or on the CPU of a "
+		     "reward rank without a GPU"),
 	FIELD(struct geneval_conf, batch, .init = "8", .min = 1, .max = 4096, .unit = "images",
-	      .doc = "script: images searched at a time, all of one size"),
+	      .doc = "script: images per forward pass, all of one size"),
 	FIELD(struct geneval_conf, threshold, .init = "0.3", .max = 1,
-	      .doc = "script: candidates with a higher score are objects"),
+	      .doc = "script: candidates with a score above this count as objects"),
 	FIELD(struct geneval_conf, counting_threshold, .init = "0.9", .max = 1,
-	      .doc = "script: the same where the prompt's tag is counting"),
-	FIELD(struct geneval_conf, max_overlap, .init = "1", .max = 1,
-	      .doc =
-		  "script: of two objects of a class that overlap as much or more (intersection over union) "
-		  "the better counts; 1: both"),
+	      .doc = "script: the threshold for prompts with the tag counting"),
+	FIELD(
+	    struct geneval_conf, max_overlap, .init = "1", .max = 1,
+	    .doc =
+		"script: if two objects of a class overlap by at least this (intersection over union), only "
+		"the better one counts; 1: both count"),
 	FIELD(struct geneval_conf, clip, .init = "",
-	      .doc = "script: folder of the CLIP model that tells colors (ViT-L/14); empty: prompts with "
-		     "colors are refused"),
+	      .doc =
+		  "script: folder of the CLIP model that recognises colors (ViT-L/14); empty: prompts with "
+		  "colors are refused"),
 	FIELD(struct geneval_conf, clip_dtype, .init = "float32", .choices = at_weight_dtypes,
 	      .doc = "script: type of CLIP's weights"),
 	FIELD_END

@@ -30,24 +30,25 @@ static void one(struct reward_score *out, const json_t *v)
 	const char *why = json_string_value(json_object_get(v, "error"));
 
 	if (why || !json_is_number(score))
-		reward_fail(out, 1, why ? why : "the judge gave no score");
+		reward_fail(out, 1, why ? why : "the reward gave no score");
 	else
-		reward_put(out, 1, &(double) { json_number_value(score) }, "the judge's");
+		reward_put(out, 1, &(double) { json_number_value(score) }, "the reward's");
 }
 
 int reply_scores(struct reward_score *out, int n, const char *text, size_t size, struct err *e)
 {
-	json_t *o = json_parse(text, size, "the judge's answer", e);
+	json_t *o = json_parse(text, size, "the reward's answer", e);
 	const json_t *list = json_object_get(o, "scores");
 	const char *why = json_string_value(json_object_get(o, "error"));
 	int ret = o ? 0 : -1;
 
 	if (o && why)
-		ret = err_set(e, "the judge says: %.120s", why);
+		ret = err_set(e, "the reward says: %.120s", why);
 	else if (o && !json_is_array(list))
-		ret = err_set(e, "the judge's answer has no list 'scores'");
+		ret = err_set(e, "the reward's answer has no list 'scores'");
 	else if (o && json_array_size(list) != (size_t)n)
-		ret = err_set(e, "the judge's answer has %zu scores for %d images", json_array_size(list), n);
+		ret =
+		    err_set(e, "the reward's answer has %zu scores for %d images", json_array_size(list), n);
 	for (int i = 0; i < n && !ret; i++)
 		one(&out[i], json_array_get(list, (size_t)i));
 	if (ret)

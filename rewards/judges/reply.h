@@ -14,7 +14,8 @@
 /* {"version": 1, "items": [{"prompt": ..., "meta": ...}, ...]}, with "group": true for a group. */
 json_t *reply_request(const struct reward_item *item, int n, bool group);
 /* The key `group` of these judges. */
-#define REPLY_GROUP_DOC "it gets all images of a prompt at once, so that it can rank or compare them"
+#define REPLY_GROUP_DOC                                                                                      \
+	"all images of a prompt are sent in one request, so that they can be ranked or compared"
 /* Scores from an answer's text; on an error all are unavailable, and the reason is in e too. */
 int reply_scores(struct reward_score *out, int n, const char *text, size_t size, struct err *e);
 

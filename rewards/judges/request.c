@@ -43,12 +43,12 @@ static int check_envelope(const json_t *body, const struct request_limits *l, st
 	if (!json_is_object(body))
 		return err_set(e, "the request is not an object");
 	if (!json_is_integer(version))
-		return err_set(e, "version: must be there, an integer");
+		return err_set(e, "version: is required, an integer");
 	if (json_integer_value(version) != REQUEST_VERSION)
-		return err_set(e, "version: %lld is not spoken here, only %d",
+		return err_set(e, "version: %lld is not supported, only %d",
 			       (long long)json_integer_value(version), REQUEST_VERSION);
 	if (!json_is_array(items))
-		return err_set(e, "items: must be there, a list");
+		return err_set(e, "items: is required, a list");
 	if (json_array_size(items) > (size_t)l->items)
 		return err_set(e, "items: %zu are too many, a request may have %d", json_array_size(items),
 			       l->items);
@@ -64,7 +64,7 @@ static int read_texts(struct reward_item *item, const json_t *o, struct err *e)
 		return err_set(e, "must be an object");
 	item->prompt = json_string_value(json_object_get(o, "prompt"));
 	if (!item->prompt)
-		return err_set(e, "prompt: must be there, a text");
+		return err_set(e, "prompt: is required, a string");
 	if (meta && !json_is_null(meta) && !json_is_object(meta))
 		return err_set(e, "meta: must be an object");
 	item->meta = json_is_object(meta) ? json_dumps(meta, JSON_COMPACT) : mem_str("{}");
@@ -78,7 +78,7 @@ static int read_file(struct text *file, struct reward_item *item, const json_t *
 	const json_t *image = json_object_get(o, "image");
 
 	if (!json_is_string(image))
-		return err_set(e, "image: must be there, a PNG or JPEG in base64");
+		return err_set(e, "image: is required, a PNG or JPEG in base64");
 	if (!text_unbase64(file, json_string_value(image), json_string_length(image)))
 		return err_set(e, "image: not base64 (RFC 4648, padded, in one line)");
 	if (image_size(&item->w, &item->h, file->s, file->n, "image", e))

@@ -35,16 +35,15 @@ struct exec_conf {
 
 static const struct field fields[] = {
 	FIELD(struct exec_conf, command, .init = NULL, .min = 1, .max = 1000,
-	      .doc = "the program and its arguments; without a slash it is looked for in $PATH"),
+	      .doc = "the program and its arguments; a name without a slash is searched in $PATH"),
 	FIELD(struct exec_conf, batch, .init = "16", .min = 1, .max = 4096, .unit = "images",
-	      .doc = "images it gets at a time"),
+	      .doc = "images per request"),
 	FIELD(struct exec_conf, timeout, .init = "60", .min = 1e-3, .max = 1e6, .unit = "s",
-	      .doc =
-		  "what a batch may take before the child is killed; the first may take ten times as long"),
+	      .doc = "time limit of a batch, after which the child is killed; the first batch may take ten "
+		     "times as long"),
 	FIELD(struct exec_conf, retries, .init = "2", .min = 0, .max = 1000,
-	      .doc = "new children a batch, before its images are unavailable"),
-	FIELD(struct exec_conf, group, .init = "false",
-	      .doc = REPLY_GROUP_DOC "; then `batch` does not count"),
+	      .doc = "how often the child is started again for a batch before its images are unavailable"),
+	FIELD(struct exec_conf, group, .init = "false", .doc = REPLY_GROUP_DOC "; `batch` is then ignored"),
 	FIELD_END
 };
 
@@ -176,7 +175,7 @@ static int wait_for(int fd, short events, double end, struct err *e)
 		struct pollfd p = { .fd = fd, .events = events };
 
 		if (left <= 0)
-			return err_set(e, "the judge did not answer in time");
+			return err_set(e, "the reward's process did not answer in time");
 		int n = poll(&p, 1, (int)fmin(left * 1000 + 1, 1e6));
 		if (n > 0)
 			return 0;
@@ -219,7 +218,7 @@ static int send_all(struct child *c, const void *data, size_t n, double end, str
 			if (wait_for(c->in, POLLOUT, end, e))
 				return -1;
 		} else if (errno != EINTR) {
-			return err_set(e, "the judge has gone: %s", strerror(errno));
+			return err_set(e, "the reward's process has ended: %s", strerror(errno));
 		}
 	}
 	return 0;
@@ -236,12 +235,12 @@ static int receive(struct child *c, void *data, size_t n, double end, struct err
 			p += k;
 			n -= (size_t)k;
 		} else if (!k) {
-			return err_set(e, "the judge ended without an answer");
+			return err_set(e, "the reward's process ended without an answer");
 		} else if (errno == EAGAIN) {
 			if (wait_for(c->out, POLLIN, end, e))
 				return -1;
 		} else if (errno != EINTR) {
-			return err_set(e, "cannot read from the judge: %s", strerror(errno));
+			return err_set(e, "cannot read from the reward's process: %s", strerror(errno));
 		}
 	}
 	return 0;
@@ -262,7 +261,9 @@ static int receive_frame(struct child *c, char **data, size_t *n, double end, st
 		return -1;
 	*n = (size_t)head[0] | (size_t)head[1] << 8 | (size_t)head[2] << 16 | (size_t)head[3] << 24;
 	if (*n > MOST_REPLY)
-		return err_set(e, "the judge's answer would be %zu bytes long: it does not speak in frames",
+		return err_set(e,
+			       "the answer of the reward's process would be %zu bytes long: it must send 4 "
+			       "bytes of length, then JSON",
 			       *n);
 	*data = mem_alloc(*n + 1);
 	(*data)[*n] = '\0';
@@ -350,8 +351,8 @@ static void score_batch(struct child *c, const struct reward_item *item, int n, 
 		/* the first, and then ever more rarely: a judge that never works must not fill the log */
 		c->failures++;
 		if ((c->failures & (c->failures - 1)) == 0)
-			log_warn("judge '%s': %s; it is started again (%lld failures so far)", c->what, e.msg,
-				 (long long)c->failures);
+			log_warn("reward exec ('%s'): %s; starting it again (%lld failures so far)", c->what,
+				 e.msg, (long long)c->failures);
 		stop(c);
 	}
 	free(header);
@@ -372,7 +373,7 @@ static int score(void *state, const struct reward_item *item, int n, struct rewa
 const struct reward_type reward_exec = {
 	.abi = REWARD_ABI,
 	.name = "exec",
-	.doc = "A judge of one's own as a child process",
+	.doc = "A reward of your own as a child process",
 	.flags = REWARD_WAITS,
 	.fields = fields,
 	.conf_size = sizeof(struct exec_conf),

@@ -19,21 +19,21 @@ struct http_conf {
 };
 
 static const struct field fields[] = {
-	FIELD(struct http_conf, url, .init = NULL, .doc = "where batches are posted to"),
+	FIELD(struct http_conf, url, .init = NULL, .doc = "address that batches are posted to"),
 	FIELD(struct http_conf, token_env, .init = "",
 	      .doc = "environment variable that holds a bearer token; empty: no token"),
 	FIELD(struct http_conf, batch, .init = "8", .min = 1, .max = 4096, .unit = "images",
-	      .doc = "images a request"),
+	      .doc = "images per request"),
 	FIELD(struct http_conf, in_flight, .init = "4", .min = 1, .max = 1024, .unit = "requests",
-	      .doc = "requests at a time from each rank"),
+	      .doc = "concurrent requests of each rank"),
 	FIELD(struct http_conf, timeout, .init = "60", .min = 1e-3, .max = 1e6, .unit = "s",
-	      .doc = "what a request may take"),
+	      .doc = "time limit of a request"),
 	FIELD(struct http_conf, retries, .init = "3", .min = 0, .max = 1000,
-	      .doc = "tries after a failed one, each after twice the pause"),
+	      .doc = "retries of a failed request, with a pause that doubles each time"),
 	FIELD(struct http_conf, deadline, .init = "300", .min = 1e-3, .max = 1e6, .unit = "s",
-	      .doc = "what all requests of a batch of samples may take; then they are unavailable"),
-	FIELD(struct http_conf, group, .init = "false",
-	      .doc = REPLY_GROUP_DOC "; then `batch` does not count"),
+	      .doc = "time limit of all requests of a batch of samples, retries included; what has no score "
+		     "then is unavailable"),
+	FIELD(struct http_conf, group, .init = "false", .doc = REPLY_GROUP_DOC "; `batch` is then ignored"),
 	FIELD_END
 };
 
@@ -133,7 +133,7 @@ static int score(void *state, const struct reward_item *item, int n, struct rewa
 const struct reward_type reward_http = {
 	.abi = REWARD_ABI,
 	.name = "http",
-	.doc = "A judge of one's own behind HTTP",
+	.doc = "A reward of your own behind HTTP",
 	.flags = REWARD_WAITS,
 	.fields = fields,
 	.conf_size = sizeof(struct http_conf),

@@ -33,33 +33,37 @@ static const char *const image_kinds[] = { "png", "jpeg", NULL };
 static const struct field fields[] = {
 	FIELD(struct openai_conf, url, .init = "http://127.0.0.1:8000/v1/chat/completions",
 	      .doc = "the server's address for chat completions"),
-	FIELD(struct openai_conf, model, .init = "UnifiedReward-7b-v1.5", .doc = "name of the model there"),
+	FIELD(struct openai_conf, model, .init = "UnifiedReward-7b-v1.5",
+	      .doc = "name of the model on that server"),
 	FIELD(struct openai_conf, key_env, .init = "",
-	      .doc = "environment variable that holds the API key; empty: none is sent"),
+	      .doc = "environment variable that holds the API key; empty: no key is sent"),
 	FIELD(struct openai_conf, template, .init = TEMPLATE,
-	      .doc = "what is asked; {prompt} stands for the image's prompt and \\n for a new line"),
-	FIELD(struct openai_conf, pattern, .init = "Final Score:\\s*([-+]?[0-9]*\\.?[0-9]+)",
-	      .doc = "regular expression whose first group is the score; its last match counts"),
-	FIELD(struct openai_conf, image, .init = "png", .choices = image_kinds,
-	      .doc = "how images are sent; jpeg is a fraction of the bytes, and not quite what was sampled"),
+	      .doc = "the question; {prompt} stands for the image's prompt and \\n for a new line"),
+	FIELD(
+	    struct openai_conf, pattern, .init = "Final Score:\\s*([-+]?[0-9]*\\.?[0-9]+)",
+	    .doc =
+		"regular expression that finds the score in the answer: its first group, in its last match"),
+	FIELD(struct openai_conf, image, .was = "picture", .init = "png", .choices = image_kinds,
+	      .doc = "format in which images are sent; jpeg is much smaller, but lossy"),
 	FIELD(struct openai_conf, jpeg_quality, .init = "95", .min = 1, .max = 100,
-	      .doc = "of `image: jpeg`"),
+	      .doc = "JPEG quality with `image: jpeg`"),
 	FIELD(struct openai_conf, scale, .init = "0.2", .min = -1e9, .max = 1e9,
-	      .doc = "the reward is the score times this"),
+	      .doc = "factor from the answer's score to the reward"),
 	FIELD(struct openai_conf, low, .init = "1", .min = -1e9, .max = 1e9,
-	      .doc = "a score below this is no score"),
+	      .doc = "lowest valid score; an image with a lower one has no score"),
 	FIELD(struct openai_conf, high, .init = "5", .min = -1e9, .max = 1e9,
-	      .doc = "a score above this is no score"),
+	      .doc = "highest valid score; an image with a higher one has no score"),
 	FIELD(struct openai_conf, max_tokens, .init = "512", .min = 1, .max = 1e6,
-	      .doc = "most tokens of an answer"),
+	      .doc = "longest answer, in tokens"),
 	FIELD(struct openai_conf, in_flight, .init = "32", .min = 1, .max = 1024, .unit = "requests",
-	      .doc = "requests at a time from each rank"),
+	      .doc = "concurrent requests of each rank"),
 	FIELD(struct openai_conf, timeout, .init = "120", .min = 1e-3, .max = 1e6, .unit = "s",
-	      .doc = "what a request may take"),
+	      .doc = "time limit of a request"),
 	FIELD(struct openai_conf, retries, .init = "3", .min = 0, .max = 1000,
-	      .doc = "tries after a failed one, each after twice the pause"),
+	      .doc = "retries of a failed request, with a pause that doubles each time"),
 	FIELD(struct openai_conf, deadline, .init = "600", .min = 1e-3, .max = 1e6, .unit = "s",
-	      .doc = "what all requests of a batch of samples may take; then they are unavailable"),
+	      .doc = "time limit of all requests of a batch of samples, retries included; what has no score "
+		     "then is unavailable"),
 	FIELD_END
 };
 
@@ -89,7 +93,8 @@ static int open_openai(void **state, const void *conf, struct err *e)
 	int code;
 
 	if (!strstr(c->template, "{prompt}"))
-		return err_set(e, "template has no {prompt}: the judge would not know what was asked for");
+		return err_set(
+		    e, "template has no {prompt}: the model would not know what the image should show");
 	if (!(c->low < c->high))
 		return err_set(e, "low %g is not below high %g", c->low, c->high);
 	pcre2_code *pattern =
@@ -201,16 +206,16 @@ static void read_one(const struct openai_judge *j, const struct http_post *post,
 		reward_fail(out, 1, post->why);
 		return;
 	}
-	json_t *o = json_parse(post->reply, post->reply_size, "the judge's answer", &e);
+	json_t *o = json_parse(post->reply, post->reply_size, "the server's answer", &e);
 	const char *text = content(o);
 
 	if (!o || !text) {
-		reward_fail(out, 1, o ? "the judge's answer has no choices[0].message.content" : e.msg);
+		reward_fail(out, 1, o ? "the server's answer has no choices[0].message.content" : e.msg);
 	} else if (!find_score(&score, j, text) || score < c->low || score > c->high) {
-		err_set(&e, "the judge gave no score from %g to %g: %.90s", c->low, c->high, text);
+		err_set(&e, "the answer has no score from %g to %g: %.90s", c->low, c->high, text);
 		reward_fail(out, 1, e.msg);
 	} else {
-		reward_put(out, 1, &(double) { score * c->scale }, "the judge's");
+		reward_put(out, 1, &(double) { score * c->scale }, "the answer's");
 	}
 	json_decref(o);
 }
@@ -242,7 +247,7 @@ static int score(void *state, const struct reward_item *item, int n, struct rewa
 const struct reward_type reward_openai = {
 	.abi = REWARD_ABI,
 	.name = "openai",
-	.doc = "A vision model as a judge, behind a server with OpenAI's interface",
+	.doc = "A vision-language model as a reward, behind a server with OpenAI's interface",
 	.flags = REWARD_WAITS,
 	.fields = fields,
 	.conf_size = sizeof(struct openai_conf),

@@ -14,10 +14,10 @@ struct plugin_conf {
 
 static const struct field fields[] = {
 	FIELD(struct plugin_conf, path, .init = NULL,
-	      .doc = "the shared library, with a slash in its name: it is not looked for"),
-	FIELD(struct plugin_conf, options, .init = "", .doc = "given to the library as it is"),
+	      .doc = "the shared library; write a slash in it (./name.so): it is not searched for"),
+	FIELD(struct plugin_conf, options, .init = "", .doc = "text passed to the library unchanged"),
 	FIELD(struct plugin_conf, group, .init = "false",
-	      .doc = "the library gets all images of a prompt at once, though it does not ask for that"),
+	      .doc = "give the library all images of a prompt at once, even if it does not ask for that"),
 	FIELD_END
 };
 
@@ -42,7 +42,7 @@ static void close_plugin(void *state)
 static int load(struct plugin *p, const struct plugin_conf *c, struct err *e)
 {
 	const struct contraflow_reward *(*entry)(void);
-	char why[256] = "it does not say why";
+	char why[256] = "no reason was given";
 	void *symbol;
 
 	if (!strchr(c->path, '/'))
@@ -113,7 +113,7 @@ static bool wants_group(const void *state)
 const struct reward_type reward_plugin = {
 	.abi = REWARD_ABI,
 	.name = "plugin",
-	.doc = "A judge of one's own in a shared library",
+	.doc = "A reward of your own in a shared library",
 	.fields = fields,
 	.conf_size = sizeof(struct plugin_conf),
 	.open = open_plugin,

@@ -11,18 +11,19 @@ struct entry_conf {
 };
 static const struct field entry_fields[] = {
 	FIELD(struct entry_conf, type, .init = "",
-	      .doc =
-		  "which reward it is; empty: the one that the entry is named after. Entries with a `type` "
-		  "may have any name, so that one reward can be there several times"),
-	FIELD(struct entry_conf, weight, .init = "1", .doc = "factor of this reward's score in the total"),
+	      .doc = "the reward's type; empty: the entry's name is the type. With a `type`, an entry may "
+		     "have any "
+		     "name, so the same type can be used several times"),
+	FIELD(struct entry_conf, weight, .init = "1", .doc = "weight of this reward in the total"),
 	FIELD(struct entry_conf, deadline, .init = "0", .min = 0, .max = 1e6, .unit = "s",
-	      .doc = "what the reward may take for a batch of images; then they are unavailable and the "
-		     "reward is left to itself until it answers, which nobody hears; 0: any time. Rewards "
-		     "with a `deadline` of their own end what they have begun"),
+	      .doc =
+		  "time limit for a batch of images; after it the images count as unavailable and a late "
+		  "answer is ignored; 0: no limit. (Rewards with a `deadline` of their own, http and openai, "
+		  "also cancel their requests)"),
 	FIELD(struct entry_conf, quorum, .init = "0", .min = 0, .max = 1,
-	      .doc = "share of a prompt's images that must have this score: where fewer have it, the "
-		     "prompt goes on without this reward, and where enough have it, the others are "
-		     "unavailable; 0: no prompt goes on without"),
+	      .doc = "smallest share of a prompt's images that must have this score. Below it, the prompt is "
+		     "scored without this reward; at or above it, only the images without the score are "
+		     "unavailable. 0: this reward is never left out"),
 	FIELD_END
 };
 _Static_assert(sizeof entry_fields / sizeof *entry_fields == MIXTURE_FIELDS, "MIXTURE_FIELDS");
@@ -53,16 +54,25 @@ void mixture_entry_close(struct mixture_entry *k)
 	free(k->name);
 }
 
-/* First-level names of a table, for conf_fill's `others`; free the array and its strings. */
+static char *first_part(const char *name)
+{
+	return mem_printf("%.*s", (int)strcspn(name, "."), name);
+}
+
+/* First-level names of a table, earlier ones too, for conf_fill's `others`; free the array and its strings.
+ */
 static char **first_names(const struct field *f)
 {
-	int n = 0;
+	int fields = 0, n = 0;
 
-	while (f && f[n].name)
-		n++;
-	char **names = mem_zero((size_t)n + 1, sizeof *names);
-	for (int i = 0; i < n; i++)
-		names[i] = mem_printf("%.*s", (int)strcspn(f[i].name, "."), f[i].name);
+	while (f && f[fields].name)
+		fields++;
+	char **names = mem_zero(2 * (size_t)fields + 1, sizeof *names);
+	for (int i = 0; i < fields; i++) {
+		names[n++] = first_part(f[i].name);
+		if (f[i].was)
+			names[n++] = first_part(f[i].was);
+	}
 	return names;
 }
 
@@ -87,8 +97,8 @@ static int check_name(const char *name, const char *where, struct err *e)
 	size_t good = strspn(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_");
 
 	if (!*name || name[good])
-		return err_set(e, "%s%srewards: '%s' is no name: letters, digits, '-' and '_'", where,
-			       *where ? ": " : "", name);
+		return err_set(e, "%s%srewards: '%s' is not a valid name: use letters, digits, '-' and '_'",
+			       where, *where ? ": " : "", name);
 	for (int i = 0; taken[i]; i++)
 		if (!strcmp(taken[i], name))
 			return err_set(e,
@@ -181,7 +191,7 @@ static struct mixture_entry *entries_read(const struct conf_node *root, int *n, 
 		const char *where = conf_where(root, "rewards");
 		ret = err_set(
 		    e,
-		    "%s%srewards: none is given: add at least one, such as `rewards: {geneval: {weight: 1}}`",
+		    "%s%srewards: there is none: add at least one, such as `rewards: {geneval: {weight: 1}}`",
 		    where, *where ? ": " : "");
 	}
 	for (int k = 0; k < *n && !ret; k++)

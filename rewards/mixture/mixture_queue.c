@@ -122,7 +122,7 @@ static void warn_given_up(struct mixture *m, int k)
 	a->given_up++;
 	if (!(a->given_up & (a->given_up - 1)))
 		log_warn(
-		    "reward %s: a batch took more than its deadline of %g s and was given up (%lld so far)",
+		    "reward %s: gave up on a batch that took longer than the deadline of %g s (%lld so far)",
 		    m->entry[k].name, m->entry[k].deadline, (long long)a->given_up);
 }
 
@@ -172,7 +172,7 @@ double queue_expire(struct mixture *m)
 			continue;
 		}
 		struct task *t = queue_unlink(m, at);
-		err_set(&e, "an earlier batch is long past its deadline of %g s and still not scored",
+		err_set(&e, "an earlier batch has long passed its deadline of %g s without a score",
 			m->entry[t->reward].deadline);
 		queue_settle(m, t, &e);
 		queue_free(t);

@@ -129,7 +129,7 @@ def test_adapter_of_a_broken_run(tmp_path):
         line = fails(*command, "-o", tmp_path / "out")
         assert "config.yaml" in line and "modle" in line and "--model" in line, line
     (run / "config.yaml").unlink()
-    assert "is in no run: give --model DIR" in fails("sample", "--lora", run, "--prompt", "a photo", "-o", tmp_path / "out")
+    assert "does not belong to a run: give --model DIR" in fails("sample", "--lora", run, "--prompt", "a photo", "-o", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -172,10 +172,10 @@ def test_sample_latents(tmp_path):
 def test_score(tmp_path):
     """Images of the world's own renderer are right; others are not; what is no image is refused."""
     contraflow("shapes", "--render", "data/shapes/test.jsonl", "-o", tmp_path / "true")
-    pictures = sorted((tmp_path / "true").glob("*.png"))[:24]
+    images = sorted((tmp_path / "true").glob("*.png"))[:24]
     prompts = tmp_path / "p.jsonl"
     prompts.write_text("\n".join((ROOT / "data/shapes/test.jsonl").read_text().splitlines()[:24]))
-    out = json.loads(contraflow("score", "--prompts", prompts, *pictures).stdout)["images"]
+    out = json.loads(contraflow("score", "--prompts", prompts, *images).stdout)["images"]
     assert [x["geneval"]["strict"] for x in out] == [1.0] * 24
     Image.new("RGB", (24, 24)).save(tmp_path / "black.png")
     one = tmp_path / "one.jsonl"
@@ -184,7 +184,7 @@ def test_score(tmp_path):
     assert out[0]["geneval"]["strict"] == 0 and out[0]["reward"] == 0
     (tmp_path / "x.png").write_text("not an image")
     assert "x.png" in fails("score", "--prompts", one, tmp_path / "x.png")
-    assert "2 images" in fails("score", "--prompts", prompts, pictures[0], pictures[1])
+    assert "2 images" in fails("score", "--prompts", prompts, images[0], images[1])
 
 
 def test_inspect(tmp_path):

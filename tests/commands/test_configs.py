@@ -21,7 +21,7 @@ def common(c):
     assert (float(c["nft"]["kl_beta"]), c["advantage"]["clip"], c["advantage"]["std"], c["advantage"]["mode"]) == (1e-4, 5, "global", "all")
     assert c["policy"]["ema_decay"] == 0.9
     # a GPU where there is one, for the judges as well, and as much at a time as fits
-    sizes = [c["rollout"]["batch"], c["eval"]["sampler"]["batch"], c["train"]["micro_batch"], c["train"]["checkpoint_blocks"]]
+    sizes = [c["rollout"]["batch"], c["eval"]["sampler"]["batch"], c["train"]["micro_batch"], c["train"]["gradient_checkpointing"]]
     assert sizes == 4 * ["auto"] and {r["device"] for r in c["rewards"].values() if "device" in r} <= {"auto"}
 
 

@@ -39,7 +39,7 @@ def test_ranks(program, tmp_path, name, notes):
         losses = {k.removeprefix("loss/") for k in line if k.startswith("loss/")}
         assert losses == {"policy", "kl", *notes} and all(np.isfinite(line[f"loss/{k}"]) for k in losses)
         assert line["skipped"] == 0 and line["grad_norm"] > 0
-    for run, ranks, *sets in ("2", 2), ("pieces", 1, "train.micro_batch=4"), ("replays", 1, "train.graphs=true"):
+    for run, ranks, *sets in ("2", 2), ("pieces", 1, "train.micro_batch=4"), ("replays", 1, "train.cuda_graphs=true"):
         other, others = train(program, tmp_path / run, chosen, *sets, ranks=ranks)
         assert close(theta, other), run
         for a, b in zip(log, others):

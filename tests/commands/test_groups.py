@@ -26,7 +26,7 @@ def ranking(v):
 
 
 @pytest.fixture
-def pictures(tmp_path):
+def images(tmp_path):
     """Six images of prompts a, b, a, c, b, a."""
     r, files = np.random.default_rng(1), []
     for i in range(6):
@@ -73,9 +73,9 @@ const struct contraflow_reward *contraflow_reward(void) { return &ranks; }
 """
 
 
-def test_judges_of_every_kind(serve, pictures, tmp_path):  # noqa: F811
+def test_judges_of_every_kind(serve, images, tmp_path):  # noqa: F811
     """Images of one prompt are one request, in order, though they lie apart; `batch` does not cut it."""
-    light = [int(np.array(Image.open(f)).astype(int).sum()) for f in pictures]
+    light = [int(np.array(Image.open(f)).astype(int).sum()) for f in images]
     s = serve(lambda n, body: (200, json.dumps(dict(scores=ranking(means(body)))), {}))
 
     def plugin(name, abi, flags):
@@ -84,31 +84,31 @@ def test_judges_of_every_kind(serve, pictures, tmp_path):  # noqa: F811
     rewards = dict(http=dict(url=s.url, batch=1, in_flight=1, group=True), exec=RANKS,
                    asks=dict(type="plugin", path=plugin("asks", 2, ", .flags = CONTRAFLOW_GROUP")),
                    told=dict(type="plugin", path=plugin("told", 1, ""), group=True), all=dict(type="plugin", path=plugin("all", 1, "")))  # fmt: skip
-    rows = score(tmp_path, pictures, rewards)
+    rows = score(tmp_path, images, rewards)
     got = {k: np.array([r[k]["score"] for r in rows]) for k in rewards}
     for k in "http", "asks", "told":
         assert np.array_equal(got[k], ranks_of(light)), k
     assert np.array_equal(got["all"], ranking(light))  # the same library without: one call for all
-    red = [float(a[..., 0].sum() / a.sum()) for a in (np.array(Image.open(f)).astype(float) for f in pictures)]
+    red = [float(a[..., 0].sum() / a.sum()) for a in (np.array(Image.open(f)).astype(float) for f in images)]
     assert np.allclose(got["exec"], ranks_of(red) / np.array([2, 1, 2, 1, 1, 2]))
     bodies = [b for _, _, b, _ in s.requests]
     assert [[i["prompt"] for i in b["items"]] for b in bodies] == [["a"] * 3, ["b"] * 2, ["c"]] and all(b["group"] is True for b in bodies)
-    said = score(tmp_path, pictures, dict(odd=dict(type="plugin", path=plugin("odd", 2, ", .flags = 6"))))
+    said = score(tmp_path, images, dict(odd=dict(type="plugin", path=plugin("odd", 2, ", .flags = 6"))))
     assert "flags 0x6" in said and said.count("\n") == 1
 
 
-def test_unavailable_groups(serve, pictures, tmp_path):  # noqa: F811
+def test_unavailable_groups(serve, images, tmp_path):  # noqa: F811
     """What a judge cannot rank is unavailable; the other groups' places stand."""
     s = serve(lambda n, b: (400, "no", {}) if b["items"][0]["prompt"] == "b" else (200, json.dumps(dict(scores=ranking(means(b)))), {}))
-    rows = score(tmp_path, pictures, dict(http=dict(url=s.url, group=True, in_flight=1, retries=0)))
-    light = [int(np.array(Image.open(f)).astype(int).sum()) for f in pictures]
+    rows = score(tmp_path, images, dict(http=dict(url=s.url, group=True, in_flight=1, retries=0)))
+    light = [int(np.array(Image.open(f)).astype(int).sum()) for f in images]
     for i, (row, want) in enumerate(zip(rows, ranks_of(light))):
         assert row["reward"] == (None if i in (1, 4) else want)
-    said = score(tmp_path, pictures, dict(exec={**RANKS, "group": False}))
+    said = score(tmp_path, images, dict(exec={**RANKS, "group": False}))
     assert all(r["reward"] is None for r in said)
 
 
-def test_script(pictures, tmp_path):
+def test_script(images, tmp_path):
     """A network that centres its batch: the batch must be the group."""
     torch = pytest.importorskip("torch")
 
@@ -118,8 +118,8 @@ def test_script(pictures, tmp_path):
             return light - light.mean()
 
     torch.jit.script(Centred()).save(str(tmp_path / "m.pt"))
-    rows = score(tmp_path, pictures, dict(script=dict(module=str(tmp_path / "m.pt"), group=True, batch=1)))
-    light, want = np.array([np.array(Image.open(f)).astype(float).mean() / 255 for f in pictures]), np.zeros(6)
+    rows = score(tmp_path, images, dict(script=dict(module=str(tmp_path / "m.pt"), group=True, batch=1)))
+    light, want = np.array([np.array(Image.open(f)).astype(float).mean() / 255 for f in images]), np.zeros(6)
     for group in [0, 2, 5], [1, 4], [3]:
         want[group] = light[group] - light[group].mean()
     assert np.allclose([r["reward"] for r in rows], want, atol=1e-6)

@@ -71,7 +71,7 @@ def serve():
 
 
 @pytest.fixture
-def pictures(tmp_path):
+def images(tmp_path):
     r, files = np.random.default_rng(0), []
     for i in range(6):
         Image.fromarray(r.integers(0, 256, (9 + i, 7, 3), dtype=np.uint8)).save(tmp_path / f"{i}.png")
@@ -104,12 +104,12 @@ def good(number, body):
 # ---- http ------------------------------------------------------------------------------------------
 
 
-def test_http(serve, pictures, tmp_path, monkeypatch):
+def test_http(serve, images, tmp_path, monkeypatch):
     """Exact pixels, prompts, metadata; batches in order; one connection for many requests; the token, and nowhere else."""
     monkeypatch.setenv("JUDGE_TOKEN", "s3cret")
     s = serve(good)
-    got, done = score(tmp_path, {"http": dict(url=s.url, batch=2, in_flight=1, token_env="JUDGE_TOKEN")}, pictures)
-    assert np.allclose(got, true_means(pictures)) and len(s.requests) == 3
+    got, done = score(tmp_path, {"http": dict(url=s.url, batch=2, in_flight=1, token_env="JUDGE_TOKEN")}, images)
+    assert np.allclose(got, true_means(images)) and len(s.requests) == 3
     items = [i for _, _, body, _ in s.requests for i in body["items"]]
     assert [i["prompt"] for i in items] == [f'prompt {k} "é"' for k in range(6)] and [i["meta"]["n"] for i in items] == list(range(6))
     assert {h["Authorization"] for _, h, _, _ in s.requests} == {"Bearer s3cret"} and "s3cret" not in done.stdout + done.stderr
@@ -136,34 +136,34 @@ WHY = {"404": "no such judge", "garbage": "JSON", "no list": "no list", "says wh
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_http_faults(serve, pictures, tmp_path, name):
+def test_http_faults(serve, images, tmp_path, name):
     answer, available, requests = FAULTS[name]
     s = serve(answer)
-    got, done = score(tmp_path, {"http": dict(url=s.url, batch=8, retries=3, timeout=5)}, pictures)
+    got, done = score(tmp_path, {"http": dict(url=s.url, batch=8, retries=3, timeout=5)}, images)
     assert sum(x is not None for x in got) == available and len(s.requests) == requests, (got, done.stderr)
     if available == 6:
-        assert np.allclose(got, true_means(pictures))
+        assert np.allclose(got, true_means(images))
     if name in WHY:
         assert WHY[name] in done.stderr, done.stderr
     if name == "429":
         assert s.requests[1][0] - s.requests[0][0] >= 1
 
 
-def test_http_slow_and_refused(serve, pictures, tmp_path):
+def test_http_slow_and_refused(serve, images, tmp_path):
     s = serve(lambda n, b: time.sleep(1.5) or good(n, b))
     start = time.monotonic()
-    got, done = score(tmp_path, {"http": dict(url=s.url, timeout=0.3, retries=1, deadline=20)}, pictures)
+    got, done = score(tmp_path, {"http": dict(url=s.url, timeout=0.3, retries=1, deadline=20)}, images)
     assert got == [None] * 6 and "imeout" in done.stderr and time.monotonic() - start < 8
-    got, done = score(tmp_path, {"http": dict(url="http://127.0.0.1:9/", timeout=5, retries=20, deadline=1)}, pictures)
+    got, done = score(tmp_path, {"http": dict(url="http://127.0.0.1:9/", timeout=5, retries=20, deadline=1)}, images)
     assert got == [None] * 6 and time.monotonic() - start < 16
 
 
-def test_http_many_at_once(serve, pictures, tmp_path):
+def test_http_many_at_once(serve, images, tmp_path):
     """Requests fly together: 6 that take half a second each need less than two in a row would."""
     s = serve(lambda n, b: time.sleep(0.5) or good(n, b))
-    got, _ = score(tmp_path, {"http": dict(url=s.url, batch=1, in_flight=6)}, pictures)
+    got, _ = score(tmp_path, {"http": dict(url=s.url, batch=1, in_flight=6)}, images)
     times = [t for t, *_ in s.requests]
-    assert np.allclose(got, true_means(pictures)) and max(times) - min(times) < 0.45
+    assert np.allclose(got, true_means(images)) and max(times) - min(times) < 0.45
 
 
 # ---- openai ----------------------------------------------------------------------------------------
@@ -173,7 +173,7 @@ def chat(text):
     return 200, json.dumps(dict(choices=[dict(message=dict(content=text))])), {}
 
 
-def test_openai(serve, pictures, tmp_path, monkeypatch):
+def test_openai(serve, images, tmp_path, monkeypatch):
     """The request as OpenAI has it; the last match counts; what is no score from 1 to 5 is none."""
     monkeypatch.setenv("KEY", "k")
     said = ["Final Score: 2.5", "first Final Score: 1, on reflection\nFinal Score:  4", "I like it.", "Final Score: 9", "Final Score: 5.", ""]
@@ -183,24 +183,24 @@ def test_openai(serve, pictures, tmp_path, monkeypatch):
         return chat(said[int(re.search(r"prompt (\d)", text)[1])])
 
     s = serve(answer)
-    got, done = score(tmp_path, {"openai": dict(url=s.url, model="judge", key_env="KEY")}, pictures)
+    got, done = score(tmp_path, {"openai": dict(url=s.url, model="judge", key_env="KEY")}, images)
     assert got == [0.5, 0.8, None, None, 1.0, None] and "no score from 1 to 5" in done.stderr
     for _, headers, body, _ in s.requests:
         image, text = body["messages"][0]["content"]
         assert headers["Authorization"] == "Bearer k" and (body["model"], body["temperature"]) == ("judge", 0)
         assert image["image_url"]["url"].startswith("data:image/png;base64,") and "{prompt}" not in text["text"]
         assert "\nFinal Score: X" in text["text"] and 'é"' in text["text"]
-    got, _ = score(tmp_path, {"openai": dict(url=s.url, template="rate {prompt}", pattern="(\\d+)%", scale=0.01, low=0, high=100)}, pictures)
+    got, _ = score(tmp_path, {"openai": dict(url=s.url, template="rate {prompt}", pattern="(\\d+)%", scale=0.01, low=0, high=100)}, images)
     assert got == [None] * 6
 
 
 @pytest.mark.parametrize("kind, quality", [("png", 95), ("jpeg", 95), ("jpeg", 30)])
-def test_openai_image_kinds(serve, pictures, tmp_path, kind, quality):
+def test_openai_image_kinds(serve, images, tmp_path, kind, quality):
     """What the judge sees: the sampled pixels as a PNG, or those that PIL's JPEG of that quality has."""
     s = serve(lambda n, body: chat("Final Score: 3"))
-    got, _ = score(tmp_path, {"openai": dict(url=s.url, image=kind, jpeg_quality=quality, in_flight=1)}, pictures)
+    got, _ = score(tmp_path, {"openai": dict(url=s.url, image=kind, jpeg_quality=quality, in_flight=1)}, images)
     assert np.allclose(got, 0.6)
-    for file, (_, _, body, _) in zip(pictures, s.requests, strict=True):
+    for file, (_, _, body, _) in zip(images, s.requests, strict=True):
         head, data = body["messages"][0]["content"][0]["image_url"]["url"].split(",")
         want = io.BytesIO()
         Image.open(file).save(want, kind, quality=quality)
@@ -209,9 +209,9 @@ def test_openai_image_kinds(serve, pictures, tmp_path, kind, quality):
         assert (np.array(seen) == np.array(Image.open(want))).all()
 
 
-def test_openai_faults(serve, pictures, tmp_path):
+def test_openai_faults(serve, images, tmp_path):
     s = serve(lambda n, b: [(503, "busy", {}), (200, "{}", {}), (200, "?", {}), None, chat("Final Score: 3")][min(n - 1, 4)])
-    got, done = score(tmp_path, {"openai": dict(url=s.url, in_flight=1, retries=2, timeout=5)}, pictures[:5])
+    got, done = score(tmp_path, {"openai": dict(url=s.url, in_flight=1, retries=2, timeout=5)}, images[:5])
     assert np.allclose([x for x in got if x is not None], 0.6) and got.count(None) == 2
 
 
@@ -222,10 +222,10 @@ def test_openai_faults(serve, pictures, tmp_path):
     (dict(openai=dict(pattern="x")), "no group"), (dict(openai=dict(low=5)), "not below"), (dict(openai=dict(image="webp")), "webp"), (dict(openai=dict(jpeg_quality=0)), "jpeg_quality"),
     (dict(exec=dict(command=["/no/such/judge"])), "/no/such/judge"), (dict(exec={}), "rewards.exec.command"),
 ])  # fmt: skip
-def test_mistakes(pictures, tmp_path, reward, message):
+def test_mistakes(images, tmp_path, reward, message):
     (tmp_path / "c.yaml").write_text(json.dumps(dict(rewards=reward)))
     (tmp_path / "p.txt").write_text("x\n")
-    assert message in fails("score", "--config", tmp_path / "c.yaml", "--prompts", tmp_path / "p.txt", pictures[0])
+    assert message in fails("score", "--config", tmp_path / "c.yaml", "--prompts", tmp_path / "p.txt", images[0])
 
 
 # ---- exec ------------------------------------------------------------------------------------------
@@ -259,19 +259,19 @@ while True:
 @pytest.mark.parametrize("mode, starts, available", [
     ("works", 1, 6), ("dies", 2, 6), ("killed", 2, 6), ("hangs", 2, 6), ("prints", 2, 6), ("half", 2, 6), ("dies always", 9, 0), ("short", 9, 0),
 ])  # fmt: skip
-def test_exec(pictures, tmp_path, mode, starts, available):
+def test_exec(images, tmp_path, mode, starts, available):
     (tmp_path / "child.py").write_text(CHILD)
     command = [sys.executable, str(tmp_path / "child.py"), str(tmp_path), mode]
-    got, done = score(tmp_path, {"exec": dict(command=command, batch=2, timeout=0.3, retries=2)}, pictures)
+    got, done = score(tmp_path, {"exec": dict(command=command, batch=2, timeout=0.3, retries=2)}, images)
     assert sum(x is not None for x in got) == available, done.stderr
     assert len((tmp_path / "starts").read_text()) == starts
     if available:
-        assert np.allclose(got, true_means(pictures))
+        assert np.allclose(got, true_means(images))
 
 
-def test_examples(pictures, tmp_path):
-    got, _ = score(tmp_path, {"exec": dict(command=[sys.executable, str(ROOT / "examples/judge_exec.py")])}, pictures)
-    for f, x in zip(pictures, got):
+def test_examples(images, tmp_path):
+    got, _ = score(tmp_path, {"exec": dict(command=[sys.executable, str(ROOT / "examples/judge_exec.py")])}, images)
+    for f, x in zip(images, got):
         a = np.array(Image.open(f)).astype(float)
         assert abs(x - a[..., 0].sum() / a.sum()) < 1e-9
 
@@ -285,12 +285,12 @@ def build_plugin(folder, name, text):
     return str(folder / f"{name}.so")
 
 
-def test_plugin(pictures, tmp_path):
+def test_plugin(images, tmp_path):
     """The example, built as it says; one image below its bound is unavailable and not zero."""
     text = (ROOT / "examples/judge_plugin.c").read_text()
-    blue = [float(a[..., 2].sum() / a.sum()) for a in (np.array(Image.open(f)).astype(float) for f in pictures)]
+    blue = [float(a[..., 2].sum() / a.sum()) for a in (np.array(Image.open(f)).astype(float) for f in images)]
     least = sorted(blue)[1] - 1e-6
-    got, done = score(tmp_path, {"plugin": dict(path=build_plugin(tmp_path, "blue", text), options=str(least))}, pictures)
+    got, done = score(tmp_path, {"plugin": dict(path=build_plugin(tmp_path, "blue", text), options=str(least))}, images)
     assert [x is None for x in got] == [b < least for b in blue] and got.count(None) == 1 and "too little blue" in done.stderr
     assert all(x is None or abs(x - b) < 1e-9 for x, b in zip(got, blue))
     refused = {
@@ -299,10 +299,10 @@ def test_plugin(pictures, tmp_path):
         "idle": (text.replace(".score = score, ", "").replace("static int score", "int score"), "has no score()"),
     }  # fmt: skip
     for name, (source, message) in refused.items():
-        said, _ = score(tmp_path, {"plugin": dict(path=build_plugin(tmp_path, name, source), options="x" if name == "options" else "0")}, pictures)
+        said, _ = score(tmp_path, {"plugin": dict(path=build_plugin(tmp_path, name, source), options="x" if name == "options" else "0")}, images)
         assert message in said and said.count("\n") == 1
     for path, message in [("blue.so", "no slash"), (str(tmp_path / "none.so"), "cannot load")]:
-        said, _ = score(tmp_path, {"plugin": dict(path=path)}, pictures)
+        said, _ = score(tmp_path, {"plugin": dict(path=path)}, images)
         assert message in said
 
 
@@ -323,11 +323,11 @@ const struct contraflow_reward *contraflow_reward(void) { return &hangs; }
 """
 
 
-def test_hanging_plugin(pictures, tmp_path):
+def test_hanging_plugin(images, tmp_path):
     """A library that never returns takes its images with it, and neither the other rewards nor the end of the program."""
     rewards = dict(hangs=dict(type="plugin", path=build_plugin(tmp_path, "hangs", HANGS.replace("HEIGHT", "9")), deadline=0.3),
                    works=dict(type="plugin", path=build_plugin(tmp_path, "works", HANGS.replace("HEIGHT", "1"))))  # fmt: skip
-    got, done = score(tmp_path, rewards, pictures)
+    got, done = score(tmp_path, rewards, images)
     assert got == [None] * 6 and done.returncode == 1 and "hangs: no score within its deadline of 0.3 s" in done.stderr
     assert all(r["works"]["score"] == 1 and r["hangs"]["score"] is None for r in json.loads(done.stdout)["images"])
 
@@ -335,16 +335,16 @@ def test_hanging_plugin(pictures, tmp_path):
 # ---- Several of one kind -----------------------------------------------------------------------------
 
 
-def test_two_of_a_kind(serve, pictures, tmp_path):
+def test_two_of_a_kind(serve, images, tmp_path):
     """Entries have names of their own; results and messages use them."""
     a, b = serve(good), serve(lambda n, body: (404, "gone", {}))
     rewards = dict(fast=dict(type="http", url=a.url, weight=2), slow=dict(type="http", url=b.url, weight=0.5), jpeg_compressibility={})
-    got, done = score(tmp_path, rewards, pictures)
+    got, done = score(tmp_path, rewards, images)
     assert got == [None] * 6 and "could not be scored: slow: " in done.stderr
     rows = json.loads(done.stdout)["images"]
-    assert np.allclose([r["fast"]["score"] for r in rows], true_means(pictures)) and all(r["slow"]["score"] is None for r in rows)
+    assert np.allclose([r["fast"]["score"] for r in rows], true_means(images)) and all(r["slow"]["score"] is None for r in rows)
     rewards["slow"]["url"] = a.url
-    got, done = score(tmp_path, rewards, pictures)
+    got, done = score(tmp_path, rewards, images)
     assert np.allclose(got, [2.5 * r["fast"]["score"] + r["jpeg_compressibility"]["score"] for r in json.loads(done.stdout)["images"]])
 
 

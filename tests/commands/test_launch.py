@@ -40,7 +40,7 @@ def test_taskset(tmp_path):
     assert count(train(tmp_path, "taskset", "-c", str(CPUS[0]))) == 1
     assert count(train(tmp_path, "taskset", "-c", f"{CPUS[0]},{CPUS[1]}")) == 2
     said = train(tmp_path, "taskset", "-c", str(CPUS[0]), args=["--set=run.threads=2"])
-    assert count(said) == 2 and said.count("warning: 2 threads, and the launcher holds this process to 1 of") == 1
+    assert count(said) == 2 and said.count("warning: 2 threads, but the launcher binds this process to 1 of") == 1
     assert "bind-to" not in said
 
 
@@ -51,15 +51,15 @@ def test_bound_ranks(tmp_path):
         said = train(tmp_path, "mpirun", "--bind-to", "core", "-n", ranks)
         assert count(said) == 1 and "warning" not in said
     said = train(tmp_path, "mpirun", "--bind-to", "core", "-n", "1")
-    assert said.count("the launcher holds this rank to 1 of") == 1 and "--bind-to none" in said
+    assert said.count("the launcher binds this rank to 1 of") == 1 and "--bind-to none" in said
     said = train(tmp_path, "mpirun", "--bind-to", "core", "-n", "2", args=["--set=run.threads=2"])
-    assert count(said) == 2 and said.count("warning: rank 0: 2 threads, and the launcher holds this process to 1 of") == 1 and "(mpirun --bind-to none)" in said
+    assert count(said) == 2 and said.count("warning: rank 0: 2 threads, but the launcher binds this process to 1 of") == 1 and "(mpirun --bind-to none)" in said
     # a script between changes nothing
     said = train(tmp_path, "mpirun", "--bind-to", "core", "-n", "1", "sh", "-c", '"$@"; exit $?', "sh")
-    assert count(said) == 1 and said.count("the launcher holds this rank to 1 of") == 1
+    assert count(said) == 1 and said.count("the launcher binds this rank to 1 of") == 1
     # where the launcher itself has no more, as in a container, there is nothing to say
     said = train(tmp_path, "taskset", "-c", str(CPUS[0]), "sh", "-c", '"$@"; exit $?', "sh", "mpirun", "--oversubscribe", "-n", "1")
-    assert count(said) == 1 and "launcher holds" not in said
+    assert count(said) == 1 and "launcher binds" not in said
     # not bound, they share what there is
     for ranks in 1, 2:
         said = train(tmp_path, "mpirun", "--oversubscribe", "--bind-to", "none", "-n", str(ranks))

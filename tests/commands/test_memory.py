@@ -10,7 +10,7 @@ from command import TINY, contraflow, fails, read_lines, read_zst
 CONFIG = "configs/shapes.yaml"
 MIB = 1024 * 1024
 AUTO = [f"--set={key}=auto" for key in ("rollout.batch", "eval.sampler.batch", "train.micro_batch")]
-SIZES = r"rollout.batch (\d+), eval.sampler.batch (\d+), train.micro_batch (\d+), train.checkpoint_blocks (\d+)"
+SIZES = r"rollout.batch (\d+), eval.sampler.batch (\d+), train.micro_batch (\d+), train.gradient_checkpointing (\d+)"
 
 
 def train(folder, *args, **kwargs):
@@ -64,7 +64,7 @@ def test_resume(tmp_path):
     for name, limit in ("more", "100MiB"), ("less", "19MiB"):
         train(tmp_path / name, *AUTO, "--set", "run.memory=26MiB")
         said = train(tmp_path / name, *AUTO, *four, "--set", f"run.memory={limit}", "--resume").stderr
-        assert ("should it fail" in said) == (name == "less"), said
+        assert ("runs out of memory" in said) == (name == "less"), said
         assert sizes(tmp_path / name) == sizes(tmp_path / "whole")
         assert same(state(tmp_path / name, 4), state(tmp_path / "whole", 4))
     batches = json.loads((tmp_path / "whole/checkpoints/step-00000004/state.json").read_text())["batches"]
@@ -87,20 +87,20 @@ def test_blocks(tmp_path):
     blocks = []
     for limit in 100, 36, 33, 30:
         run = tmp_path / str(limit)
-        train(run, "--set", "train.micro_batch=30", "--set", "train.checkpoint_blocks=auto", "--set", f"run.memory={limit}MiB")
+        train(run, "--set", "train.micro_batch=30", "--set", "train.gradient_checkpointing=auto", "--set", f"run.memory={limit}MiB")
         blocks.append(sizes(run)[3])
         assert sizes(run)[2] == 30 and max(peaks(run)) <= limit
         assert same(state(tmp_path / "100", 2), state(run, 2))
     print(blocks)
     assert blocks[0] == 0 and blocks == sorted(blocks) and len(set(blocks)) >= 3
     # one block fewer would have been too much
-    train(tmp_path / "fewer", "--set", "train.micro_batch=30", "--set", f"train.checkpoint_blocks={blocks[2] - 1}")
+    train(tmp_path / "fewer", "--set", "train.micro_batch=30", "--set", f"train.gradient_checkpointing={blocks[2] - 1}")
     assert max(peaks(tmp_path / "fewer")) > 33 * 0.98
 
 
 def test_both(tmp_path):
     """Blocks are computed twice only where that makes the micro-batch larger."""
-    both = [*AUTO, "--set", "train.checkpoint_blocks=auto"]
+    both = [*AUTO, "--set", "train.gradient_checkpointing=auto"]
     train(tmp_path / "all", *both, "--set", "run.memory=100MiB")
     assert sizes(tmp_path / "all") == (15, 15, 30, 0)
     train(tmp_path / "less", *both, "--set", "run.memory=30MiB")
@@ -111,14 +111,14 @@ def test_both(tmp_path):
 @pytest.mark.parametrize("limit, says", [("5MiB", "rollout.batch: not even 1 fits"), ("18MiB", "train.micro_batch: not even 1 fits")])
 def test_too_little(tmp_path, limit, says):
     line = fails("train", CONFIG, "--run", tmp_path / "r", *TINY, *AUTO, "--quiet", "--set", f"run.memory={limit}")
-    assert says in line and "run.memory leaves" in line
+    assert says in line and "run.memory allows" in line
 
 
 def test_mistakes():
-    assert "run.memory: '2': a share of what is left (0.9) or a size" in fails("config", "show", CONFIG, "--set", "run.memory=2")
+    assert "run.memory: '2': must be a share of the free memory (0.9) or a size" in fails("config", "show", CONFIG, "--set", "run.memory=2")
     line = fails("config", "show", CONFIG, "--set", "rollout.batch=most")
     assert "not an integer, nor one of auto" in line
-    shown = contraflow("config", "show", CONFIG, *AUTO, "--set", "train.checkpoint_blocks=true").stdout
-    assert shown.count("batch: auto") == 3 and "checkpoint_blocks: true" in shown
+    shown = contraflow("config", "show", CONFIG, *AUTO, "--set", "train.gradient_checkpointing=true").stdout
+    assert shown.count("batch: auto") == 3 and "gradient_checkpointing: true" in shown
     line = fails("pretrain", "configs/shapes-pretrain.yaml", "--set", "eval.sampler.batch=auto")
     assert "eval.sampler.batch: auto is for" in line

@@ -103,7 +103,7 @@ def test_stages(tmp_path):
     assert states(tmp_path / "0") == states(tmp_path / "1") and len(states(tmp_path / "0")) == 8  # steps 1 to 7, and 9
     assert metrics(tmp_path / "0") == metrics(tmp_path / "1")
     line = fails("train", tmp_path / "staged.yaml", "--run", tmp_path / "x", "--set", "stages.right.ranks.reward=1")
-    assert "stages.right.ranks: it is the same for all stages" in line
+    assert "stages.right.ranks: a stage cannot have this section" in line
 
 
 def test_eval(tmp_path, prompts):
@@ -119,7 +119,7 @@ def test_eval(tmp_path, prompts):
 
 def test_refused(tmp_path):
     args = ["train", CONFIG, "--run", tmp_path / "run", *TINY]
-    assert "ranks.reward is 1, and this is the only process" in fails(*args, *sets(ranks__reward=1))
+    assert "ranks.reward is 1, but there is only one process" in fails(*args, *sets(ranks__reward=1))
     for ranks, reward in (2, 2), (2, 5):
         assert f"ranks.reward is {reward} of 2 ranks" in fails(*args, *sets(ranks__reward=reward), ranks=ranks)
     assert not (tmp_path / "run").exists()

@@ -119,7 +119,7 @@ def judge(tmp_path):
     return dict(type="exec", command=[sys.executable, str(tmp_path / "judge.py")], retries=0)
 
 
-def picture(seed, size=(24, 17), kind="PNG"):
+def make_image(seed, size=(24, 17), kind="PNG"):
     b = io.BytesIO()
     a = np.random.default_rng(seed).integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
     Image.fromarray(a).save(b, kind, **(dict(quality=90) if kind == "JPEG" else {}))
@@ -218,13 +218,13 @@ def test_training(serve, tmp_path):
 def test_what_cannot_be_scored(serve, judge):
     """It is {"error": why}, never a number, and the others keep their scores; so for our own reward as well."""
     s = serve({"ocr": dict(weight=0), "light": judge})
-    items = [item(picture(0), 'a "b"'), item(picture(1), "no text"), item(picture(2), 'none "b"'), item(picture(3), 'a "c"')]
+    items = [item(make_image(0), 'a "b"'), item(make_image(1), "no text"), item(make_image(2), 'none "b"'), item(make_image(3), 'a "c"')]
     status, answer, _ = s.request(ask(*items))
     scores = answer["scores"]
     assert status == 200 and ["score" in x for x in scores] == [True, False, False, True]
     for x, mean in zip(scores, (np.array(Image.open(io.BytesIO(base64.b64decode(i["image"])))).mean() for i in items)):
         assert x["rewards"]["light"]["score"] is None or abs(x["rewards"]["light"]["score"] - mean) < 1e-9
-    assert scores[1]["error"].startswith("ocr: it asks for no text") and scores[1]["rewards"]["ocr"] == {"score": None}
+    assert scores[1]["error"].startswith("ocr: the prompt asks for no text") and scores[1]["rewards"]["ocr"] == {"score": None}
     assert scores[1]["rewards"]["light"]["score"] > 0 and scores[2]["error"].startswith("light: ")
     assert s.request(ask())[1] == {"scores": []}
 
@@ -232,9 +232,9 @@ def test_what_cannot_be_scored(serve, judge):
 def test_a_judge_that_hangs(serve, judge):
     """The deadline of the request: what is not scored is an error; the server lives on, and ends with its judge."""
     s = serve({"light": dict(judge, timeout=600)}, "--deadline", "1.5", "--threads", "1")
-    status, answer, _ = s.request(ask(item(picture(0), "wait 300")))
+    status, answer, _ = s.request(ask(item(make_image(0), "wait 300")))
     assert status == 200 and answer["scores"][0]["error"] == "light: not scored in time"
-    assert s.request(ask(item(picture(0))))[1]["scores"][0]["error"] == "light: not scored in time"  # behind the other
+    assert s.request(ask(item(make_image(0))))[1]["scores"][0]["error"] == "light: not scored in time"  # behind the other
     assert s.request(method="GET", path="/health")[0] == 200
     (child,) = s.children()
     s.stop()
@@ -246,7 +246,7 @@ def test_a_slow_judge(serve, judge):
     s = serve({"light": judge}, "--idle", "1")
     c = http.client.HTTPConnection("127.0.0.1", s.port, timeout=60)
     for _ in range(2):
-        c.request("POST", "/score", json.dumps(ask(item(picture(0), "wait 3"))))
+        c.request("POST", "/score", json.dumps(ask(item(make_image(0), "wait 3"))))
         assert "score" in json.loads(c.getresponse().read())["scores"][0]
 
 
@@ -256,21 +256,21 @@ def test_a_slow_judge(serve, judge):
 def test_choice_of_rewards(serve, tmp_path):
     s = serve({"jpeg_compressibility": dict(weight=3), "geneval": {}}, "--reward", "jpeg_compressibility", "--quiet",
               "--set", "rewards.jpeg_compressibility.weight=5")  # fmt: skip
-    one = s.request(ask(item(picture(0))))[1]["scores"][0]
+    one = s.request(ask(item(make_image(0))))[1]["scores"][0]
     assert list(one["rewards"]) == ["jpeg_compressibility"] and one["score"] == 5 * one["rewards"]["jpeg_compressibility"]["score"] < 0
     assert s.stop() == ""
     bare = Server("--reward", "jpeg_incompressibility")
-    assert bare.request(ask(item(picture(0))))[1]["scores"][0]["score"] == pytest.approx(-500 * one["score"] / 5)
+    assert bare.request(ask(item(make_image(0))))[1]["scores"][0]["score"] == pytest.approx(-500 * one["score"] / 5)
     assert "serving jpeg_incompressibility, weight 1" in bare.stop(signal.SIGINT)
 
 
 @pytest.mark.parametrize("args, message", [
     ([], "name a configuration or a reward"), (["--reward", "orc"], "did you mean 'ocr'?"), (["--reward", "ocr", "--set", "train.x=1"], "only keys of `rewards`"),
     (["{file}", "--reward", "jpeg_compresibility"], "did you mean 'jpeg_compressibility'?"), (["--reward", "ocr", "--port", "70000"], "[0, 65535]"),
-    (["--reward", "ocr", "--token-env", "NOT_THERE"], "the environment has no NOT_THERE"), (["--reward", "ocr", "--token-env", "EMPTY"], "no EMPTY"),
-    (["--reward", "ocr", "--host", "no.such.host.invalid"], "no address is called 'no.such.host.invalid'"),
-    (["--reward", "ocr", "--host", "0.0.0.0"], "0.0.0.0 can be reached from other machines: only with a token"),
-    (["--reward", "ocr", "--host", "::"], "only with a token"), (["--reward", "ocr", "--requests", "0"], "[1, 10000]"),
+    (["--reward", "ocr", "--token-env", "NOT_THERE"], "the environment variable NOT_THERE"), (["--reward", "ocr", "--token-env", "EMPTY"], "the environment variable EMPTY"),
+    (["--reward", "ocr", "--host", "no.such.host.invalid"], "cannot find the address 'no.such.host.invalid'"),
+    (["--reward", "ocr", "--host", "0.0.0.0"], "0.0.0.0 can be reached from other machines: set a token"),
+    (["--reward", "ocr", "--host", "::"], "set a token"), (["--reward", "ocr", "--requests", "0"], "[1, 10000]"),
     (["--reward", "ocr", "--idle", "nan"], "--idle"), (["--reward", "ocr", "--deadline", "-1"], "--deadline"),
     (["--reward", "ocr", "--port", "{taken}"], "Address already in use"), (["/no/such.yaml"], "/no/such.yaml"),
 ])  # fmt: skip
@@ -287,7 +287,7 @@ def test_mistakes(tmp_path, args, message, monkeypatch):
 def test_token(serve, tmp_path, signs, monkeypatch):
     """Missing, wrong in every way, right; /health is everybody's; the secret stands nowhere; other machines may ask then."""
     s = serve(JPEG, "--token-env", "JUDGE_TOKEN", env=dict(JUDGE_TOKEN="s3cret-Token"))
-    body = ask(item(picture(0)))
+    body = ask(item(make_image(0)))
     for wrong in (None, "", "s3cret-Token", "Bearer", "Bearer ", "Bearer s3cret-Toke", "Bearer s3cret-TokenX", "Bearer S3cret-Token",
                   "Bearer s3cret-Tokens3cret-Token", "Basic s3cret-Token"):  # fmt: skip
         for path in "/score", "/nothing":
@@ -321,23 +321,23 @@ def png_of(w, h):
 
 
 def jpeg_of(w, h):
-    j = picture(0, kind="JPEG")
+    j = make_image(0, kind="JPEG")
     at = j.index(b"\xff\xc0") + 5
     return j[:at] + struct.pack(">HH", h, w) + j[at + 4 :]
 
 
-good = item(picture(0))
+good = item(make_image(0))
 BAD = {
     "nothing": (b"", "JSON"), "garbage": (b"\xff\x00\x01", "JSON"), "cut": (json.dumps(ask(good)).encode()[:-40], "JSON"),
-    "two": (b"{}{}", "JSON"), "list": (b"[]", "not an object"), "no version": (dict(items=[]), "version: must be there"),
-    "later version": (dict(version=2, items=[]), "version: 2 is not spoken"), "version as text": (dict(version="1", items=[]), "version"),
-    "no items": (dict(version=1), "items: must be there"), "items no list": (dict(version=1, items=good), "items: must be there, a list"),
+    "two": (b"{}{}", "JSON"), "list": (b"[]", "not an object"), "no version": (dict(items=[]), "version: is required"),
+    "later version": (dict(version=2, items=[]), "version: 2 is not supported"), "version as text": (dict(version="1", items=[]), "version"),
+    "no items": (dict(version=1), "items: is required"), "items no list": (dict(version=1, items=good), "items: is required, a list"),
     "item no object": (ask(good, 7), "items[1]: must be an object"), "no prompt": (ask({k: v for k, v in good.items() if k != "prompt"}), "items[0]: prompt"),
-    "prompt a number": (ask(dict(good, prompt=7)), "items[0]: prompt: must be there, a text"), "meta a list": (ask(good, dict(good, meta=[])), "items[1]: meta: must be an object"),
-    "no image": (ask(dict(prompt="p")), "items[0]: image: must be there"), "image null": (ask(dict(good, image=None)), "items[0]: image"),
+    "prompt a number": (ask(dict(good, prompt=7)), "items[0]: prompt: is required, a string"), "meta a list": (ask(good, dict(good, meta=[])), "items[1]: meta: must be an object"),
+    "no image": (ask(dict(prompt="p")), "items[0]: image: is required"), "image null": (ask(dict(good, image=None)), "items[0]: image"),
     "spaces in base64": (ask(dict(good, image=good["image"][:8] + "\n" + good["image"][8:])), "items[0]: image: not base64"),
     "no padding": (ask(dict(good, image="QQ")), "not base64"), "neither": (ask(good, good, item(b"GIF89a")), "items[2]: image: neither PNG nor JPEG"),
-    "cut PNG": (ask(good, item(picture(1)[:-300])), "items[1]: image: not a valid PNG"), "cut JPEG": (ask(item(picture(1, kind="JPEG")[:-300])), "items[0]: image: not a valid JPEG"),
+    "cut PNG": (ask(good, item(make_image(1)[:-300])), "items[1]: image: not a valid PNG"), "cut JPEG": (ask(item(make_image(1, kind="JPEG")[:-300])), "items[0]: image: not a valid JPEG"),
     "wide PNG": (ask(item(png_of(9000, 1))), "items[0]: image: 9000 x 1 pixels"), "huge PNG": (ask(item(png_of(8100, 8000))), "more than 64000000 pixels"),
     "huge PNG for us": (ask(item(png_of(2**31 - 1, 2**31 - 1))), "items[0]: image"), "huge JPEG": (ask(good, item(jpeg_of(65500, 65500))), "items[1]: image"),
     "many pixels": (ask(*[item(png_of(6000, 6000))] * 2), "items[1]: image: with it the images have more than 64000000"),
@@ -383,7 +383,7 @@ def test_bombs_cost_nothing(serve):
 def test_bodies(serve):
     """Too long: the answer comes without the body being kept, and even when all of it is sent first. Length untold: 411."""
     s = serve(JPEG, "--max-body", "1")
-    long = json.dumps(ask(item(picture(0, (800, 700))))).encode()
+    long = json.dumps(ask(item(make_image(0, (800, 700))))).encode()
     assert len(long) > 1 << 20
     status, answer, _ = s.request(long)
     assert status == 413 and "1048576 bytes" in answer["error"]
@@ -451,7 +451,7 @@ def test_slow_and_silent(serve):
 def test_many_clients(serve):
     """32 at once, each with its own images: nobody gets another's scores."""
     s = serve(JPEG)
-    bodies = [ask(*(item(picture(10 * k + i, (8 + k, 9))) for i in range(1 + k % 3))) for k in range(32)]
+    bodies = [ask(*(item(make_image(10 * k + i, (8 + k, 9))) for i in range(1 + k % 3))) for k in range(32)]
     alone = [s.request(b)[1] for b in bodies]
     assert len({json.dumps(a) for a in alone}) == 32
     wrong = []
@@ -476,13 +476,13 @@ def test_many_clients(serve):
 def test_overload(serve, judge):
     """More requests, or more connections, than there may be: 503 and when to come again, at once; the others are served."""
     s = serve({"light": judge}, "--requests", "2", "--connections", "6")
-    slow, got = json.dumps(ask(item(picture(0), "wait 2"))), []
+    slow, got = json.dumps(ask(item(make_image(0), "wait 2"))), []
     clients = [threading.Thread(target=lambda: got.append(s.request(slow.encode()))) for _ in range(2)]
     for t in clients:
         t.start()
     time.sleep(1)
     status, answer, headers = s.request(ask(good))
-    assert status == 503 and headers["Retry-After"] == "1" and "more than 2 requests" in answer["error"]
+    assert status == 503 and headers["Retry-After"] == "1" and "too many requests at a time (at most 2)" in answer["error"]
     assert s.request(method="GET", path="/health")[0] == 200
     for t in clients:
         t.join()
@@ -490,7 +490,7 @@ def test_overload(serve, judge):
     idle = [s.connect() for _ in range(6)]
     time.sleep(0.5)
     status, answer, headers = s.request(ask(good))
-    assert status == 503 and "more than 6 connections" in answer["error"] and headers["Connection"] == "close"
+    assert status == 503 and "too many connections (at most 6)" in answer["error"] and headers["Connection"] == "close"
     for c in idle:
         c.close()
     time.sleep(0.5)
@@ -502,7 +502,7 @@ def test_shutdown(serve, judge, number):
     """Requests under way are answered whole, new connections refused, and nothing is left."""
     s = serve({"light": judge})
     got = []
-    clients = [threading.Thread(target=lambda: got.append(s.request(ask(item(picture(0), "wait 1.5"))))) for _ in range(2)]
+    clients = [threading.Thread(target=lambda: got.append(s.request(ask(item(make_image(0), "wait 1.5"))))) for _ in range(2)]
     late = s.connect()
     (child,) = s.children()
     for t in clients:

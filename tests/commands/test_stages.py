@@ -117,14 +117,14 @@ def test_what_is_over_stays_over(tmp_path, limit):
 @pytest.mark.parametrize(
     "change, message",
     [
-        ("  x: {lora: {rank: 3}}", "stages.x.lora: it is the same for all stages"),
+        ("  x: {lora: {rank: 3}}", "stages.x.lora: a stage cannot have this section"),
         ("  x: {train: {max_step: 3}}", "stage x: "),
         ("  x: {train: {max_step: 3}}", "max_steps"),
         ("  x: {rewards: {genevil: {}}}", "geneval"),
         ("  x: {prompts: {train: nothing.txt}}", "stage x: cannot open nothing.txt"),
-        ("  x: 3", "'x' is no stage"),
-        ("  x: [train]", "'x' is no stage"),
-        ('  "": {train: {max_steps: 1}}', "'' is no stage"),
+        ("  x: 3", "'x' is not a stage"),
+        ("  x: [train]", "'x' is not a stage"),
+        ('  "": {train: {max_steps: 1}}', "'' is not a stage"),
     ],
 )  # fmt: skip
 def test_mistakes(tmp_path, change, message):

@@ -1,5 +1,5 @@
 """The GPU path without a GPU: tests/nullcuda stands in for CUDA.  Kernels compute nothing, so no number is looked at;
-what is: which device each rank uses, what is recorded and replayed, and what must not be called meanwhile."""
+what is: which device each rank uses, what is captured and replayed, and what must not be called meanwhile."""
 
 import json
 import sys
@@ -35,9 +35,9 @@ def test_as_on_a_gpu(tmp_path, probe, answers):
     assert run(tmp_path, BUILD / "tests/nullcuda" / probe).out == (ROOT / "tests/nullcuda" / answers).read_text()
 
 
-# ---- Recordings ----
-def test_recordings(tmp_path):
-    done = train(tmp_path, "train.graphs=true")
+# ---- CUDA graphs ----
+def test_graphs(tmp_path):
+    done = train(tmp_path, "train.cuda_graphs=true")
     (log,) = done.logs
     assert log["illegal_calls"] == {} and log["captures_invalidated"] == 0 and log["escaped_launches"] == 0
     # Two shapes of rollout (one forward, two under dpm2's corrector) and the update.
@@ -45,27 +45,27 @@ def test_recordings(tmp_path):
     assert log["launches_unchecked"] == 0 and not warnings(tmp_path)
 
 
-def test_recordings_in_every_stage(tmp_path):
-    """What was recorded in one stage is freed at its end; the memory that recordings share must outlive it."""
+def test_graphs_in_every_stage(tmp_path):
+    """A stage's graphs are freed at its end; the memory that graphs share must outlive it."""
     (tmp_path / "c.yaml").write_text(STAGES)
-    done = train(tmp_path, "train.graphs=true", config=tmp_path / "c.yaml")
+    done = train(tmp_path, "train.cuda_graphs=true", config=tmp_path / "c.yaml")
     assert not warnings(tmp_path)
     assert done.sum("captures_ended") == 6
 
 
 @pytest.mark.parametrize("which", ["1", "2", "3", "3:500"], ids=lambda x: x.replace(":", "-"))  # the 500th of the update is in its backward
-def test_broken_recording(tmp_path, which):
-    """One recording fails in its middle: it alone is not replayed."""
-    done = train(tmp_path, "train.graphs=true", BREAK_CAPTURE=which)
-    assert len(warnings(tmp_path)) == 1 and "is not replayed" in warnings(tmp_path)[0]
+def test_broken_capture(tmp_path, which):
+    """One capture fails in its middle: that graph alone is not replayed."""
+    done = train(tmp_path, "train.cuda_graphs=true", BREAK_CAPTURE=which)
+    assert len(warnings(tmp_path)) == 1 and "run without a CUDA graph" in warnings(tmp_path)[0]
     assert done.sum("captures_begun") == 3 and done.sum("captures_ended") == 2 and done.sum("graph_launches")
 
 
-def test_one_stream_for_recordings(tmp_path):
+def test_one_stream_for_captures(tmp_path):
     """Each stream that a product runs in has a workspace of 32 MB, for ever."""
-    (log,) = train(tmp_path, "train.graphs=true").logs
+    (log,) = train(tmp_path, "train.cuda_graphs=true").logs
     assert log["capture_streams"] == 1
-    # The trainer's handle in its stream and in that of recordings, and autograd's handle the same.
+    # The trainer's handle in its stream and in that of captures, and autograd's handle the same.
     assert log["workspaces"] <= 4
 
 
@@ -75,33 +75,33 @@ def test_syncs_a_micro_batch(tmp_path):
     assert 0 < (many - few) / 4 <= 12  # 48 pairs: 4 and 8 micro-batches
 
 
-def test_memory_of_recordings(tmp_path):
-    """It is given back when the last recording goes, and the next may begin anew."""
+def test_memory_of_graphs(tmp_path):
+    """It is given back when the last graph goes, and the next capture may begin anew."""
     (log,) = run(tmp_path, BUILD / "tests/test_memory").logs
     assert log["captures_ended"] == 3
 
 
 def test_near_the_limit(tmp_path):
-    """What the runs before a recording left in the allocator's caches is given back first: a capture cannot take it."""
-    large = ["prompts.groups=8", "prompts.group_size=24", "rollout.batch=192", "train.micro_batch=192", "train.graphs=true"]
+    """What the runs before a capture left in the allocator's caches is given back first: a capture cannot take it."""
+    large = ["prompts.groups=8", "prompts.group_size=24", "rollout.batch=192", "train.micro_batch=192", "train.cuda_graphs=true"]
     done = train(tmp_path, *large, MEMORY=420 << 20)
     assert done.sum("allocations_failed") > 0 and done.sum("captures_ended") == 3 and not warnings(tmp_path)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_stable_diffusion(tmp_path, words, dtype):  # noqa: F811
-    """A tiny SD3.5: text encoders, VAE, blocks computed twice, recorded updates."""
+    """A tiny SD3.5: text encoders, VAE, gradient checkpointing, updates as graphs."""
     save(make(words, transformer=SD35, seed=11), words, tmp_path / "model")
     (tmp_path / "prompts.txt").write_text("a red circle\ntwo dogs\nx\n")
     text = SD3_RUN.format(cache=tmp_path / "cache", model=tmp_path / "model", prompts=tmp_path / "prompts.txt")
     (tmp_path / "c.yaml").write_text(text)
-    (log,) = train(tmp_path, f"run.dtype={dtype}", "train.graphs=true", config=tmp_path / "c.yaml").logs
+    (log,) = train(tmp_path, f"run.dtype={dtype}", "train.cuda_graphs=true", config=tmp_path / "c.yaml").logs
     assert log["illegal_calls"] == {} and log["captures_ended"] >= 2 and log["launches_unchecked"] == 0
     assert log["devices"]["0"]["dnn"] > 0 and not warnings(tmp_path)
 
 
 def test_bench(tmp_path):
-    """Every setting of bench's table: 8 bits, batches, checkpointing, recorded updates."""
+    """Every setting of bench's table: 8 bits, batches, gradient checkpointing, updates as graphs."""
     done = run(tmp_path, BUILD / "contraflow", "bench", "--model", "tiny", "--dtype", "bfloat16", "--matrix", "--repeats", 1, "--device", "cuda")
     (log,) = done.logs
     assert log["illegal_calls"] == {} and log["captures_ended"] == log["captures_begun"] > 10 and log["capture_streams"] == 1
@@ -191,11 +191,11 @@ def test_eval_on_a_gpu_each(tmp_path, judges, short):
     one_device_each(run(tmp_path, BUILD / "contraflow", "eval", *args, ranks=4, DEVICES=4), range(4))
 
 
-def test_judges_beside_recordings(tmp_path, judges):
+def test_rewards_beside_captures(tmp_path, judges):
     """Threads that score on the same GPU do nothing that breaks a capture, which any thread's cudaDeviceSynchronize would."""
     config = write(tmp_path / "c.yaml", False, rewards=judges)
-    # The last batch of a round is of another size, and recorded while those before it are scored.
-    (log,) = train(tmp_path, "train.graphs=true", "rollout.batch=5", config=config).logs
+    # The last batch of an epoch has another size, and is captured while those before it are scored.
+    (log,) = train(tmp_path, "train.cuda_graphs=true", "rollout.batch=5", config=config).logs
     assert log["illegal_calls"] == {} and log["captures_ended"] == 4 and not warnings(tmp_path)
     assert len([t for t in threads(log) if "pt_autograd" not in t]) >= 2
 

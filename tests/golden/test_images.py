@@ -76,9 +76,9 @@ def read(tmp_path_factory):
     (folder / "c.yaml").write_text(json.dumps(dict(rewards=dict(exec=dict(command=[sys.executable, str(folder / "child.py")])))))
     (folder / "p.txt").write_text("x\n")
 
-    def sums(pictures):
-        files = [folder / f"{i}.bin" for i in range(len(pictures))]
-        for file, data in zip(files, pictures):
+    def sums(images):
+        files = [folder / f"{i}.bin" for i in range(len(images))]
+        for file, data in zip(files, images):
             file.write_bytes(data)
         return [x["reward"] for x in json.loads(contraflow("score", "--config", folder / "c.yaml", "--prompts", folder / "p.txt", *files))["images"]]
 

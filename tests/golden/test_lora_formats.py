@@ -282,7 +282,7 @@ REFUSED = {
     "text encoder": ({"text_encoder.text_model.x.lora_A.weight": (4, 16)}, "changes a text encoder"),
     "DoRA": ({"transformer.proj_out.lora_magnitude_vector": (16,)}, "belongs to DoRA"),
     "LoKr": ({"lora_unet_final_layer_linear.lokr_w1": (4, 4)}, "is no tensor of a LoRA pair"),
-    "no such module": ({"lora_unet_input_blocks_1.lora_up.weight": (4, 4)}, "is for no linear module"),
+    "no such module": ({"lora_unet_input_blocks_1.lora_up.weight": (4, 4)}, "matches no linear module"),
     "twice": (
         {"lora_unet_proj_out.lora_down.weight": (4, 16), "lora_unet_proj_out.lora_up.weight": (16, 4),
          "lora_unet_final_layer_linear.lora_down.weight": (4, 16), "lora_unet_final_layer_linear.lora_up.weight": (16, 4)},
@@ -294,7 +294,7 @@ REFUSED = {
     "no rank": (
         {"transformer.proj_out.lora_A.weight": (0, 16), "transformer.proj_out.lora_B.weight": (16, 0)}, "is empty"),
     "alpha": ({"transformer.proj_out.alpha": (2,)}, "is not a single number"),
-    "alpha alone": ({"transformer.proj_out.alpha": ()}, "has an alpha and no weights"),
+    "alpha alone": ({"transformer.proj_out.alpha": ()}, "has an alpha but no weights"),
 }  # fmt: skip
 
 
@@ -326,12 +326,12 @@ def test_refused_patterns(folder, base):
 def test_export_mistakes(folder, base):
     _, adapter = peft_adapter(folder, ["proj_out"])
     for args, message in [
-        ([adapter, "--format", "peft", "-o", adapter, "--model", folder], "is there already"),
-        ([adapter, "--format", "merged", "-o", adapter, "--model", folder], "is there already"),
+        ([adapter, "--format", "peft", "-o", adapter, "--model", folder], "exists already"),
+        ([adapter, "--format", "merged", "-o", adapter, "--model", folder], "exists already"),
         ([adapter, "--format", "safetensors", "-o", folder / "x", "--model", folder], "--format 'safetensors'"),
-        ([adapter, "--format", "peft", "-o", folder / "x"], "is in no run: give --model DIR"),
-        ([folder / "none", "--format", "peft", "-o", folder / "x", "--model", folder], "there is no such adapter"),
-        ([folder, "--format", "peft", "-o", folder / "x", "--model", folder], "no adapter: neither"),
+        ([adapter, "--format", "peft", "-o", folder / "x"], "does not belong to a run: give --model DIR"),
+        ([folder / "none", "--format", "peft", "-o", folder / "x", "--model", folder], "no such file or folder"),
+        ([folder, "--format", "peft", "-o", folder / "x", "--model", folder], "not an adapter: give"),
         ([adapter, "--format", "peft", "-o", folder / "x", "--model", folder / "none"], "config.json"),
         ([adapter, "--format", "peft", "-o", folder / "x", "--model", folder, "--dtype", "int3"], "int3"),
         (["--format", "peft"], "usage: contraflow export"),

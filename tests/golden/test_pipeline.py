@@ -179,10 +179,10 @@ def test_image(case, guidance, negative):
     assert error(load_file(folder / "x0.safetensors")["latents"], want) < 1e-4
     grid = torch.from_numpy(np.array(Image.open(folder / "grid.png").convert("RGB"))).float()
     assert grid.shape == (h + 4, 2 * w + 6, 3)  # a frame of two pixels
-    pictures = ((decoded / 2 + 0.5).clamp(0, 1) * 255).round().permute(0, 2, 3, 1)
-    for i, picture in enumerate(pictures):
+    images = ((decoded / 2 + 0.5).clamp(0, 1) * 255).round().permute(0, 2, 3, 1)
+    for i, image in enumerate(images):
         at = 2 + i * (w + 2)
-        assert (grid[2 : 2 + h, at : at + w] - picture).abs().max() <= 1
+        assert (grid[2 : 2 + h, at : at + w] - image).abs().max() <= 1
 
 
 def test_tied_and_untied_t5(words, tmp_path):

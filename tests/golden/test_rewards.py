@@ -19,7 +19,7 @@ PROMPTS = ["a photo of a red circle", "two dogs left of a café — 'don't' 日�
 SIZES = [(48, 48), (200, 131), (131, 200), (30, 30), (33, 400), (512, 512), (7, 9), (224, 300)]
 
 
-def picture(w, h, seed):
+def make_image(w, h, seed):
     """Edges, gradients, noise and text: what resizing must get right."""
     r = np.random.default_rng(seed)
     y, x = np.mgrid[0:h, 0:w]
@@ -33,11 +33,11 @@ def picture(w, h, seed):
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
+def images(tmp_path_factory):
     folder = tmp_path_factory.mktemp("images")
     out = []
     for i, (w, h) in enumerate(SIZES):
-        im = picture(w, h, i)
+        im = make_image(w, h, i)
         im.save(folder / f"{i}.png")
         out.append((folder / f"{i}.png", im))
     return out
@@ -95,16 +95,16 @@ def theirs(clip, prompts, images):
 
 
 @pytest.mark.parametrize("name, unit", [("clipscore", 100), ("pickscore", 26)])
-def test_clip_scores(clip, pictures, tmp_path, name, unit):
-    prompts = (PROMPTS * 2)[: len(pictures)]
-    ours = score(tmp_path, {name: dict(model=str(clip[0]), batch=3)}, prompts, [f for f, _ in pictures])
-    want = theirs(clip, prompts, [im for _, im in pictures]).diagonal() / unit
+def test_clip_scores(clip, images, tmp_path, name, unit):
+    prompts = (PROMPTS * 2)[: len(images)]
+    ours = score(tmp_path, {name: dict(model=str(clip[0]), batch=3)}, prompts, [f for f, _ in images])
+    want = theirs(clip, prompts, [im for _, im in images]).diagonal() / unit
     got = torch.tensor([x["reward"] for x in ours], dtype=torch.float64)
     assert ((got - want).abs() <= 1e-4 * want.abs()).all(), (got, want)
     assert want.std() > 0.005
 
 
-def test_aesthetic(clip, pictures, tmp_path):
+def test_aesthetic(clip, images, tmp_path):
     g, sizes, head = torch.Generator().manual_seed(3), [20, 12, 8, 6, 5, 1], {}
     for i, k in enumerate([0, 2, 4, 6, 7]):
         head[f"layers.{k}.weight"] = torch.randn(sizes[i + 1], sizes[i], generator=g)
@@ -112,37 +112,37 @@ def test_aesthetic(clip, pictures, tmp_path):
     save_file(head, tmp_path / "head.safetensors")
     _, model, _, processor = clip
     with torch.no_grad():
-        x = model.get_image_features(processor([shortest(im, 30) for _, im in pictures], return_tensors="pt").pixel_values)
+        x = model.get_image_features(processor([shortest(im, 30) for _, im in images], return_tensors="pt").pixel_values)
         x = getattr(x, "pooler_output", x)
         x = x / x.norm(dim=-1, keepdim=True)
         for k in [0, 2, 4, 6, 7]:
             x = torch.nn.functional.linear(x, head[f"layers.{k}.weight"], head[f"layers.{k}.bias"])
-    ours = score(tmp_path, {"aesthetic": dict(model=str(clip[0]), head=str(tmp_path / "head.safetensors"))}, ["x"], [f for f, _ in pictures])
+    ours = score(tmp_path, {"aesthetic": dict(model=str(clip[0]), head=str(tmp_path / "head.safetensors"))}, ["x"], [f for f, _ in images])
     assert np.allclose([o["reward"] for o in ours], x[:, 0], rtol=1e-4)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_half_precision(clip, pictures, tmp_path, dtype):
+def test_half_precision(clip, images, tmp_path, dtype):
     """16-bit towers: no further from float32 than transformers' own 16 bits are, and with the scale that the file has:
     rounded to bfloat16 it would be 1 % off."""
-    files, prompts = [f for f, _ in pictures], (PROMPTS * 2)[: len(pictures)]
+    files, prompts = [f for f, _ in images], (PROMPTS * 2)[: len(images)]
     ours = np.array([x["reward"] for x in score(tmp_path, {"clipscore": dict(model=str(clip[0]), dtype=dtype)}, prompts, files)])
-    exact = theirs(clip, prompts, [im for _, im in pictures]).diagonal().double().numpy() / 100
+    exact = theirs(clip, prompts, [im for _, im in images]).diagonal().double().numpy() / 100
     folder, model, tokenizer, processor = clip
     half = CLIPModel.from_pretrained(folder, torch_dtype=getattr(torch, dtype)).eval()
     ids = tokenizer(prompts, padding="max_length", max_length=77, truncation=True, return_tensors="pt").input_ids
-    pixels = processor([shortest(im, 30) for _, im in pictures], return_tensors="pt").pixel_values
+    pixels = processor([shortest(im, 30) for _, im in images], return_tensors="pt").pixel_values
     with torch.no_grad():
         out = half(input_ids=ids, attention_mask=torch.ones_like(ids), pixel_values=pixels.to(half.dtype))
     cos = (out.image_embeds.double() * out.text_embeds.double()).sum(1) / out.image_embeds.double().norm(dim=1) / out.text_embeds.double().norm(dim=1)
     other = cos.numpy() * model.logit_scale.exp().item() / 100
     assert 0 < np.linalg.norm(ours - exact) <= 1.2 * np.linalg.norm(other - exact)
-    square = [f for f, im in pictures if im.width == im.height]  # cut and padded alike
+    square = [f for f, im in images if im.width == im.height]  # cut and padded alike
     a, b = ([x["reward"] for x in score(tmp_path, {k: dict(model=str(folder), dtype=dtype)}, ["x"], square)] for k in ("clipscore", "hpsv2"))
     assert len(square) == 3 and np.allclose(np.array(a) / np.array(b) * 100, model.logit_scale.exp().item(), rtol=1e-6)
 
 
-def test_open_clip(pictures, tmp_path):
+def test_open_clip(images, tmp_path):
     """HPSv2: open_clip's names and shapes, the longer side resized and padded, the cosine alone."""
     size = clip_folder(tmp_path / "hps", pad="!", merges=300)
     vision = dict(image_size=30, layers=2, width=32, head_width=8, patch_size=6)
@@ -166,9 +166,9 @@ def test_open_clip(pictures, tmp_path):
         return (x - torch.tensor(open_clip.OPENAI_DATASET_MEAN)[:, None, None]) / torch.tensor(open_clip.OPENAI_DATASET_STD)[:, None, None]
 
     with torch.no_grad():
-        picture = model.encode_image(torch.stack([pixels(im) for _, im in pictures]), normalize=True)
-        want = (picture * model.encode_text(ids, normalize=True)).sum(1)
-    ours = score(tmp_path, {"hpsv2": dict(model=str(tmp_path / "hps"))}, PROMPTS[:2] * 4, [f for f, _ in pictures])
+        image = model.encode_image(torch.stack([pixels(im) for _, im in images]), normalize=True)
+        want = (image * model.encode_text(ids, normalize=True)).sum(1)
+    ours = score(tmp_path, {"hpsv2": dict(model=str(tmp_path / "hps"))}, PROMPTS[:2] * 4, [f for f, _ in images])
     assert np.allclose([o["reward"] for o in ours], want, rtol=1e-4, atol=1e-6)
     assert want.std() > 0.005
 
@@ -300,33 +300,33 @@ def as_float(im):
 
 
 @deprecated
-def test_script(clip, pictures, tmp_path):
+def test_script(clip, images, tmp_path):
     """TorchScript with ids and resizing, and alone on images of their own sizes."""
     judge, alone = Judge().eval(), Alone().eval()
     torch.jit.trace(judge, (torch.rand(2, 3, 8, 8), torch.ones(2, 5, dtype=torch.long))).save(tmp_path / "judge.pt")
     torch.jit.trace(alone, (torch.rand(2, 3, 8, 8),)).save(tmp_path / "alone.pt")
-    prompts = (PROMPTS * 2)[: len(pictures)]
+    prompts = (PROMPTS * 2)[: len(images)]
     ids = clip[2](prompts, padding="max_length", max_length=9, truncation=True, return_tensors="pt").input_ids
     keys = dict(module=str(tmp_path / "judge.pt"), size=24, tokenizer=str(clip[0]), text_length=9, batch=3)
-    ours = score(tmp_path, {"script": keys}, prompts, [f for f, _ in pictures])
+    ours = score(tmp_path, {"script": keys}, prompts, [f for f, _ in images])
     with torch.no_grad():
-        want = judge(torch.stack([as_float(resize(im, 24, 24)) for _, im in pictures]), ids)
-        single = [alone(as_float(im)[None]).item() for _, im in pictures]
+        want = judge(torch.stack([as_float(resize(im, 24, 24)) for _, im in images]), ids)
+        single = [alone(as_float(im)[None]).item() for _, im in images]
     assert np.allclose([o["reward"] for o in ours], want, rtol=1e-5, atol=1e-6)
-    ours = score(tmp_path, {"script": dict(module=str(tmp_path / "alone.pt"))}, ["x"], [f for f, _ in pictures])
+    ours = score(tmp_path, {"script": dict(module=str(tmp_path / "alone.pt"))}, ["x"], [f for f, _ in images])
     assert np.allclose([o["reward"] for o in ours], single, rtol=1e-5, atol=1e-6)
 
 
 @deprecated
-def test_package(pictures, tmp_path):
+def test_package(images, tmp_path):
     """An AOTInductor package, compiled ahead of time."""
     alone = Alone().eval()
     n = torch.export.Dim("n", min=1, max=64)
     program = torch.export.export(alone, (torch.rand(4, 3, 16, 16),), dynamic_shapes={"images": {0: n}})
     torch._inductor.aoti_compile_and_package(program, package_path=str(tmp_path / "judge.pt2"))
-    ours = score(tmp_path, {"script": dict(module=str(tmp_path / "judge.pt2"), size=16, batch=5)}, ["x"], [f for f, _ in pictures])
+    ours = score(tmp_path, {"script": dict(module=str(tmp_path / "judge.pt2"), size=16, batch=5)}, ["x"], [f for f, _ in images])
     with torch.no_grad():
-        want = alone(torch.stack([as_float(resize(im, 16, 16)) for _, im in pictures]))[:, 0]
+        want = alone(torch.stack([as_float(resize(im, 16, 16)) for _, im in images]))[:, 0]
     assert np.allclose([o["reward"] for o in ours], want, rtol=1e-4, atol=1e-5)
 
 

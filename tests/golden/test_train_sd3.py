@@ -19,7 +19,7 @@ lora: {{rank: 8, alpha: 16, targets: [to_q, to_k, to_v, to_out.0, ff.net.0.proj,
 prompts: {{train: {prompts}, groups: 4, group_size: 12, height: 32, width: 32}}
 rollout: {{solver: dpm2, steps: 6, batch: 12}}
 rewards: {{jpeg_compressibility: {{}}}}
-train: {{max_steps: 40, timestep_fraction: 0.5, micro_batch: 16, checkpoint_blocks: true}}
+train: {{max_steps: 40, timestep_fraction: 0.5, micro_batch: 16, gradient_checkpointing: true}}
 optimizer: {{lr: 1e-2, decay: constant}}
 nft: {{beta: 0.1}}
 policy: {{old_schedule: linear, old_slope: 0.1, old_max: 0.3}}

@@ -10,6 +10,7 @@
 #include <unistd.h>
 #include "base/conf/conf.h"
 #include "base/file.h"
+#include "base/log.h"
 #include "base/mem.h"
 
 struct inner {
@@ -33,7 +34,8 @@ static const struct field fields[] = {
 	FIELD(struct sample, fast, .init = "false", .doc = "whether"),
 	FIELD(struct sample, name, .init = "x", .doc = "what"),
 	FIELD(struct sample, items, .init = "a, b", .min = 1, .max = 3, .doc = "which"),
-	FIELD(struct sample, opt.rate, .init = "1e-3", .min = 0, .max = 1, .unit = "s", .doc = "rate"),
+	FIELD(struct sample, opt.rate, .was = "opt.speed", .init = "1e-3", .min = 0, .max = 1, .unit = "s",
+	      .doc = "rate"),
 	FIELD(struct sample, opt.pace, .init = "none", .min = 0, .max = 1, .words = paces, .doc = "pace"),
 	FIELD(struct sample, file, .init = "linear", .choices = kinds, .or_path = true,
 	      .doc = "kind or file"),
@@ -317,13 +319,98 @@ static void test_paths(void **state)
 	assert_non_null(strstr(fill(&s, "opt: {kind: ./cosine}", NULL), "must be one of linear, cosine;"));
 }
 
+/* Lines of the log with `part` in them. */
+static int logged(const char *part)
+{
+	char *path = file_join(folder, "log.txt"), *text;
+	struct err e;
+	size_t n;
+	int count = 0;
+
+	assert_int_equal(file_read(&text, &n, path, &e), 0);
+	for (const char *at = text; (at = strstr(at, part)); at++)
+		count++;
+	free(text);
+	free(path);
+	return count;
+}
+
+/* A key under its earlier name sets the present one, and each place is warned of once. */
+static void test_earlier_names(void **state)
+{
+	char *log = file_join(folder, "log.txt"), *base;
+	struct conf_node *tree, *over;
+	struct sample s;
+	struct text t = { 0 };
+	struct err e;
+
+	(void)state;
+	assert_int_equal(log_file(log, &e), 0);
+	for (int i = 0; i < 2; i++) {
+		assert_string_equal(fill(&s, "steps: 1\nopt: {speed: 0.5}\n", NULL), "");
+		assert_true(s.opt.rate == 0.5);
+		conf_release(&s, fields);
+	}
+	assert_int_equal(logged("t.yaml:2: opt.speed is now called opt.rate"), 1);
+	assert_string_equal(fill(&s, "", "opt.speed=0.25"), "");
+	assert_true(s.opt.rate == 0.25);
+	assert_int_equal(logged("warning: --set opt.speed=0.25: opt.speed is now called opt.rate"), 1);
+	tree = conf_empty();
+	conf_store(tree, &s, fields, "");
+	conf_emit(&t, tree);
+	assert_non_null(strstr(t.s, "rate: 0.25"));
+	assert_null(strstr(t.s, "speed"));
+	text_free(&t);
+	conf_node_free(tree);
+	conf_release(&s, fields);
+
+	/* mistakes name what was written */
+	assert_non_null(strstr(fill(&s, "opt: {speed: 2}\n", NULL), "t.yaml:1: opt.speed = '2': must be in"));
+	assert_non_null(strstr(fill(&s, "opt:\n  speed: 1\n  rate: 1\n", NULL),
+			       "t.yaml:2: opt.speed is now called opt.rate, which is given as well ("));
+
+	/* whichever name came last counts: of two files, of a file and --set, of a tree and what is laid over
+	 * it */
+	base = put("base.yaml", "opt: {speed: 0.5}\n");
+	assert_string_equal(fill(&s, "extends: base.yaml\nopt: {rate: 0.125}\n", NULL), "");
+	assert_true(s.opt.rate == 0.125);
+	conf_release(&s, fields);
+	free(base);
+	base = put("base.yaml", "opt: {rate: 0.5}\n");
+	assert_string_equal(fill(&s, "extends: base.yaml\nopt: {speed: 0.125}\n", NULL), "");
+	assert_true(s.opt.rate == 0.125);
+	conf_release(&s, fields);
+	free(base);
+	assert_string_equal(fill(&s, "opt: {rate: 0.5}\n", "opt.speed=0.25"), "");
+	assert_true(s.opt.rate == 0.25);
+	conf_release(&s, fields);
+	assert_string_equal(fill(&s, "opt: {speed: 0.5}\n", "opt.rate=0.25"), "");
+	assert_true(s.opt.rate == 0.25);
+	conf_release(&s, fields);
+	base = put("t.yaml", "opt: {speed: 0.5}\nstage: {opt: {rate: 0.25}}\n");
+	tree = conf_read(base, &e);
+	assert_non_null(tree);
+	assert_int_equal(conf_set(tree, "opt.speed=0.75", &e), 0);
+	over = conf_copy(tree, "stage");
+	conf_remove(tree, "stage");
+	conf_overlay(tree, over);
+	s = (struct sample) { 0 };
+	assert_int_equal(conf_fill(&s, fields, tree, "", NULL, &e), 0);
+	assert_true(s.opt.rate == 0.25);
+	conf_release(&s, fields);
+	conf_node_free(tree);
+	free(base);
+	log_close();
+	free(log);
+}
+
 static void test_pages(void **state)
 {
 	struct text t = { 0 };
 
 	(void)state;
 	conf_docs(&t, "Title", fields, "sec");
-	assert_non_null(strstr(t.s, "| `sec.opt.rate` | `1e-3` | 0 .. 1 | rate, in s |"));
+	assert_non_null(strstr(t.s, "| `sec.opt.rate` | `1e-3` | 0 .. 1 s | rate (formerly `opt.speed`) |"));
 	assert_non_null(strstr(t.s, "| `sec.size` | `auto` | auto, all, 1 .. 64 | how large |"));
 	assert_non_null(strstr(t.s, "| `sec.opt.pace` | `none` | none, 0 .. 1 | pace |"));
 	assert_non_null(strstr(t.s, "| `sec.file` | `linear` | linear, cosine, or a path | kind or file |"));
@@ -331,17 +418,18 @@ static void test_pages(void **state)
 	text_free(&t);
 	conf_help(&t, fields, "sec");
 	assert_non_null(strstr(t.s, "sec.steps"));
+	assert_non_null(strstr(t.s, "(default 1e-3; formerly opt.speed)"));
 	text_free(&t);
 }
 
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_values),     cmocka_unit_test(test_mistakes),
-		cmocka_unit_test(test_extends),    cmocka_unit_test(test_required),
-		cmocka_unit_test(test_round_trip), cmocka_unit_test(test_words),
-		cmocka_unit_test(test_real_words), cmocka_unit_test(test_paths),
-		cmocka_unit_test(test_pages),
+		cmocka_unit_test(test_values),        cmocka_unit_test(test_mistakes),
+		cmocka_unit_test(test_extends),       cmocka_unit_test(test_required),
+		cmocka_unit_test(test_round_trip),    cmocka_unit_test(test_words),
+		cmocka_unit_test(test_real_words),    cmocka_unit_test(test_paths),
+		cmocka_unit_test(test_earlier_names), cmocka_unit_test(test_pages),
 	};
 	return cmocka_run_group_tests(tests, make_folder, drop_folder);
 }

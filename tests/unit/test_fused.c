@@ -391,7 +391,7 @@ static void test_graph(void **state)
 		assert_null(why);
 		if (p->dev == AT_CPU)
 			assert_int_equal(runs, 5);
-		else /* plain; plain, on the side, recorded; then no more */
+		else /* plain; plain, on the side, captured; then no more */
 			assert_int_equal(runs, 4);
 		at_graph_free(g);
 		at_end(s);

@@ -219,11 +219,11 @@ static void scores(void **unused)
 
 	(void)unused;
 	memset(out, 0x55, sizeof out);
-	reward_put(out, 3, value, "the judge's");
+	reward_put(out, 3, value, "the reward's");
 	assert_true(out[0].ok && out[0].value == 0.5 && !out[0].why[0]);
 	for (int i = 1; i < 3; i++) {
 		assert_false(out[i].ok);
-		assert_string_equal(out[i].why, "the judge's score is not finite");
+		assert_string_equal(out[i].why, "the reward's score is not finite");
 	}
 	for (int i = 0; i < 3; i++)
 		for (int k = 0; k < REWARD_SUBS; k++)

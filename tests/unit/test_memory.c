@@ -153,8 +153,8 @@ static void doubled(void *ctx, const at_t *in, at_t *out)
 	out[0] = at_add(at_mul(in[0], 2.0), in[0]);
 }
 
-/* On a GPU: what a recording keeps is given back with it, and the next one does as the first. */
-static void test_recordings(void **state)
+/* On a GPU: what a CUDA graph keeps is given back with it, and the next one does as the first. */
+static void test_graphs(void **state)
 {
 	size_t before = 0;
 
@@ -189,10 +189,10 @@ static void test_recordings(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_blocks),     cmocka_unit_test(test_ops),
-		cmocka_unit_test(test_threads),    cmocka_unit_test(test_borrowed),
-		cmocka_unit_test(test_left),       cmocka_unit_test(test_address_limit),
-		cmocka_unit_test(test_recordings),
+		cmocka_unit_test(test_blocks),  cmocka_unit_test(test_ops),
+		cmocka_unit_test(test_threads), cmocka_unit_test(test_borrowed),
+		cmocka_unit_test(test_left),    cmocka_unit_test(test_address_limit),
+		cmocka_unit_test(test_graphs),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -55,8 +55,8 @@ static void refuse(const char *yaml, const char *said)
 static void bad_configuration(void **state)
 {
 	(void)state;
-	refuse("other: 1\n", "rewards: none is given");
-	refuse("rewards: {}\n", ":1: rewards: none is given");
+	refuse("other: 1\n", "rewards: there is none");
+	refuse("rewards: {}\n", ":1: rewards: there is none");
 	refuse("rewards:\n  genevla: {weight: 1}\n",
 	       ":2: rewards: no reward is called 'genevla'; did you mean 'geneval'?");
 	refuse("rewards:\n  xyz: {weight: 1}\n", "geneval, ocr, clipscore");
@@ -71,8 +71,8 @@ static void bad_configuration(void **state)
 	       ":2: rewards.a.type: no reward is called 'genevla'; did you mean 'geneval'?");
 	refuse("rewards:\n  a: {type: geneval, wieght: 1}\n", "did you mean 'rewards.a.weight'?");
 	refuse("rewards:\n  a: {type: http}\n", ":2: 'rewards.a.url' is required");
-	refuse("rewards:\n  a b: {type: geneval}\n", ":2: rewards: 'a b' is no name");
-	refuse("rewards:\n  \"\": {type: geneval}\n", "'' is no name");
+	refuse("rewards:\n  a b: {type: geneval}\n", ":2: rewards: 'a b' is not a valid name");
+	refuse("rewards:\n  \"\": {type: geneval}\n", "'' is not a valid name");
 	refuse("rewards:\n  mean: {type: geneval}\n", ":2: rewards: an entry cannot be called 'mean'");
 	refuse("rewards:\n  left_out: {type: geneval}\n",
 	       ":2: rewards: an entry cannot be called 'left_out'");

@@ -206,7 +206,7 @@ static void weights_errors(void **state)
 	json_decref(o);
 	assert_int_equal(mmdit_open(&m, path, AT_F32, AT_CPU, &e), -1);
 	says(&e, weights);
-	says(&e, "norm_added_k.weight' is none of this model's");
+	says(&e, "norm_added_k.weight' does not belong to this model");
 	must(file_write(weights, "", 0, &e), &e);
 	assert_int_equal(mmdit_open(&m, path, AT_F32, AT_CPU, &e), -1);
 	says(&e, weights);

@@ -222,7 +222,7 @@ static void load_errors(void **state)
 	REFUSES(f, "a.k.weight");
 	f = contents();
 	f.item[f.n++] = (struct st_item) { "c.bias", f.item[1].t };
-	REFUSES(f, "'c.bias'", "none of this model's");
+	REFUSES(f, "'c.bias'", "does not belong to this model");
 	f = contents();
 	f.item[2].t = at_reshape(f.item[2].t, DIMS(4, 2));
 	REFUSES(f, "a.k.weight", "[2, 4]", "[4, 2]");

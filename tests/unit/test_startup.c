@@ -61,10 +61,10 @@ static void test_a_gpu_each(void **state)
 	assert_string_equal(device(2, 2, 1), "");
 	assert_string_equal(device(1, 1, 4), "");
 	assert_string_equal(device(2, 1, 1),
-			    "2 ranks on this machine and 1 GPU: start one rank a GPU, or say cpu "
+			    "2 ranks on this machine and 1 GPU: start one rank per GPU, or say cpu "
 			    "(run.device, --device)");
 	assert_string_equal(device(3, 2, 1),
-			    "3 ranks on this machine and 2 GPUs: start one rank a GPU, or say "
+			    "3 ranks on this machine and 2 GPUs: start one rank per GPU, or say "
 			    "cpu (run.device, --device)");
 }
 
@@ -78,15 +78,15 @@ static void test_several_gpus(void **state)
 	put("CUDA_VISIBLE_DEVICES", NULL);
 	put("FAKE_GPUS", "ab");
 	assert_string_equal(device(2, 2, 2),
-			    "CUDA was started before each rank had its GPU, by MPI perhaps: let "
+			    "CUDA was started (perhaps by MPI) before each rank had its GPU: let "
 			    "the launcher choose (srun --gpus-per-task=1)");
 	put("FAKE_GPUS", NULL);
 	gpus_root = "/dev/null";
 	assert_string_equal(
 	    device(2, 2, 8),
-	    "each of 2 ranks on this machine sees 8 GPUs, and without NVML, which is not found, none "
-	    "can choose its own: let the launcher show each rank one (srun --gpus-per-task=1), or "
-	    "set CUDA_VISIBLE_DEVICES for each");
+	    "each of the 2 ranks on this machine sees 8 GPUs, and NVML, which would tell them apart, is "
+	    "not found: let the launcher show each rank one GPU (srun --gpus-per-task=1), or set "
+	    "CUDA_VISIBLE_DEVICES for each");
 	assert_int_equal(startup_one_gpu(&d, &e), -1); /* a reward rank */
 	devices = 1;
 	assert_int_equal(startup_one_gpu(&d, &e), 0);
@@ -160,20 +160,20 @@ static void test_bound(void **state)
 	(void)state;
 	put("SLURM_STEP_ID", NULL);
 	put("OMPI_COMM_WORLD_SIZE", "2");
-	assert_non_null(strstr(threads(&d, 0), "to 1 of 8 CPUs: 1 thread (mpirun --bind-to none: 4)\n"));
+	assert_non_null(strstr(threads(&d, 0), "to 1 of 8 CPUs: 1 thread (with mpirun --bind-to none: 4)\n"));
 	assert_non_null(strstr(threads(&d, 4),
-			       "4 threads, and the launcher holds this process to 1 of 8 CPUs "
+			       "4 threads, but the launcher binds this process to 1 of 8 CPUs "
 			       "(mpirun --bind-to none)\n"));
 	put("SLURM_STEP_ID", "0"); /* mpirun in a job of Slurm */
-	assert_non_null(strstr(threads(&d, 0), "(mpirun --bind-to none: 4)\n"));
+	assert_non_null(strstr(threads(&d, 0), "(with mpirun --bind-to none: 4)\n"));
 	put("OMPI_COMM_WORLD_SIZE", NULL);
-	assert_non_null(strstr(threads(&d, 0), "to 1 of 8 CPUs: 1 thread (srun --cpu-bind=none: 4)\n"));
+	assert_non_null(strstr(threads(&d, 0), "to 1 of 8 CPUs: 1 thread (with srun --cpu-bind=none: 4)\n"));
 	assert_non_null(strstr(threads(&d, 4), "of 8 CPUs (srun --cpu-bind=none)\n"));
 	put("OMP_NUM_THREADS", "1"); /* as asked for */
 	assert_string_equal(threads(&d, 0), "");
 	put("OMP_NUM_THREADS", "2");
 	assert_non_null(
-	    strstr(threads(&d, 0), "2 threads, and the launcher holds this process to 1 of 8 CPUs"));
+	    strstr(threads(&d, 0), "2 threads, but the launcher binds this process to 1 of 8 CPUs"));
 	put("OMP_NUM_THREADS", NULL);
 	d.mpi = false;
 	assert_non_null(strstr(threads(&d, 4), "of 8 CPUs\n"));

@@ -39,9 +39,9 @@ char *adapters_find(const char *path, struct err *e)
 		err_set(
 		    e,
 		    file_exists(path)
-			? "%s: no adapter: neither PEFT's folder, a .safetensors file, a checkpoint nor a "
-			  "run with one"
-			: "%s: there is no such adapter",
+			? "%s: not an adapter: give a PEFT folder, a .safetensors file, a checkpoint or a "
+			  "run"
+			: "%s: no such file or folder",
 		    path);
 	free(inside);
 	free(of_run);
@@ -66,9 +66,9 @@ char *adapters_model(const char *path, struct err *e)
 		config = NULL;
 	}
 	if (!config) {
-		err_set(e, "%s is in no run: give --model DIR", path);
+		err_set(e, "%s does not belong to a run: give --model DIR", path);
 	} else if (experiment_read(&x, config, NULL, 0, e)) {
-		err_in(e, "the model of %s is not known (--model DIR says which)", path);
+		err_in(e, "cannot find the model of %s (give --model DIR)", path);
 	} else {
 		model = mem_str(x.model.path);
 		experiment_release(&x);

@@ -1,5 +1,5 @@
 /*
- * archive.h -- what a round sampled, for later: rollouts/epoch-000012.rank-0000.safetensors.zst, which `zstd
+ * archive.h -- what an epoch sampled, for later: rollouts/epoch-000012.rank-0000.safetensors.zst, which `zstd
  * -d` turns into an ordinary safetensors file.
  *
  * x0 (N, C, H, W) float32, prompt_id (N) int64, sample (N) int64 (global index), r, advantage and

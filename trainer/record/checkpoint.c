@@ -206,7 +206,7 @@ static int read_batches(struct trainer *t, const json_t *j, const char *path, st
 		return -1;
 	if (b.rollout > 65536 || b.eval > 65536 || b.micro > 65536 || b.rollout < 0 || b.eval < 0 ||
 	    b.micro < 0 || b.blocks < 0 || !b.rollout != !b.micro || !b.rollout != !b.eval)
-		return err_set(e, "%s: batches: no sizes that a run has", path);
+		return err_set(e, "%s: batches: invalid sizes", path);
 	if (b.rollout)
 		t->batches = b;
 	return 0;
@@ -224,7 +224,7 @@ static int read_counters(struct trainer *t, const json_t *j, const char *path, s
 	if (json_get_int(&stage, j, "stage", 0, path, e))
 		return -1;
 	if (stage < 0 || stage >= experiment_stages(t->file))
-		return err_set(e, "%s: it is of stage %lld, and the configuration has %d", path,
+		return err_set(e, "%s: belongs to stage %lld, but the configuration has %d", path,
 			       (long long)stage + 1, experiment_stages(t->file));
 	t->at.stage = stage;
 	if (seed != t->x->run.seed)
@@ -302,8 +302,8 @@ static void offer_previous(const char *all, const char *newest, struct err *e)
 			offer = names[i];
 	if (offer) {
 		struct err old = *e;
-		err_set(e, "%.700s; to go on from the one before: echo -n %s > %s/latest", old.msg, offer,
-			all);
+		err_set(e, "%.700s; to continue from the checkpoint before it: echo -n %s > %s/latest",
+			old.msg, offer, all);
 	}
 	list_free(names, n);
 }
