@@ -462,6 +462,14 @@ void lora_beside(struct lora_merged *m, const struct lora *l)
 	m->hash = lora_hash(l);
 }
 
+bool lora_runs_beside(const struct lora_merged *m)
+{
+	for (int i = 0; i < m->n_site; i++)
+		if (m->a_RI[i])
+			return true;
+	return false;
+}
+
 bool lora_rounds(const struct lora *l)
 {
 	at_t w_OI = l->n ? l->net->site[l->pair[0].site].linear->w_OI : NULL;

@@ -98,6 +98,7 @@ extern const char *const lora_form_names[];                 /* auto, always, nev
 void lora_ready(struct lora_merged *m, const struct lora *l, enum lora_form form);
 void lora_merge(struct lora_merged *m, const struct lora *l);
 void lora_beside(struct lora_merged *m, const struct lora *l);
+bool lora_runs_beside(const struct lora_merged *m); /* somewhere */
 void lora_merge_grad(struct lora_merged *m, const struct lora *l);
 void lora_merged_release(struct lora_merged *m);
 bool lora_prefers_merge(const struct lora *l, int64_t tokens);
