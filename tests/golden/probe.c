@@ -2,12 +2,12 @@
  * probe.c -- what the tests against diffusers and PEFT run: models/ from files to files.
  *
  *   golden_probe forward TRANSFORMER IN OUT DTYPE [ADAPTER]   velocity "v"; with an adapter also "v_merged",
- * "v_beside", "v_merged_grad" and the gradients of sum(v * g): "grad.KEY" on the fly, "grad_merged.KEY"
- * merged, and both with activation checkpointing, "grad_again.KEY" and "grad_merged_again.KEY" golden_probe
- * adapter TRANSFORMER DIR RANK ALPHA INIT TARGET...   saves a fresh adapter; with INIT "random" A and B are
- * normal, otherwise as lora_init makes them golden_probe adapters TRANSFORMER FROM TO loads an adapter and
- * saves it again golden_probe new DIR                                      saves a transformer as mmdit_new
- * makes it
+ * "v_beside", "v_merged_grad" and, where IN has g, the gradients of sum(v * g): "grad.KEY" on the fly,
+ * "grad_merged.KEY" merged, and both with activation checkpointing, "grad_again.KEY" and
+ * "grad_merged_again.KEY" golden_probe adapter TRANSFORMER DIR RANK ALPHA INIT TARGET...   saves a fresh
+ * adapter; with INIT "random" A and B are normal, otherwise as lora_init makes them golden_probe adapters
+ * TRANSFORMER FROM TO loads an adapter and saves it again golden_probe new DIR saves a transformer as
+ * mmdit_new makes it
  */
 #include "base/mem.h"
 #include "models/lora/lora_file.h"
@@ -80,6 +80,10 @@ static int with_adapter(const struct mmdit *m, const char *dir, const struct inp
 	lora_require_grad(&l);
 	at_t v = velocity(m, &(struct pass) { .lora = &l }, in);
 	(*item)[n++] = (struct st_item) { "v", at_detach(v) };
+	if (!in->g) {
+		lora_release(&l);
+		return n;
+	}
 	gradients(&l, v, in->g, "grad", *item, &n);
 	v = velocity(m, &(struct pass) { .lora = &l, .checkpoint_blocks = m->conf.num_layers }, in);
 	gradients(&l, v, in->g, "grad_again", *item, &n);
@@ -111,7 +115,7 @@ static void forward(int argc, char **argv)
 	struct inputs in = { take(&f, "x", dt), take(&f, "t", AT_F32), take(&f, "text", dt),
 			     take(&f, "pooled", dt), NULL };
 	if (argc > 6) {
-		in.g = take(&f, "g", dt);
+		in.g = st_find(&f, "g") ? take(&f, "g", dt) : NULL;
 		n = with_adapter(&m, argv[6], &in, &item);
 	} else {
 		item = mem_zero(1, sizeof *item);
