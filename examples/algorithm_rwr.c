@@ -4,7 +4,7 @@
  *
  *   loss = exp(A / temperature) mean((v - (eps - x0))^2) + kl_beta mean((v - v_ref)^2)
  *
- * It is flow matching on the round's own images, of which the better ones count more.  It has no use for the
+ * It is flow matching on the epoch's own images, of which the better ones count more.  It has no use for the
  * old policy's velocity, and none for what was bad: DiffusionNFT's paper shows that this is not enough.
  *
  * To build it in, copy it to algorithms/ and add `rwr` to registry.c and this file's name to meson.build
