@@ -3,7 +3,7 @@
  *
  * A round is the trainer's: prompts, images by the old policy, scores and advantages (trainer/rollout.c); the
  * forwards, the sum of gradients over all pairs, clipping, AdamW, EMA (trainer/update.c); and what becomes of
- * the old policy (policies.h).  An algorithm is a file of this folder and a line in registry.c.  It says
+ * the old policy (policies.h).  An algorithm is a file of this folder and a line in algorithm.c.  It says
  *   - demands: what it needs beside theta's velocity v, and what its loss and the pull to the base weigh,
  *   - pairs:   at which noise levels a sample is trained, with which noise and weight,
  *   - group:   where the loss needs a sum over a prompt's images, what is summed,
@@ -19,8 +19,9 @@
  *     with the noise of one; group sums -+ beta / 2 (d - d_ref) of both; loss has
  *     d sigmoid(-group_B) with its sign: the gradient of -log sigmoid(group_B).
  *   - DGPO (arXiv 2510.08425): the same with all of a group, and A_i beta / G in place of the sign.
- *   - FlowGRPO (arXiv 2505.05470): pairs gives the steps that took noise, weight 0 where nothing is to be
- *     learned.  It needs what a rollout has to keep for it: the state of each such step, and its law.
+ *   - FlowGRPO (arXiv 2505.05470): NEEDS_LAW and NEEDS_OLD; pairs gives steps that took noise, weight 0 where
+ *     nothing is to be learned; loss has the log-ratio mean(z D) / std - mean(D^2) / (2 std^2) of
+ *     D = law's v (v - v_old), and in kl_weight_B what the step's law makes of (v - v_ref)^2.
  *
  * Shapes: B pairs, C channels, H height, W width of the latents.
  */
@@ -37,6 +38,8 @@
 enum {
 	NEEDS_OLD = 1,       /* v_old, of the policy that sampled */
 	NEEDS_REFERENCE = 2, /* v_ref of every pair; the pull to the base (kl) alone does not need this */
+	NEEDS_LAW =
+	    4, /* pairs are noisy steps of the rollout: x_t is where it was, z and law how it went on */
 };
 struct demands {
 	unsigned needs;
@@ -61,27 +64,31 @@ struct round {
 	int levels;                      /* train.timestep_fraction of its steps: algorithm_levels */
 	uint64_t seed, epoch;
 	int64_t n;
-	const int64_t *group;        /* n: which prompt's; a group's samples have consecutive indices */
-	const double *advantage, *r; /* n, as advantage_compute made them; NAN without a score */
+	const int64_t *group;         /* n: which prompt's; a group's samples have consecutive indices */
+	const double *advantage, *r;  /* n, as advantage_compute made them; NAN without a score */
+	const struct transition *law; /* NEEDS_LAW: of every step; std 0 where it took no noise.  Else NULL */
 };
 /* One thing to learn from. */
 struct pair {
 	int64_t sample; /* index in the round */
-	int level;      /* of the schedule: t = sigma[level] */
+	int level;      /* of the schedule: t = sigma[level]; NEEDS_LAW: left out where law[level].std is 0 */
 	int64_t noise; /* the sample whose noise of that level makes x_t: its own, or one for a whole group */
 	double weight; /* of its policy loss; 0: nothing of it is computed, but the means count it */
 };
 
 /* A micro-batch.  float32 unless it says otherwise; v alone has a gradient. */
 struct terms {
-	at_t x0_BCHW, eps_BCHW, xt_BCHW, t_B; /* x_t = (1 - t) x0 + t eps */
+	at_t x0_BCHW, eps_BCHW, xt_BCHW, t_B; /* x_t = (1 - t) x0 + t eps; NEEDS_LAW: no eps */
 	at_t advantage_B;                     /* clipped, after the mode: (2 r - 1) advantage.clip */
 	at_t r_B;                             /* the same as a probability, in [0, 1] */
 	at_t weight_B;                        /* the pairs' own, which the trainer applies */
 	at_t v_BCHW;
 	at_t v_old_BCHW; /* NEEDS_OLD, else NULL; v's own values while the old policy is theta */
 	at_t v_ref_BCHW; /* NEEDS_REFERENCE, else NULL */
-	at_t group_B;    /* float64: what `group` gave, summed over the prompt's pairs of this level */
+	/* NEEDS_LAW, else NULL: the step went to x * x_t + v * v_old + std * z, and law_B3 are x, v and std
+	 * (struct transition). */
+	at_t z_BCHW, law_B3;
+	at_t group_B; /* float64: what `group` gave, summed over the prompt's pairs of this level */
 };
 /* Of each pair, float64. */
 struct losses {
@@ -101,6 +108,8 @@ struct algorithm_type {
 	void (*summary)(const double *sum, double n, double *metric);
 	int (*check)(const void *conf, const struct setting *s, struct err *e); /* NULL: any run will do */
 	struct demands (*demands)(const void *conf, const struct advantage_conf *a);
+	/* NEEDS_LAW: the steps from <= i < to of a round take noise, the others none; NULL: all do. */
+	void (*window)(const void *conf, uint64_t seed, uint64_t epoch, int steps, int *from, int *to);
 	/* The pairs of a sample that has a score, at most r->levels of them, a function of its arguments:
 	 * every rank asks for all.  NULL: pairs_at_random. */
 	int (*pairs)(const void *conf, const struct round *r, int64_t sample, struct pair *out);

@@ -11,7 +11,7 @@
 	   */
 
 /* Inputs: those that are always there, those that may be, in this order, and then the conditioning's. */
-enum { X0, EPS, XT, T, TIMESTEP, ADVANTAGE, R, WEIGHT, WEIGHTS, V_OLD, V_REF, ROW, GROUP, SLOTS };
+enum { X0, EPS, XT, T, TIMESTEP, ADVANTAGE, R, WEIGHT, WEIGHTS, V_OLD, V_REF, ROW, GROUP, Z, LAW, SLOTS };
 enum { MOST_IN = SLOTS + COND_TENSORS };
 enum { GRAD, TOLD, DEVIATION, KL, OUT };
 
@@ -78,6 +78,8 @@ static struct terms terms_of(const struct function *f, const at_t slot[SLOTS], a
 				.v_BCHW = v,
 				.v_old_BCHW = f->task.needs & NEEDS_OLD ? old : NULL,
 				.v_ref_BCHW = f->task.needs & NEEDS_REFERENCE ? slot[V_REF] : NULL,
+				.z_BCHW = slot[Z],
+				.law_B3 = slot[LAW],
 				.group_B = slot[GROUP] };
 }
 
@@ -201,7 +203,9 @@ static int list_inputs(at_t in[MOST_IN], struct function *f, const struct gradie
 				   [V_OLD] = m->v_old_BCHW,
 				   [V_REF] = b->v_ref_KCHW,
 				   [ROW] = b->v_ref_KCHW ? b->row_K : NULL,
-				   [GROUP] = m->group_B };
+				   [GROUP] = m->group_B,
+				   [Z] = m->z_BCHW,
+				   [LAW] = m->law_B3 };
 	int n = 0;
 
 	f->has = 0;

@@ -278,14 +278,15 @@ static int text(struct probe *p, bool ids_only, struct err *e)
 static int schedule(struct probe *p, struct err *e)
 {
 	char *folder = file_join(p->dir, "scheduler"), *path = file_join(folder, "scheduler_config.json");
+	const struct family *family = pipeline_family(p->dir, e);
 	struct schedule_conf c;
-	int ret = schedule_conf_read(&c, path, e);
+	int ret = !family || schedule_conf_read(&c, path, e) ? -1 : 0;
 	struct schedule s;
 
 	if (!ret && c.dynamic && !(p->shift > 0) && p->tokens < 1)
 		ret = err_set(e, "%s: the shift depends on the image's size: give --tokens or --shift", path);
 	if (!ret) {
-		schedule_init(&s, &c, GRID_TRAIN, MU_LINEAR, p->shift, (int)p->steps, p->tokens, false);
+		schedule_init(&s, &c, family->grid, family->mu, p->shift, (int)p->steps, p->tokens, false);
 		output(p, "timesteps", at_from(s.t, DIMS(s.steps), AT_F64));
 		output(p, "sigmas", at_from(s.sigma, DIMS(s.steps + 1), AT_F64));
 		schedule_free(&s);

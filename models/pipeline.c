@@ -75,6 +75,22 @@ static int find_text(const struct text_encoder_type **type, const struct family 
 	return ret;
 }
 
+const struct family *pipeline_family(const char *dir, struct err *e)
+{
+	char *path = file_join(dir, "model_index.json");
+	struct pipeline p = { .family = families[0] };
+	json_t *o;
+
+	if (file_exists(path)) {
+		p.family = NULL;
+		if ((o = json_read(path, e)))
+			find_family(&p, o, path, e);
+		json_decref(o);
+	}
+	free(path);
+	return p.family;
+}
+
 /* Of any family: config.json has "_class_name" here and "architectures" where transformers wrote it. */
 static const struct text_encoder_type *text_by_config(const char *path, struct err *e)
 {

@@ -37,6 +37,9 @@ struct pipeline_options {
 };
 int pipeline_open(struct pipeline *p, const struct pipeline_options *o, struct err *e);
 void pipeline_close(struct pipeline *p);
+/* The family of a directory, by model_index.json; without one the first.  NULL and an error where the class
+ * is unknown. */
+const struct family *pipeline_family(const char *dir, struct err *e);
 /* The text encoders of a directory, which may lack everything else: by model_index.json, or without one by
  * the class in text_encoder/config.json.  NULL and an error where that is unknown. */
 const struct text_encoder_type *pipeline_text_type(const char *dir, struct err *e);

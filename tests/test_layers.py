@@ -21,12 +21,18 @@ MAY = {
     "trainer": {"base", "aten", "dist", "models", "sampler", "algorithms", "data", "rewards"},
     "commands": {"base", "aten", "dist", "models", "sampler", "algorithms", "data", "rewards", "trainer"},
 }
-ALGORITHMS = re.findall(r"^\tX\((\w+)\)", (ROOT / "algorithms/registry.c").read_text(), re.M)
-# What a folder may not say outside comments: who trains knows no algorithm, and who learns no trainer.
+FAMILIES = re.findall(r"&family_(\w+)", (ROOT / "models/families.c").read_text())
+ALGORITHMS = re.findall(r"^\tX\((\w+)\)", (ROOT / "algorithms/algorithm.c").read_text(), re.M)
+# What a folder may not say outside comments: who trains knows no algorithm and no model family, and who learns no trainer.
 UNSAID = {
-    "trainer": rf"(?<![A-Za-z0-9])({'|'.join(ALGORITHMS)})(?![A-Za-z0-9])",
+    "trainer": rf"(?<![A-Za-z0-9])({'|'.join(ALGORITHMS + FAMILIES)})(?![A-Za-z0-9])",
     "algorithms": r"\bstruct trainer\b",
 }
+# A model family's folder is seen by itself, by the list of families, and by who makes models of the shapes world.
+SHARED_MODELS = {"lora", "text", "vae"}
+MAY_SEE_FAMILY = {("models/families.c", "*"), ("models/tiny/", "sd3"), ("trainer/pretrain/", "tiny")}
+# Names of Stable Diffusion 3's modules, which its folder alone knows.
+ITS_BLOCKS = ("models/sd3/", r"\b(mmdit\w*|MMDIT\w*|transformer_blocks|joint_blocks)")
 MOST_FILES = 25  # of a folder, sources and headers
 LONGEST = 600
 
@@ -53,16 +59,24 @@ def bare_numbers(text):
     return [p.strip() for p in packed if "f" in p] + re.findall(r"\bjson_real(?:_set)?\s*\(", text)
 
 
+def sees_families(path, text):
+    """Includes of a family's folder that this file may not have."""
+    for family in set(re.findall(r'^#include "models/(\w+)/', text, re.M)) - SHARED_MODELS:
+        may = any(path.startswith(place) and which in ("*", family) for place, which in MAY_SEE_FAMILY)
+        if not may and not path.startswith(f"models/{family}/"):
+            yield f"{path}: must not see models/{family}/: models/family.h and transformer.h are what a family shows"
+
+
 def main():
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
     sources = [p for p in tracked if re.search(r"\.(c|h|cpp|hpp|cu)$", p)]
     builds = {p: (ROOT / p).read_text() for p in tracked if p.endswith("meson.build")}
     builds["extended"] = "".join(p.read_text() for p in (ROOT / "tests/commands").glob("test_*.py"))
-    bad, names = [] if ALGORITHMS else ["algorithms/registry.c: no algorithm found"], {}
+    bad, names = [] if ALGORITHMS else ["algorithms/algorithm.c: no algorithm found"], {}
     for path in sources:
         folder, name = path.split("/")[0], path.split("/")[-1]
         text = (ROOT / path).read_text()
-        if name in names and name != "registry.c":
+        if name in names:
             bad.append(f"{path}: {names[name]} has the same file name")
         names[name] = path
         if text.count("\n") > LONGEST:
@@ -74,6 +88,10 @@ def main():
         if folder in UNSAID:
             said = re.search(UNSAID[folder], bare(text), re.I)
             bad += [f"{path}: {folder} must not say '{said[0]}'"] if said else []
+        if folder in MAY:
+            bad += sees_families(path, text)
+            said = re.search(ITS_BLOCKS[1], bare(text))
+            bad += [f"{path}: only {ITS_BLOCKS[0]} knows '{said[0]}'"] if said and not path.startswith(ITS_BLOCKS[0]) else []
         if folder in MAY and path != "base/json.c":
             bad += [f"{path}: {found} refuses NaN: json_number" for found in bare_numbers(text)]
         if folder in MAY:

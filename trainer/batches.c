@@ -48,6 +48,8 @@ static void make_up_samples(struct probe *p, const struct cond *one)
 	}
 	s->x0_NCHW =
 	    at_keep(at_zeros(DIMS(s->count, chw.d[0], chw.d[1], chw.d[2]), AT_F32, p->t->pipeline.device));
+	trainer_window(p->t);
+	samples_make_states(p->t, s, chw);
 	struct cond zeros = cond_zeros(one, s->count / c->group_size + 1, p->t->pipeline.device);
 	s->cond = cond_keep(&zeros);
 }

@@ -206,6 +206,17 @@ static int fill_algorithm(struct experiment *x, struct err *e)
 	return 0;
 }
 
+/* Steps are normal, and some noise is in them; a solver that cannot be opened is somebody else's error. */
+static bool has_law(const struct sampler_conf *c)
+{
+	struct err ignored;
+	const struct solver_type *type = solver_open(c->solver, &ignored);
+	bool law = !type || (type->law && (c->eta < 0 ? type->strength : c->eta) > 0);
+
+	solver_close(type);
+	return law;
+}
+
 /* What the algorithm has against the rest of the configuration. */
 static int check_algorithm(const struct experiment *x, struct err *e)
 {
@@ -222,6 +233,12 @@ static int check_algorithm(const struct experiment *x, struct err *e)
 		    "train.steps_per_epoch = %lld: %s looks at whole groups, and an epoch has %lld "
 		    "(prompts.groups)",
 		    (long long)x->train.steps_per_epoch, type->name, (long long)x->prompts.groups);
+	if (type->demands(x->algorithm_conf, &x->advantage).needs & NEEDS_LAW && !has_law(&x->rollout))
+		return err_set(
+		    e,
+		    "rollout.solver = '%s': %s learns from steps with noise: take a stochastic solver "
+		    "whose steps have a law, and rollout.eta above 0",
+		    x->rollout.solver, type->name);
 	if (type->check && type->check(x->algorithm_conf, &s, e))
 		return err_in(e, "train.algorithm %s", type->name);
 	return 0;

@@ -17,8 +17,51 @@ void samples_release(struct samples *s)
 	free(s->strict);
 	mixture_scores_free(&s->scores);
 	at_free(s->x0_NCHW);
+	for (int i = 0; i < s->steps; i++)
+		at_free(s->state_NCHW[i]);
+	free(s->state_NCHW);
 	cond_free(&s->cond);
 	*s = (struct samples) { 0 };
+}
+
+struct transition *trainer_laws(const struct trainer *t)
+{
+	const struct experiment *x = t->x;
+	int steps = t->rollout.schedule.steps;
+
+	if (!(x->algorithm->demands(x->algorithm_conf, &x->advantage).needs & NEEDS_LAW))
+		return NULL;
+	struct transition *law = mem_zero((size_t)steps, sizeof *law);
+	for (int i = 0; i < steps; i++)
+		law[i] = sampler_law(&t->rollout, i);
+	return law;
+}
+
+void trainer_window(struct trainer *t)
+{
+	const struct algorithm_type *type = t->x->algorithm;
+	struct sampler *s = &t->rollout;
+
+	if (type->window)
+		type->window(t->x->algorithm_conf, (uint64_t)t->x->run.seed, (uint64_t)t->at.epoch,
+			     s->schedule.steps, &s->noisy_from, &s->noisy_to);
+}
+
+void samples_make_states(const struct trainer *t, struct samples *s, struct at_dims chw)
+{
+	struct at_dims nchw = DIMS(s->count, chw.d[0], chw.d[1], chw.d[2]);
+	struct transition *law = trainer_laws(t);
+
+	if (!law)
+		return;
+	struct at_scope *sc = at_begin(AT_NO_GRAD);
+	s->steps = t->rollout.schedule.steps;
+	s->state_NCHW = mem_zero((size_t)s->steps, sizeof *s->state_NCHW);
+	for (int i = 0; i < s->steps; i++)
+		if (law[i].std > 0)
+			s->state_NCHW[i] = at_keep(at_zeros(nchw, AT_F32, t->pipeline.device));
+	at_end(sc);
+	free(law);
 }
 
 static void draw(const struct trainer *t, struct samples *s)
@@ -142,6 +185,8 @@ static void sample_share(struct trainer *t, struct samples *s, struct judging *j
 	s->x0_NCHW = at_keep(
 	    at_empty(DIMS(s->count, how.chw.d[0], how.chw.d[1], how.chw.d[2]), AT_F32, t->pipeline.device));
 	how.x0_NCHW = s->x0_NCHW;
+	samples_make_states(t, s, how.chw);
+	how.state_NCHW = s->state_NCHW;
 	sampling_run(&how, id, s->count, &none);
 	free(id);
 	s->x0_norm = s->count ? at_sum_squares(s->x0_NCHW) : 0;
@@ -191,6 +236,7 @@ int rollout_epoch(struct trainer *t, struct samples *s, struct err *e)
 	double start = clock_now();
 	int ret;
 
+	trainer_window(t);
 	draw(t, s);
 	if ((ret = encode_groups(t, s, e)))
 		return ret;

@@ -22,6 +22,20 @@ static void hand_over(const struct sampling *s, struct pixels *p)
 	at_end(sc);
 }
 
+/* Where a batch's states go. */
+struct states {
+	at_t *state_NCHW;
+	int64_t at;
+};
+
+static void keep_state(void *ctx, int i, at_t x_BCHW, at_t next_BCHW)
+{
+	const struct states *k = ctx;
+
+	(void)next_BCHW;
+	at_copy_(at_narrow(k->state_NCHW[i], 0, k->at, at_size(x_BCHW, 0)), x_BCHW);
+}
+
 /* Images id[0..n), which are at .. at + n - 1 of the list. */
 static int sample_batch(const struct sampling *s, const int64_t *id, int64_t at, int n, struct pixels *out,
 			struct err *e)
@@ -33,9 +47,13 @@ static int sample_batch(const struct sampling *s, const int64_t *id, int64_t at,
 	*out = (struct pixels) { .at = at };
 	if (!ret) {
 		at_t noise = sampler_noise(s->pipeline, s->seed, s->purpose, s->epoch, id, n, s->chw);
-		struct sampler_steps steps = {
-			.seed = s->seed, .epoch = s->epoch, .purpose = s->steps, .id = id
-		};
+		struct states states = { s->state_NCHW, at };
+		struct sampler_steps steps = { .seed = s->seed,
+					       .epoch = s->epoch,
+					       .purpose = s->steps,
+					       .id = id,
+					       .record = s->state_NCHW ? keep_state : NULL,
+					       .ctx = &states };
 		at_t x0 = sampler_run(s->sampler, s->pass, noise, &c, &steps);
 
 		if (s->take)

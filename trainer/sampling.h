@@ -19,6 +19,8 @@ struct sampling {
 	enum rng_purpose purpose; /* of the noise that a run starts from */
 	enum rng_purpose steps;   /* of what a stochastic solver adds on the way: RNG_SOLVER, ... */
 	at_t x0_NCHW;             /* where the latents go, a row an image; NULL: nowhere */
+	/* NULL, or by step where x before it goes, likewise: of the steps that take noise. */
+	at_t *state_NCHW;
 	/* Conditioning of images id[0..n), of the innermost scope. */
 	int (*cond)(void *ctx, const int64_t *id, int n, struct cond *out, struct err *e);
 	void *cond_ctx;

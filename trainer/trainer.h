@@ -68,8 +68,10 @@ struct samples {
 	double *advantage, *r;        /* n; NAN without a reward */
 	struct mixture_scores scores; /* of all n: totals, values, what could not be had */
 	at_t x0_NCHW;                 /* count rows, kept, on the pipeline's device */
-	struct cond cond;             /* of the groups that this rank's share is in; kept */
-	int64_t first_group;          /* row 0 of cond */
+	int steps;
+	at_t *state_NCHW; /* NEEDS_LAW: x before each of the steps that took noise, as x0; NULL for others */
+	struct cond cond; /* of the groups that this rank's share is in; kept */
+	int64_t first_group; /* row 0 of cond */
 	struct advantage_stats stats;
 	/* For the log. */
 	double *strict; /* n: the "strict" sub-score, NAN where there is none */
@@ -77,6 +79,8 @@ struct samples {
 	double rollout_seconds, reward_wait_seconds;
 };
 void samples_release(struct samples *s);
+/* Room for the states that the algorithm wants, if any; s->count is known. */
+void samples_make_states(const struct trainer *t, struct samples *s, struct at_dims chw);
 /* Rows of s->cond for samples id[0..n), which are this rank's; of the innermost scope. */
 struct cond samples_cond(const struct trainer *t, const struct samples *s, const int64_t *id, int n);
 
@@ -91,6 +95,10 @@ struct update_stats {
 	double seconds, reduce_seconds;
 	bool skipped; /* a non-finite number: nothing was changed */
 };
+/* The steps of the round that comes which take noise: an algorithm may choose them. */
+void trainer_window(struct trainer *t);
+/* The laws of the rollout's steps (free the array), or NULL where the algorithm does not need them. */
+struct transition *trainer_laws(const struct trainer *t);
 /* How many noise levels a sample is trained at. */
 int trainer_levels(const struct trainer *t);
 /* One optimizer step on part `part` of `parts` of the epoch's shuffled samples. */

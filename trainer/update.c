@@ -28,7 +28,7 @@ struct work_list {
 	int64_t total; /* of all ranks, those of weight 0 included */
 };
 
-/* Adds the pairs of a sample, where it has a score. */
+/* Adds the pairs of a sample, where it has a score; a step without noise has no law, and is none. */
 static void add_pairs(struct work_list *l, const struct trainer *t, const struct round *r,
 		      const struct samples *s, int64_t id, struct pair *room)
 {
@@ -38,16 +38,20 @@ static void add_pairs(struct work_list *l, const struct trainer *t, const struct
 	if (isnan(s->r[id]))
 		return;
 	int n = type->pairs ? type->pairs(t->x->algorithm_conf, r, id, room) : pairs_at_random(r, id, room);
-	l->total += n;
-	for (int k = 0; k < n && mine; k++)
-		if (room[k].weight != 0)
+	for (int k = 0; k < n; k++) {
+		if (r->law && !(r->law[room[k].level].std > 0))
+			continue;
+		l->total++;
+		if (mine && room[k].weight != 0)
 			l->v[l->n++] = room[k];
+	}
 }
 
 /* Of part `part`: of samples at random, or of whole groups where the algorithm looks at those. */
 static struct work_list list_pairs(const struct trainer *t, const struct samples *s, int64_t part,
 				   int64_t parts)
 {
+	struct transition *law = trainer_laws(t);
 	struct round r = { .schedule = &t->rollout.schedule,
 			   .levels = trainer_levels(t),
 			   .seed = (uint64_t)t->x->run.seed,
@@ -55,7 +59,8 @@ static struct work_list list_pairs(const struct trainer *t, const struct samples
 			   .n = s->n,
 			   .group = s->group,
 			   .advantage = s->advantage,
-			   .r = s->r };
+			   .r = s->r,
+			   .law = law };
 	int64_t units = t->x->algorithm->group ? s->groups : s->n, each = s->n / units;
 	int64_t *order = mem_zero((size_t)units, sizeof *order);
 	struct rng shuffle = rng_make(r.seed, RNG_SHUFFLE, r.epoch, 0);
@@ -70,6 +75,7 @@ static struct work_list list_pairs(const struct trainer *t, const struct samples
 			add_pairs(&l, t, &r, s, order[i] * each + k, room);
 	free(order);
 	free(room);
+	free(law);
 	return l;
 }
 
@@ -114,6 +120,35 @@ static int pick_kl_rows(const struct trainer *t, const struct demands *asked, st
 	return rows;
 }
 
+/* The noise of such a step, x before it and its law. */
+static void gather_steps(const struct trainer *t, const struct samples *s, const struct pair *pair, int n,
+			 struct at_dims chw, struct terms *m)
+{
+	enum { X, V, STD, NUMBERS };
+	at_t *z = mem_zero((size_t)n, sizeof *z), *x = mem_zero((size_t)n, sizeof *x);
+	float *law = mem_zero((size_t)(NUMBERS * n), sizeof *law);
+
+	for (int i = 0; i < n; i++) {
+		struct sampler_steps one = { .seed = (uint64_t)t->x->run.seed,
+					     .epoch = (uint64_t)t->at.epoch,
+					     .purpose = RNG_SOLVER,
+					     .id = &pair[i].sample };
+		struct transition of = sampler_law(&t->rollout, pair[i].level);
+
+		z[i] = sampler_step_noise(&t->pipeline, &one, pair[i].level, 1, chw);
+		x[i] = at_narrow(s->state_NCHW[pair[i].level], 0, pair[i].sample - s->first, 1);
+		law[NUMBERS * i + X] = (float)of.x;
+		law[NUMBERS * i + V] = (float)of.v;
+		law[NUMBERS * i + STD] = (float)of.std;
+	}
+	m->z_BCHW = at_cat(n, z, 0);
+	m->xt_BCHW = at_cat(n, x, 0);
+	m->law_B3 = at_to(at_from(law, DIMS(n, NUMBERS), AT_F32), AT_F32, t->pipeline.device);
+	free(z);
+	free(x);
+	free(law);
+}
+
 static struct gradient_batch gather(const struct trainer *t, const struct samples *s, const struct pair *pair,
 				    int n)
 {
@@ -141,8 +176,6 @@ static struct gradient_batch gather(const struct trainer *t, const struct sample
 	for (int k = 0; k + 1 < chw.n; k++)
 		chw.d[k] = chw.d[k + 1];
 	chw.n--;
-	m.terms.eps_BCHW = sampler_noise(&t->pipeline, (uint64_t)t->x->run.seed, RNG_DIFFUSE,
-					 (uint64_t)t->at.epoch, id, n, chw);
 	m.terms.x0_BCHW = at_index_select(s->x0_NCHW, 0, at_to(at_from(row, DIMS(n), AT_I64), AT_I64, dev));
 	m.cond = samples_cond(t, s, sample, n);
 	m.terms.t_B = column[LEVEL];
@@ -150,7 +183,13 @@ static struct gradient_batch gather(const struct trainer *t, const struct sample
 	m.terms.r_B = column[R];
 	m.terms.advantage_B = column[ADVANTAGE];
 	m.terms.weight_B = column[WEIGHT];
-	m.terms.xt_BCHW = terms_noised(m.terms.x0_BCHW, m.terms.eps_BCHW, m.terms.t_B);
+	if (s->state_NCHW) {
+		gather_steps(t, s, pair, n, chw, &m.terms);
+	} else {
+		m.terms.eps_BCHW = sampler_noise(&t->pipeline, (uint64_t)t->x->run.seed, RNG_DIFFUSE,
+						 (uint64_t)t->at.epoch, id, n, chw);
+		m.terms.xt_BCHW = terms_noised(m.terms.x0_BCHW, m.terms.eps_BCHW, m.terms.t_B);
+	}
 	free(row);
 	free(sample);
 	free(id);
@@ -290,12 +329,16 @@ void update_try(struct trainer *t, const struct samples *s, int n, int64_t block
 	struct work w = work_of(t, &plain, blocks);
 	double sum[SUMS] = { 0 };
 	int64_t sums;
+	int level = 0;
 
-	for (int i = 0; i < n; i++)
+	for (int i = 0; i < n; i++, level++) {
+		while (s->state_NCHW && !s->state_NCHW[level % s->steps])
+			level++; /* experiment.c saw to it that some step takes noise */
 		pair[i] = (struct pair) { .sample = i % s->count,
-					  .level = i % plain.schedule.steps,
+					  .level = level % plain.schedule.steps,
 					  .noise = i % s->count,
 					  .weight = 1 };
+	}
 	plain.replays = NULL;
 	w.asked.kl_every = 1;
 	w.group = group_sums(t, s, &sums);

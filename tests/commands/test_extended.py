@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import yaml
-from command import ROOT, TINY, contraflow, fails, read_lines, read_zst
+from command import ROOT, TINY, build, contraflow, fails, read_lines, read_zst
 from extended import extended
 
 STEPS = 3
@@ -12,8 +12,9 @@ STEPS = 3
 @pytest.fixture(scope="module")
 def program(tmp_path_factory):
     return extended(
-        tmp_path_factory.mktemp("program"), "algorithms/registry.c",
-        ["examples/algorithm_rwr.c", "tests/commands/algorithm_couples.c"], {"\tX(nft)": "\tX(nft) X(rwr) X(couples)"},
+        tmp_path_factory.mktemp("program"), "algorithms/algorithm.c",
+        ["examples/algorithm_rwr.c", "tests/commands/algorithm_couples.c", "tests/commands/algorithm_walk.c"],
+        {"\tX(nft)": "\tX(nft) X(rwr) X(couples) X(walk)"},
     )  # fmt: skip
 
 
@@ -55,7 +56,7 @@ def test_its_section(program, tmp_path):
     assert kept["train"]["algorithm"] == "rwr" and float(kept["rwr"]["temperature"]) == 0.3 and "nft" not in kept
     page = contraflow("config", "reference", program=program).stdout
     assert "## Algorithm `rwr`: reward-weighted regression\n" in page and "| `rwr.temperature` | `1` | 0.1 .. 1000 |" in page
-    assert "nft, rwr, couples" in page
+    assert "nft, rwr, couples, walk" in page
     config = ["config", "show", "configs/shapes.yaml", "--set"]
     assert "rwr.temperature = '0': must be in [0.1, 1000]" in fails(*config, "rwr.temperature=0", program=program)
     assert "unknown key 'rwr.temprature'; did you mean 'rwr.temperature'" in fails(*config, "rwr.temprature=1", program=program)
@@ -95,3 +96,18 @@ stages:
     assert ["loss/error" in line for line in log] == [False, False, True, True]
     kept = yaml.safe_load((tmp_path / "r/config.yaml").read_text())["stages"]
     assert "nft" in kept["first"] and "rwr" not in kept["first"] and kept["second"]["rwr"]["temperature"] == 2
+
+
+def test_steps(program, tmp_path):
+    """The steps of a stochastic solver, from what the rollout kept of them: the last one leads to x0."""
+    solver = build() / "solver_flow_sde.so"
+    walk = ["train.algorithm=walk", f"rollout.solver={solver}", "walk.steps=3"]
+    theta, log = train(program, tmp_path / "1", *walk)
+    assert log[0]["loss/ratio"] == 1 and log[0]["loss/miss"] < 1e-9 and log[0]["loss/old_deviation"] == 0
+    assert all(0.5 < line["loss/ratio"] < 2 and line["grad_norm"] > 0 for line in log)
+    for run, ranks, *sets in ("2", 2), ("pieces", 1, "train.micro_batch=4", "rollout.batch=4"), ("auto", 1, "train.micro_batch=auto"):
+        other, others = train(program, tmp_path / run, *walk, *sets, ranks=ranks)
+        assert close(theta, other) and others[0]["loss/miss"] < 1e-9, run
+    for sets in ["rollout.solver=euler"], [f"rollout.solver={solver}", "rollout.eta=0"]:
+        words = [x for s in ("train.algorithm=walk", *sets) for x in ("--set", s)]
+        assert "walk learns from steps with noise" in fails("config", "show", "configs/shapes.yaml", *words, program=program)

@@ -112,7 +112,7 @@ def test_forward(program, model, tmp_path, size, lengths):
 
 
 def train(program, model, run, *sets, ranks=1):
-    sets = [f"model.path={model}", "train.max_steps=2", "optimizer.lr=1e-3", "lora.targets=[attn.to_q, attn.to_out.0, mlp.0, modulation]", *sets]
+    sets = [f"model.path={model}", "train.max_steps=2", "optimizer.lr=1e-3", "rewards.jpeg_compressibility.weight=1", "lora.targets=[attn.to_q, attn.to_out.0, mlp.0, modulation]", *sets]
     contraflow("train", "configs/shapes.yaml", "--run", run, *TINY, *(x for s in sets for x in ("--set", s)), ranks=ranks, program=program)
     return read_zst(run / "checkpoints/step-00000002/state.safetensors.zst")["theta"], read_lines(run / "metrics.jsonl")
 

@@ -9,6 +9,7 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 from safetensors.torch import load_file
+from sd3 import contraflow
 from test_solver import golden_solver
 
 FLUX = dict(shift=3.0, use_dynamic_shifting=True, base_shift=0.5, max_shift=1.15, base_image_seq_len=256, max_image_seq_len=4096)
@@ -100,6 +101,18 @@ def test_a_shift_of_ones_own(folder, grid):
 def test_one_step_with_a_terminal_level(folder):
     """diffusers divides 0 by 0 there."""
     assert ours(folder, QWEN, "steps", "linear", [1], 100)[1][0].tolist() == [1, 0]
+
+
+def test_probe(folder):
+    """contraflow probe asks for the size where the levels depend on it."""
+    (folder / "scheduler").mkdir()
+    FlowMatchEulerDiscreteScheduler(**FLUX).save_config(folder / "scheduler")
+    args = ["probe", "schedule", "--model", folder, "--out", folder / "s.safetensors", "--steps", 9]
+    with pytest.raises(RuntimeError, match="the shift depends on the image's size: give --tokens or --shift"):
+        contraflow(*args)
+    contraflow(*args, "--tokens", 1023)
+    got = load_file(folder / "s.safetensors")
+    same({9: (got["sigmas"].double(), got["timesteps"].double())}, lambda n: theirs(FLUX, "train", n, calculate_shift(1023)))
 
 
 @pytest.mark.parametrize("key", ["use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "invert_sigmas", "stochastic_sampling"])
