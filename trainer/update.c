@@ -124,7 +124,7 @@ static int pick_kl_rows(const struct trainer *t, const struct demands *asked, st
 static void gather_steps(const struct trainer *t, const struct samples *s, const struct pair *pair, int n,
 			 struct at_dims chw, struct terms *m)
 {
-	enum { X, V, STD, NUMBERS };
+	enum { X, V, STD, DT, NUMBERS };
 	at_t *z = mem_zero((size_t)n, sizeof *z), *x = mem_zero((size_t)n, sizeof *x);
 	float *law = mem_zero((size_t)(NUMBERS * n), sizeof *law);
 
@@ -140,10 +140,11 @@ static void gather_steps(const struct trainer *t, const struct samples *s, const
 		law[NUMBERS * i + X] = (float)of.x;
 		law[NUMBERS * i + V] = (float)of.v;
 		law[NUMBERS * i + STD] = (float)of.std;
+		law[NUMBERS * i + DT] = (float)of.dt;
 	}
 	m->z_BCHW = at_cat(n, z, 0);
 	m->xt_BCHW = at_cat(n, x, 0);
-	m->law_B3 = at_to(at_from(law, DIMS(n, NUMBERS), AT_F32), AT_F32, t->pipeline.device);
+	m->law_B4 = at_to(at_from(law, DIMS(n, NUMBERS), AT_F32), AT_F32, t->pipeline.device);
 	free(z);
 	free(x);
 	free(law);
@@ -286,7 +287,7 @@ static struct work work_of(const struct trainer *t, const struct sampler *sample
 {
 	struct demands d = t->x->algorithm->demands(t->x->algorithm_conf, &t->x->advantage);
 
-	if (d.needs & NEEDS_REFERENCE)
+	if (d.needs & NEEDS_REFERENCE || d.kl_every < 1)
 		d.kl_every = 1; /* every pair has one */
 	return (
 	    struct work) { .sampler = sampler, .blocks = blocks, .asked = d, .has_old = d.needs & NEEDS_OLD };
