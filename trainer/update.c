@@ -334,7 +334,7 @@ void update_try(struct trainer *t, const struct samples *s, int n, int64_t block
 
 	for (int i = 0; i < n; i++, level++) {
 		while (s->state_NCHW && !s->state_NCHW[level % s->steps])
-			level++; /* experiment.c saw to it that some step takes noise */
+			level++; /* some step takes noise: trainer.c saw to it */
 		pair[i] = (struct pair) { .sample = i % s->count,
 					  .level = level % plain.schedule.steps,
 					  .noise = i % s->count,
@@ -389,7 +389,8 @@ void update_step(struct trainer *t, const struct samples *s, int64_t part, int64
 	/* The summed gradient has the same bits on every rank, so all take the same branch. */
 	u->grad_norm = optimizer_clip(t->grad_P, t->x->train.max_grad_norm);
 	u->lr = optimizer_rate(&t->x->optimizer, t->at.stage_step + 1, t->x->train.max_steps);
-	u->skipped = l.total == 0 || !isfinite(u->grad_norm) || !isfinite(sum[SUM_POLICY]);
+	u->empty = l.total == 0;
+	u->skipped = u->empty || !isfinite(u->grad_norm) || !isfinite(sum[SUM_POLICY]);
 	if (!u->skipped) {
 		optimizer_update(&t->optimizer, t->policies.theta.flat, t->grad_P, u->lr);
 		t->at.step++;

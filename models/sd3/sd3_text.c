@@ -10,7 +10,6 @@
  */
 #include "models/text/clip_text.h"
 #include "models/encoder.h"
-#include "models/encoder.h"
 #include "models/text/t5.h"
 #include "models/text/tokenizer.h"
 #include "base/file.h"

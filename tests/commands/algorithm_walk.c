@@ -13,7 +13,7 @@ struct walk_conf {
 	int64_t steps;
 };
 
-static const struct field fields[] = { FIELD(struct walk_conf, steps, .init = "1", .min = 1, .max = 100,
+static const struct field fields[] = { FIELD(struct walk_conf, steps, .init = "1", .min = 0, .max = 100,
 					     .doc = "the last so many steps take noise"),
 				       FIELD_END };
 static const char *const notes[] = { "ratio", "miss", "dt", NULL };

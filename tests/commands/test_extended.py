@@ -118,3 +118,6 @@ def test_steps(program, tmp_path):
     for sets in ["rollout.solver=euler"], [f"rollout.solver={solver}", "rollout.eta=0"]:
         words = [x for s in ("train.algorithm=walk", *sets) for x in ("--set", s)]
         assert "walk learns from steps with noise" in fails("config", "show", "configs/shapes.yaml", *words, program=program)
+    words = [x for s in (*walk, "walk.steps=0") for x in ("--set", s)]
+    said = fails("train", "configs/shapes.yaml", "--run", tmp_path / "none", *TINY, *words, program=program)
+    assert "walk learns from steps with noise, and none of the 10 steps" in said
