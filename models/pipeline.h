@@ -64,7 +64,7 @@ at_t pipeline_images(const struct pipeline *p, at_t latents_BChw);
 
 /* model_index.json and scheduler/scheduler_config.json of a new model directory; the parts save themselves.
  */
-int pipeline_write_index(const char *dir, const char *text_class, const char *vae_class, double shift,
-			 struct err *e);
+int pipeline_write_index(const char *dir, const struct family *f, const char *text_class,
+			 const char *vae_class, double shift, struct err *e);
 
 #endif
