@@ -216,7 +216,7 @@ static int open_parts(struct pipeline *p, const struct text_encoder_type *type,
 	    transformer_open(&p->transformer, p->family->transformer, transformer, o->dtype, o->device, e);
 
 	struct text_options text = { .dir = p->dir,
-				     .t5_length = o->t5_length ? o->t5_length : PIPELINE_T5_LENGTH,
+				     .text_length = o->text_length,
 				     .width = p->transformer.facts.text_width,
 				     .dtype = o->dtype,
 				     .device = o->device };

@@ -45,7 +45,9 @@ static int open_pipeline(struct trainer *t, enum at_device dev, struct err *e)
 	const struct experiment *x = t->file;
 	enum at_dtype dt, vae;
 
-	if (at_dtype_parse(&dt, x->run.dtype, e) || at_dtype_parse(&vae, x->model.vae_dtype, e))
+	const struct family *family = pipeline_family(x->model.path, e);
+
+	if (!family || at_dtype_parse(&dt, x->run.dtype, e) || at_dtype_parse(&vae, x->model.vae_dtype, e))
 		return -1;
 	char *cache = cache_dir(x);
 	struct pipeline_options m = { .dir = x->model.path,
@@ -53,7 +55,8 @@ static int open_pipeline(struct trainer *t, enum at_device dev, struct err *e)
 				      .device = dev,
 				      .vae_dtype = vae,
 				      .vae_batch = x->model.vae_batch,
-				      .t5_length = x->model.t5_length,
+				      .text_length =
+					  x->model.text_length ? x->model.text_length : family->text_length,
 				      .text_cache = cache };
 	int ret = pipeline_open(&t->pipeline, &m, e);
 	free(cache);
