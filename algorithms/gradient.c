@@ -119,7 +119,7 @@ static void differentiate(void *ctx, const at_t *in, at_t *out)
 	struct pass theta = { .checkpoint_blocks = task->checkpoint_blocks };
 	struct lora_merged merged = { 0 };
 
-	if (lora_prefers_merge(lora, at_numel(slot[X0]) / at_size(slot[X0], 1))) {
+	if (!lora_rounds(lora) && lora_prefers_merge(lora, at_numel(slot[X0]) / at_size(slot[X0], 1))) {
 		lora_merge_grad(&merged, lora);
 		theta.merged = &merged;
 	} else {

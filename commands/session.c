@@ -33,7 +33,7 @@ static int merge(struct session *s, const char *lora, struct err *e)
 	int ret = path ? lora_load(&l, s->pipeline.transformer.net, path, s->pipeline.device, e) : -1;
 
 	if (!ret) {
-		lora_merge(&s->merged, &l);
+		lora_ready(&s->merged, &l, LORA_AUTO);
 		s->pass.merged = &s->merged;
 	}
 	lora_release(&l);
