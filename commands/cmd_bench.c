@@ -75,7 +75,7 @@ static void add_setting(json_t *j, const struct bench *b, const struct bench_tim
 			 s->graphs, "update_replayed", m->update_replayed, "vae_dtype", s->vae_dtype,
 			 "vae_batch", (json_int_t)s->vae_batch, "merge", s->merge, "peak_bytes",
 			 json_number(m->peak_bytes), "seconds_of_1152_images", json_number(bench_step(b, m)),
-			 "recordings", m->graphs, "replayed", (json_int_t)m->replayed));
+			 "cuda_graphs", m->graphs, "replayed", (json_int_t)m->replayed));
 }
 
 /* `cost`: NULL unless it was asked for. */
