@@ -101,11 +101,15 @@ def test_stable_diffusion(tmp_path, words, dtype):  # noqa: F811
 
 
 def test_bench(tmp_path):
-    """Every setting of bench's table: 8 bits, batches, gradient checkpointing, updates as graphs."""
-    done = run(tmp_path, BUILD / "contraflow", "bench", "--model", "tiny", "--dtype", "bfloat16", "--matrix", "--repeats", 1, "--device", "cuda")
+    """Every setting of bench's table: 8 bits, batches, gradient checkpointing, updates as graphs, adapters merged and beside the weights."""
+    out = tmp_path / "b.json"
+    done = run(tmp_path, BUILD / "contraflow", "bench", "--model", "tiny", "--dtype", "bfloat16", "--matrix", "--repeats", 1, "--device", "cuda", "-o", out)
     (log,) = done.logs
     assert log["illegal_calls"] == {} and log["captures_ended"] == log["captures_begun"] > 10 and log["capture_streams"] == 1
     assert "2 + update" in done.out
+    rows = {r["name"]: r for r in json.loads(out.read_text())["settings"]}
+    assert all((r["replayed"] > 10) == (name != "nothing replayed") for name, r in rows.items())
+    assert rows["all at a time"]["merge"] == "auto" and rows["adapters merged"]["merge"] == "always"
 
 
 # ---- The checks of the stand-in ----
