@@ -73,10 +73,10 @@ void lora_require_grad(struct lora *l);
 void lora_backward(struct lora *l, at_t loss, at_t grad_P);
 
 /*
- * A policy's weights, ready to run, for each site that the adapter touches: with the pairs in them, W + scale
- * * B A computed in float32 and rounded once, or in 16 bits beside them (at_linear_low_rank).  A rounded W +
- * scale * B A has lost half of a B A of a thousandth of W, and nearly all of one of a tenth of that
- * (docs/performance.md).
+ * A policy's weights, ready to run, for each site that the adapter touches.  The pairs are in them: W + scale
+ * B A, computed in float32 and rounded once.  Or, in 16 bits, they are beside them (at_linear_low_rank),
+ * because W + scale B A rounded has lost half of a change of a thousandth of W, and nearly all of one of a
+ * tenth of that (docs/performance.md).
  *
  * lora_merge: in the weights.  Kept tensors without gradient; *m zeroed or filled before, whose storage it
  * reuses, so that CUDA graphs may read from there.
