@@ -66,9 +66,10 @@ double lora_stack(const struct lora *l, int site, at_t *a_RI, at_t *b_OR);
 /* The two halves of the rows change places (lora_names.h says where). */
 at_t lora_swap_halves(at_t rows_OR);
 
-/* Training: the pairs become leaves.  lora_backward adds d loss / d pairs into grad (P,) float32. */
+/* Training: the pairs become leaves.  lora_backward returns d loss / d pairs, (P,) float32; zeros where loss
+ * does not depend on a pair. */
 void lora_require_grad(struct lora *l);
-void lora_backward(struct lora *l, at_t loss, at_t grad_P);
+at_t lora_backward(struct lora *l, at_t loss);
 
 /*
  * Weights with the adapter in them, one per site it touches, W + scale * B A computed in float32 and rounded
