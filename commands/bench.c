@@ -219,7 +219,7 @@ int bench_choose(struct bench *b, const struct bench_setting *now, struct err *e
 	((struct nft_conf *)b->x.algorithm_conf)->kl_beta = now->kl; /* make_experiment chose no other */
 	b->x.rollout.cuda_graphs = now->graphs;
 	if (p->vae)
-		nn_move(&b->vae.net, vae, p->device);
+		vae_move(&b->vae, vae, p->device);
 	p->vae_batch = now->vae_batch;
 	at_memory_count_anew(p->device);
 	return sampler_init(&t->rollout, p, &b->x.rollout,

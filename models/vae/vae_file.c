@@ -229,6 +229,13 @@ static void order_for_gpu(struct vae *m)
 	at_end(s);
 }
 
+void vae_move(struct vae *m, enum at_dtype dt, enum at_device dev)
+{
+	nn_move(&m->net, dt, dev);
+	if (dev == AT_CUDA)
+		order_for_gpu(m);
+}
+
 int vae_open(struct vae *m, const char *dir, enum at_dtype dt, enum at_device dev, struct err *e)
 {
 	char *path = file_join(dir, "config.json");

@@ -76,9 +76,9 @@ def test_syncs_a_micro_batch(tmp_path):
 
 
 def test_syncs_a_batch(tmp_path):
-    """Sampling waits for a batch once, when its images have come, while the next is under way."""
+    """Sampling waits for a batch once, when its images have come, while the next is under way; and its judge for its own stream."""
     few, many = (train(tmp_path / str(n), f"rollout.batch={n}", "train.max_steps=1").sum("host_syncs") for n in (12, 6))
-    assert 0 <= many - few <= 2  # 24 images: 2 and 4 batches
+    assert 0 <= (many - few) / 2 <= 2  # 24 images: 2 and 4 batches
 
 
 def test_memory_of_graphs(tmp_path):
@@ -108,8 +108,10 @@ def test_stable_diffusion(tmp_path, words, dtype):  # noqa: F811
 
 def test_bench(tmp_path):
     """Every setting of bench's table: 8 bits, batches, gradient checkpointing, updates as graphs."""
-    done = run(tmp_path, BUILD / "contraflow", "bench", "--model", "tiny", "--dtype", "bfloat16", "--matrix", "--repeats", 1, "--device", "cuda")
+    done = run(tmp_path, BUILD / "contraflow", "bench", "--model", "tiny", "--dtype", "bfloat16", "--matrix", "--repeats", 1, "--device", "cuda", COUNT=1)
     (log,) = done.logs
+    # Noise is the GPU's, and so is the group norm of channels-last images.
+    assert all(any(name in k for k in log["kernels"]) for name in ("7normals", "10group_norm"))
     assert log["illegal_calls"] == {} and log["captures_ended"] == log["captures_begun"] > 10 and log["capture_streams"] == 1
     assert "2 + update" in done.out
 
@@ -200,7 +202,7 @@ def test_eval_on_a_gpu_each(tmp_path, judges, short):
 def test_rewards_in_streams_of_their_own(tmp_path, judges):
     """A scoring thread does not wait behind the batches that the trainer has queued."""
     config = write(tmp_path / "c.yaml", False, rewards=judges)
-    (log,) = train(tmp_path, config=config).logs
+    (log,) = train(tmp_path, "rollout.cuda_graphs=false", config=config).logs
     busy = [t for name, t in threads(log).items() if t["launches"] and "pt_autograd" not in name]
     assert log["launch_streams"] == len(busy) > 1 and log["illegal_calls"] == {}
 
