@@ -74,7 +74,7 @@ static void add_setting(json_t *j, const struct bench *b, const struct bench_tim
 			 (json_int_t)s->checkpoint, "kl_beta", json_number(s->kl), "fp8", s->fp8, "graphs",
 			 s->graphs, "update_replayed", m->update_replayed, "vae_dtype", s->vae_dtype,
 			 "vae_batch", (json_int_t)s->vae_batch, "peak_bytes", json_number(m->peak_bytes),
-			 "seconds_of_1152_images", json_number(bench_step(b, m)), "recordings", m->graphs,
+			 "seconds_of_1152_images", json_number(bench_step(b, m)), "cuda_graphs", m->graphs,
 			 "replayed", (json_int_t)m->replayed));
 }
 

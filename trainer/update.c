@@ -175,13 +175,15 @@ static void fill_tables(const struct trainer *t, const struct samples *s, const 
 		f[WEIGHT * n + i] = (float)pair[i].weight;
 	}
 	if (s->state_NCHW) {
-		float *law = make_table(&table[TABLE_LAW], AT_F32, DIMS(n, 3));
+		enum { X, V, STD, DT, LAW };
+		float *law = make_table(&table[TABLE_LAW], AT_F32, DIMS(n, LAW));
 
 		for (int i = 0; i < n; i++) {
 			struct transition of = sampler_law(&t->rollout, pair[i].level);
-			law[3 * i] = (float)of.x;
-			law[3 * i + 1] = (float)of.v;
-			law[3 * i + 2] = (float)of.std;
+			law[LAW * i + X] = (float)of.x;
+			law[LAW * i + V] = (float)of.v;
+			law[LAW * i + STD] = (float)of.std;
+			law[LAW * i + DT] = (float)of.dt;
 		}
 	}
 }
@@ -222,7 +224,7 @@ static struct gradient_batch gather(const struct trainer *t, const struct work *
 					       .r_B = number[R],
 					       .advantage_B = number[ADVANTAGE],
 					       .weight_B = number[WEIGHT],
-					       .law_B3 = table[TABLE_LAW],
+					       .law_B4 = table[TABLE_LAW],
 					       .group_B = table[TABLE_GROUP] },
 				    .cond = cond_rows(&s->cond, table[TABLE_COND]),
 				    .timestep_B = number[TIMESTEP],
@@ -345,7 +347,7 @@ static struct work work_of(const struct trainer *t, const struct sampler *sample
 {
 	struct demands d = t->x->algorithm->demands(t->x->algorithm_conf, &t->x->advantage);
 
-	if (d.needs & NEEDS_REFERENCE)
+	if (d.needs & NEEDS_REFERENCE || d.kl_every < 1)
 		d.kl_every = 1; /* every pair has one */
 	return (
 	    struct work) { .sampler = sampler, .blocks = blocks, .asked = d, .has_old = d.needs & NEEDS_OLD };
@@ -393,7 +395,7 @@ void update_try(struct trainer *t, const struct samples *s, int n, int64_t block
 
 	for (int i = 0; i < n; i++, level++) {
 		while (s->state_NCHW && !s->state_NCHW[level % s->steps])
-			level++; /* experiment.c saw to it that some step takes noise */
+			level++; /* some step takes noise: trainer.c saw to it */
 		pair[i] = (struct pair) { .sample = i % s->count,
 					  .level = level % plain.schedule.steps,
 					  .noise = i % s->count,
@@ -451,7 +453,8 @@ void update_step(struct trainer *t, const struct samples *s, int64_t part, int64
 	/* The summed gradient has the same bits on every rank, so all take the same branch. */
 	u->grad_norm = optimizer_clip(t->grad_P, t->x->train.max_grad_norm);
 	u->lr = optimizer_rate(&t->x->optimizer, t->at.stage_step + 1, t->x->train.max_steps);
-	u->skipped = l.total == 0 || !isfinite(u->grad_norm) || !isfinite(sum[SUM_POLICY]);
+	u->empty = l.total == 0;
+	u->skipped = u->empty || !isfinite(u->grad_norm) || !isfinite(sum[SUM_POLICY]);
 	if (!u->skipped) {
 		optimizer_update(&t->optimizer, t->policies.theta.flat, t->grad_P, u->lr);
 		t->at.step++;
