@@ -223,7 +223,7 @@ int bench_choose(struct bench *b, const struct bench_setting *now, struct err *e
 	b->x.policy.merge = mem_str(now->merge);
 	policies_refresh(&t->policies);
 	if (p->vae)
-		nn_move(&b->vae.net, vae, p->device);
+		vae_move(&b->vae, vae, p->device);
 	p->vae_batch = now->vae_batch;
 	at_memory_count_anew(p->device);
 	return sampler_init(&t->rollout, p, &b->x.rollout,

@@ -68,9 +68,10 @@ void lora_stack_as(const struct lora *l, int site, enum at_dtype dt, at_t *a_RI,
 /* The two halves of the rows change places (lora_names.h says where). */
 at_t lora_swap_halves(at_t rows_OR);
 
-/* Training: the pairs become leaves.  lora_backward adds d loss / d pairs into grad (P,) float32. */
+/* Training: the pairs become leaves.  lora_backward returns d loss / d pairs, (P,) float32; zeros where loss
+ * does not depend on a pair. */
 void lora_require_grad(struct lora *l);
-void lora_backward(struct lora *l, at_t loss, at_t grad_P);
+at_t lora_backward(struct lora *l, at_t loss);
 
 /*
  * A policy's weights, ready to run, for each site that the adapter touches.  The pairs are in them: W + scale

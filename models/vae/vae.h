@@ -47,6 +47,8 @@ struct vae {
 
 /* Random weights, float32 on the CPU, of a configuration that is known to be right. */
 void vae_new(struct vae *m, const struct vae_conf *c, uint64_t seed);
+/* To where and how a VAE is used: vae_open's, too. */
+void vae_move(struct vae *m, enum at_dtype dt, enum at_device dev);
 /* DIR/config.json and weights.  Must not move while open. */
 int vae_open(struct vae *m, const char *dir, enum at_dtype dt, enum at_device dev, struct err *e);
 void vae_release(struct vae *m);

@@ -1,3 +1,4 @@
+#include "aten/transfer.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "rewards/mixture/mixture_queue.h"
@@ -38,6 +39,7 @@ static int call(const struct mixture_entry *k, struct task *t, struct err *e)
 	const struct reward_item *item = t->batch->item + t->offset;
 	int ret = 0;
 
+	at_stream_own();
 	reward_fail(t->score, t->n, "");
 	for (int i = 0; i < t->n; i++)
 		t->score[i].ok = !t->check || ask(k, &item[i], &t->score[i]);
@@ -50,6 +52,7 @@ static int call(const struct mixture_entry *k, struct task *t, struct err *e)
 		else
 			end++;
 	}
+	at_stream_wait(); /* the reward's next call may be another thread's */
 	for (int i = 0; i < t->n; i++)
 		t->score[i].why[sizeof t->score[i].why - 1] = '\0';
 	return ret;

@@ -43,10 +43,9 @@ static at_t velocity(const struct mmdit *m, const struct pass *p, const struct i
 /* Appends one gradient for each half of each pair, under PEFT's name. */
 static void gradients(struct lora *l, at_t v, at_t g, const char *prefix, struct st_item *item, int *n)
 {
-	at_t grad_P = at_zeros(DIMS(l->numel), AT_F32, AT_CPU);
+	at_t grad_P = lora_backward(l, at_sum(at_mul(v, g)));
 	int64_t at = 0;
 
-	lora_backward(l, at_sum(at_mul(v, g)), grad_P);
 	for (int i = 0; i < 2 * l->n; i++) {
 		const struct lora_pair *p = &l->pair[i / 2];
 		at_t half = i % 2 ? p->b_OR : p->a_RI;

@@ -8,7 +8,8 @@
 #include <cmocka.h>
 #include <math.h>
 #include <string.h>
-#include "aten/at.h"
+#include "aten/images.h"
+#include "aten/normals.h"
 #include "base/rng.h"
 
 static int64_t live_before;
@@ -209,6 +210,73 @@ static void test_group_norm(void **state)
 		}
 }
 
+/* The decoder's sizes in small: one group a pack and several, pieces of pixels that end early, threads that
+ * are left over (C = 96), a mean far from zero. */
+static void test_group_norm_channels_last(void **state)
+{
+	static const int64_t sizes[][5] = { { 2, 16, 9, 7, 4 },
+					    { 1, 128, 33, 40, 32 },
+					    { 3, 96, 5, 31, 8 },
+					    { 1, 512, 8, 8, 32 },
+					    { 2, 12, 4, 4, 4 } };
+
+	(void)state;
+	for (int i = 0; i < PLACES; i++)
+		for (size_t k = 0; k < sizeof sizes / sizeof *sizes && there_is(&places[i]); k++) {
+			const struct place *p = &places[i];
+			const int64_t *n = sizes[k];
+			struct at_scope *s = at_begin(AT_NO_GRAD);
+			struct at_dims shape = DIMS(n[0], n[1], n[2], n[3]);
+			at_t x = at_add(random_at(p, shape, 1), 3);
+			at_t w = random_at(p, DIMS(n[1]), 2), b = random_at(p, DIMS(n[1]), 3),
+			     last = at_channels_last(x);
+			at_t rows = at_view(exact(x), DIMS(n[0], n[4], -1));
+			at_t far = at_sub(rows, at_mean_dim(rows, 2, true));
+			at_t y = at_mul(far, at_rsqrt(at_add(at_mean_dim(at_square(far), 2, true), 1e-6)));
+
+			y = at_add(at_mul(at_view(y, shape), at_view(exact(w), DIMS(1, n[1], 1, 1))),
+				   at_view(exact(b), DIMS(1, n[1], 1, 1)));
+			assert_true(distance(at_group_norm(last, (int)n[4], w, b, 1e-6), y) < p->tol);
+			at_t z = at_group_norm_silu(last, (int)n[4], w, b, 1e-6);
+			assert_true(distance(z, at_mul(y, at_sigmoid(y))) < p->tol);
+			assert_true(distance(at_group_norm_silu(x, (int)n[4], w, b, 1e-6),
+					     at_mul(y, at_sigmoid(y))) < 2 * p->tol);
+			at_end(s);
+		}
+}
+
+/* On every device the bits of rng_normals, of streams that differ in all that a name has. */
+static void test_normals(void **state)
+{
+	const struct at_dims shapes[] = { DIMS(3, 4, 7, 5), DIMS(3, 16, 64, 64), DIMS(3, 1) };
+	const uint64_t seed = 0x123456789abcdef;
+	const struct rng stream[] = { rng_make(seed, RNG_DIFFUSE, 3, 7),
+				      rng_make(seed, RNG_LATENT, (uint64_t)5 << 32 | 9, 4000000000),
+				      rng_make_step(seed, RNG_SOLVER, 2, 1, 65535) };
+	struct at_scope *s = at_begin(AT_NO_GRAD);
+	at_t name = at_empty(DIMS(3, 2), AT_I64, AT_CPU);
+
+	(void)state;
+	for (int b = 0; b < 3; b++)
+		rng_name(&stream[b], (int64_t *)at_data(name) + 2 * b);
+	for (int i = 0; i < PLACES; i++)
+		for (size_t k = 0;
+		     k < sizeof shapes / sizeof *shapes && places[i].dt == AT_F32 && there_is(&places[i]);
+		     k++) {
+			at_t want = at_empty(shapes[k], AT_F32, AT_CPU);
+			size_t each = (size_t)at_numel(want) / 3;
+
+			for (size_t b = 0; b < 3; b++) {
+				struct rng r = stream[b];
+				rng_normals(&r, at_f32(want) + each * b, each);
+			}
+			at_t got = at_normals(seed, at_to(name, AT_I64, places[i].dev), shapes[k]);
+			assert_true(at_device_of(got) == places[i].dev &&
+				    at_equal(at_to(got, AT_F32, AT_CPU), want));
+		}
+	at_end(s);
+}
+
 static void test_x0_loss(void **state)
 {
 	(void)state;
@@ -402,8 +470,11 @@ static void test_graph(void **state)
 
 int main(void)
 {
-	const struct CMUnitTest tests[] = { T(test_modulate), T(test_gate),       T(test_rms_norm),
-					    T(test_x0_loss),  T(test_group_norm), T(test_adamw),
-					    T(test_products), T(test_fp8),        T(test_graph) };
+	const struct CMUnitTest tests[] = { T(test_modulate),   T(test_gate),
+					    T(test_rms_norm),   T(test_x0_loss),
+					    T(test_group_norm), T(test_adamw),
+					    T(test_products),   T(test_fp8),
+					    T(test_graph),      T(test_group_norm_channels_last),
+					    T(test_normals) };
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
