@@ -275,23 +275,31 @@ struct Qkv : torch::autograd::Function<Qkv> {
 		return a;
 	}
 
-	static variable_list forward(AutogradContext *ac, at::TensorList x, at::TensorList w, int64_t queries,
-				     double eps)
+	// own_values false: v is left where the product has it.
+	static variable_list run(at::TensorList x, at::TensorList w, int64_t queries, double eps,
+				 bool own_values)
 	{
 		rows::qkv_args a = arguments(x, w, queries, eps);
 		auto made = [&](int64_t tokens) {
 			return at::empty({ a.B, tokens, a.H, a.K }, x[0].options());
 		};
-		at::Tensor q = made(queries), k = made(a.N0 + a.N1), v = made(a.N0 + a.N1);
-		a.q = q.data_ptr(), a.k = k.data_ptr(), a.v = v.data_ptr();
+		at::Tensor q = made(queries), k = made(a.N0 + a.N1),
+			   v = own_values ? made(a.N0 + a.N1) : x[0].select(2, 2);
+		a.q = q.data_ptr(), a.k = k.data_ptr(), a.v = own_values ? v.data_ptr() : nullptr;
 		rows::qkv(x[0], a);
+		return { q, k, v };
+	}
+
+	static variable_list forward(AutogradContext *ac, at::TensorList x, at::TensorList w, int64_t queries,
+				     double eps)
+	{
 		variable_list saved = x.vec();
 		saved.insert(saved.end(), w.begin(), w.end());
 		ac->save_for_backward(saved);
 		ac->saved_data["streams"] = static_cast<int64_t>(x.size());
 		ac->saved_data["queries"] = queries;
 		ac->saved_data["eps"] = eps;
-		return { q, k, v };
+		return run(x, w, queries, eps, true);
 	}
 
 	// As attention's backward left it, if its heads can be read 16 bytes at a time.
@@ -354,8 +362,11 @@ variable_list qkv(at::TensorList x, at::TensorList w, bool all_queries, double e
 		if (t.numel() != x[0].size(4))
 			throw std::runtime_error("the norms need one value for each of a head's channels");
 	int64_t tokens = x[0].size(1) + (x.size() > 1 && all_queries ? x[1].size(1) : 0);
-	if (has_qkv_kernel(x, w))
-		return Qkv::apply(x, w, tokens, eps);
+	if (has_qkv_kernel(x, w)) {
+		if (at::GradMode::is_enabled())
+			return Qkv::apply(x, w, tokens, eps);
+		return Qkv::run(x, w, tokens, eps, x.size() > 1);
+	}
 	variable_list joint[3];
 	for (size_t i = 0; i < x.size(); i++) {
 		variable_list part = x[i].unbind(2);

@@ -122,7 +122,8 @@ template <class T> TEAM void qkv_token(const qkv_args &a, int lane, int64_t b, i
 	if (s < a.queries)
 		norm_heads<T>(walk, x, wq, row_of<T>(a.q, (b * a.queries + s) * D), a.eps);
 	norm_heads<T>(walk, x + D, wk, row_of<T>(a.k, (b * S + s) * D), a.eps);
-	norm_heads<T>(walk, x + 2 * D, nullptr, row_of<T>(a.v, (b * S + s) * D), a.eps);
+	if (a.v)
+		norm_heads<T>(walk, x + 2 * D, nullptr, row_of<T>(a.v, (b * S + s) * D), a.eps);
 }
 
 template <class T> TEAM const T *gradient_of(const void *g, const int64_t (&stride)[3], int64_t b, int64_t s)
