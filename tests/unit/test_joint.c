@@ -90,7 +90,10 @@ static void check_qkv(const struct place *p, const struct joint *j)
 	at_qkv(streams, x, (at_t[]) { w[0], w[2] }, (at_t[]) { w[1], w[3] }, j->all_queries, 1e-6, &still[0],
 	       &still[1], &still[2]);
 	for (int k = 0; k < 3; k++)
-		assert_true(at_equal(still[k], at_detach(out[k])));
+		if (j->trained) /* that is no kernel's */
+			assert_true(distance(still[k], out[k]) < p->tol);
+		else
+			assert_true(at_equal(still[k], at_detach(out[k])));
 	at_end(frozen);
 	for (int k = 0; k < 3; k++) {
 		at_t part[2];
