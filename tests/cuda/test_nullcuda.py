@@ -106,6 +106,22 @@ def test_stable_diffusion(tmp_path, words, dtype):  # noqa: F811
     assert log["devices"]["0"]["dnn"] > 0 and not warnings(tmp_path)
 
 
+def test_launches(tmp_path):
+    """How many kernels a forward takes, in 16 bits and in 8, and a micro-batch: of bench's two blocks, by what more steps and levels add."""
+    bench = [BUILD / "contraflow", "bench", "--model", "tiny", "--dtype", "bfloat16", "--device", "cuda", "--repeats", 1, "--groups", 1]
+    bench += ["--group-size", 4, "--batch", 4, "--micro-batch", 4, "--no-graphs"]
+
+    def launches(steps, levels, *more):
+        (log,) = run(tmp_path, *bench, "--steps", steps, "--levels", levels, *more).logs
+        return log["devices"]["0"]["launches"]
+
+    start = launches(4, 1)
+    # Once to warm up, once to be timed.
+    assert (launches(8, 1) - start) / 8 <= 44
+    assert (launches(8, 1, "--fp8") - launches(4, 1, "--fp8")) / 8 <= 62
+    assert (launches(4, 3) - start) / 4 <= 254
+
+
 def test_bench(tmp_path):
     """Every setting of bench's table: 8 bits, batches, gradient checkpointing, updates as graphs, adapters merged and beside the weights."""
     out = tmp_path / "b.json"
