@@ -41,6 +41,7 @@ static int read_and_train(struct dist *d, const char *config, const char *run, b
 
 	if (dist_agree(d, experiment_read(&x, config, set->v, set->n, e), e))
 		return -1;
+	dist_watch(x.run.timeout);
 	at_set_deterministic(x.run.deterministic); /* judges as well, wherever they are */
 	ret = startup_threads(d, x.run.threads, e) || reward_ranks_split(d, x.ranks.reward, "ranks.reward", e)
 		  ? -1

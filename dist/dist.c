@@ -1,10 +1,15 @@
 #include "dist/dist.h"
 #include "base/mem.h"
 #include "dist/comm.h"
+#include "dist/watch.h"
 #include <limits.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 /* Set by a launcher for every rank it starts: mpirun, srun with PMI or PMIx. */
 static bool launched(void)
@@ -72,12 +77,17 @@ static MPI_Comm of_machine(MPI_Comm comm, int *rank, int *ranks)
 
 void dist_alone(struct dist *d)
 {
-	*d = (struct dist) { .ranks = 1,
-			     .local_ranks = 1,
-			     .machine_ranks = 1,
-			     .reducer = &dist_reduce_mpi,
-			     .timeout = DIST_TIMEOUT };
+	*d = (struct dist) { .ranks = 1, .local_ranks = 1, .machine_ranks = 1, .reducer = &dist_reduce_mpi };
 	dist_place_cores(d);
+}
+
+static atomic_int abort_code; /* of dist_abort */
+
+/* quick_exit's last handler: those that end children come before it. */
+static void abort_mpi(void)
+{
+	if (mpi_up())
+		MPI_Abort(MPI_COMM_WORLD, atomic_load(&abort_code));
 }
 
 int dist_open(struct dist *d, struct err *e)
@@ -97,6 +107,9 @@ int dist_open(struct dist *d, struct err *e)
 	MPI_Comm_size(MPI_COMM_WORLD, &d->ranks);
 	if (promised > 1 && d->ranks == 1)
 		return alone_of_many(d, promised, rank, e);
+	watch_open(d);
+	at_quick_exit(abort_mpi);
+	die_by(dist_abort);
 	d->comm->machine = of_machine(MPI_COMM_WORLD, &d->machine_rank, &d->machine_ranks);
 	d->local_rank = d->machine_rank;
 	d->local_ranks = d->machine_ranks;
@@ -111,6 +124,7 @@ void dist_split(struct dist *d, int servers)
 	d->servers = servers;
 	d->first_server = d->ranks - servers;
 	d->serves = d->rank >= d->first_server;
+	dist_come(d, MPI_COMM_WORLD, "division of the ranks");
 	MPI_Comm_dup(MPI_COMM_WORLD, &c->link);
 	MPI_Comm_split(MPI_COMM_WORLD, d->serves, d->rank, &c->group);
 	MPI_Comm_rank(c->group, &d->rank);
@@ -139,24 +153,34 @@ void dist_close(struct dist *d)
 		dist_link_close(d);
 		/* Not one by one: a rank that fails before this ends the job, and the mpirun of Open MPI 4.1
 		 * may crash or hang when others are in MPI_Finalize by then. */
-		MPI_Barrier(MPI_COMM_WORLD);
+		dist_come(d, MPI_COMM_WORLD, "end of the job");
 		MPI_Finalize();
 	}
-	if (d->comm)
+	watch_close();
+	if (d->comm) {
 		free(d->comm->gpu);
+		free(d->comm->host);
+	}
 	free(d->comm);
 	*d = (struct dist) { .ranks = 1, .local_ranks = 1, .machine_ranks = 1 };
 }
 
 void dist_abort(int code)
 {
+	sigset_t alarms;
+
+	/* Should a handler or MPI_Abort itself hang, because the network or the launcher has gone. */
+	sigemptyset(&alarms);
+	sigaddset(&alarms, SIGALRM);
+	signal(SIGALRM, SIG_DFL);
+	pthread_sigmask(SIG_UNBLOCK, &alarms, NULL);
+	alarm(2);
 	/* Not every stream: another thread may sit in a read with its stream locked, and the job would never
 	 * end. */
 	fflush(stdout);
 	fflush(stderr);
-	if (mpi_up())
-		MPI_Abort(MPI_COMM_WORLD, code);
-	_Exit(code);
+	atomic_store(&abort_code, code);
+	quick_exit(code);
 }
 
 int dist_agree(struct dist *d, int ret, struct err *e)
@@ -166,6 +190,7 @@ int dist_agree(struct dist *d, int ret, struct err *e)
 
 	if (d->ranks == 1)
 		return ret ? -1 : 0;
+	dist_come(d, dist_group(d), "agreement");
 	MPI_Allreduce(&mine, &worst, 1, MPI_INT, MPI_MIN, dist_group(d));
 	if (worst == d->ranks)
 		return 0;
@@ -178,13 +203,15 @@ int dist_agree(struct dist *d, int ret, struct err *e)
 void dist_barrier(struct dist *d)
 {
 	if (d->ranks > 1)
-		MPI_Barrier(dist_group(d));
+		dist_come(d, dist_group(d), "barrier");
 }
 
 void dist_broadcast(struct dist *d, void *data, size_t size, int root)
 {
 	char *p = data;
 
+	if (d->ranks > 1 && size)
+		dist_come(d, dist_group(d), "broadcast");
 	while (d->ranks > 1 && size) {
 		int n = size < 1u << 30 ? (int)size : 1 << 30;
 		MPI_Bcast(p, n, MPI_BYTE, root, dist_group(d));
@@ -201,6 +228,7 @@ static void reduce(struct dist *d, double *v, int n, MPI_Op op)
 	if (d->ranks == 1 || !n)
 		return;
 	all = mem_zero((size_t)n, sizeof *all);
+	dist_come(d, dist_group(d), "sum of statistics");
 	MPI_Reduce(v, all, n, MPI_DOUBLE, op, 0, dist_group(d));
 	memcpy(v, all, (size_t)n * sizeof *v);
 	MPI_Bcast(v, n, MPI_DOUBLE, 0, dist_group(d));
@@ -230,8 +258,10 @@ void dist_gather_f64(struct dist *d, const double *mine, double *all, const int6
 	}
 	if (d->ranks == 1)
 		memcpy(all, mine, (size_t)n[0] * sizeof *all);
-	else
+	else {
+		dist_come(d, dist_group(d), "gathering of scores");
 		MPI_Allgatherv(mine, n[d->rank], MPI_DOUBLE, all, n, at, MPI_DOUBLE, dist_group(d));
+	}
 	free(n);
 	free(at);
 }
@@ -271,6 +301,8 @@ void dist_hand_over(struct dist *d, const int *to, const int64_t *size, const vo
 		}
 	if (to[d->rank] >= 0 && to[d->rank] != d->rank)
 		n += begin_pieces(d, request + n, (char *)(uintptr_t)out, size[d->rank], to[d->rank], true);
+	if (d->ranks > 1)
+		dist_come(d, dist_group(d), "handing over of images");
 	if (n)
 		MPI_Waitall(n, request, MPI_STATUSES_IGNORE);
 	free(request);

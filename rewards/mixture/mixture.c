@@ -1,3 +1,4 @@
+#include "base/alive.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "rewards/mixture/mixture_queue.h"
@@ -292,15 +293,28 @@ bool mixture_done(struct mixture *m, struct mixture_scores *s)
 	return done;
 }
 
+/* A sign of life for each score that has come: others may wait for us as long as some do. */
+static void say_waits(const struct mixture_scores *s, int *open, const char *what)
+{
+	if (s->open_tasks != *open)
+		alive_mark(what);
+	*open = s->open_tasks;
+}
+
 double mixture_wait(struct mixture *m, struct mixture_scores *s)
 {
 	double start = clock_now();
+	int open = -1;
 
-	while (m->backend && !m->backend->done(m->backend_ctx, s))
+	while (m->backend && !m->backend->done(m->backend_ctx, s)) {
+		say_waits(s, &open, "waiting for reward ranks");
 		clock_sleep(200e-6);
+	}
 	pthread_mutex_lock(&m->lock);
-	for (double next; next = queue_expire(m), s->open_tasks;)
-		queue_wait(m, next);
+	for (double next; next = queue_expire(m), s->open_tasks;) {
+		say_waits(s, &open, "waiting for judges");
+		queue_wait(m, fmin(next, clock_now() + 1));
+	}
 	pthread_mutex_unlock(&m->lock);
 	return clock_now() - start;
 }
