@@ -5,19 +5,22 @@
 #include "base/text.h"
 #include "dist/comm.h"
 #include <pthread.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-#define LOOK   0.1  /* s between two looks for questions, and of the thread */
-#define SPIN   1e-3 /* s: so long a barrier may take of ranks that are there */
-#define NAP    50e-6
-#define FIRST  0.5 /* s after the time-out: the lowest of those that wait speaks; before it, who is stuck */
-#define SECOND 1.5 /* the other ones, should it be missing itself */
-#define LAST   2.5 /* the thread of one that waits: MPI itself hangs */
-#define NAMED  8   /* ranks in a message */
+#define LOOK     0.1  /* s between two looks for questions, and of the thread */
+#define SPIN     1e-3 /* s: so long a barrier may take of ranks that are there */
+#define NAP      50e-6
+#define FIRST    0.5 /* s after the time-out: the lowest of those that wait speaks; before it, who is stuck */
+#define SECOND   1.5 /* the other ones, should it be missing itself */
+#define LAST     2.5 /* the thread of one that waits: MPI itself hangs */
+#define STOPPED  2   /* s between two looks: the process was stopped */
+#define LAUNCHER 2.5 /* s that it has to end a job */
+#define NAMED    8   /* ranks in a message */
 
 /* What ranks tell each other over comm->signs. */
 enum { QUESTION, WAITS, WORKS };
@@ -50,6 +53,43 @@ static void only_one_ends(void)
 
 	while (atomic_flag_test_and_set(&ends))
 		pause();
+}
+
+/* Whether a process is Open MPI's on this host: mpirun itself, or its daemon. */
+static bool is_launcher(pid_t pid)
+{
+	static const char *const names[] = { "mpirun\n", "mpiexec\n", "orterun\n", "orted\n", NULL };
+	char path[64], name[32] = "";
+	FILE *f;
+
+	snprintf(path, sizeof path, "/proc/%d/comm", (int)pid);
+	if (!(f = fopen(path, "r")))
+		return false;
+	bool is = fgets(name, sizeof name, f) && text_index(name, names) >= 0;
+	fclose(f);
+	return is;
+}
+
+/*
+ * After MPI_Abort the launcher tells its daemons of all hosts, and waits until each has ended what it
+ * started: for ever, where one of these hosts is lost.  What a user does then is kill it; so does a process
+ * that outlives this one.
+ */
+static void end_launcher(void)
+{
+	pid_t launcher = getppid();
+	double start = clock_now();
+
+	if (!is_launcher(launcher) || fork())
+		return;
+	setsid();
+	for (int fd = 0; fd < 4096;
+	     fd++) /* the launcher waits for the end of what comes through, a GPU for others */
+		close(fd);
+	while (!kill(launcher, 0) && clock_now() - start < LAUNCHER)
+		clock_sleep(0.1);
+	kill(launcher, SIGKILL);
+	_Exit(0);
 }
 
 static const char *host_of(int job_rank)
@@ -85,6 +125,15 @@ static int name_ranks(struct text *t, const struct watch *w, bool missing)
 	return n;
 }
 
+/* Whether one that is missing is on another host, which may be lost with it. */
+static bool elsewhere(const struct watch *w)
+{
+	for (int i = 0; self.dist && i < w->count; i++)
+		if (!*w->waits[i] && strcmp(host_of(w->first + i), host_of(self.rank)))
+			return true;
+	return false;
+}
+
 static _Noreturn void give_up(struct watch *w)
 {
 	struct text t = { 0 };
@@ -98,6 +147,8 @@ static _Noreturn void give_up(struct watch *w)
 		text_add(&t, "no rank is missing, and nothing comes");
 	alive_say(at, advice);
 	only_one_ends();
+	if (elsewhere(w))
+		end_launcher();
 	die("%s%s: rank %d of %d (on %s) waited %.1f s: %s (run.timeout)%s", w->op, at, w->dist->rank,
 	    w->dist->ranks, host_of(self.rank), clock_now() - w->start, t.s, advice);
 }
@@ -114,21 +165,38 @@ static _Noreturn void give_up_self(double silent)
 	alive_last(&what);
 	alive_say(at, advice);
 	text_add(&others, "");
-	/* All had come, and one was lost in the midst of it: of another host, or mpirun would know. */
+	/* all had come, and one was lost in the midst of it */
 	for (int r = 0; c && atomic_load(&self.inside) && r < c->ranks; r++)
-		if (strcmp(c->host[r], c->host[self.rank]) && n++ < NAMED)
+		if (r != self.rank && n++ < NAMED)
 			text_printf(&others, "%s rank %d (on %s)", n > 1 ? "," : "; lost may be", r,
 				    c->host[r]);
 	only_one_ends();
+	if (n)
+		end_launcher();
 	die("rank %d (on %s)%s is stuck in '%s': no sign of life for %.1f s (run.timeout)%s%s", self.rank,
 	    host_of(self.rank), at, what, silent, others.s, advice);
 }
 
+/* A launcher may stop a whole job and let it go on later: that time does not count. */
+static void forgive_stop(double *before)
+{
+	double now = clock_now();
+	const char *what;
+
+	alive_last(&what);
+	if (now - *before > STOPPED)
+		alive_mark(what);
+	*before = now;
+}
+
 static void *look_after(void *arg)
 {
+	double before = clock_now();
+
 	(void)arg;
 	pthread_mutex_lock(&self.lock);
 	while (!self.leave) {
+		forgive_stop(&before);
 		struct timespec until;
 		double limit = atomic_load(&self.timeout), silent = clock_now() - alive_last(NULL);
 		bool waits = atomic_load(&self.waits);
@@ -225,6 +293,7 @@ static void begin(struct watch *w, struct dist *d, const char *op, int first, in
 			      .first = first,
 			      .count = count,
 			      .start = clock_now(),
+			      .napped = clock_now(),
 			      .waits = mem_zero((size_t)count, sizeof *w->waits) };
 	self.now = w;
 	atomic_store(&self.waits, true);
@@ -238,6 +307,7 @@ void watch_begin(struct watch *w, struct dist *d, const char *op)
 
 void watch_nap(struct watch *w)
 {
+	forgive_stop(&w->napped);
 	double limit = atomic_load(&self.timeout), silent = clock_now() - alive_last(NULL);
 	bool first = true;
 
@@ -260,29 +330,37 @@ void watch_end(struct watch *w)
 	free(w->waits);
 }
 
-/* MPI's collectives wait inside, at the full use of a core, and those that do not wait (MPI_Ireduce) are
- * slower by far: so all come together first, and then there is nobody to wait for. */
-void dist_come(struct dist *d, MPI_Comm comm, const char *op)
+static void barrier(struct dist *d, MPI_Comm comm, const char *op)
 {
 	double start = clock_now();
+	struct watch w;
 	MPI_Request r;
 	int done = 0;
 
-	alive_mark(op);
 	MPI_Ibarrier(comm, &r);
 	while (!done && clock_now() - start < SPIN)
 		MPI_Test(&r, &done, MPI_STATUS_IGNORE);
-	if (!done) {
-		struct watch w;
+	if (done)
+		return;
+	if (comm == dist_group(d))
+		watch_begin(&w, d, op);
+	else
+		begin(&w, d, op, 0, d->comm->ranks);
+	while (MPI_Test(&r, &done, MPI_STATUS_IGNORE), !done)
+		watch_nap(&w);
+	watch_end(&w);
+}
 
-		if (comm == dist_group(d))
-			watch_begin(&w, d, op);
-		else
-			begin(&w, d, op, 0, d->comm->ranks);
-		while (MPI_Test(&r, &done, MPI_STATUS_IGNORE), !done)
-			watch_nap(&w);
-		watch_end(&w);
-	}
+/*
+ * MPI's collectives wait inside, and those that do not (MPI_Ireduce) take three times as long for a gradient:
+ * so all come together first, and then there is nobody to wait for.  Twice: a rank that came early, and was
+ * lost while it waited, has come to the first barrier and never comes to the second.
+ */
+void dist_come(struct dist *d, MPI_Comm comm, const char *op)
+{
+	alive_mark(op);
+	barrier(d, comm, op);
+	barrier(d, comm, op);
 	atomic_store(&self.inside, true);
 }
 

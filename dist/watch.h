@@ -23,7 +23,7 @@ struct watch {
 	struct dist *dist;
 	const char *op;   /* "all-reduce": borrowed */
 	int first, count; /* of the job's ranks */
-	double start;
+	double start, napped;
 	int question;            /* 0: nobody has been asked since the last sign of life */
 	char (*waits)[WATCH_OP]; /* [count]: what it has answered that it waits for; "": it has not */
 };

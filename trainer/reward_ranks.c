@@ -85,7 +85,8 @@ void reward_ranks_serve(struct dist *d, const struct remote_sets *sets, const ch
 	if (served.on_cpu) /* a GPU is for those judges that find one here */
 		at_device_set_auto(AT_CPU);
 	while (remote_server_step(s, &idle)) {
-		alive_mark("serving the other ranks"); /* who waits for a score in vain is one of those */
+		if (!idle || !remote_server_scores(s)) /* or a judge hangs */
+			alive_mark("scoring for the other ranks");
 		if (idle) /* as often as a score may be waited for; its threads need the core */
 			clock_sleep(200e-6);
 	}

@@ -293,6 +293,8 @@ bool mixture_done(struct mixture *m, struct mixture_scores *s)
 	return done;
 }
 
+#define LOOK 0.2 /* s between two looks for scores that have come */
+
 /* A sign of life for each score that has come: others may wait for us as long as some do. */
 static void say_waits(const struct mixture_scores *s, int *open, const char *what)
 {
@@ -313,7 +315,7 @@ double mixture_wait(struct mixture *m, struct mixture_scores *s)
 	pthread_mutex_lock(&m->lock);
 	for (double next; next = queue_expire(m), s->open_tasks;) {
 		say_waits(s, &open, "waiting for judges");
-		queue_wait(m, fmin(next, clock_now() + 1));
+		queue_wait(m, fmin(next, clock_now() + LOOK));
 	}
 	pthread_mutex_unlock(&m->lock);
 	return clock_now() - start;
