@@ -25,8 +25,10 @@ static inline MPI_Comm dist_group(const struct dist *d)
 }
 
 void dist_place_cores(struct dist *d); /* fills `cores` */
-/* Waits until all of comm (the group, or MPI_COMM_WORLD) have come to the same place: before each collective.
- * op names it in messages, and is as alive_mark's. */
+/* Waits for what has begun in the group; op names it in messages, and is as alive_mark's. */
+void dist_wait(struct dist *d, const char *op, int n, MPI_Request *request);
+/* Waits until all of comm (the group, or MPI_COMM_WORLD) have come to the same place: before a collective
+ * that waits inside MPI, because there is no other or (of gradients) it takes a third of the time. */
 void dist_come(struct dist *d, MPI_Comm comm, const char *op);
 void dist_link_close(struct dist *d); /* waits until everything posted is taken */
 

@@ -186,35 +186,42 @@ void dist_abort(int code)
 int dist_agree(struct dist *d, int ret, struct err *e)
 {
 	int mine = ret ? d->rank : d->ranks, worst = mine;
+	MPI_Request r;
 	struct err said;
 
 	if (d->ranks == 1)
 		return ret ? -1 : 0;
-	dist_come(d, dist_group(d), "agreement");
-	MPI_Allreduce(&mine, &worst, 1, MPI_INT, MPI_MIN, dist_group(d));
+	MPI_Iallreduce(&mine, &worst, 1, MPI_INT, MPI_MIN, dist_group(d), &r);
+	dist_wait(d, "agreement", 1, &r);
 	if (worst == d->ranks)
 		return 0;
 	said = *e;
-	MPI_Bcast(said.msg, sizeof said.msg, MPI_CHAR, worst, dist_group(d));
+	MPI_Ibcast(said.msg, sizeof said.msg, MPI_CHAR, worst, dist_group(d), &r);
+	dist_wait(d, "agreement", 1, &r);
 	said.msg[sizeof said.msg - 1] = '\0';
 	return err_set(e, "rank %d: %.1000s", worst, said.msg);
 }
 
 void dist_barrier(struct dist *d)
 {
-	if (d->ranks > 1)
-		dist_come(d, dist_group(d), "barrier");
+	MPI_Request r;
+
+	if (d->ranks == 1)
+		return;
+	MPI_Ibarrier(dist_group(d), &r);
+	dist_wait(d, "barrier", 1, &r);
 }
 
 void dist_broadcast(struct dist *d, void *data, size_t size, int root)
 {
 	char *p = data;
 
-	if (d->ranks > 1 && size)
-		dist_come(d, dist_group(d), "broadcast");
 	while (d->ranks > 1 && size) {
 		int n = size < 1u << 30 ? (int)size : 1 << 30;
-		MPI_Bcast(p, n, MPI_BYTE, root, dist_group(d));
+		MPI_Request r;
+
+		MPI_Ibcast(p, n, MPI_BYTE, root, dist_group(d), &r);
+		dist_wait(d, "broadcast", 1, &r);
 		p += n;
 		size -= (size_t)n;
 	}
@@ -224,14 +231,16 @@ void dist_broadcast(struct dist *d, void *data, size_t size, int root)
 static void reduce(struct dist *d, double *v, int n, MPI_Op op)
 {
 	double *all;
+	MPI_Request r;
 
 	if (d->ranks == 1 || !n)
 		return;
 	all = mem_zero((size_t)n, sizeof *all);
-	dist_come(d, dist_group(d), "sum of statistics");
-	MPI_Reduce(v, all, n, MPI_DOUBLE, op, 0, dist_group(d));
+	MPI_Ireduce(v, all, n, MPI_DOUBLE, op, 0, dist_group(d), &r);
+	dist_wait(d, "sum of statistics", 1, &r);
 	memcpy(v, all, (size_t)n * sizeof *v);
-	MPI_Bcast(v, n, MPI_DOUBLE, 0, dist_group(d));
+	MPI_Ibcast(v, n, MPI_DOUBLE, 0, dist_group(d), &r);
+	dist_wait(d, "sum of statistics", 1, &r);
 	free(all);
 }
 
@@ -259,8 +268,10 @@ void dist_gather_f64(struct dist *d, const double *mine, double *all, const int6
 	if (d->ranks == 1)
 		memcpy(all, mine, (size_t)n[0] * sizeof *all);
 	else {
-		dist_come(d, dist_group(d), "gathering of scores");
-		MPI_Allgatherv(mine, n[d->rank], MPI_DOUBLE, all, n, at, MPI_DOUBLE, dist_group(d));
+		MPI_Request r;
+
+		MPI_Iallgatherv(mine, n[d->rank], MPI_DOUBLE, all, n, at, MPI_DOUBLE, dist_group(d), &r);
+		dist_wait(d, "gathering of scores", 1, &r);
 	}
 	free(n);
 	free(at);
@@ -301,9 +312,7 @@ void dist_hand_over(struct dist *d, const int *to, const int64_t *size, const vo
 		}
 	if (to[d->rank] >= 0 && to[d->rank] != d->rank)
 		n += begin_pieces(d, request + n, (char *)(uintptr_t)out, size[d->rank], to[d->rank], true);
-	if (d->ranks > 1)
-		dist_come(d, dist_group(d), "handing over of images");
 	if (n)
-		MPI_Waitall(n, request, MPI_STATUSES_IGNORE);
+		dist_wait(d, "handing over of images", n, request);
 	free(request);
 }

@@ -330,37 +330,41 @@ void watch_end(struct watch *w)
 	free(w->waits);
 }
 
-static void barrier(struct dist *d, MPI_Comm comm, const char *op)
+static void wait_for(struct dist *d, bool everybody, const char *op, int n, MPI_Request *request)
 {
 	double start = clock_now();
 	struct watch w;
-	MPI_Request r;
 	int done = 0;
 
-	MPI_Ibarrier(comm, &r);
+	alive_mark(op);
 	while (!done && clock_now() - start < SPIN)
-		MPI_Test(&r, &done, MPI_STATUS_IGNORE);
+		MPI_Testall(n, request, &done, MPI_STATUSES_IGNORE);
 	if (done)
 		return;
-	if (comm == dist_group(d))
-		watch_begin(&w, d, op);
-	else
+	if (everybody)
 		begin(&w, d, op, 0, d->comm->ranks);
-	while (MPI_Test(&r, &done, MPI_STATUS_IGNORE), !done)
+	else
+		watch_begin(&w, d, op);
+	while (MPI_Testall(n, request, &done, MPI_STATUSES_IGNORE), !done)
 		watch_nap(&w);
 	watch_end(&w);
 }
 
-/*
- * MPI's collectives wait inside, and those that do not (MPI_Ireduce) take three times as long for a gradient:
- * so all come together first, and then there is nobody to wait for.  Twice: a rank that came early, and was
- * lost while it waited, has come to the first barrier and never comes to the second.
- */
+void dist_wait(struct dist *d, const char *op, int n, MPI_Request *request)
+{
+	wait_for(d, false, op, n, request);
+}
+
 void dist_come(struct dist *d, MPI_Comm comm, const char *op)
 {
-	alive_mark(op);
-	barrier(d, comm, op);
-	barrier(d, comm, op);
+	/* twice: a rank that came early, and was lost while it waited, has come to the first barrier and
+	 * never comes to the second */
+	for (int i = 0; i < 2; i++) {
+		MPI_Request r;
+
+		MPI_Ibarrier(comm, &r);
+		wait_for(d, comm != dist_group(d), op, 1, &r);
+	}
 	atomic_store(&self.inside, true);
 }
 
@@ -388,6 +392,7 @@ void dist_watch(double timeout)
 	int r;
 
 	alive_mark("starting");
+	die_by(dist_abort); /* exit() would wait for what the main thread is stuck in */
 	atomic_store(&self.timeout, timeout);
 	if (self.runs || timeout <= 0)
 		return;
