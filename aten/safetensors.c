@@ -1,5 +1,6 @@
 /* safetensors.c -- every byte of a header is somebody else's: nothing is believed before it is checked. */
 #include "aten/safetensors.h"
+#include "base/alive.h"
 #include "base/file.h"
 #include "base/json.h"
 #include "base/mem.h"
@@ -370,6 +371,7 @@ int st_take(at_t *out, const struct st_file *f, const char *name, struct at_dims
 	const struct st_entry *x = st_find(f, name);
 	bool same = x && x->shape.n == shape.n;
 
+	alive_mark("reading weights");
 	if (!x)
 		return err_set(e, "%s: tensor '%s' is missing", f->path, name);
 	for (int i = 0; same && i < shape.n; i++)

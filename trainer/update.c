@@ -7,6 +7,7 @@
  */
 #include "aten/normals.h"
 #include "aten/transfer.h"
+#include "base/alive.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "algorithms/gradient.h"
@@ -332,6 +333,8 @@ static void accumulate(struct trainer *t, const struct work *w, const struct sam
 	const struct demands *d = &w->asked;
 	struct gradient_task task = task_of(t, w);
 	int kl_rows;
+
+	alive_mark("update");
 	struct gradient_batch m = prepare(t, w, s, pair, n, &kl_rows);
 
 	m.weight_policy = d->times / d->over / (double)total;
