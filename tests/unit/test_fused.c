@@ -280,7 +280,8 @@ static void test_quantise(void **state)
 			const struct place *p = &places[i];
 			int64_t R = 11, C = widths[k];
 
-			if (C % 8 && p->dev == AT_CUDA) /* no kernel's: libtorch multiplies by 1 / 448 there */
+			if (C % 8 &&
+			    p->dev == AT_CUDA) /* no kernel's: libtorch multiplies by 1 / 448 there */
 				continue;
 			struct at_scope *s = at_begin(AT_NO_GRAD);
 			at_t x = random_at(p, DIMS(R, C), 3), bytes, scale;
