@@ -347,8 +347,12 @@ static void test_quantise(void **state)
 	for (int i = 0; i < PLACES; i++)
 		for (size_t k = 0; k < sizeof widths / sizeof *widths && there_is(&places[i]); k++) {
 			const struct place *p = &places[i];
-			struct at_scope *s = at_begin(AT_NO_GRAD);
 			int64_t R = 11, C = widths[k];
+
+			if (C % 8 &&
+			    p->dev == AT_CUDA) /* no kernel's: libtorch multiplies by 1 / 448 there */
+				continue;
+			struct at_scope *s = at_begin(AT_NO_GRAD);
 			at_t x = random_at(p, DIMS(R, C), 3), bytes, scale;
 			at_mul_(at_narrow(x, 0, 2, 1), 0);
 			at_mul_(at_narrow(x, 0, 3, 1), 1e-4);
