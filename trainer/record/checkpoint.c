@@ -308,27 +308,58 @@ static void offer_previous(const char *all, const char *newest, struct err *e)
 	list_free(names, n);
 }
 
-int checkpoint_resume(struct trainer *t, bool *found, struct err *e)
+/* The folder of the newest checkpoint; NULL: there is none (e untouched), or it cannot be told (e set). */
+static char *newest(const char *run, bool *found, char **name, struct err *e)
 {
-	char *all = file_join(t->dir, "checkpoints"), *latest = file_join(all, "latest"), *name = NULL;
+	char *all = file_join(run, "checkpoints"), *latest = file_join(all, "latest"), *dir = NULL;
 	size_t n;
-	int ret = 0;
 
-	*found = false;
-	if (file_exists(latest)) {
-		ret = file_read(&name, &n, latest, e);
-		if (!ret) {
-			name[strcspn(name, "\n")] = '\0';
-			char *dir = file_join(all, name);
-			ret = read_checkpoint(t, dir, e);
-			if (ret)
-				offer_previous(all, name, e);
-			free(dir);
-			*found = !ret;
-		}
+	*name = NULL;
+	*found = file_exists(latest);
+	if (*found && !file_read(name, &n, latest, e)) {
+		(*name)[strcspn(*name, "\n")] = '\0';
+		dir = file_join(all, *name);
 	}
-	free(name);
 	free(all);
 	free(latest);
+	return dir;
+}
+
+int64_t checkpoint_stage(const char *run, struct dist *d)
+{
+	struct err ignored; /* whoever resumes will say it */
+	char *name = NULL, *dir = NULL;
+	int64_t stage = 0;
+	bool found;
+
+	if (d->rank == 0 && (dir = newest(run, &found, &name, &ignored))) {
+		char *path = file_join(dir, "state.json");
+		json_t *j = json_read(path, &ignored);
+
+		if (!j || json_get_int(&stage, j, "stage", 0, path, &ignored))
+			stage = 0;
+		json_decref(j);
+		free(path);
+	}
+	free(name);
+	free(dir);
+	dist_broadcast(d, &stage, sizeof stage, 0);
+	return stage;
+}
+
+int checkpoint_resume(struct trainer *t, bool *found, struct err *e)
+{
+	char *all = file_join(t->dir, "checkpoints"), *name, *dir = newest(t->dir, found, &name, e);
+	int ret = *found ? -1 : 0;
+
+	if (dir) {
+		ret = read_checkpoint(t, dir, e);
+		if (ret)
+			offer_previous(all, name, e);
+	}
+	*found = dir && !ret;
+	free(name);
+	free(dir);
+	free(all);
 	return dist_agree(t->dist, ret, e);
 }
