@@ -267,15 +267,13 @@ int nn_load(struct nn_net *n, const struct st_file *f, enum at_dtype dt, enum at
 }
 
 int nn_load_dir(struct nn_net *n, const char *dir, const char *stem, const char *variant, enum at_dtype dt,
-		enum at_device dev, uint64_t *hash, struct err *e)
+		enum at_device dev, struct err *e)
 {
 	struct st_file f;
 	int ret = st_open_model(&f, dir, stem, variant, e);
 
 	if (!ret) {
 		ret = nn_load(n, &f, dt, dev, e);
-		if (!ret && hash)
-			*hash = st_hash(&f);
 		st_close(&f);
 	}
 	return ret;

@@ -5,6 +5,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "algorithms/gradient.h"
+#include "models/content_hash.h"
 #include "trainer/record/adapters.h"
 #include "trainer/reward_ranks.h"
 #include "dist/startup.h"
@@ -38,13 +39,40 @@ static char *cache_dir(const struct experiment *x)
 	return home && *home ? file_join(home, ".cache/contraflow/text") : mem_str(".cache/contraflow/text");
 }
 
+/* The model's files are read for their hashes once a job: by rank 0, and where machines have disks each, by
+ * one rank of each, which must find what rank 0 found. */
+static int hash_files(struct trainer *t, const struct pipeline_options *o, struct err *e)
+{
+	struct dist *d = t->dist;
+	struct pipeline_hashes own = { 0 };
+	double start = clock_now();
+	int ret = 0;
+
+	if (d->rank == 0)
+		ret = pipeline_hash(&t->hashes, o, e);
+	if (dist_agree(d, ret, e))
+		return -1;
+	if (d->rank == 0 && content_hash_read())
+		log_info("model files: %.2f GB read for their hashes in %.1f s",
+			 (double)content_hash_read() * 1e-9, clock_now() - start);
+	dist_broadcast(d, &t->hashes, sizeof t->hashes, 0);
+	if (d->local_rank == 0 && d->rank != 0) {
+		ret = pipeline_hash(&own, o, e);
+		if (!ret && (own.transformer != t->hashes.transformer || own.text != t->hashes.text))
+			ret =
+			    err_set(e, "%s: these files are not those that rank 0 has by this name", o->dir);
+	}
+	return dist_agree(d, ret, e);
+}
+
+/* Collective. */
 static int open_pipeline(struct trainer *t, enum at_device dev, struct err *e)
 {
 	const struct experiment *x = t->file;
 	enum at_dtype dt, vae;
 
 	if (at_dtype_parse(&dt, x->run.dtype, e) || at_dtype_parse(&vae, x->model.vae_dtype, e))
-		return -1;
+		return -1; /* the same on every rank */
 	char *cache = cache_dir(x);
 	struct pipeline_options m = { .dir = x->model.path,
 				      .dtype = dt,
@@ -52,8 +80,9 @@ static int open_pipeline(struct trainer *t, enum at_device dev, struct err *e)
 				      .vae_dtype = vae,
 				      .vae_batch = x->model.vae_batch,
 				      .t5_length = x->model.t5_length,
-				      .text_cache = cache };
-	int ret = pipeline_open(&t->pipeline, &m, e);
+				      .text_cache = cache,
+				      .hashes = &t->hashes };
+	int ret = hash_files(t, &m, e) || dist_agree(t->dist, pipeline_open(&t->pipeline, &m, e), e) ? -1 : 0;
 	free(cache);
 	return ret;
 }
@@ -216,7 +245,7 @@ int trainer_open(struct trainer *t, const struct experiment *x, struct dist *d, 
 
 	*t = (struct trainer) { .file = x, .dist = d };
 	if (dist_agree(d, startup_device(&dev, x->run.device, d, e), e) ||
-	    dist_agree(d, open_stages(t, first, e), e) || dist_agree(d, open_pipeline(t, dev, e), e) ||
+	    dist_agree(d, open_stages(t, first, e), e) || open_pipeline(t, dev, e) ||
 	    (t->pipeline.device == AT_CUDA && d->ranks > 1 && dist_use_nccl(d, e)) ||
 	    finish_all(t, first, e) || dist_agree(d, open_policies(t, e), e)) {
 		trainer_close(t);

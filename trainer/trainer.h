@@ -41,6 +41,7 @@ struct trainer {
 	int64_t entered;   /* which one that is */
 	struct dist *dist; /* borrowed */
 	struct pipeline pipeline;
+	struct pipeline_hashes hashes;
 	struct prompts train, test;
 	struct mixture *mixture; /* its judges: loaded but for those of stages that have not begun */
 	struct sampler rollout, eval_sampler;

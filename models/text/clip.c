@@ -303,7 +303,7 @@ int clip_open(struct clip *m, const char *dir, enum at_dtype dt, enum at_device 
 
 int clip_load(struct clip *m, struct err *e)
 {
-	return nn_load_dir(&m->net, m->dir, m->stem, NULL, m->dtype, m->device, NULL, e);
+	return nn_load_dir(&m->net, m->dir, m->stem, NULL, m->dtype, m->device, e);
 }
 
 void clip_release(struct clip *m)

@@ -41,8 +41,8 @@ static uint64_t lora_shape_hash(const struct lora *l)
 
 static json_t *state_json(const struct trainer *t, uint64_t data_hash)
 {
-	char *base = hex(t->pipeline.transformer.net->hash),
-	     *shape = hex(lora_shape_hash(&t->policies.theta)), *data = hex(data_hash);
+	char *base = hex(t->hashes.transformer), *shape = hex(lora_shape_hash(&t->policies.theta)),
+	     *data = hex(data_hash);
 	json_t *before = eval_json(&t->before);
 	json_t *j = json_pack(
 	    "{s:i, s:I, s:I, s:I, s:o, s:o, s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:o, s:s, s:s, s:s, s:o}",
@@ -230,8 +230,7 @@ static int read_counters(struct trainer *t, const json_t *j, const char *path, s
 	if (seed != t->x->run.seed)
 		return err_set(e, "%s: the run has seed %lld, the configuration %lld", path, (long long)seed,
 			       (long long)t->x->run.seed);
-	if (check_hash(j, "base_model", t->pipeline.transformer.net->hash, path,
-		       "made from another base model", e) ||
+	if (check_hash(j, "base_model", t->hashes.transformer, path, "made from another base model", e) ||
 	    check_hash(j, "adapter", lora_shape_hash(&t->policies.theta), path,
 		       "made with another adapter (rank, alpha or targets)", e))
 		return -1;
