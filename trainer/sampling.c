@@ -2,7 +2,7 @@
 #include "aten/transfer.h"
 #include "base/log.h"
 #include "base/mem.h"
-#include <stdio.h>
+#include "base/text.h"
 #include <stdlib.h>
 
 /* ---- Sampling ------------------------------------------------------------------------------------ */
@@ -93,15 +93,6 @@ struct encoding {
 	double all;          /* of all ranks, or of those that share this machine's cache */
 };
 
-static const char *size_text(char out[32], double bytes)
-{
-	if (bytes < 1e9)
-		snprintf(out, 32, "%.2f MB", bytes * 1e-6);
-	else
-		snprintf(out, 32, "%.1f GB", bytes * 1e-9);
-	return out;
-}
-
 /* Every rank has made its first: their mean says what the rest will take, and whether there is room. */
 static int check_room(struct dist *d, const struct pipeline *p, const struct encoding *x,
 		      const struct conditioner_size *first, struct err *e)
@@ -119,14 +110,14 @@ static int check_room(struct dist *d, const struct pipeline *p, const struct enc
 				"%.0f prompts are to be encoded, and their embeddings take about %s each (%s "
 				"in all), but the file system of %s has %s free: free some, or set "
 				"model.text_cache to a folder elsewhere",
-				x->all, size_text(a, each), size_text(b, each * x->all), dir,
-				size_text(f, free_bytes))
+				x->all, text_size(a, each), text_size(b, each * x->all), dir,
+				text_size(f, free_bytes))
 		      : 0;
 	if (!ret && d->rank == 0 && x->all > 0)
 		log_info("%.0f prompts to encode: about %s in %s (%s each, compressed from %s), whose file "
 			 "system has %s free",
-			 x->all, size_text(b, each * x->all), dir, size_text(a, each),
-			 size_text(c, sum[0] / sum[2]), size_text(f, free_bytes));
+			 x->all, text_size(b, each * x->all), dir, text_size(a, each),
+			 text_size(c, sum[0] / sum[2]), text_size(f, free_bytes));
 	return ret;
 }
 

@@ -4,6 +4,7 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "base/text.h"
 #include "algorithms/gradient.h"
 #include "models/content_hash.h"
 #include "trainer/record/adapters.h"
@@ -46,6 +47,7 @@ static int hash_files(struct trainer *t, const struct pipeline_options *o, struc
 	struct dist *d = t->dist;
 	struct pipeline_hashes own = { 0 };
 	double start = clock_now();
+	char size[32];
 	int ret = 0;
 
 	if (d->rank == 0)
@@ -53,8 +55,8 @@ static int hash_files(struct trainer *t, const struct pipeline_options *o, struc
 	if (dist_agree(d, ret, e))
 		return -1;
 	if (d->rank == 0 && content_hash_read())
-		log_info("model files: %.2f GB read for their hashes in %.1f s",
-			 (double)content_hash_read() * 1e-9, clock_now() - start);
+		log_info("model files: %s read for their hashes in %.1f s",
+			 text_size(size, (double)content_hash_read()), clock_now() - start);
 	dist_broadcast(d, &t->hashes, sizeof t->hashes, 0);
 	if (d->local_rank == 0 && d->rank != 0) {
 		ret = pipeline_hash(&own, o, e);
