@@ -21,7 +21,8 @@
  *   - DGPO (arXiv 2510.08425): the same with all of a group, and A_i beta / G in place of the sign.
  *   - FlowGRPO (arXiv 2505.05470): NEEDS_LAW and NEEDS_OLD; pairs gives steps that took noise, weight 0 where
  *     nothing is to be learned; loss has the log-ratio mean(z D) / std - mean(D^2) / (2 std^2) of
- *     D = law's v (v - v_old), and in kl_weight_B what the step's law makes of (v - v_ref)^2.
+ *     D = law's v (v - v_old), and in kl_weight_B what the step's law makes of (v - v_ref)^2:
+ *     (law's v / std)^2 / 2 exactly, that times |dt| as published.
  *
  * Shapes: B pairs, C channels, H height, W width of the latents.
  */
@@ -45,7 +46,7 @@ struct demands {
 	unsigned needs;
 	double times, over; /* policy_B counts so much; `over` is not 0 */
 	/* The pull to the base: a weight, 0 for none, which costs no forward.  v_ref is computed for a random
-	 * one in kl_every pairs, which then weigh as much more; for all where NEEDS_REFERENCE. */
+	 * one in kl_every pairs (0: 1), which then weigh as much more; for all where NEEDS_REFERENCE. */
 	double kl;
 	int64_t kl_every;
 };
@@ -85,9 +86,9 @@ struct terms {
 	at_t v_BCHW;
 	at_t v_old_BCHW; /* NEEDS_OLD, else NULL; v's own values while the old policy is theta */
 	at_t v_ref_BCHW; /* NEEDS_REFERENCE, else NULL */
-	/* NEEDS_LAW, else NULL: the step went to x * x_t + v * v_old + std * z, and law_B3 are x, v and std
-	 * (struct transition). */
-	at_t z_BCHW, law_B3;
+	/* NEEDS_LAW, else NULL: the step went to x * x_t + v * v_old + std * z, and law_B4 are x, v, std and
+	 * dt (struct transition). */
+	at_t z_BCHW, law_B4;
 	at_t group_B; /* float64: what `group` gave, summed over the prompt's pairs of this level */
 };
 /* Of each pair, float64. */

@@ -79,7 +79,7 @@ static struct terms terms_of(const struct function *f, const at_t slot[SLOTS], a
 				.v_old_BCHW = f->task.needs & NEEDS_OLD ? old : NULL,
 				.v_ref_BCHW = f->task.needs & NEEDS_REFERENCE ? slot[V_REF] : NULL,
 				.z_BCHW = slot[Z],
-				.law_B3 = slot[LAW],
+				.law_B4 = slot[LAW],
 				.group_B = slot[GROUP] };
 }
 
@@ -119,7 +119,7 @@ static void differentiate(void *ctx, const at_t *in, at_t *out)
 	struct pass theta = { .checkpoint_blocks = task->checkpoint_blocks };
 	struct lora_merged merged = { 0 };
 
-	if (lora_prefers_merge(lora, at_numel(slot[X0]) / at_size(slot[X0], 1))) {
+	if (!lora_rounds(lora) && lora_prefers_merge(lora, at_numel(slot[X0]) / at_size(slot[X0], 1))) {
 		lora_merge_grad(&merged, lora);
 		theta.merged = &merged;
 	} else {
@@ -205,7 +205,7 @@ static int list_inputs(at_t in[MOST_IN], struct function *f, const struct gradie
 				   [ROW] = b->v_ref_KCHW ? b->row_K : NULL,
 				   [GROUP] = m->group_B,
 				   [Z] = m->z_BCHW,
-				   [LAW] = m->law_B3 };
+				   [LAW] = m->law_B4 };
 	int n = 0;
 
 	f->has = 0;

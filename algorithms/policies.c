@@ -20,8 +20,21 @@ const struct field policy_fields[] = {
 	      .doc = "with `warm`: steps on policy at the start"),
 	FIELD(struct policy_conf, ema_decay, .init = "0.9", .min = 0, .max = 1,
 	      .doc = "largest decay of the averaged (EMA) policy, which is evaluated and exported"),
+	FIELD(struct policy_conf, merge, .init = "auto", .choices = lora_form_names,
+	      .doc = "do the old and the averaged policy run on weights that have their adapters in them? "
+		     "always: yes, which is faster; never: the adapters' products are added as they run; "
+		     "auto: where the weights have 32 bits, because 16 lose small changes"),
 	FIELD_END
 };
+
+static void ready(const struct policies *p, struct lora_merged *m, const struct lora *l)
+{
+	int form = 0;
+
+	while (strcmp(lora_form_names[form], p->conf->merge))
+		form++;
+	lora_ready(m, l, (enum lora_form)form);
+}
 
 int policies_init(struct policies *p, const struct policy_conf *c, const struct nn_net *net,
 		  const struct lora_conf *lora, const char *start, uint64_t seed, enum at_device dev,
@@ -50,7 +63,7 @@ void policies_release(struct policies *p)
 
 void policies_refresh(struct policies *p)
 {
-	lora_merge(&p->old_merged, &p->old);
+	ready(p, &p->old_merged, &p->old);
 	p->old_is_theta = lora_hash(&p->old) == lora_hash(&p->theta);
 }
 
@@ -75,7 +88,7 @@ struct pass policies_sampling_pass(struct policies *p, bool fp8)
 struct pass policies_ema_pass(struct policies *p)
 {
 	if (p->ema_merged.hash != lora_hash(&p->ema))
-		lora_merge(&p->ema_merged, &p->ema);
+		ready(p, &p->ema_merged, &p->ema);
 	return (struct pass) { .merged = &p->ema_merged };
 }
 

@@ -2,7 +2,9 @@
  * policies.h -- theta (trained), old (sampled with) and ema (evaluated and exported): three adapters of one
  * shape.
  *
- * old and ema are only ever run without gradient, on merged weights that are refreshed when they change.
+ * old and ema are only ever run without gradient, on weights that are made ready when they change
+ * (lora_ready): merged, or in 16 bits with the pairs beside them, as theta runs, so that equal policies have
+ * equal velocities.
  */
 #ifndef POLICIES_H
 #define POLICIES_H
@@ -14,6 +16,7 @@ struct policy_conf {
 	double old_slope, old_max;
 	int64_t old_start;
 	double ema_decay;
+	char *merge; /* lora_form_names */
 };
 extern const struct field policy_fields[];
 

@@ -187,6 +187,10 @@ at_t at_addmm_(at_t c, at_t a, at_t b, double beta, double alpha);
 at_t at_linear(at_t x, at_t w, at_t b_or_null); /* x (..., in), w (out, in) */
 /* gelu(linear, tanh), on a GPU without gradients in the product's epilogue. */
 at_t at_linear_gelu(at_t x, at_t w, at_t b_or_null);
+/* x W^T + bias + (x A^T) B^T, the last two summed with the first before anything is rounded: in 16 bits a
+ * small B A would be lost in W, and in W x as well.  wide_OK: W and B side by side, columns in + rank, or
+ * NULL, which makes it.  Differentiable in x, A and B. */
+at_t at_linear_low_rank(at_t x, at_t w_OI, at_t bias_or_null, at_t a_RI, at_t b_OR, at_t wide_or_null);
 /* Rows in 8 bits: x (R, C) is about e4m3(bytes) * scale, bytes (R, C) uint8, scale (R) float32. */
 void at_quantise_rows(at_t x_RC, at_t *bytes_RC, at_t *scale_R);
 /* linear with such weights, x's rows rounded likewise; float32 sums.  No gradients.  On a GPU the sizes are

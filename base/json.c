@@ -14,14 +14,25 @@ static const char *token_end(const char *s, bool *number)
 	if (*number)
 		return s + strspn(s, "+-.0123456789eE");
 	if (*s != '"')
-		return s + strcspn(s, "\"-0123456789");
+		return s + 1 + strcspn(s + 1, "\"-0123456789NI");
 	for (s++; *s && *s != '"'; s++)
 		s += *s == '\\' && s[1];
 	return s + (*s == '"');
 }
 
-/* With integers that 64 bits cannot hold as reals. */
-static json_t *parse_long(const char *text, size_t n, json_error_t *at)
+/* The length of what Python writes for a number that JSON has not; 0: another thing begins at s. */
+static size_t python_number(const char *s)
+{
+	static const char *const words[] = { "-Infinity", "Infinity", "NaN" };
+
+	for (size_t i = 0; i < sizeof words / sizeof *words; i++)
+		if (!strncmp(s, words[i], strlen(words[i])))
+			return strlen(words[i]);
+	return 0;
+}
+
+/* With integers that 64 bits cannot hold as reals and, of files, what Python alone calls numbers as null. */
+static json_t *parse_again(const char *text, size_t n, bool file, json_error_t *at)
 {
 	struct text all = { 0 }, t = { 0 };
 	const char *s, *end;
@@ -29,6 +40,13 @@ static json_t *parse_long(const char *text, size_t n, json_error_t *at)
 
 	text_add_bytes(&all, text, n);
 	for (s = all.s; *s; s = end) {
+		size_t word = file ? python_number(s) : 0;
+
+		end = s + word;
+		if (word) {
+			text_add(&t, "null");
+			continue;
+		}
 		end = token_end(s, &number);
 		text_add_bytes(&t, s, (size_t)(end - s));
 		errno = 0;
@@ -42,17 +60,22 @@ static json_t *parse_long(const char *text, size_t n, json_error_t *at)
 	return j;
 }
 
-json_t *json_parse(const char *text, size_t n, const char *what, struct err *e)
+static json_t *parse(const char *text, size_t n, bool file, const char *what, struct err *e)
 {
 	json_error_t at;
 	json_t *j = json_loadb(text, n, JSON_REJECT_DUPLICATES, &at);
 
-	/* transformers writes "no limit" as the integer 10^30 */
-	if (!j && json_error_code(&at) == json_error_numeric_overflow)
-		j = parse_long(text, n, &at);
+	/* transformers writes "no limit" as the integer 10^30, diffusers as -Infinity */
+	if (!j && (file || json_error_code(&at) == json_error_numeric_overflow))
+		j = parse_again(text, n, file, &at);
 	if (!j)
 		err_set(e, "%s:%d: not valid JSON: %s", what, at.line, at.text);
 	return j;
+}
+
+json_t *json_parse(const char *text, size_t n, const char *what, struct err *e)
+{
+	return parse(text, n, false, what, e);
 }
 
 json_t *json_read(const char *path, struct err *e)
@@ -63,7 +86,7 @@ json_t *json_read(const char *path, struct err *e)
 
 	if (file_read(&data, &n, path, e))
 		return NULL;
-	j = json_parse(data, n, path, e);
+	j = parse(data, n, true, path, e);
 	free(data);
 	return j;
 }

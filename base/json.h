@@ -8,8 +8,9 @@
 #include <stdint.h>
 
 /* The root object or array of a file, or NULL with "PATH:LINE: what". json_decref() it.  An integer beyond 64
- * bits is a real. */
+ * bits is a real; NaN, Infinity and -Infinity, which Python's json writes, are null. */
 json_t *json_read(const char *path, struct err *e);
+/* Of any text, which has to be JSON but for such integers; `what` names it. */
 json_t *json_parse(const char *text, size_t n, const char *what, struct err *e);
 int json_write(const char *path, const json_t *j,
 	       struct err *e); /* atomic, indented, sorted keys, newline at the end */

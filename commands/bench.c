@@ -214,7 +214,7 @@ int bench_choose(struct bench *b, const struct bench_setting *now, struct err *e
 	b->now = *now;
 	sampler_release(&t->rollout);
 	gradient_replays_free(t->gradients);
-	t->gradients = now->record_update ? gradient_replays_new() : NULL;
+	t->gradients = now->update_graphs ? gradient_replays_new() : NULL;
 	t->batches = (struct batches) { .micro = now->micro, .blocks = now->checkpoint };
 	((struct nft_conf *)b->x.algorithm_conf)->kl_beta = now->kl; /* make_experiment chose no other */
 	b->x.rollout.cuda_graphs = now->graphs;

@@ -17,7 +17,7 @@
 struct bench_setting {
 	const char *vae_dtype;
 	int64_t batch, micro, checkpoint, vae_batch;
-	bool fp8, graphs, record_update;
+	bool fp8, graphs, update_graphs;
 	double kl;
 };
 struct bench {

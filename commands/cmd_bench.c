@@ -74,7 +74,7 @@ static void add_setting(json_t *j, const struct bench *b, const struct bench_tim
 			 (json_int_t)s->checkpoint, "kl_beta", json_number(s->kl), "fp8", s->fp8, "graphs",
 			 s->graphs, "update_replayed", m->update_replayed, "vae_dtype", s->vae_dtype,
 			 "vae_batch", (json_int_t)s->vae_batch, "peak_bytes", json_number(m->peak_bytes),
-			 "seconds_of_1152_images", json_number(bench_step(b, m)), "recordings", m->graphs,
+			 "seconds_of_1152_images", json_number(bench_step(b, m)), "cuda_graphs", m->graphs,
 			 "replayed", (json_int_t)m->replayed));
 }
 
@@ -98,7 +98,7 @@ static int report(const struct bench *b, const struct bench_times *m, const char
 	       images, (long long)b->steps, images / m->rollout, pairs, pairs / m->update);
 	if (b->t.pipeline.device == AT_CUDA)
 		printf("  %d forwards as CUDA graphs, %lld replayed%s\n", m->graphs, (long long)m->replayed,
-		       b->now.record_update
+		       b->now.update_graphs
 			   ? m->update_replayed ? "; the update replayed" : "; the update NOT replayed"
 			   : "");
 	printf("  a step of 48 x 24 images with 9 noise levels each would take %.0f %s-seconds; peak memory "
@@ -147,7 +147,7 @@ static int list_rows(const struct bench *b, struct row *row)
 	}
 	if (gpu) {
 		row[k] = (struct row) { "the update replayed", half };
-		row[k++].s.record_update = true;
+		row[k++].s.update_graphs = true;
 		row[k] = (struct row) { "nothing replayed", all };
 		row[k++].s.graphs = false;
 	}
@@ -172,7 +172,7 @@ static json_t *tell(const struct bench *b, const char *name, const struct bench_
 	printf("  %-28s %5lld %5lld %10.2f %10.2f %10.2f %9.0f %9.2f %6d %s\n", name, (long long)b->now.batch,
 	       (long long)b->now.micro, 1e3 * each, 1e3 * pair, 1e3 * m->decode / images, bench_step(b, m),
 	       m->peak_bytes / GIB, m->graphs,
-	       b->now.record_update ? m->update_replayed ? "+ update" : "NOT the update" : "");
+	       b->now.update_graphs ? m->update_replayed ? "+ update" : "NOT the update" : "");
 	fflush(stdout); /* what comes later may not fit */
 	return j;
 }
@@ -289,8 +289,9 @@ static int run(int argc, char **argv, struct err *e)
 		{ "checkpoint-blocks", 'i', &b.now.checkpoint, "N",
 		  "gradient checkpointing: number of blocks that are computed twice (default 0)" },
 		{ "fp8", 'f', &b.now.fp8, NULL, "sample with 8-bit weights and activations" },
-		{ "record-update", 'f', &b.now.record_update, NULL,
+		{ "update-graphs", 'f', &b.now.update_graphs, NULL,
 		  "on a GPU, replay forward and backward from CUDA graphs too" },
+		{ "record-update", 'f', &b.now.update_graphs, NULL, "earlier name of --update-graphs" },
 		{ "no-graphs", 'f', &no_graphs, NULL, "on a GPU, replay nothing from CUDA graphs" },
 		{ "vae-dtype", 's', &b.now.vae_dtype, "TYPE",
 		  "type in which images are decoded (default float32)" },

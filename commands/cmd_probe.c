@@ -18,7 +18,7 @@
 
 struct probe {
 	const char *component, *dir, *in, *out, *dtype_name, *device_name;
-	int64_t t5_length, steps, batch, tokens;
+	int64_t text_length, steps, batch, tokens;
 	double shift;
 	bool taps;
 	enum at_dtype dtype;
@@ -257,7 +257,7 @@ static int text(struct probe *p, bool ids_only, struct err *e)
 {
 	const struct text_encoder_type *type = pipeline_text_type(p->dir, e);
 	struct text_options o = {
-		.dir = p->dir, .t5_length = p->t5_length, .dtype = p->dtype, .device = p->device
+		.dir = p->dir, .text_length = p->text_length, .dtype = p->dtype, .device = p->device
 	};
 	json_t *list = type ? read_prompts(p, e) : NULL;
 	int n = (int)json_array_size(list), ret = -1;
@@ -344,10 +344,11 @@ static int probe(struct probe *p, struct dist *d, struct err *e)
 
 	if (!p->dir || !p->out || (needs_input && !p->in))
 		return err_set(e, "probe: usage: contraflow probe %s", cmd_probe.usage);
-	if (p->batch < 1 || p->steps < 1 || p->steps > 100000 || p->t5_length < 1 || p->t5_length > 1 << 16)
+	if (p->batch < 1 || p->steps < 1 || p->steps > 100000 || p->text_length < 0 ||
+	    p->text_length > 1 << 16)
 		return err_set(
 		    e,
-		    "probe: --steps must be in [1, 100000], --t5-length in [1, 65536], --batch at least 1");
+		    "probe: --steps must be in [1, 100000], --text-length in [1, 65536], --batch at least 1");
 	if (at_dtype_parse(&p->dtype, p->dtype_name, e) || startup_device(&p->device, p->device_name, d, e) ||
 	    (needs_input && st_open(&p->file, p->in, e)))
 		return -1;
@@ -362,11 +363,7 @@ static int probe(struct probe *p, struct dist *d, struct err *e)
 
 static int run(int argc, char **argv, struct err *e)
 {
-	struct probe p = { .dtype_name = "float32",
-			   .device_name = "cpu",
-			   .t5_length = PIPELINE_T5_LENGTH,
-			   .steps = 40,
-			   .batch = 1 };
+	struct probe p = { .dtype_name = "float32", .device_name = "cpu", .steps = 40, .batch = 1 };
 	const struct option_spec spec[] = {
 		{ "model", 's', &p.dir, "DIR", "a model directory, or a folder with only the component" },
 		{ "in", 's', &p.in, "FILE", "safetensors file with the inputs" },
@@ -374,7 +371,10 @@ static int run(int argc, char **argv, struct err *e)
 		{ "taps", 'f', &p.taps, NULL, "also write intermediate tensors, as tap.NUMBER.MODULE" },
 		{ "dtype", 's', &p.dtype_name, "TYPE", "type of the weights (default float32)" },
 		{ "device", 's', &p.device_name, "NAME", "auto, cpu or cuda (default cpu)" },
-		{ "t5-length", 'i', &p.t5_length, "N", "prompt length for T5, in tokens (default 256)" },
+		{ "text-length", 'i', &p.text_length, "N",
+		  "tokens of a prompt that are read (default: the model family's; Stable Diffusion 3: 256 "
+		  "for T5)" },
+		{ "t5-length", 'i', &p.text_length, "N", "earlier name of --text-length" },
 		{ "batch", 'i', &p.batch, "N", "for vae-decode: images at a time (default 1)" },
 		{ "steps", 'i', &p.steps, "N", "for schedule: sampling steps (default 40)" },
 		{ "shift", 'r', &p.shift, "X", "for schedule: timestep shift (default: the model's)" },

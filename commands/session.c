@@ -15,9 +15,9 @@ static int check(const struct session_options *o, const char *command, struct er
 	if (o->vae_batch < 1)
 		return err_set(e, "%s: --vae-batch %lld: must be at least 1", command,
 			       (long long)o->vae_batch);
-	if (o->t5_length < 0 || o->t5_length > 4096) /* 0: not given */
-		return err_set(e, "%s: --t5-length %lld: must be in [1, 4096]", command,
-			       (long long)o->t5_length);
+	if (o->text_length < 0 || o->text_length > 4096) /* 0: not given */
+		return err_set(e, "%s: --text-length %lld: must be in [1, 4096]", command,
+			       (long long)o->text_length);
 	if (o->height < 0 || o->height > 16384 || o->width < 0 || o->width > 16384)
 		return err_set(e, "%s: --height and --width must be in [0, 16384]", command);
 	if (o->eta != -1 && !(o->eta >= 0 && o->eta <= 100)) /* -1: not given */
@@ -33,7 +33,7 @@ static int merge(struct session *s, const char *lora, struct err *e)
 	int ret = path ? lora_load(&l, s->pipeline.transformer.net, path, s->pipeline.device, e) : -1;
 
 	if (!ret) {
-		lora_merge(&s->merged, &l);
+		lora_ready(&s->merged, &l, LORA_AUTO);
 		s->pass.merged = &s->merged;
 	}
 	lora_release(&l);
@@ -72,7 +72,7 @@ int session_open(struct session *s, struct dist *d, const struct session_options
 				      .device = dev,
 				      .vae_dtype = vae,
 				      .vae_batch = o->vae_batch,
-				      .t5_length = o->t5_length,
+				      .text_length = o->text_length,
 				      .text_cache = o->text_cache };
 	int ret = pipeline_open(&s->pipeline, &m, e);
 	free(model);

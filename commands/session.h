@@ -9,7 +9,7 @@
 
 struct session_options {
 	const char *model, *lora, *solver, *negative, *dtype, *vae_dtype, *device, *text_cache;
-	int64_t steps, batch, threads, t5_length, vae_batch, height, width;
+	int64_t steps, batch, threads, text_length, vae_batch, height, width;
 	double guidance, shift, eta;
 };
 #define SESSION_DEFAULTS                                                                                     \
@@ -31,7 +31,10 @@ struct session_options {
 	    { "height", 'i', &(o).height, "PIXELS", "image height (default: the model's own)" },             \
 	    { "width", 'i', &(o).width, "PIXELS", "image width (default: the model's own)" },                \
 	    { "batch", 'i', &(o).batch, "N", "images at a time (default 32)" },                              \
-	    { "t5-length", 'i', &(o).t5_length, "N", "prompt length for T5, in tokens (default 256)" },      \
+	    { "text-length", 'i', &(o).text_length, "N",                                                     \
+	      "tokens of a prompt that are read (default: the model family's; Stable Diffusion 3: 256 for "  \
+	      "T5)" },                                                                                       \
+	    { "t5-length", 'i', &(o).text_length, "N", "earlier name of --text-length" },                    \
 	    { "text-cache", 's', &(o).text_cache, "DIR",                                                     \
 	      "keep prompt embeddings in this folder (default: not kept)" },                                 \
 	    { "threads", 'i', &(o).threads, "N",                                                             \

@@ -4,11 +4,11 @@
  *
  *   loss = exp(A / temperature) mean((v - (eps - x0))^2) + kl_beta mean((v - v_ref)^2)
  *
- * It is flow matching on the round's own images, of which the better ones count more.  It has no use for the
+ * It is flow matching on the epoch's own images, of which the better ones count more.  It has no use for the
  * old policy's velocity, and none for what was bad: DiffusionNFT's paper shows that this is not enough.
  *
- * To build it in, copy it to algorithms/ and add `rwr` to registry.c and this file's name to meson.build
- * there; then `train.algorithm: rwr`.  tests/commands/test_extended.py does so.
+ * To build it in, copy it to algorithms/ and add X(rwr) to the list in algorithm.c and this file's name to
+ * meson.build there; then `train.algorithm: rwr`.  tests/commands/test_extended.py does so.
  */
 #include "algorithms/algorithm.h"
 

@@ -8,9 +8,10 @@
 #include "models/nn.h"
 
 struct text_options {
-	const char *dir;   /* the model directory: an encoder may have several folders in it */
-	int64_t t5_length; /* tokens that the T5 encoder reads; more are cut off */
-	int64_t width;     /* channels that the transformer reads; 0: not known */
+	const char *dir; /* the model directory: an encoder may have several folders in it */
+	int64_t
+	    text_length; /* tokens of a prompt that are read, more are cut off; 0: as the stock pipeline */
+	int64_t width;   /* channels that the transformer reads; 0: not known */
 	enum at_dtype dtype;
 	enum at_device device;
 	const char *hashes; /* for `hash`: where hashes of files are remembered (content_hash.h), or NULL */

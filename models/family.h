@@ -17,6 +17,8 @@ struct family {
 	const struct autoencoder_type *const *vae; /* by the class of the folder vae; NULL-terminated */
 	enum schedule_grid grid;                   /* of its noise levels; scheduler/ has the rest */
 	enum schedule_mu mu;
+	/* Tokens of a prompt in training, unless model.text_length says; 0: as the stock pipeline. */
+	int64_t text_length;
 	const char *negative; /* the prompt that guidance leads away from unless told */
 	/* Guidance of scale g from the velocities with and without the prompt; NULL: v0 + g (v1 - v0). */
 	at_t (*guide)(at_t v1, at_t v0, double g);

@@ -361,6 +361,16 @@ void nn_init(struct nn_net *n, uint64_t seed)
 
 /* ---- Forward --------------------------------------------------------------------------------- */
 
+/* In 16 bits, as policies without gradients run (lora_beside): the same bits. */
+static at_t with_pairs_rounded(const struct nn_linear *l, const struct lora *lora, at_t x)
+{
+	struct at_scope *s = at_begin(AT_GRAD_AS_IS);
+	at_t a_RI, b_OR;
+
+	lora_stack_as(lora, l->site, at_dtype_of(x), &a_RI, &b_OR);
+	return at_return(s, at_linear_low_rank(x, l->w_OI, l->b_O, a_RI, b_OR, NULL));
+}
+
 static at_t with_pairs(const struct nn_linear *l, const struct lora *lora, at_t x)
 {
 	struct at_scope *s = at_begin(AT_GRAD_AS_IS);
@@ -369,6 +379,8 @@ static at_t with_pairs(const struct nn_linear *l, const struct lora *lora, at_t 
 	at_t x_TI = at_reshape(x, DIMS(-1, shape.d[shape.n - 1])), a_RI, b_OR, y_TO;
 	double scale;
 
+	if (at_dtype_size(dt) == 2)
+		return at_return(s, with_pairs_rounded(l, lora, x));
 	scale = lora_stack(lora, l->site, &a_RI, &b_OR);
 	y_TO = at_addmm_(at_linear(x_TI, l->w_OI, l->b_O), at_linear(x_TI, at_cast(a_RI, dt), NULL),
 			 at_transpose(at_cast(b_OR, dt), 0, 1), 1, scale);
@@ -386,6 +398,26 @@ static bool is_fp8(const struct nn_linear *l, const struct pass *p)
 	return p && l->site >= 0 && p->fp8 && p->fp8->bytes_OI[l->site];
 }
 
+static bool has_pairs_beside(const struct nn_linear *l, const struct pass *p)
+{
+	return p && l->site >= 0 && p->merged && p->merged->a_RI[l->site];
+}
+
+/* Pairs that lie beside the weight, which may be in 8 bits: those in it are the base's. */
+static at_t beside(const struct nn_linear *l, const struct pass *p, at_t x)
+{
+	struct at_scope *s = at_begin(AT_GRAD_AS_IS);
+	at_t a_RI = p->merged->a_RI[l->site], wide_OK = p->merged->wide_OK[l->site];
+	at_t b_OR = at_narrow(wide_OK, 1, at_size(x, -1), at_size(a_RI, 0));
+
+	if (!is_fp8(l, p))
+		return at_return(s, at_linear_low_rank(x, l->w_OI, l->b_O, a_RI, b_OR, wide_OK));
+	at_t y = at_linear_fp8(x, p->fp8->bytes_OI[l->site], p->fp8->scale_O[l->site], l->b_O);
+	at_t h_TR = at_linear(at_reshape(x, DIMS(-1, at_size(x, -1))), a_RI, NULL);
+	at_t y_TO = at_view(y, DIMS(-1, at_size(y, -1)));
+	return at_return(s, at_view(at_addmm_(y_TO, h_TR, at_transpose(b_OR, 0, 1), 1, 1), at_shape(y)));
+}
+
 static at_t weight(const struct nn_linear *l, const struct pass *p)
 {
 	return p && l->site >= 0 && p->merged && p->merged->w[l->site] ? p->merged->w[l->site] : l->w_OI;
@@ -395,6 +427,8 @@ at_t nn_linear(const struct nn_linear *l, const struct pass *p, at_t x)
 {
 	if (has_pairs(l, p))
 		return with_pairs(l, p->lora, x);
+	if (has_pairs_beside(l, p))
+		return beside(l, p, x);
 	if (is_fp8(l, p))
 		return at_linear_fp8(x, p->fp8->bytes_OI[l->site], p->fp8->scale_O[l->site], l->b_O);
 	return at_linear(x, weight(l, p), l->b_O);
@@ -404,6 +438,7 @@ at_t nn_linear_gelu(const struct nn_linear *l, const struct pass *p, at_t x)
 {
 	struct at_scope *s = at_begin(AT_GRAD_AS_IS);
 
-	return at_return(s, has_pairs(l, p) || is_fp8(l, p) ? at_gelu(nn_linear(l, p, x), true)
-							    : at_linear_gelu(x, weight(l, p), l->b_O));
+	return at_return(s, has_pairs(l, p) || has_pairs_beside(l, p) || is_fp8(l, p)
+				? at_gelu(nn_linear(l, p, x), true)
+				: at_linear_gelu(x, weight(l, p), l->b_O));
 }

@@ -78,7 +78,7 @@ struct fp8_weights;
 /* How a forward is run.  DiffusionNFT's policies are three of these; {0} is the frozen base model. */
 struct pass {
 	const struct lora *lora;          /* pairs added as products run: y += scale * (x A^T) B^T */
-	const struct lora_merged *merged; /* or weights that have the pairs in them already */
+	const struct lora_merged *merged; /* or weights that have the pairs in them or beside them already */
 	const struct fp8_weights *fp8;    /* of the base or of merged; without gradients only */
 	/* With gradients: so many blocks, from the first, keep their inputs alone and run again in the
 	 * backward. The first, because the backward comes to them last, when the others' activations have

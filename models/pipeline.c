@@ -38,6 +38,14 @@ static int require_class(const json_t *o, const char *part, const char *wanted, 
 	return strcmp(name, wanted) ? unknown_class(path, part, name, wanted, e) : 0;
 }
 
+/* Its own file says the rest. */
+static int check_scheduler(const json_t *o, const char *path, struct err *e)
+{
+	const char *name;
+
+	return class_of(&name, o, "scheduler", path, e) || schedule_conf_class(name, path, e) ? -1 : 0;
+}
+
 static int find_family(struct pipeline *p, const json_t *o, const char *path, struct err *e)
 {
 	struct text known = { 0 };
@@ -155,8 +163,8 @@ static int read_index(struct pipeline *p, const struct text_encoder_type **text,
 	json_t *o = json_read(path, e);
 	int ret = !o || find_family(p, o, path, e) ||
 			  require_class(o, "transformer", p->family->transformer->class_name, path, e) ||
-			  require_class(o, "scheduler", "FlowMatchEulerDiscreteScheduler", path, e) ||
-			  find_text(text, p->family, o, path, e) || find_vae(p, o, path, e)
+			  check_scheduler(o, path, e) || find_text(text, p->family, o, path, e) ||
+			  find_vae(p, o, path, e)
 		      ? -1
 		      : 0;
 
@@ -164,15 +172,15 @@ static int read_index(struct pipeline *p, const struct text_encoder_type **text,
 	return ret;
 }
 
-int pipeline_write_index(const char *dir, const char *text_class, const char *vae_class, double shift,
-			 struct err *e)
+int pipeline_write_index(const char *dir, const struct family *f, const char *text_class,
+			 const char *vae_class, double shift, struct err *e)
 {
 	char *index = file_join(dir, "model_index.json"), *folder = file_join(dir, "scheduler");
 	char *scheduler = file_join(folder, "scheduler_config.json");
-	json_t *o = json_pack("{s:s, s:[s,s], s:[s,s], s:[s,s], s:[s,s]}", "_class_name",
-			      "StableDiffusion3Pipeline", "transformer", "diffusers", "SD3Transformer2DModel",
-			      "vae", "contraflow", vae_class, "text_encoder", "contraflow", text_class,
-			      "scheduler", "diffusers", "FlowMatchEulerDiscreteScheduler");
+	json_t *o = json_pack("{s:s, s:[s,s], s:[s,s], s:[s,s], s:[s,s]}", "_class_name", f->class_name,
+			      "transformer", "diffusers", f->transformer->class_name, "vae", "contraflow",
+			      vae_class, "text_encoder", "contraflow", text_class, "scheduler", "diffusers",
+			      "FlowMatchEulerDiscreteScheduler");
 	json_t *sched = json_pack("{s:s, s:o, s:i}", "_class_name", "FlowMatchEulerDiscreteScheduler",
 				  "shift", json_number(shift), "num_train_timesteps", 1000);
 	int ret =
@@ -204,7 +212,7 @@ static int check_fit(const struct pipeline *p, struct err *e)
 static struct text_options text_options(const struct pipeline_options *o, int64_t width, const char *hashes)
 {
 	return (struct text_options) { .dir = o->dir,
-				       .t5_length = o->t5_length ? o->t5_length : PIPELINE_T5_LENGTH,
+				       .text_length = o->text_length,
 				       .width = width,
 				       .dtype = o->dtype,
 				       .device = o->device,

@@ -25,14 +25,13 @@ struct pipeline {
 	int64_t vae_batch;
 };
 
-#define PIPELINE_T5_LENGTH 256 /* as the stock pipeline */
 struct pipeline_options {
 	const char *dir;
 	enum at_dtype dtype;
 	enum at_device device;
 	enum at_dtype vae_dtype;
-	int64_t vae_batch; /* images decoded at a time; 0: 1 */
-	int64_t t5_length; /* tokens that T5 reads; 0: PIPELINE_T5_LENGTH */
+	int64_t vae_batch;   /* images decoded at a time; 0: 1 */
+	int64_t text_length; /* as in text_options */
 	/* A folder for embeddings of prompts (conditioner.h) and hashes of files (content_hash.h), or NULL.
 	 */
 	const char *text_cache;
@@ -74,7 +73,7 @@ at_t pipeline_images(const struct pipeline *p, at_t latents_BChw);
 
 /* model_index.json and scheduler/scheduler_config.json of a new model directory; the parts save themselves.
  */
-int pipeline_write_index(const char *dir, const char *text_class, const char *vae_class, double shift,
-			 struct err *e);
+int pipeline_write_index(const char *dir, const struct family *f, const char *text_class,
+			 const char *vae_class, double shift, struct err *e);
 
 #endif

@@ -2,6 +2,9 @@
 #include "base/json.h"
 #include <string.h>
 
+#define EULER "FlowMatchEulerDiscreteScheduler"
+#define DPM   "DPMSolverMultistepScheduler"
+
 /* An optional number of diffusers may be null. */
 static int real(double *out, const json_t *o, const char *key, double absent, const char *path, struct err *e)
 {
@@ -26,11 +29,39 @@ static int refuse_others(const json_t *o, const char *path, struct err *e)
 	return 0;
 }
 
-static int read_shifts(struct schedule_conf *c, const json_t *o, const char *path, struct err *e)
+/* Of a multistep scheduler, which may be another model's than a flow's. */
+static int check_flow(const json_t *o, const char *path, struct err *e)
 {
 	const char *kind;
+	bool flow;
 
-	if (real(&c->shift, o, "shift", 1, path, e) ||
+	if (json_get_str(&kind, o, "prediction_type", "epsilon", path, e) ||
+	    json_get_bool(&flow, o, "use_flow_sigmas", false, path, e))
+		return -1;
+	if (strcmp(kind, "flow_prediction") != 0 || !flow)
+		return err_set(
+		    e, "%s: " DPM ": prediction_type must be flow_prediction, and use_flow_sigmas true",
+		    path);
+	return 0;
+}
+
+int schedule_conf_class(const char *name, const char *where, struct err *e)
+{
+	if (!strcmp(name, EULER) || !strcmp(name, DPM))
+		return 0;
+	return err_set(e, "%s: scheduler is of class '%s', which is unknown: there are " EULER " and " DPM,
+		       where, name);
+}
+
+static int read_shifts(struct schedule_conf *c, const json_t *o, const char *path, struct err *e)
+{
+	const char *kind, *class_name;
+
+	if (json_get_str(&class_name, o, "_class_name", EULER, path, e) ||
+	    schedule_conf_class(class_name, path, e))
+		return -1;
+	bool dpm = !strcmp(class_name, DPM);
+	if ((dpm && check_flow(o, path, e)) || real(&c->shift, o, dpm ? "flow_shift" : "shift", 1, path, e) ||
 	    json_get_int(&c->num_train_timesteps, o, "num_train_timesteps", 1000, path, e) ||
 	    json_get_bool(&c->dynamic, o, "use_dynamic_shifting", false, path, e) ||
 	    real(&c->base_shift, o, "base_shift", 0.5, path, e) ||

@@ -1,6 +1,8 @@
 /*
  * schedule_conf.h -- what a model directory says of its noise levels: scheduler/scheduler_config.json of
- * diffusers' FlowMatchEulerDiscreteScheduler.  sampler/schedule.h makes the levels of a run from it.
+ * diffusers' FlowMatchEulerDiscreteScheduler, or of DPMSolverMultistepScheduler where it predicts a flow
+ * (SANA): its flow_shift is a shift, and how steps are taken is the sampler's affair.  sampler/schedule.h
+ * makes the levels of a run from it.
  */
 #ifndef SCHEDULE_CONF_H
 #define SCHEDULE_CONF_H
@@ -32,6 +34,8 @@ enum schedule_mu {            /* where the file shifts dynamically */
 		   MU_FLUX2,  /* FLUX.2's fit, which depends on the number of steps as well */
 };
 
+/* Whether it is the class of a scheduler whose file can be read; `where` names the class in the error. */
+int schedule_conf_class(const char *name, const char *where, struct err *e);
 /* A setting that the program does not have (other sigmas, noise in the steps) is an error that names it. */
 int schedule_conf_read(struct schedule_conf *c, const char *path, struct err *e);
 

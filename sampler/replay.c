@@ -18,7 +18,7 @@ struct replay {
 	struct cond_shape cond;
 	const struct lora_merged *merged;
 	const struct fp8_weights *fp8;
-	at_t *w; /* merged->w as it was */
+	at_t *w; /* merged->w as it was, all its lists */
 	int n_w;
 	struct at_graph *graph;
 	bool told;
@@ -48,7 +48,7 @@ static bool same_weights(const struct replay *p, const struct pass *pass)
 	const struct lora_merged *m = pass->merged;
 
 	return p->merged == m && p->fp8 == pass->fp8 &&
-	       (!m || (p->n_w == m->n_site && !memcmp(p->w, m->w, (size_t)p->n_w * sizeof *p->w)));
+	       (!m || (p->n_w == 3 * m->n_site && !memcmp(p->w, m->w, (size_t)p->n_w * sizeof *p->w)));
 }
 
 static void forward(void *ctx, const at_t *in, at_t *out)
@@ -78,7 +78,7 @@ static struct replay *find(struct replays *r, const struct sampler *s, const str
 	struct replay *p = &r->v[r->n++];
 	*p = (struct replay) { .x = x, .cond = shape, .merged = m, .fp8 = pass->fp8 };
 	if (m) {
-		p->n_w = m->n_site;
+		p->n_w = 3 * m->n_site;
 		p->w = memcpy(mem_zero((size_t)p->n_w, sizeof *p->w), m->w, (size_t)p->n_w * sizeof *p->w);
 	}
 	p->graph = at_graph_new(forward, &f, sizeof f, 2 + cond_tensors(c, list), 1);

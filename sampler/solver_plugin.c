@@ -241,7 +241,7 @@ static int load(struct plugin *p, struct err *e)
 	if (!s->law == !s->step)
 		return err_set(e, "%s must have either law() or step()", p->path);
 	if (!(s->eta >= 0 && isfinite(s->eta)))
-		return err_set(e, "%s: eta %g is no strength of noise", p->path, s->eta);
+		return err_set(e, "%s: eta %g is not a valid amount of noise", p->path, s->eta);
 	return 0;
 }
 

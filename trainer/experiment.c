@@ -39,8 +39,11 @@ static const struct field ranks_fields[] = {
 };
 static const struct field model_fields[] = {
 	FIELD(struct model_conf, path, .init = NULL, .doc = "model directory in diffusers layout"),
-	FIELD(struct model_conf, t5_length, .init = "128", .min = 1, .max = 4096, .unit = "tokens",
-	      .doc = "prompt length of Stable Diffusion 3's T5 encoder; what is longer is cut off"),
+	FIELD(struct model_conf, text_length, .was = "t5_length", .init = "auto", .min = 1, .max = 4096,
+	      .words = batch_words, .unit = "tokens",
+	      .doc = "how much of a prompt is read, by Stable Diffusion 3's T5 and the encoders of other "
+		     "families; what is longer is cut off; auto: the family's usual length in training, 128 "
+		     "for Stable Diffusion 3"),
 	FIELD(struct model_conf, vae_dtype, .init = "float32", .choices = at_weight_dtypes,
 	      .doc = "type in which the VAE decodes images; the published runs use float32"),
 	FIELD(struct model_conf, vae_batch, .init = "1", .min = 1, .max = 4096, .unit = "images",

@@ -27,7 +27,8 @@ struct ranks_conf {
 };
 struct model_conf {
 	char *path, *text_cache, *vae_dtype;
-	int64_t t5_length, vae_batch;
+	int64_t text_length; /* 0: auto */
+	int64_t vae_batch;
 };
 struct prompts_conf {
 	char *train, *test;

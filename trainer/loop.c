@@ -147,15 +147,16 @@ static void add_metrics(struct trainer *t, const struct samples *s, const struct
 /* ---- The run --------------------------------------------------------------------------------- */
 
 /* A step with a non-finite number changed nothing; too many in a row go back to the last checkpoint. */
-static int after_skip(struct trainer *t, struct err *e)
+static int after_skip(struct trainer *t, const struct update_stats *u, struct err *e)
 {
 	bool found = false;
 
 	t->at.skipped++;
 	t->at.skipped_in_row++;
 	if (t->dist->rank == 0)
-		log_warn("step %lld skipped: a loss or gradient is not finite (%lld in a row)",
-			 (long long)t->at.step + 1, (long long)t->at.skipped_in_row);
+		log_warn("step %lld skipped: %s (%lld in a row)", (long long)t->at.step + 1,
+			 u->empty ? "there is nothing to learn from" : "a loss or gradient is not finite",
+			 (long long)t->at.skipped_in_row);
 	if (t->at.skipped_in_row < t->x->train.max_skipped)
 		return 0;
 	int64_t skipped = t->at.skipped, epoch = t->at.epoch;
@@ -194,7 +195,7 @@ static int run_epoch(struct trainer *t, struct samples *s, struct update_stats *
 		update_step(t, s, part, parts, u);
 		time->update += u->seconds - u->reduce_seconds;
 		time->reduce += u->reduce_seconds;
-		if (u->skipped && after_skip(t, e))
+		if (u->skipped && after_skip(t, u, e))
 			return -1;
 		if (!u->skipped)
 			t->at.skipped_in_row = 0;
@@ -362,7 +363,7 @@ static void say_where(const struct trainer *t)
 	       (long long)t->at.step, (long long)t->at.images, t->at.train_seconds, t->at.cpu_seconds);
 	printf("  results   %s/result%s.json, metrics.jsonl, tensorboard/\n", t->dir,
 	       t->file->n_stages ? "-*" : "");
-	printf("  images  %s/samples/\n", t->dir);
+	printf("  images    %s/samples/\n", t->dir);
 	printf("  adapter   %s/checkpoints/step-%08lld/lora\n", t->dir, (long long)t->at.step);
 	fflush(stdout);
 }

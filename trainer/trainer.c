@@ -73,18 +73,24 @@ static int open_pipeline(struct trainer *t, enum at_device dev, struct err *e)
 	const struct experiment *x = t->file;
 	enum at_dtype dt, vae;
 
-	if (at_dtype_parse(&dt, x->run.dtype, e) || at_dtype_parse(&vae, x->model.vae_dtype, e))
-		return -1; /* the same on every rank */
+	const struct family *family = pipeline_family(x->model.path, e);
+	int ret =
+	    !family || at_dtype_parse(&dt, x->run.dtype, e) || at_dtype_parse(&vae, x->model.vae_dtype, e);
+
+	if (dist_agree(t->dist, ret ? -1 : 0, e))
+		return -1;
 	char *cache = cache_dir(x);
 	struct pipeline_options m = { .dir = x->model.path,
 				      .dtype = dt,
 				      .device = dev,
 				      .vae_dtype = vae,
 				      .vae_batch = x->model.vae_batch,
-				      .t5_length = x->model.t5_length,
+				      .text_length =
+					  x->model.text_length ? x->model.text_length : family->text_length,
 				      .text_cache = cache,
 				      .hashes = &t->hashes };
-	int ret = hash_files(t, &m, e) || dist_agree(t->dist, pipeline_open(&t->pipeline, &m, e), e) ? -1 : 0;
+
+	ret = hash_files(t, &m, e) || dist_agree(t->dist, pipeline_open(&t->pipeline, &m, e), e) ? -1 : 0;
 	free(cache);
 	return ret;
 }
@@ -150,13 +156,31 @@ static void close_judges(struct trainer *t)
 	t->mixture = NULL;
 }
 
+/* That some step takes noise, where the algorithm learns from those: a solver may have a law without. */
+static int check_noise(struct trainer *t, struct err *e)
+{
+	bool some = false;
+
+	trainer_window(t);
+	struct transition *law = trainer_laws(t);
+	for (int i = 0; law && i < t->rollout.schedule.steps; i++)
+		some |= law[i].std > 0;
+	free(law);
+	if (!law || some)
+		return 0;
+	return err_set(e,
+		       "rollout.solver = '%s': %s learns from steps with noise, and none of the %d steps "
+		       "takes any",
+		       t->x->rollout.solver, t->x->algorithm->name, t->rollout.schedule.steps);
+}
+
 static int open_samplers(struct trainer *t, struct err *e)
 {
 	if (t->x->train.cuda_graphs)
 		t->gradients = gradient_replays_new();
 	const struct prompts_conf *c = &t->x->prompts;
 	struct at_dims chw = pipeline_latent_shape(&t->pipeline, c->height, c->width);
-	return sampler_init(&t->rollout, &t->pipeline, &t->x->rollout, chw, e) ||
+	return sampler_init(&t->rollout, &t->pipeline, &t->x->rollout, chw, e) || check_noise(t, e) ||
 		       sampler_init(&t->eval_sampler, &t->pipeline, &t->x->eval.sampler, chw, e)
 		   ? -1
 		   : 0;

@@ -97,7 +97,8 @@ struct update_stats {
 	bool has_old;
 	double metric[ALGORITHM_NOTES]; /* by algorithm_metrics */
 	double seconds, reduce_seconds;
-	bool skipped; /* a non-finite number: nothing was changed */
+	bool empty;   /* no pair in its part: no score, or nothing that the algorithm wants */
+	bool skipped; /* that, or a non-finite number: nothing was changed */
 };
 /* The steps of the round that comes which take noise: an algorithm may choose them. */
 void trainer_window(struct trainer *t);

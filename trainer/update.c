@@ -150,7 +150,7 @@ static int pick_kl_rows(const struct trainer *t, const struct demands *asked, st
 static void gather_steps(const struct trainer *t, const struct samples *s, const struct pair *pair, int n,
 			 struct at_dims chw, struct terms *m)
 {
-	enum { X, V, STD, NUMBERS };
+	enum { X, V, STD, DT, NUMBERS };
 	at_t *z = mem_zero((size_t)n, sizeof *z), *x = mem_zero((size_t)n, sizeof *x);
 	float *law = mem_zero((size_t)(NUMBERS * n), sizeof *law);
 
@@ -166,10 +166,11 @@ static void gather_steps(const struct trainer *t, const struct samples *s, const
 		law[NUMBERS * i + X] = (float)of.x;
 		law[NUMBERS * i + V] = (float)of.v;
 		law[NUMBERS * i + STD] = (float)of.std;
+		law[NUMBERS * i + DT] = (float)of.dt;
 	}
 	m->z_BCHW = at_cat(n, z, 0);
 	m->xt_BCHW = at_cat(n, x, 0);
-	m->law_B3 = at_to(at_from(law, DIMS(n, NUMBERS), AT_F32), AT_F32, t->pipeline.device);
+	m->law_B4 = at_to(at_from(law, DIMS(n, NUMBERS), AT_F32), AT_F32, t->pipeline.device);
 	free(z);
 	free(x);
 	free(law);
@@ -312,7 +313,7 @@ static struct work work_of(const struct trainer *t, const struct sampler *sample
 {
 	struct demands d = t->x->algorithm->demands(t->x->algorithm_conf, &t->x->advantage);
 
-	if (d.needs & NEEDS_REFERENCE)
+	if (d.needs & NEEDS_REFERENCE || d.kl_every < 1)
 		d.kl_every = 1; /* every pair has one */
 	return (
 	    struct work) { .sampler = sampler, .blocks = blocks, .asked = d, .has_old = d.needs & NEEDS_OLD };
@@ -359,7 +360,7 @@ void update_try(struct trainer *t, const struct samples *s, int n, int64_t block
 
 	for (int i = 0; i < n; i++, level++) {
 		while (s->state_NCHW && !s->state_NCHW[level % s->steps])
-			level++; /* experiment.c saw to it that some step takes noise */
+			level++; /* some step takes noise: trainer.c saw to it */
 		pair[i] = (struct pair) { .sample = i % s->count,
 					  .level = level % plain.schedule.steps,
 					  .noise = i % s->count,
@@ -414,7 +415,8 @@ void update_step(struct trainer *t, const struct samples *s, int64_t part, int64
 	/* The summed gradient has the same bits on every rank, so all take the same branch. */
 	u->grad_norm = optimizer_clip(t->grad_P, t->x->train.max_grad_norm);
 	u->lr = optimizer_rate(&t->x->optimizer, t->at.stage_step + 1, t->x->train.max_steps);
-	u->skipped = l.total == 0 || !isfinite(u->grad_norm) || !isfinite(sum[SUM_POLICY]);
+	u->empty = l.total == 0;
+	u->skipped = u->empty || !isfinite(u->grad_norm) || !isfinite(sum[SUM_POLICY]);
 	if (!u->skipped) {
 		optimizer_update(&t->optimizer, t->policies.theta.flat, t->grad_P, u->lr);
 		t->at.step++;

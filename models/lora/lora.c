@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+const char *const lora_form_names[] = { "auto", "always", "never", NULL };
 static const char *const inits[] = { "gaussian", "kaiming", NULL };
 
 const struct field lora_fields[] = {
@@ -353,6 +354,14 @@ double lora_stack(const struct lora *l, int which, at_t *a_RI, at_t *b_OR)
 	return agree ? scale : 1;
 }
 
+void lora_stack_as(const struct lora *l, int site, enum at_dtype dt, at_t *a_RI, at_t *b_OR)
+{
+	double scale = lora_stack(l, site, a_RI, b_OR);
+
+	*a_RI = at_cast(*a_RI, dt);
+	*b_OR = at_cast(scale == 1 ? *b_OR : at_mul(*b_OR, scale), dt);
+}
+
 at_t lora_swap_halves(at_t rows_OR)
 {
 	int64_t half = at_size(rows_OR, 0) / 2;
@@ -382,8 +391,37 @@ static void resize(struct lora_merged *m, int n)
 	if (m->n_site != n || !m->kept)
 		lora_merged_release(m);
 	if (!m->w)
-		m->w = mem_zero((size_t)n, sizeof *m->w);
+		m->w = mem_zero((size_t)(3 * n), sizeof *m->w);
+	m->wide_OK = m->w + n;
+	m->a_RI = m->w + 2 * n;
 	m->n_site = n;
+}
+
+static void drop(at_t *slot)
+{
+	at_free(*slot);
+	*slot = NULL;
+}
+
+/* Into the same memory where there is some of this shape. */
+static void put(at_t *slot, at_t value)
+{
+	if (*slot && !at_shape_is(*slot, at_shape(value)))
+		drop(slot);
+	if (*slot)
+		at_copy_(*slot, value);
+	else
+		*slot = at_keep(at_clone(value));
+}
+
+static void begin_site(struct lora_merged *m, int i, bool in, bool beside)
+{
+	if (!in)
+		drop(&m->w[i]);
+	if (!beside) {
+		drop(&m->wide_OK[i]);
+		drop(&m->a_RI[i]);
+	}
 }
 
 void lora_merge(struct lora_merged *m, const struct lora *l)
@@ -394,18 +432,70 @@ void lora_merge(struct lora_merged *m, const struct lora *l)
 		const struct nn_site *t = &l->net->site[i];
 		struct at_scope *s = at_begin(AT_NO_GRAD);
 
-		if (!lora_touches(l, i)) {
-			at_free(m->w[i]);
-			m->w[i] = NULL;
-		} else if (!m->w[i]) {
+		begin_site(m, i, lora_touches(l, i), false);
+		if (lora_touches(l, i) && !m->w[i])
 			m->w[i] = at_keep(at_empty_like(t->linear->w_OI));
-		}
 		for (int k = 0; m->w[i] && k < t->parts; k++)
 			at_copy_(at_narrow(m->w[i], 0, t->row[k], t->row[k + 1] - t->row[k]),
 				 merged_part(l, i, k));
 		at_end(s);
 	}
 	m->hash = lora_hash(l);
+}
+
+void lora_beside(struct lora_merged *m, const struct lora *l)
+{
+	resize(m, l->net->n_site);
+	m->kept = true;
+	for (int i = 0; i < m->n_site; i++) {
+		at_t w_OI = l->net->site[i].linear->w_OI, a_RI, b_OR;
+		struct at_scope *s = at_begin(AT_NO_GRAD);
+
+		begin_site(m, i, false, lora_touches(l, i));
+		if (lora_touches(l, i)) {
+			lora_stack_as(l, i, at_dtype_of(w_OI), &a_RI, &b_OR);
+			put(&m->a_RI[i], a_RI);
+			put(&m->wide_OK[i], at_cat2(w_OI, b_OR, 1));
+		}
+		at_end(s);
+	}
+	m->hash = lora_hash(l);
+}
+
+bool lora_rounds(const struct lora *l)
+{
+	at_t w_OI = l->n ? l->net->site[l->pair[0].site].linear->w_OI : NULL;
+
+	return w_OI && at_dtype_size(at_dtype_of(w_OI)) == 2;
+}
+
+void lora_ready(struct lora_merged *m, const struct lora *l, enum lora_form form)
+{
+	if (form == LORA_BESIDE || (form == LORA_AUTO && lora_rounds(l)))
+		lora_beside(m, l);
+	else
+		lora_merge(m, l);
+}
+
+double lora_survival(const struct lora *l, enum at_dtype dt)
+{
+	double kept = 0, all = 0;
+
+	for (int i = 0; i < l->n; i++) {
+		struct at_scope *s = at_begin(AT_NO_GRAD);
+		const struct lora_pair *p = &l->pair[i];
+		const struct nn_site *t = &l->net->site[p->site];
+		at_t w = at_cast(
+		    at_narrow(t->linear->w_OI, 0, t->row[p->part], t->row[p->part + 1] - t->row[p->part]),
+		    AT_F64);
+		at_t d = at_mul(at_matmul(at_cast(p->b_OR, AT_F64), at_cast(p->a_RI, AT_F64)), lora_scale(p));
+		at_t became = at_sub(at_cast(at_cast(merged_part(l, p->site, p->part), dt), AT_F64), w);
+
+		kept += at_item(at_sum(at_mul(became, d)));
+		all += at_item(at_sum(at_mul(d, d)));
+		at_end(s);
+	}
+	return all > 0 ? kept / all : 1;
 }
 
 void lora_merge_grad(struct lora_merged *m, const struct lora *l)
@@ -429,7 +519,7 @@ void lora_merge_grad(struct lora_merged *m, const struct lora *l)
 
 void lora_merged_release(struct lora_merged *m)
 {
-	for (int i = 0; m->kept && i < m->n_site; i++)
+	for (int i = 0; m->kept && i < 3 * m->n_site; i++)
 		at_free(m->w[i]);
 	free(m->w);
 	*m = (struct lora_merged) { 0 };

@@ -63,6 +63,8 @@ uint64_t lora_hash(const struct lora *l); /* of the values: names the weights me
  * with the scales in B.  The site has at least one pair.
  */
 double lora_stack(const struct lora *l, int site, at_t *a_RI, at_t *b_OR);
+/* The same, the scale in B, rounded to a type: as forwards in 16 bits take them. */
+void lora_stack_as(const struct lora *l, int site, enum at_dtype dt, at_t *a_RI, at_t *b_OR);
 /* The two halves of the rows change places (lora_names.h says where). */
 at_t lora_swap_halves(at_t rows_OR);
 
@@ -71,23 +73,37 @@ void lora_require_grad(struct lora *l);
 void lora_backward(struct lora *l, at_t loss, at_t grad_P);
 
 /*
- * Weights with the adapter in them, one per site it touches, W + scale * B A computed in float32 and rounded
- * once.
- * lora_merge: kept tensors without gradient, for rollout, evaluation and v_old; *m zeroed or merged before,
- * whose storage it reuses.
+ * A policy's weights, ready to run, for each site that the adapter touches: with the pairs in them, W + scale
+ * * B A computed in float32 and rounded once, or in 16 bits beside them (at_linear_low_rank).  A rounded W +
+ * scale * B A has lost half of a B A of a thousandth of W, and nearly all of one of a tenth of that
+ * (docs/performance.md).
+ *
+ * lora_merge: in the weights.  Kept tensors without gradient; *m zeroed or filled before, whose storage it
+ * reuses, so that CUDA graphs may read from there.
+ * lora_beside: the pairs, stacked and rounded to the weights' type; the same bits as a pass with `lora`.
+ * lora_ready: one of both, as rollout, evaluation and v_old run.
  * lora_merge_grad: tensors of the innermost scope through which gradients reach the pairs: on small models
  * this is cheaper than adding the low-rank products token by token (lora_prefers_merge: tokens is B * S of
  * one forward).
  */
 struct lora_merged {
 	int n_site;
-	at_t *w; /* NULL where the base weight holds */
+	at_t *w;              /* one allocation of three lists; NULL where the base weight holds */
+	at_t *wide_OK, *a_RI; /* W and scale * B side by side, and A; NULL where no pair lies beside */
 	bool kept;
 	uint64_t hash; /* lora_hash of what was merged; 0 for lora_merge_grad */
 };
+enum lora_form { LORA_AUTO, LORA_IN_WEIGHTS, LORA_BESIDE }; /* auto: beside weights of 16 bits */
+extern const char *const lora_form_names[];                 /* auto, always, never: are they merged? */
+void lora_ready(struct lora_merged *m, const struct lora *l, enum lora_form form);
 void lora_merge(struct lora_merged *m, const struct lora *l);
+void lora_beside(struct lora_merged *m, const struct lora *l);
 void lora_merge_grad(struct lora_merged *m, const struct lora *l);
 void lora_merged_release(struct lora_merged *m);
 bool lora_prefers_merge(const struct lora *l, int64_t tokens);
+bool lora_rounds(const struct lora *l); /* are the weights in 16 bits? */
+/* The share of the adapter's change that merging into weights of type dt keeps: <round(W + d) - W, d> over
+ * <d, d>, W the net's. */
+double lora_survival(const struct lora *l, enum at_dtype dt);
 
 #endif

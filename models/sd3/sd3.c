@@ -124,5 +124,6 @@ const struct family family_sd3 = {
 	.vae = vae,
 	.grid = GRID_TRAIN,
 	.mu = MU_LINEAR,
+	.text_length = 128,
 	.negative = "",
 };

@@ -19,7 +19,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define ENCODING 1 /* to be raised when the same files and prompts give other embeddings */
+#define T5_LENGTH 256 /* of the stock pipeline */
+#define ENCODING  1   /* to be raised when the same files and prompts give other embeddings */
 
 struct sd3_text {
 	struct clip_tokenizer *tokenizer[2];
@@ -31,6 +32,11 @@ struct sd3_text {
 	enum at_dtype dtype;
 	enum at_device device;
 };
+
+static int64_t length_of(const struct text_options *o)
+{
+	return o->text_length ? o->text_length : T5_LENGTH;
+}
 
 /* ---- Files --------------------------------------------------------------------------------------- */
 
@@ -164,7 +170,7 @@ static int hash_text(uint64_t *hash, const struct text_options *o, struct err *e
 	static const char *const encoder[] = { "text_encoder", "text_encoder_2", "text_encoder_3" };
 	static const char *const tokenizer[] = { "tokenizer", "tokenizer_2", "tokenizer_3" };
 	struct sd3_text t = { 0 };
-	int64_t how[] = { ENCODING, o->t5_length, o->width, (int64_t)o->dtype };
+	int64_t how[] = { ENCODING, length_of(o), o->width, (int64_t)o->dtype };
 	int ret = find_t5(&t, o->dir, e);
 
 	*hash = file_hash(how, sizeof how, 0);
@@ -179,7 +185,7 @@ static int open_text(void **state, const struct text_options *o, struct err *e)
 	struct sd3_text *t = mem_zero(1, sizeof *t);
 	int ret;
 
-	t->t5_length = o->t5_length;
+	t->t5_length = length_of(o);
 	t->dtype = o->dtype;
 	t->device = o->device;
 	ret = find_t5(t, o->dir, e) || open_clip(t, 0, o, e) || open_clip(t, 1, o, e) ||

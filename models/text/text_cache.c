@@ -22,6 +22,7 @@ struct header {
 	struct {
 		char name[COND_NAME];    /* of a part of the conditioning */
 		uint64_t entries, width; /* (1, entries, width); entries 0: (1, width) */
+		uint64_t count;          /* 1 + how many of the entries count; 0: all, and no lengths */
 	} part[COND_PARTS];
 };
 
@@ -37,7 +38,10 @@ static char *path_of(const struct text_cache *c, const char *prompt)
 int text_cache_open(struct text_cache *c, const char *dir, uint64_t encoder, enum at_dtype dt,
 		    enum at_device dev, struct err *e)
 {
-	*c = (struct text_cache) { .dir = mem_printf("%s/%016" PRIx64, dir, encoder),
+	/* files of another format are elsewhere: text_cache_has does not look into them */
+	const uint64_t of[] = { MAGIC, encoder };
+
+	*c = (struct text_cache) { .dir = mem_printf("%s/%016" PRIx64, dir, file_hash(of, sizeof of, 0)),
 				   .dtype = dt,
 				   .device = dev };
 	for (int i = 0; i < 256; i++) {
@@ -150,7 +154,8 @@ static bool read_header(struct header *h, const struct text_cache *c, const char
 		return false;
 	for (uint64_t i = 0; i < h->parts; i++) {
 		if (!h->part[i].width || h->part[i].width > MOST_SIZE || h->part[i].entries > MOST_SIZE ||
-		    !*h->part[i].name || !memchr(h->part[i].name, 0, COND_NAME))
+		    h->part[i].count > h->part[i].entries + 1 || !*h->part[i].name ||
+		    !memchr(h->part[i].name, 0, COND_NAME))
 			return false;
 		elements += elements_of(h, i);
 	}
@@ -170,12 +175,13 @@ bool text_cache_get(const struct text_cache *c, const char *prompt, struct cond 
 
 	for (uint64_t i = 0; found && i < h.parts; i++) {
 		int64_t entries = (int64_t)h.part[i].entries, width = (int64_t)h.part[i].width;
+		int64_t count = (int64_t)h.part[i].count - 1;
 		uint64_t n = elements_of(&h, i);
 
 		cond_add(row, h.part[i].name,
 			 take_tensor(at, n, entries ? DIMS(1, entries, width) : DIMS(1, width), c->dtype,
 				     c->device),
-			 NULL);
+			 count < 0 ? NULL : at_full(DIMS(1), (double)count, AT_I64, c->device));
 		at += n * h.element;
 	}
 	free(data);
@@ -216,11 +222,12 @@ int text_cache_put(const struct text_cache *c, const char *prompt, const struct 
 	int ret;
 
 	for (int i = 0; i < row->n; i++) {
-		at_t x = row->part[i].rows;
+		at_t x = row->part[i].rows, length_1 = row->part[i].length_B;
 
 		memcpy(h.part[i].name, row->part[i].name, COND_NAME);
 		h.part[i].entries = at_ndim(x) > 2 ? (uint64_t)at_size(x, 1) : 0;
 		h.part[i].width = (uint64_t)at_size(x, -1);
+		h.part[i].count = length_1 ? (uint64_t)at_item(length_1) + 1 : 0;
 	}
 	text_add_bytes(&t, &h, sizeof h);
 	text_add_bytes(&t, prompt, h.prompt);

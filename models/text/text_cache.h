@@ -2,10 +2,10 @@
  * text_cache.h -- embeddings of prompts on disk, each once: DIR/ENCODER/xx/PROMPT.zst, named by hashes of
  * their contents.
  *
- * A file holds the prompt, the names, shapes and values of its conditioning, bytes of equal significance
- * together (they compress better so) behind a checksum.  It appears whole or not at all, whichever of many
- * processes writes it first; all read it through the operating system's page cache, which keeps one
- * compressed copy for a machine.
+ * A file holds the prompt, the names, shapes, lengths and values of its conditioning, bytes of equal
+ * significance together (they compress better so) behind a checksum.  It appears whole or not at all,
+ * whichever of many processes writes it first; all read it through the operating system's page cache, which
+ * keeps one compressed copy for a machine.
  */
 #ifndef TEXT_CACHE_H
 #define TEXT_CACHE_H
@@ -29,7 +29,7 @@ double text_cache_bytes(const struct text_cache *c, const char *prompt);
 const char *text_cache_space(const struct text_cache *c, double *bytes);
 /* One row into an empty cond, of the innermost scope; false when it is not there or damaged. */
 bool text_cache_get(const struct text_cache *c, const char *prompt, struct cond *row);
-/* One row, all of whose entries count; its parts are (1, L, E) or (1, P). */
+/* One row; its parts are (1, L, E) or (1, P). */
 int text_cache_put(const struct text_cache *c, const char *prompt, const struct cond *row, struct err *e);
 
 #endif

@@ -56,7 +56,7 @@ int tiny_model_save(const struct tiny_model *m, const char *dir, struct err *e)
 			  file_mkdirs(text, e) ||
 			  m->transformer.type->save(m->transformer.m, NULL, transformer, AT_F32, e) ||
 			  linear_ae_save(&m->ae, vae, e) || word_encoder_save(&m->words, text, e) ||
-			  pipeline_write_index(dir, word_text_encoder.class_name,
+			  pipeline_write_index(dir, &family_sd3, word_text_encoder.class_name,
 					       linear_autoencoder.class_name, m->conf.shift, e)
 		      ? -1
 		      : 0;

@@ -5,7 +5,7 @@
  *   D = law_v (v - v_old),  log-ratio = mean(z D) / std - mean(D^2) / (2 std^2),  loss = -A exp(log-ratio)
  *
  * It is trained at the last step, which ends at x0: `miss`, the mean square of what x0 differs from the
- * step's law by, is rounding where v is the sampling policy's.
+ * step's law by, is rounding where v is the sampling policy's; `dt` is that step's.
  */
 #include "algorithms/algorithm.h"
 
@@ -13,10 +13,10 @@ struct walk_conf {
 	int64_t steps;
 };
 
-static const struct field fields[] = { FIELD(struct walk_conf, steps, .init = "1", .min = 1, .max = 100,
+static const struct field fields[] = { FIELD(struct walk_conf, steps, .init = "1", .min = 0, .max = 100,
 					     .doc = "the last so many steps take noise"),
 				       FIELD_END };
-static const char *const notes[] = { "ratio", "miss", NULL };
+static const char *const notes[] = { "ratio", "miss", "dt", NULL };
 
 static struct demands demands(const void *conf, const struct advantage_conf *a)
 {
@@ -46,7 +46,7 @@ static int pairs(const void *conf, const struct round *r, int64_t sample, struct
 
 static at_t column(const struct terms *m, int i)
 {
-	return at_view(at_select(m->law_B3, 1, i), DIMS(-1, 1, 1, 1));
+	return at_view(at_select(m->law_B4, 1, i), DIMS(-1, 1, 1, 1));
 }
 
 static at_t mean(at_t x_BCHW)
@@ -64,7 +64,8 @@ static struct losses loss(const void *conf, const struct terms *m)
 
 	(void)conf;
 	return (struct losses) { .policy_B = at_mul(at_mul(ratio, at_cast(m->advantage_B, AT_F64)), -1),
-				 .note_B = { ratio, terms_distance(at_detach(to), m->x0_BCHW) } };
+				 .note_B = { ratio, terms_distance(at_detach(to), m->x0_BCHW),
+					     at_cast(at_select(m->law_B4, 1, 3), AT_F64) } };
 }
 
 const struct algorithm_type algorithm_walk = { .name = "walk",

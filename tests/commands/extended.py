@@ -1,4 +1,4 @@
-"""The program with sources more: what docs/extending.md asks of somebody who adds an algorithm (or a solver, a family of models),
+"""The program with additional sources: what docs/extending.md asks of somebody who adds an algorithm (or a solver, a family of models),
 without a rebuild. The new sources and a changed copy of a registry are compiled as the registry is, and linked in front of the
 libraries as build.ninja links contraflow: the linker then has no use for the registry in there."""
 

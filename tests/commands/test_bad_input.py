@@ -147,7 +147,7 @@ def test_command_line(tmp_path):
     assert done.returncode == 2 and "did you mean 'train'" in done.stderr
     assert "did you mean --steps" in fails("sample", "--stepz", "3")
     assert "--vae-batch 0" in fails("sample", "--model", BASE, "--prompt", "a photo of a cross", "--vae-batch", "0", "-o", "x.png")
-    assert "--t5-length -5" in fails("sample", "--model", BASE, "--prompt", "a photo of a cross", "--t5-length", "-5", "-o", "x.png")
+    assert "--text-length -5" in fails("sample", "--model", BASE, "--prompt", "a photo of a cross", "--text-length", "-5", "-o", "x.png")
     assert "no component 'tokenise'" in fails("probe", "tokenise", "--model", BASE, "--in", f"{BASE}/vae/diffusion_pytorch_model.safetensors",
                                               "--out", "x.safetensors")  # fmt: skip
     assert "no/such/x.safetensors" in fails("probe", "schedule", "--model", BASE, "--out", "no/such/x.safetensors")

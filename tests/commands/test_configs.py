@@ -33,7 +33,7 @@ def test_single_runs(name, rewards, beta, parts, steps, schedule):
     c = resolve(name)
     common(c)
     assert (c["lora"]["rank"], c["lora"]["alpha"], c["lora"]["init"]) == (32, 64, "gaussian")
-    assert c["lora"]["targets"] == ["attn." + t for t in ATTENTION] and c["model"]["t5_length"] == 128
+    assert c["lora"]["targets"] == ["attn." + t for t in ATTENTION] and c["model"]["text_length"] == 128
     assert list(c["rewards"]) == rewards and all(r["weight"] == 1 for r in c["rewards"].values())
     assert (c["nft"]["beta"], c["train"]["steps_per_epoch"], c["rollout"]["steps"]) == (beta, parts, steps)
     assert c["policy"]["old_schedule"] == schedule and "stages" not in c and c["run"]["device"] == "auto"

@@ -1,5 +1,7 @@
 """What docs/extending.md says about adding to the program, done: an algorithm from examples/, and one that uses the rest of algorithm.h."""
 
+import json
+
 import numpy as np
 import pytest
 import yaml
@@ -103,6 +105,11 @@ def test_steps(program, tmp_path):
     solver = build() / "solver_flow_sde.so"
     walk = ["train.algorithm=walk", f"rollout.solver={solver}", "walk.steps=3"]
     theta, log = train(program, tmp_path / "1", *walk)
+    shift = json.loads((ROOT / "data/shapes/base/scheduler/scheduler_config.json").read_text())["shift"]
+    last = 1e-3
+    for _ in range(2):
+        last = shift * last / (1 + (shift - 1) * last)
+    assert all(abs(line["loss/dt"] / -last - 1) < 1e-6 for line in log)
     assert log[0]["loss/ratio"] == 1 and log[0]["loss/miss"] < 1e-9 and log[0]["loss/old_deviation"] == 0
     assert all(0.5 < line["loss/ratio"] < 2 and line["grad_norm"] > 0 for line in log)
     for run, ranks, *sets in ("2", 2), ("pieces", 1, "train.micro_batch=4", "rollout.batch=4"), ("auto", 1, "train.micro_batch=auto"):
@@ -111,3 +118,6 @@ def test_steps(program, tmp_path):
     for sets in ["rollout.solver=euler"], [f"rollout.solver={solver}", "rollout.eta=0"]:
         words = [x for s in ("train.algorithm=walk", *sets) for x in ("--set", s)]
         assert "walk learns from steps with noise" in fails("config", "show", "configs/shapes.yaml", *words, program=program)
+    words = [x for s in (*walk, "walk.steps=0") for x in ("--set", s)]
+    said = fails("train", "configs/shapes.yaml", "--run", tmp_path / "none", *TINY, *words, program=program)
+    assert "walk learns from steps with noise, and none of the 10 steps" in said

@@ -11,6 +11,7 @@ train: {{checkpoint_blocks: 1}}
 CHILD = """
 extends: parent.yaml
 rollout: {graphs: false}
+model: {t5_length: 77}
 eval: {sampler: {graphs: false}}
 rewards: {vision: {type: openai, picture: jpeg}, geneval: {weight: 2}}
 stages:
@@ -35,16 +36,18 @@ def test_everywhere(tmp_path):
     assert [s["train"]["gradient_checkpointing"] for s in (c, one, two, three)] == [1, 1, 2, "auto"]
     assert [s["train"]["cuda_graphs"] for s in (one, two, three)] == [False, True, False]
     assert c["rollout"]["cuda_graphs"] is True and c["eval"]["sampler"]["cuda_graphs"] is False
+    assert c["model"]["text_length"] == 77
     assert one["rewards"]["vision"]["image"] == "jpeg" == three["rewards"]["openai"]["image"]
     where = tmp_path / "child.yaml"
     assert sorted(warnings(done)) == sorted(
         [f"warning: {tmp_path}/parent.yaml:3: train.checkpoint_blocks is now called train.gradient_checkpointing",
          "warning: --set rollout.graphs=true: rollout.graphs is now called rollout.cuda_graphs",
-         f"warning: {where}:4: eval.sampler.graphs is now called eval.sampler.cuda_graphs",
-         f"warning: {where}:5: rewards.vision.picture is now called rewards.vision.image",
-         f"warning: {where}:8: train.graphs is now called train.cuda_graphs",
-         f"warning: {where}:9: train.checkpoint_blocks is now called train.gradient_checkpointing",
-         f"warning: {where}:9: rewards.openai.picture is now called rewards.openai.image"])  # fmt: skip
+         f"warning: {where}:4: model.t5_length is now called model.text_length",
+         f"warning: {where}:5: eval.sampler.graphs is now called eval.sampler.cuda_graphs",
+         f"warning: {where}:6: rewards.vision.picture is now called rewards.vision.image",
+         f"warning: {where}:9: train.graphs is now called train.cuda_graphs",
+         f"warning: {where}:10: train.checkpoint_blocks is now called train.gradient_checkpointing",
+         f"warning: {where}:10: rewards.openai.picture is now called rewards.openai.image"])  # fmt: skip
 
 
 @pytest.mark.parametrize("text, parts", [

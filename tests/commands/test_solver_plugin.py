@@ -130,7 +130,7 @@ LOADING = {  # found before a model is read
     "null": (LAW.replace("BODY", "").replace("return &solver", "return (void)solver, (void *)0"), "is built for version 0 of"),
     "neither": (LAW.replace("BODY", "").replace(", .law = f", "").replace("static int f", "int f"), "must have either law() or step()"),
     "both": (LAW.replace("BODY", "").replace(".law = f", ".law = f, .step = (void *)f"), "must have either law() or step()"),
-    "strength": (LAW.replace("BODY", "").replace(".eta = 1", ".eta = -1"), "eta -1 is no strength of noise"),
+    "strength": (LAW.replace("BODY", "").replace(".eta = 1", ".eta = -1"), "eta -1 is not a valid amount of noise"),
 }
 NUMBERS = {
     "nan": (LAW, "out->v = i == 3 ? NAN : out->v;", "step 3 of 5, eta 1: x 1, v nan, noise 0: not numbers to use"),

@@ -175,9 +175,12 @@ static void train(char **a)
 					   .eps = 1e-8,
 					   .weight_decay = 1e-2,
 					   .decay = (char[]) { "constant" } };
-	const struct policy_conf pc = {
-		.old_schedule = a[9], .old_slope = 0.1, .old_max = 0.25, .old_start = 1, .ema_decay = 0.9
-	};
+	const struct policy_conf pc = { .old_schedule = a[9],
+					.old_slope = 0.1,
+					.old_max = 0.25,
+					.old_start = 1,
+					.ema_decay = 0.9,
+					.merge = (char[]) { "auto" } };
 	char *set[] = { mem_printf("beta=%s", a[6]), mem_printf("kl_beta=%s", a[7]) };
 	struct chosen c = choose("nft", atof(a[8]), 2, set);
 	int steps = atoi(a[10]), n = 0;

@@ -104,7 +104,7 @@ def test_adapter(folder, name):
     }  # fmt: skip
 
     out = ours(folder, inputs, adapter=folder / "adapter")
-    for key in "v", "v_merged", "v_merged_grad":
+    for key in "v", "v_merged", "v_beside", "v_merged_grad":
         assert error(out[key], v) <= 1e-5, key
     for kind in "grad.", "grad_merged.":
         assert {k[len(kind) :] for k in out if k.startswith(kind)} == set(grads)
@@ -116,7 +116,7 @@ def test_adapter(folder, name):
 
 
 def test_adapter_bfloat16(folder):
-    """On the fly and merged are equally near the exact velocity, which PEFT's bfloat16 is as well."""
+    """On the fly, beside and merged are equally near the exact velocity, which PEFT's bfloat16 is as well."""
     model, inputs = case(folder, "wide")
     with_pairs = add_adapter(model, 4, 8, ATTENTION)
     with_pairs.save_pretrained(folder / "adapter")
@@ -124,7 +124,7 @@ def test_adapter_bfloat16(folder):
         exact = velocity(with_pairs, inputs)
         theirs = error(velocity(with_pairs.to(torch.bfloat16), inputs, torch.bfloat16), exact)
     out = ours(folder, inputs, "bfloat16", folder / "adapter")
-    for key in "v", "v_merged", "v_merged_grad":
+    for key in "v", "v_merged", "v_beside", "v_merged_grad":
         assert error(out[key], exact) <= 1.3 * theirs, key
 
 

@@ -118,7 +118,7 @@ def test_text(case):
     length = conf.get("t5_length", 77)
     with torch.no_grad():
         embeds, _, pooled, _ = pipe.encode_prompt(PROMPTS, None, None, do_classifier_free_guidance=False, max_sequence_length=length)
-    out = probe(folder, "text", {"unused": torch.zeros(1)}, "--t5-length", length, prompts=PROMPTS)
+    out = probe(folder, "text", {"unused": torch.zeros(1)}, "--text-length", length, prompts=PROMPTS)
     assert error(out["prompt_embeds"], embeds) < 1e-5
     assert error(out["pooled_prompt_embeds"], pooled) < 1e-5
 
@@ -175,7 +175,7 @@ def test_image(case, guidance, negative):
         decoded = pipe.vae.decode(want / pipe.vae.config.scaling_factor + (pipe.vae.config.shift_factor or 0), return_dict=False)[0]
     contraflow("sample", "--model", folder, "--prompt", PROMPTS[0], "--prompt", PROMPTS[2], "--steps", 10, "--guidance", guidance,
                "--negative", negative, "--latents", folder / "start.safetensors", "--save-latents", folder / "x0.safetensors", "--height", h, "--width", w,
-               "--t5-length", length, "--columns", 2, "-o", folder / "grid.png")  # fmt: skip
+               "--text-length", length, "--columns", 2, "-o", folder / "grid.png")  # fmt: skip
     assert error(load_file(folder / "x0.safetensors")["latents"], want) < 1e-4
     grid = torch.from_numpy(np.array(Image.open(folder / "grid.png").convert("RGB"))).float()
     assert grid.shape == (h + 4, 2 * w + 6, 3)  # a frame of two pixels
@@ -200,7 +200,7 @@ def test_tied_and_untied_t5(words, tmp_path):
         pipe.text_encoder_3 = T5EncoderModel.from_pretrained(tmp_path / "text_encoder_3").eval()
         with torch.no_grad():
             embeds = pipe.encode_prompt(PROMPTS, None, None, do_classifier_free_guidance=False, max_sequence_length=20)[0]
-        out = probe(tmp_path, "text", {"unused": torch.zeros(1)}, "--t5-length", 20, prompts=PROMPTS)
+        out = probe(tmp_path, "text", {"unused": torch.zeros(1)}, "--text-length", 20, prompts=PROMPTS)
         assert error(out["prompt_embeds"], embeds) < 1e-5, list(names)
 
 
@@ -234,11 +234,11 @@ def test_low_precision(words, tmp_path, name, dtype):
     exact = run(pipe, torch.float32)
     theirs = run(pipe.to(low), low)
     more = ["--dtype", dtype]
-    text = probe(tmp_path, "text", {"unused": torch.zeros(1)}, "--t5-length", 16, *more, prompts=PROMPTS)
+    text = probe(tmp_path, "text", {"unused": torch.zeros(1)}, "--text-length", 16, *more, prompts=PROMPTS)
     save_file({"latents": start}, tmp_path / "start.safetensors")
     contraflow("sample", "--model", tmp_path, "--prompt", PROMPTS[0], "--prompt", PROMPTS[2], "--steps", 10, "--guidance", 3,
                "--latents", tmp_path / "start.safetensors", "--save-latents", tmp_path / "x0.safetensors", "--height", h,
-               "--width", w, "--t5-length", 16, *more)  # fmt: skip
+               "--width", w, "--text-length", 16, *more)  # fmt: skip
     ours = dict(embeds=text["prompt_embeds"], pooled=text["pooled_prompt_embeds"], v=probe(tmp_path, "transformer", inputs, *more)["sample"],
                 x0=load_file(tmp_path / "x0.safetensors")["latents"],
                 pixels=probe(tmp_path, "vae-decode", {"latents": start}, "--batch", 2, *more)["sample"])  # fmt: skip

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler
+from diffusers import DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler
 from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 from safetensors.torch import load_file
 from sd3 import contraflow
@@ -96,6 +96,15 @@ def test_a_shift_of_ones_own(folder, grid):
     """It takes the place of a dynamic one; the terminal level stays where the file has it."""
     fixed = dict(QWEN, use_dynamic_shifting=False, shift=4.0)
     same(ours(folder, QWEN, grid, "linear", STEPS[1:], 100, shift=4.0), lambda n: theirs(fixed, grid, n))
+
+
+def test_multistep_scheduler(folder):
+    """SANA's: its flow_shift, on the grid that its RL recipes have."""
+    DPMSolverMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0).save_config(folder)
+    done = golden_solver("schedule", folder / "scheduler_config.json", "train", "linear", 0, 0, folder / "out.safetensors", 20)
+    assert done.returncode == 0, done.stderr
+    got = load_file(folder / "out.safetensors")
+    same({20: (got["sigmas.20"], got["timesteps.20"])}, lambda n: theirs(dict(shift=3.0), "train", n))
 
 
 def test_one_step_with_a_terminal_level(folder):

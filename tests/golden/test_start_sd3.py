@@ -12,7 +12,7 @@ from test_pipeline import SD35, make, save, words  # noqa: F401 (words is a fixt
 
 CONFIG = """
 run: {{seed: 3, threads: 1, device: cpu}}
-model: {{path: {model}, t5_length: 16, text_cache: {cache}}}
+model: {{path: {model}, text_length: 16, text_cache: {cache}}}
 lora: {{rank: 2, alpha: 4}}
 prompts: {{train: {prompts}, groups: 2, group_size: 2, height: 32, width: 32}}
 rollout: {{steps: 2}}

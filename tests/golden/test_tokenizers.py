@@ -39,7 +39,7 @@ def ids(pipeline):
     prompts = corpus(N)
     save_file({"unused": torch.zeros(1)}, pipeline / "in.safetensors", {"prompts": json.dumps(prompts)})
     contraflow("probe", "tokenize", "--model", pipeline, "--in", pipeline / "in.safetensors", "--out",
-               pipeline / "out.safetensors", "--t5-length", T5_LENGTH)  # fmt: skip
+               pipeline / "out.safetensors", "--text-length", T5_LENGTH)  # fmt: skip
     return prompts, load_file(pipeline / "out.safetensors")
 
 

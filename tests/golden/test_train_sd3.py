@@ -14,7 +14,7 @@ from transformers import CLIPConfig, CLIPModel
 
 CONFIG = """
 run: {{seed: 3}}
-model: {{path: {model}, t5_length: 16, text_cache: {cache}}}
+model: {{path: {model}, text_length: 16, text_cache: {cache}}}
 lora: {{rank: 8, alpha: 16, targets: [to_q, to_k, to_v, to_out.0, ff.net.0.proj, ff.net.2, proj_out, linear_1, linear_2]}}
 prompts: {{train: {prompts}, groups: 4, group_size: 12, height: 32, width: 32}}
 rollout: {{solver: dpm2, steps: 6, batch: 12}}

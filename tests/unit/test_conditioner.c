@@ -209,6 +209,50 @@ static void once(void **state)
 	free(cache);
 }
 
+/* An encoder that fills rows up itself, for a GPU's sake: L entries, of which a letter of the prompt counts
+ * one. */
+static int encode_filled(void *state, const char *const *prompts, int n, struct cond *out, struct err *e)
+{
+	(void)state;
+	(void)e;
+	seen.encoded++;
+	*out = (struct cond) { 0 };
+	cond_add(out, COND_TEXT, at_full(DIMS(n, L, E), 1, AT_F32, AT_CPU),
+		 at_full(DIMS(n), (double)strlen(prompts[0]), AT_I64, AT_CPU));
+	cond_add(out, COND_POOLED, at_full(DIMS(n, P), 1, AT_F32, AT_CPU), NULL);
+	return 0;
+}
+
+static void lengths(void **state)
+{
+	static const struct text_encoder_type filled = { .class_name = "Filled",
+							 .open = open_fake,
+							 .hash = hash_fake,
+							 .encode = encode_filled,
+							 .close = close_fake };
+	char *cache = file_join(dir, "lengths");
+
+	(void)state;
+	for (int run = 0; run < 2; run++) { /* encoded, then from the cache */
+		struct at_scope *s = at_begin(AT_NO_GRAD);
+		struct conditioner *c = start(&filled, AT_F32, 5, cache);
+		struct cond out = { 0 };
+		struct err e = { "" };
+		at_t length_B, pooled_length;
+
+		assert_int_equal(conditioner_encode(c, PROMPTS("abc", "", "abcde"), 3, &out, &e), 0);
+		assert_int_equal(seen.encoded, run ? 0 : 3);
+		assert_true(at_shape_is(cond_get(&out, COND_TEXT, &length_B), DIMS(3, L, E)));
+		assert_non_null(length_B);
+		assert_true(at_i64(length_B)[0] == 3 && at_i64(length_B)[1] == 0 && at_i64(length_B)[2] == 5);
+		cond_get(&out, COND_POOLED, &pooled_length);
+		assert_null(pooled_length);
+		conditioner_close(c);
+		at_end(s);
+	}
+	free(cache);
+}
+
 /* As a rank goes through its share: 0, or -1 after the first prompt that fails. */
 static int fill(struct conditioner *c, const char *const *prompts, int64_t n, int share, int shares,
 		struct err *e)
@@ -358,6 +402,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(once),    cmocka_unit_test(shares),   cmocka_unit_test(damaged),
 		cmocka_unit_test(without), cmocka_unit_test(no_place), cmocka_unit_test(sizes),
+		cmocka_unit_test(lengths),
 	};
 
 	return cmocka_run_group_tests(tests, set_up, tear_down);

@@ -209,6 +209,22 @@ static void test_json(void **state)
 	assert_null(json_parse("[1e999]", 7, "text", &e));
 	assert_null(json_parse("[99999999999999999999]\0x", 24, "text", &e));
 	assert_null(json_parse("[99999999999999999999, \"", 24, "text", &e));
+
+	/* what Python calls numbers is null in a file, and nothing elsewhere */
+	static const char python[] =
+	    "{\"a\":-Infinity,\n\"Infinity\": [NaN, 1, Infinity], \"s\": \"I am NaN\"}";
+	assert_null(json_parse(python, sizeof python - 1, "text", &e));
+	assert_int_equal(file_write(path, python, sizeof python - 1, &e), 0);
+	assert_non_null(j = json_read(path, &e));
+	assert_true(json_is_null(json_object_get(j, "a")));
+	assert_true(json_is_null(json_array_get(json_object_get(j, "Infinity"), 2)));
+	assert_int_equal(json_integer_value(json_array_get(json_object_get(j, "Infinity"), 1)), 1);
+	assert_string_equal(json_string_value(json_object_get(j, "s")), "I am NaN");
+	json_decref(j);
+	static const char broken[] = "{\"a\": 1,\n\"b\": NaNs}";
+	assert_int_equal(file_write(path, broken, sizeof broken - 1, &e), 0);
+	assert_null(json_read(path, &e));
+	assert_non_null(strstr(e.msg, ":2: not valid JSON"));
 	free(path);
 }
 

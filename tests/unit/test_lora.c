@@ -277,15 +277,97 @@ static void merge_rounds_once(void **state)
 	at_end(s);
 }
 
-/* Gradients of sum(y * g): with G = g^T x, dB = scale G A^T and dA = scale B^T G; on the fly and merged,
- * added to what the buffer holds. */
+static at_t low_rank(const struct lora *l, const struct nn_linear *linear, at_t x)
+{
+	at_t a_RI, b_OR;
+
+	lora_stack_as(l, linear->site, AT_F32, &a_RI, &b_OR);
+	return at_linear_low_rank(x, linear->w_OI, linear->b_O, a_RI, b_OR, NULL);
+}
+
+/* What merging keeps of adapters of three sizes, by a sum over what became of the weights. */
+static void survival(void **state)
+{
+	static const double sizes[] = { 0.01, 0.05, 1 };
+	struct at_scope *s = at_begin(AT_NO_GRAD);
+	struct lora_merged m = { 0 };
+	struct net n;
+	double last = 0;
+
+	(void)state;
+	lay_out(&n);
+	at_set(&n.out.w_OI, at_cast(n.out.w_OI, AT_BF16));
+	struct lora l = make(&n, TARGETS("to_out.0"));
+	for (size_t k = 0; k < sizeof sizes / sizeof *sizes; k++) {
+		double kept = 0, all = 0;
+
+		fill(l.flat, 0.9);
+		at_copy_(l.flat, at_mul(l.flat, sizes[k]));
+		lora_merge(&m, &l);
+		at_t became = at_sub(at_cast(m.w[n.out.site], AT_F64), at_cast(n.out.w_OI, AT_F64));
+		for (int64_t i = 0; i < 12; i++) {
+			double d = SCALE * product(&l.pair[0], i / 3, i % 3);
+
+			kept += d * ((const double *)at_data(became))[i];
+			all += d * d;
+		}
+		assert_float_equal(lora_survival(&l, AT_BF16), kept / all, 1e-5);
+		assert_float_equal(lora_survival(&l, AT_F32), 1, 0.02);
+		last = kept / all;
+	}
+	assert_float_equal(last, 1, 0.02);
+	assert_true(lora_rounds(&l));
+	lora_merged_release(&m);
+	lora_release(&l);
+	nn_release(&n.net);
+	at_end(s);
+}
+
+/* Weights of 16 bits have their pairs beside them, in memory that stays; those of 32 in them. */
+static void forms(void **state)
+{
+	struct at_scope *s = at_begin(AT_NO_GRAD);
+	struct lora_merged m = { 0 };
+	struct net n;
+
+	(void)state;
+	lay_out(&n);
+	struct lora l = make(&n, TARGETS("to_out.0"));
+	fill(l.flat, 0.3);
+	lora_ready(&m, &l, LORA_AUTO);
+	assert_non_null(m.w[n.out.site]);
+	assert_null(m.a_RI[n.out.site]);
+	lora_ready(&m, &l, LORA_BESIDE);
+	assert_null(m.w[n.out.site]);
+	assert_non_null(m.a_RI[n.out.site]);
+	at_set(&n.out.w_OI, at_cast(n.out.w_OI, AT_BF16));
+	lora_ready(&m, &l, LORA_AUTO);
+	const void *a = at_data(m.a_RI[n.out.site]), *wide = at_data(m.wide_OK[n.out.site]);
+	uint64_t hash = m.hash;
+	assert_true(at_shape_is(m.wide_OK[n.out.site], DIMS(4, 3 + R)));
+	fill(l.flat, 0.4);
+	lora_ready(&m, &l, LORA_AUTO);
+	assert_ptr_equal(at_data(m.a_RI[n.out.site]), a);
+	assert_ptr_equal(at_data(m.wide_OK[n.out.site]), wide);
+	assert_true(m.hash != hash);
+	lora_ready(&m, &l, LORA_IN_WEIGHTS);
+	assert_int_equal(at_dtype_of(m.w[n.out.site]), AT_BF16);
+	assert_null(m.wide_OK[n.out.site]);
+	lora_merged_release(&m);
+	lora_release(&l);
+	nn_release(&n.net);
+	at_end(s);
+}
+
+/* Gradients of sum(y * g): with G = g^T x, dB = scale G A^T and dA = scale B^T G; on the fly, merged and
+ * by one product, added to what the buffer holds. */
 static void gradients(void **state)
 {
 	struct net n;
 
 	(void)state;
 	lay_out(&n);
-	for (int merged = 0; merged < 2; merged++) {
+	for (int merged = 0; merged < 3; merged++) {
 		struct at_scope *s = at_begin(AT_WITH_GRAD);
 		struct lora l = make(&n, TARGETS("to_q", "to_v", "proj"));
 		struct lora_merged m = { 0 };
@@ -297,10 +379,13 @@ static void gradients(void **state)
 		fill(g, 1.9);
 		fill(l.flat, 0.9);
 		lora_require_grad(&l);
-		if (merged)
+		if (merged == 1)
 			lora_merge_grad(&m, &l);
-		at_t y = nn_linear(
-		    &n.qkv, &(struct pass) { .lora = merged ? NULL : &l, .merged = merged ? &m : NULL }, x);
+		at_t y = merged == 2 ? low_rank(&l, &n.qkv, x)
+				     : nn_linear(&n.qkv,
+						 &(struct pass) { .lora = merged ? NULL : &l,
+								  .merged = merged ? &m : NULL },
+						 x);
 		lora_backward(&l, at_sum(at_mul(y, g)), grad);
 		for (int i = 0; i < 2; i++, at += R * 7) {
 			const float *a = at_f32(l.pair[i].a_RI), *b = at_f32(l.pair[i].b_OR),
@@ -439,8 +524,9 @@ static void files(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		TEST(targets),   TEST(layout), TEST(fields),  TEST(merge), TEST(merge_rounds_once),
-		TEST(gradients), TEST(leaves), TEST(cheaper), TEST(files),
+		TEST(targets),  TEST(layout), TEST(fields),    TEST(merge),  TEST(merge_rounds_once),
+		TEST(survival), TEST(forms),  TEST(gradients), TEST(leaves), TEST(cheaper),
+		TEST(files),
 	};
 
 	at_set_threads(1);

@@ -426,7 +426,7 @@ static void make_pipeline(const char *path)
 	struct linear_ae a;
 	struct err e = { "" };
 
-	must(pipeline_write_index(path, "WordTextEncoder", "LinearAutoencoder", 3, &e), &e);
+	must(pipeline_write_index(path, families[0], "WordTextEncoder", "LinearAutoencoder", 3, &e), &e);
 	must(mmdit_new(&m, &c, 4, &e), &e);
 	at_copy_(m.proj_out.w_OI, at_full(DIMS(3, 8), 0.25, AT_F32, AT_CPU));
 	at_copy_(m.norm_out.b_O, at_arange(16, AT_F32, AT_CPU));
@@ -531,7 +531,11 @@ static void pipeline_errors(void **state)
 		{ "model_index.json", "LinearAutoencoder", "AutoencoderTiny",
 		  "there is LinearAutoencoder, AutoencoderKL" },
 		{ "model_index.json", "SD3Transformer2DModel", "UNet", "there is SD3Transformer2DModel" },
-		{ "model_index.json", "FlowMatchEulerDiscreteScheduler", "DDIM", "there is FlowMatchEuler" },
+		{ "model_index.json", "FlowMatchEulerDiscreteScheduler", "DDIM", "there are FlowMatchEuler" },
+		{ "scheduler/scheduler_config.json", "FlowMatchEulerDiscreteScheduler", "DDIM",
+		  "'DDIM', which is unknown: there are FlowMatchEuler" },
+		{ "scheduler/scheduler_config.json", "FlowMatchEulerDiscreteScheduler",
+		  "DPMSolverMultistepScheduler", "prediction_type must be flow_prediction" },
 		{ "model_index.json", "\"vae\"", "\"vee\"", "vae is missing" },
 		{ "model_index.json", "{", "", "model_index.json" },
 		{ "scheduler/scheduler_config.json", "\"shift\": 3", "\"shift\": 0", "shift" },

@@ -280,7 +280,7 @@ static double expected(const struct net *n, const struct lora_pair *p, int64_t r
 	return y;
 }
 
-/* On the fly and merged, with a pair on both parts, or on one of them, or on none. */
+/* On the fly, merged and beside, with a pair on both parts, or on one of them, or on none. */
 static void linear(void **state)
 {
 	static char *const targets[] = { "a.q", "a.k" };
@@ -300,8 +300,8 @@ static void linear(void **state)
 			.init = (char[]) { "gaussian" },
 			.targets = { (char **)&targets[which == 1], which == 2 ? 2 : 1 },
 		};
-		struct lora_merged merged = { 0 };
-		struct pass pass[2] = { { 0 }, { 0 } };
+		struct lora_merged merged = { 0 }, beside = { 0 };
+		struct pass pass[3] = { { 0 }, { 0 }, { 0 } };
 		struct lora l = { 0 };
 
 		if (which < 3) {
@@ -310,8 +310,10 @@ static void linear(void **state)
 			lora_merge(&merged, &l);
 			pass[0].lora = &l;
 			pass[1].merged = &merged;
+			lora_beside(&beside, &l);
+			pass[2].merged = &beside;
 		}
-		for (int k = 0; k < 2; k++) {
+		for (int k = 0; k < 3; k++) {
 			at_t y = nn_linear(&n.two, &pass[k], x);
 
 			assert_true(at_shape_is(y, DIMS(2, 3, 5)));
@@ -323,6 +325,7 @@ static void linear(void **state)
 			}
 		}
 		lora_merged_release(&merged);
+		lora_merged_release(&beside);
 		lora_release(&l);
 	}
 	assert_true(at_equal(nn_linear(&n.two, NULL, x), nn_linear(&n.two, &(struct pass) { 0 }, x)));
