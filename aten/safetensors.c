@@ -333,6 +333,11 @@ void st_forget(const struct st_entry *x)
 		madvise((void *)from, to - from, MADV_DONTNEED); /* a hint: failing costs memory only */
 }
 
+const char *st_path(const struct st_file *f, int i)
+{
+	return f->map[i]->path;
+}
+
 uint64_t st_hash(const struct st_file *f)
 {
 	const size_t piece = (size_t)64 << 20; /* read, hashed and given back: never all in memory */

@@ -49,6 +49,7 @@ at_t st_get(const struct st_entry *x); /* zero-copy CPU view, owned by the scope
 /* Gives the pages of a tensor's bytes back: a file read from end to end then never sits in memory whole.  The
  * bytes stay readable. */
 void st_forget(const struct st_entry *x);
+const char *st_path(const struct st_file *f, int i); /* of its i-th file, 0 <= i < n_map */
 uint64_t st_hash(const struct st_file *f); /* XXH64 of the bytes of all its files, header included */
 const char *st_meta(const struct st_file *f, const char *key); /* NULL when absent */
 

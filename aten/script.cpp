@@ -4,6 +4,8 @@
 #include <ATen/core/ivalue.h>
 #include <ATen/detail/CUDAHooksInterface.h>
 #include <c10/core/InferenceMode.h>
+#include <cerrno>
+#include <cstdio>
 #include <cstring>
 #include <dlfcn.h>
 #include <memory>
@@ -92,6 +94,21 @@ int run(at_script &s, int n, const at_t *in, std::vector<at::Tensor> &out, err *
 } // namespace
 
 extern "C" {
+int at_script_check(const char *path, struct err *e)
+{
+	static const char zip[] = { 'P', 'K', 3, 4 }; // both kinds are archives
+	char first[sizeof zip] = {};
+	FILE *f = fopen(path, "rb");
+	size_t n = f ? fread(first, 1, sizeof first, f) : 0;
+
+	if (!f)
+		return err_set(e, "cannot open %s: %s", path, strerror(errno));
+	fclose(f);
+	return n == sizeof first && !memcmp(first, zip, sizeof zip)
+		   ? 0
+		   : err_set(e, "%s: neither TorchScript nor an AOTInductor package", path);
+}
+
 int at_script_open(struct at_script **out, const char *path, enum at_device dev, struct err *e)
 {
 	auto s = std::make_unique<at_script>();

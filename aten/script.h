@@ -12,6 +12,8 @@ extern "C" {
 #endif
 
 struct at_script;
+/* Is it such a file, as far as its first bytes tell? */
+int at_script_check(const char *path, struct err *e);
 int at_script_open(struct at_script **s, const char *path, enum at_device dev, struct err *e);
 void at_script_close(struct at_script *s); /* NULL is fine */
 /* The first tensor of what forward(in[0], ..., in[n - 1]) returns, of the innermost scope; what goes wrong

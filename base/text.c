@@ -190,3 +190,12 @@ const char *text_nearest(const char *key, const char *const *names)
 	}
 	return best;
 }
+
+const char *text_size(char out[32], double bytes)
+{
+	if (bytes < 1e9)
+		snprintf(out, 32, "%.2f MB", bytes * 1e-6);
+	else
+		snprintf(out, 32, "%.1f GB", bytes * 1e-9);
+	return out;
+}

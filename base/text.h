@@ -29,4 +29,6 @@ int text_index(const char *name,
  * less than its whole length).  Of equals the first. */
 const char *text_nearest(const char *key, const char *const *names);
 
+const char *text_size(char out[32], double bytes); /* "1.68 MB", "37.4 GB"; returns out */
+
 #endif

@@ -54,7 +54,7 @@ static int score(struct dist *d, struct session *s, const struct session_options
 	struct mixture *m = NULL;
 	struct conf_node *tree = read_rewards(r, e);
 	int ret = !tree || reward_ranks_open(&m, d, tree, 0, e) || prompts_read(&prompts, r->prompts, e) ||
-			  judging_check(m, &prompts, e)
+			  judging_check(m, &prompts, e) || mixture_load(m, e)
 		      ? -1
 		      : 0;
 

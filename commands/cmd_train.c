@@ -6,6 +6,7 @@
 #include "trainer/record/rundir.h"
 #include "dist/startup.h"
 #include "trainer/trainer.h"
+#include <stdlib.h>
 
 /* For a reward rank: the rewards of stage `set`. */
 static int open_set(void *ctx, struct mixture **m, int set, struct err *e)
@@ -22,7 +23,15 @@ static int open_set(void *ctx, struct mixture **m, int set, struct err *e)
 static int train(struct dist *d, struct experiment *x, const char *run, bool resume, struct err *e)
 {
 	struct trainer t;
-	int ret = trainer_open(&t, x, d, e);
+	int64_t stage = 0;
+
+	if (resume) {
+		char *dir = rundir_path(x, run);
+		stage = checkpoint_stage(dir, d);
+		free(dir);
+		stage = stage < 0 || stage >= experiment_stages(x) ? 0 : stage; /* rundir_open refuses it */
+	}
+	int ret = trainer_open(&t, x, d, stage, e);
 
 	if (!ret) {
 		ret = rundir_open(&t, run, resume, e);

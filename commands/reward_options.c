@@ -67,6 +67,10 @@ int reward_options_open(struct mixture **m, const struct reward_options *o, stru
 
 	if (!ret)
 		ret = mixture_open(m, tree, at_threads(), e);
+	if (!ret && mixture_load(*m, e)) {
+		mixture_close(*m);
+		ret = -1;
+	}
 	conf_node_free(tree);
 	return ret;
 }

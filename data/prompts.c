@@ -181,3 +181,23 @@ void prompts_share(int64_t n, int rank, int ranks, int64_t *begin, int64_t *end)
 	*begin = n * rank / ranks;
 	*end = n * (rank + 1) / ranks;
 }
+
+void prompts_deal(int64_t n, int64_t parts, bool anew, uint64_t seed, int64_t epoch, int64_t *part)
+{
+	int64_t *order = mem_zero((size_t)parts, sizeof *order);
+
+	for (int64_t i = 0; i < n; i++) {
+		int64_t block = i / parts, at = i % parts;
+
+		if (!at && (anew || !block)) {
+			/* stream 0 is the order of the pairs */
+			struct rng r = rng_make(seed, RNG_SHUFFLE, (uint64_t)epoch, (uint64_t)block + 1);
+
+			for (int64_t k = 0; k < parts; k++)
+				order[k] = k;
+			rng_shuffle(&r, order, parts);
+		}
+		part[i] = order[at];
+	}
+	free(order);
+}

@@ -38,4 +38,14 @@ void prompts_draw(const struct prompts *p, uint64_t seed, int64_t epoch, int64_t
  * by at most one. */
 void prompts_share(int64_t n, int rank, int ranks, int64_t *begin, int64_t *end);
 
+/*
+ * n units, samples or groups, dealt to the `parts` gradient steps of an epoch: part[i] in [0, parts) of
+ * unit i.  Of every `parts` consecutive units each goes to another part, so that parts differ by at most
+ * one, and so do all shares of all parts, whichever prompts_share of whichever number of ranks: no rank waits
+ * for another's longer step.  Which goes where is drawn, keyed by (seed, epoch): once for all blocks, or,
+ * `anew`, for each block, where neighbours are not alike (groups whose tags take turns); shares then differ
+ * by at most three.
+ */
+void prompts_deal(int64_t n, int64_t parts, bool anew, uint64_t seed, int64_t epoch, int64_t *part);
+
 #endif

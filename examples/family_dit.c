@@ -133,7 +133,7 @@ static int open_dit(void **out, const char *dir, enum at_dtype dt, enum at_devic
 	if (describe_dit(&m, dir, e))
 		return -1;
 	struct nn_net *net = &((struct dit *)m)->net;
-	if (nn_load_dir(net, dir, NN_DIFFUSERS, NULL, dt, dev, &net->hash, e)) {
+	if (nn_load_dir(net, dir, NN_DIFFUSERS, NULL, dt, dev, e)) {
 		close_dit(m);
 		return -1;
 	}

@@ -14,6 +14,7 @@ struct text_options {
 	int64_t width;   /* channels that the transformer reads; 0: not known */
 	enum at_dtype dtype;
 	enum at_device device;
+	const char *hashes; /* for `hash`: where hashes of files are remembered (content_hash.h), or NULL */
 };
 #define TEXT_TOKENIZERS 3 /* the most that an encoder has */
 

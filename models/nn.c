@@ -193,19 +193,52 @@ static int check_extra(const struct nn_net *n, const struct st_file *f, struct e
 	return ret;
 }
 
+static const char *name_in(const struct nn_param *p, const struct st_file *f)
+{
+	return p->alias && !st_find(f, p->name) && st_find(f, p->alias) ? p->alias : p->name;
+}
+
+/* The file's tensor for a parameter, a view of its bytes. */
+static int find_one(const struct nn_param *p, const struct st_file *f, at_t *t, struct err *e)
+{
+	const char *name = name_in(p, f);
+
+	if (st_take(t, f, name, p->shape, e))
+		return -1;
+	return is_real(at_dtype_of(*t)) ? 0
+					: err_set(e,
+						  "%s: tensor '%s' is %s: a weight must be a floating-point "
+						  "number",
+						  f->path, name, at_dtype_name(at_dtype_of(*t)));
+}
+
 static int load_one(const struct nn_param *p, const struct st_file *f, struct err *e)
 {
 	struct at_scope *s = at_begin(AT_NO_GRAD);
-	const char *name = p->alias && !st_find(f, p->name) && st_find(f, p->alias) ? p->alias : p->name;
 	at_t t = NULL;
-	int ret = st_take(&t, f, name, p->shape, e);
+	int ret = find_one(p, f, &t, e);
 
-	if (!ret && !is_real(at_dtype_of(t)))
-		ret = err_set(e, "%s: tensor '%s' is %s: a weight must be a floating-point number", f->path,
-			      name, at_dtype_name(at_dtype_of(t)));
 	if (!ret) {
 		at_copy_(values(p), t);
-		st_forget(st_find(f, name));
+		st_forget(st_find(f, name_in(p, f)));
+	}
+	at_end(s);
+	return ret;
+}
+
+int nn_check_dir(const struct nn_net *n, const char *dir, const char *stem, const char *variant,
+		 struct err *e)
+{
+	struct at_scope *s = at_begin(AT_NO_GRAD);
+	struct st_file f;
+	at_t unused;
+	int ret = st_open_model(&f, dir, stem, variant, e);
+
+	if (!ret) {
+		for (int i = 0; i < n->n_param && !ret; i++)
+			ret = find_one(&n->param[i], &f, &unused, e);
+		ret = ret ? ret : check_extra(n, &f, e);
+		st_close(&f);
 	}
 	at_end(s);
 	return ret;
@@ -221,15 +254,13 @@ int nn_load(struct nn_net *n, const struct st_file *f, enum at_dtype dt, enum at
 }
 
 int nn_load_dir(struct nn_net *n, const char *dir, const char *stem, const char *variant, enum at_dtype dt,
-		enum at_device dev, uint64_t *hash, struct err *e)
+		enum at_device dev, struct err *e)
 {
 	struct st_file f;
 	int ret = st_open_model(&f, dir, stem, variant, e);
 
 	if (!ret) {
 		ret = nn_load(n, &f, dt, dev, e);
-		if (!ret && hash)
-			*hash = st_hash(&f);
 		st_close(&f);
 	}
 	return ret;

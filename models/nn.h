@@ -69,7 +69,6 @@ struct nn_net {
 	bool in_block;
 	enum nn_reads reads;
 	const struct nn_rename *names; /* NULL: it has no other names */
-	uint64_t hash;                 /* of the files the weights came from; 0 for random ones */
 };
 
 struct lora;
@@ -114,10 +113,12 @@ void nn_ignore(struct nn_net *n, const char *name);
  * them. Values are copied, converted, one tensor at a time, and the file's pages given back: the network
  * neither changes nor faults when the file does, and loading needs the network's own size and no more. */
 int nn_load(struct nn_net *n, const struct st_file *f, enum at_dtype dt, enum at_device dev, struct err *e);
-/* The same from a folder in any layout (st_open_model); *hash, unless NULL, gets the content hash of the
- * files. */
+/* What of this can be said without reading a weight. */
+int nn_check_dir(const struct nn_net *n, const char *dir, const char *stem, const char *variant,
+		 struct err *e);
+/* nn_load from a folder in any layout (st_open_model). */
 int nn_load_dir(struct nn_net *n, const char *dir, const char *stem, const char *variant, enum at_dtype dt,
-		enum at_device dev, uint64_t *hash, struct err *e);
+		enum at_device dev, struct err *e);
 /* Every parameter under its file name, with the merged weights (or NULL) for those they stand for. Atomic. */
 int nn_save(const struct nn_net *n, const struct lora_merged *merged, const char *path, enum at_dtype dt,
 	    struct err *e);

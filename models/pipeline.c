@@ -1,5 +1,6 @@
 /* pipeline.c -- a model directory: which class each part is, and the parts used as one model. */
 #include "models/pipeline.h"
+#include "models/content_hash.h"
 #include "base/file.h"
 #include "base/json.h"
 #include "base/mem.h"
@@ -208,25 +209,69 @@ static int check_fit(const struct pipeline *p, struct err *e)
 	return 0;
 }
 
+static struct text_options text_options(const struct pipeline_options *o, int64_t width, const char *hashes)
+{
+	return (struct text_options) { .dir = o->dir,
+				       .text_length = o->text_length,
+				       .width = width,
+				       .dtype = o->dtype,
+				       .device = o->device,
+				       .hashes = hashes };
+}
+
+/* Where hashes of files are remembered; free(). */
+static char *hashes_folder(const struct pipeline_options *o)
+{
+	return o->text_cache ? file_join(o->text_cache, "hashes") : NULL;
+}
+
 static int open_parts(struct pipeline *p, const struct text_encoder_type *type,
 		      const struct pipeline_options *o, struct err *e)
 {
 	char *transformer = file_join(p->dir, "transformer"), *vae = file_join(p->dir, "vae");
+	char *hashes = hashes_folder(o);
 	int ret =
 	    transformer_open(&p->transformer, p->family->transformer, transformer, o->dtype, o->device, e);
 
-	struct text_options text = { .dir = p->dir,
-				     .text_length = o->text_length,
-				     .width = p->transformer.facts.text_width,
-				     .dtype = o->dtype,
-				     .device = o->device };
+	struct text_options text = text_options(o, p->transformer.facts.text_width, hashes);
 	if (!ret)
-		ret = conditioner_open(&p->text, type, &text, o->text_cache, e) ||
+		ret = conditioner_open(&p->text, type, &text, o->text_cache,
+				       o->hashes ? &o->hashes->text : NULL, e) ||
 			      p->vae_type->open(&p->vae, vae, o->vae_dtype, o->device, e) || check_fit(p, e)
 			  ? -1
 			  : 0;
 	free(transformer);
 	free(vae);
+	free(hashes);
+	return ret;
+}
+
+int pipeline_hash(struct pipeline_hashes *h, const struct pipeline_options *o, struct err *e)
+{
+	char *index = file_join(o->dir, "model_index.json"), *folder = file_join(o->dir, "transformer");
+	char *hashes = hashes_folder(o);
+	const struct text_encoder_type *type = NULL;
+	struct transformer t = { 0 };
+	struct pipeline p = { 0 };
+	struct st_file f;
+	int ret = read_index(&p, &type, index, e) ||
+			  transformer_describe(&t, p.family->transformer, folder, e) ||
+			  st_open_model(&f, folder, NN_DIFFUSERS, NULL, e)
+		      ? -1
+		      : 0;
+
+	*h = (struct pipeline_hashes) { 0 };
+	if (!ret) {
+		h->transformer = content_hash(&f, hashes);
+		st_close(&f);
+		struct text_options text = text_options(o, t.facts.text_width, hashes);
+		if (type->hash)
+			ret = type->hash(&h->text, &text, e);
+	}
+	transformer_close(&t);
+	free(index);
+	free(folder);
+	free(hashes);
 	return ret;
 }
 

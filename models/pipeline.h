@@ -30,10 +30,20 @@ struct pipeline_options {
 	enum at_dtype dtype;
 	enum at_device device;
 	enum at_dtype vae_dtype;
-	int64_t vae_batch;      /* images decoded at a time; 0: 1 */
-	int64_t text_length;    /* as in text_options */
-	const char *text_cache; /* a folder for embeddings of prompts (conditioner.h), or NULL */
+	int64_t vae_batch;   /* images decoded at a time; 0: 1 */
+	int64_t text_length; /* as in text_options */
+	/* A folder for embeddings of prompts (conditioner.h) and hashes of files (content_hash.h), or NULL.
+	 */
+	const char *text_cache;
+	const struct pipeline_hashes *hashes; /* what pipeline_hash said, where it was asked, or NULL */
 };
+/* Names by contents: of the transformer's weights; of the text encoders and how they are used (0 for encoders
+ * whose embeddings are not kept). */
+struct pipeline_hashes {
+	uint64_t transformer, text;
+};
+/* Reads all of these files, unless they are remembered; opens nothing. */
+int pipeline_hash(struct pipeline_hashes *h, const struct pipeline_options *o, struct err *e);
 int pipeline_open(struct pipeline *p, const struct pipeline_options *o, struct err *e);
 void pipeline_close(struct pipeline *p);
 /* The family of a directory, by model_index.json; without one the first.  NULL and an error where the class

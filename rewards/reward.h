@@ -54,13 +54,17 @@ struct reward_type {
 	const struct field *fields; /* its own keys, parsed into conf_size bytes; NULL: none */
 	size_t conf_size;
 	/* Each returns 0, or -1 with e set.  *state is NULL until open succeeds; conf lives as long as the
-	 * state. */
+	 * state.  `open` finds every mistake that can be found without much time or memory, and what it makes
+	 * is enough for `check`: the rewards of a stage that is far off are opened, asked and closed. */
 	int (*open)(void **state, const void *conf, struct err *e);
+	/* What only scoring needs: weights, a GPU, a process.  Once, before the first score(); NULL: nothing.
+	 */
+	int (*load)(void *state, struct err *e);
 	/* Can this prompt be scored at all?  Asked once for each prompt at start; NULL: always. */
 	int (*check)(void *state, const char *prompt, const char *meta, struct err *e);
 	int (*score)(void *state, const struct reward_item *item, int n, struct reward_score *out,
 		     struct err *e);
-	void (*close)(void *state); /* NULL is fine */
+	void (*close)(void *state); /* loaded or not; NULL is fine */
 	/* Does this one, which is open, want whole groups, though neither flag nor field says so?  NULL: no.
 	 */
 	bool (*group)(const void *state);

@@ -65,14 +65,20 @@ static int open_script(void **state, const void *conf, struct err *e)
 	struct script_judge *j = mem_zero(1, sizeof *j);
 
 	j->conf = c;
-	if (!at_device_parse(&j->device, c->device, e) &&
-	    !at_script_open(&j->script, c->module, j->device, e) &&
+	if (!at_device_parse(&j->device, c->device, e) && !at_script_check(c->module, e) &&
 	    (!*c->tokenizer || !tokenizer_open(&j->tokenizer, c->tokenizer, e))) {
 		*state = j;
 		return 0;
 	}
 	close_script(j);
 	return -1;
+}
+
+static int load_script(void *state, struct err *e)
+{
+	struct script_judge *j = state;
+
+	return at_script_open(&j->script, j->conf->module, j->device, e);
 }
 
 static int ids(const struct script_judge *j, const struct reward_item *item, int n, at_t *out_NL,
@@ -147,6 +153,7 @@ const struct reward_type reward_script = {
 	.fields = fields,
 	.conf_size = sizeof(struct script_conf),
 	.open = open_script,
+	.load = load_script,
 	.check = check_prompt,
 	.score = score,
 	.close = close_script,

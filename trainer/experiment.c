@@ -54,8 +54,9 @@ static const struct field model_fields[] = {
 	FIELD(struct model_conf, vae_batch, .init = "1", .min = 1, .max = 4096, .unit = "images",
 	      .doc = "images decoded at a time; more keep a GPU busier and take more memory"),
 	FIELD(struct model_conf, text_cache, .init = "",
-	      .doc = "folder where prompt embeddings are kept for later runs; empty: "
-		     "$XDG_CACHE_HOME/contraflow/text or ~/.cache/contraflow/text"),
+	      .doc =
+		  "folder where prompt embeddings and hashes of model files are kept for later runs; empty: "
+		  "$XDG_CACHE_HOME/contraflow/text or ~/.cache/contraflow/text"),
 	FIELD_END
 };
 static const struct field prompts_fields[] = {

@@ -2,6 +2,7 @@
 #include "aten/transfer.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "base/text.h"
 #include <stdlib.h>
 
 /* ---- Sampling ------------------------------------------------------------------------------------ */
@@ -85,40 +86,91 @@ int sampling_run(const struct sampling *s, const int64_t *id, int64_t n, struct 
 
 /* ---- Conditioning of a file's prompts ------------------------------------------------------------ */
 
-/* Shown from the first prompt that has to be encoded on: most of the time all are there. */
+/* The prompts that one pass over a file has to encode. */
 struct encoding {
-	struct progress bar;
-	bool begun;
-	int64_t n;
+	const char **text;
+	int64_t *missing, n; /* this rank's, of the n that are missing */
+	double all;          /* of all ranks, or of those that share this machine's cache */
 };
 
-static void encoded(void *ctx, int64_t i)
+/* Every rank has made its first: their mean says what the rest will take, and whether there is room. */
+static int check_room(struct dist *d, const struct pipeline *p, const struct encoding *x,
+		      const struct conditioner_size *first, struct err *e)
 {
-	struct encoding *x = ctx;
+	double sum[3] = { first->plain, first->stored, x->n > 0 }, free_bytes = 0;
+	char a[32], b[32], c[32], f[32];
 
-	if (!x->begun)
-		progress_begin(&x->bar, "encode prompts", i, x->n);
-	x->begun = true;
-	progress_tick(&x->bar, i + 1, "%s", "");
+	dist_sum_f64(d, sum, 3);
+	const char *dir = conditioner_space(p->text, &free_bytes);
+	double each = sum[1] / sum[2], rest = x->all > sum[2] ? x->all - sum[2] : 0;
+	if (!dir)
+		return 0;
+	int ret = each * rest > free_bytes
+		      ? err_set(e,
+				"%.0f prompts are to be encoded, and their embeddings take about %s each (%s "
+				"in all), but the file system of %s has %s free: free some, or set "
+				"model.text_cache to a folder elsewhere",
+				x->all, text_size(a, each), text_size(b, each * x->all), dir,
+				text_size(f, free_bytes))
+		      : 0;
+	if (!ret && d->rank == 0 && x->all > 0)
+		log_info("%.0f prompts to encode: about %s in %s (%s each, compressed from %s), whose file "
+			 "system has %s free",
+			 x->all, text_size(b, each * x->all), dir, text_size(a, each),
+			 text_size(c, sum[0] / sum[2]), text_size(f, free_bytes));
+	return ret;
+}
+
+static int encode_rest(const struct pipeline *p, const struct encoding *x, struct err *e)
+{
+	struct progress bar;
+	int ret = 0;
+
+	if (x->n < 2)
+		return 0;
+	progress_begin(&bar, "encode prompts", 1, x->n);
+	for (int64_t i = 1; i < x->n && !ret; i++) {
+		ret = conditioner_make(p->text, x->text[x->missing[i]], NULL, e);
+		progress_tick(&bar, i + 1, "%s", "");
+	}
+	progress_end(&bar);
+	return ret;
+}
+
+/* A share of all that are missing, by every rank. */
+static int encode_missing(struct dist *d, const struct pipeline *p, struct encoding *x, int64_t n, int share,
+			  int shares, struct err *e)
+{
+	struct conditioner_size first = { 0 };
+	int ret = 0;
+
+	x->n = conditioner_missing(p->text, x->text, n, share, shares, x->missing);
+	double all = (double)x->n;
+	dist_sum_f64(d, &all, 1);
+	if (!(all > 0))
+		return 0;
+	x->all = shares == d->ranks ? all : (double)(x->n * shares);
+	if (x->n)
+		ret = conditioner_make(p->text, x->text[x->missing[0]], &first, e);
+	if (dist_agree(d, ret, e) || dist_agree(d, check_room(d, p, x, &first, e), e))
+		return -1;
+	return dist_agree(d, encode_rest(p, x, e), e);
 }
 
 int prepare_prompts(struct dist *d, const struct pipeline *p, const struct prompts *in, struct err *e)
 {
-	const char **text = mem_zero((size_t)in->n, sizeof *text);
-	struct encoding x = { .n = in->n };
+	struct encoding x = { .text = mem_zero((size_t)in->n, sizeof *x.text),
+			      .missing = mem_zero((size_t)in->n, sizeof *x.missing) };
 	int ret;
 
 	for (int64_t i = 0; i < in->n; i++)
-		text[i] = in->v[i].text;
+		x.text[i] = in->v[i].text;
 	/* shared among all ranks, and then, where machines have a cache each, among those of a machine */
-	ret = dist_agree(d, conditioner_fill(p->text, text, in->n, d->rank, d->ranks, encoded, &x, e), e);
-	if (!ret)
-		ret = dist_agree(
-		    d, conditioner_fill(p->text, text, in->n, d->local_rank, d->local_ranks, encoded, &x, e),
-		    e);
-	if (x.begun)
-		progress_end(&x.bar);
-	free(text);
+	ret = encode_missing(d, p, &x, in->n, d->rank, d->ranks, e);
+	if (!ret && d->local_ranks < d->ranks)
+		ret = encode_missing(d, p, &x, in->n, d->local_rank, d->local_ranks, e);
+	free(x.text);
+	free(x.missing);
 	return ret ? err_in(e, "%s", in->path) : 0;
 }
 

@@ -4,20 +4,20 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "base/text.h"
 #include "algorithms/gradient.h"
+#include "models/content_hash.h"
 #include "trainer/record/adapters.h"
 #include "trainer/reward_ranks.h"
 #include "dist/startup.h"
 #include <stdlib.h>
 #include <string.h>
 
-static int open_prompts(struct trainer *t, struct err *e)
+static int read_prompts(struct trainer *t, struct err *e)
 {
 	const struct prompts_conf *c = &t->x->prompts;
 
-	if (prompts_read(&t->train, c->train, e) || judging_check(t->mixture, &t->train, e))
-		return -1;
-	if (*c->test && (prompts_read(&t->test, c->test, e) || judging_check(t->mixture, &t->test, e)))
+	if (prompts_read(&t->train, c->train, e) || (*c->test && prompts_read(&t->test, c->test, e)))
 		return -1;
 	if (c->groups * c->group_size < t->dist->ranks)
 		return err_set(e,
@@ -40,14 +40,44 @@ static char *cache_dir(const struct experiment *x)
 	return home && *home ? file_join(home, ".cache/contraflow/text") : mem_str(".cache/contraflow/text");
 }
 
+/* The model's files are read for their hashes once a job: by rank 0, and where machines have disks each, by
+ * one rank of each, which must find what rank 0 found. */
+static int hash_files(struct trainer *t, const struct pipeline_options *o, struct err *e)
+{
+	struct dist *d = t->dist;
+	struct pipeline_hashes own = { 0 };
+	double start = clock_now();
+	char size[32];
+	int ret = 0;
+
+	if (d->rank == 0)
+		ret = pipeline_hash(&t->hashes, o, e);
+	if (dist_agree(d, ret, e))
+		return -1;
+	if (d->rank == 0 && content_hash_read())
+		log_info("model files: %s read for their hashes in %.1f s",
+			 text_size(size, (double)content_hash_read()), clock_now() - start);
+	dist_broadcast(d, &t->hashes, sizeof t->hashes, 0);
+	if (d->local_rank == 0 && d->rank != 0) {
+		ret = pipeline_hash(&own, o, e);
+		if (!ret && (own.transformer != t->hashes.transformer || own.text != t->hashes.text))
+			ret =
+			    err_set(e, "%s: these files are not those that rank 0 has by this name", o->dir);
+	}
+	return dist_agree(d, ret, e);
+}
+
+/* Collective. */
 static int open_pipeline(struct trainer *t, enum at_device dev, struct err *e)
 {
 	const struct experiment *x = t->file;
 	enum at_dtype dt, vae;
 
 	const struct family *family = pipeline_family(x->model.path, e);
+	int ret =
+	    !family || at_dtype_parse(&dt, x->run.dtype, e) || at_dtype_parse(&vae, x->model.vae_dtype, e);
 
-	if (!family || at_dtype_parse(&dt, x->run.dtype, e) || at_dtype_parse(&vae, x->model.vae_dtype, e))
+	if (dist_agree(t->dist, ret ? -1 : 0, e))
 		return -1;
 	char *cache = cache_dir(x);
 	struct pipeline_options m = { .dir = x->model.path,
@@ -57,12 +87,15 @@ static int open_pipeline(struct trainer *t, enum at_device dev, struct err *e)
 				      .vae_batch = x->model.vae_batch,
 				      .text_length =
 					  x->model.text_length ? x->model.text_length : family->text_length,
-				      .text_cache = cache };
-	int ret = pipeline_open(&t->pipeline, &m, e);
+				      .text_cache = cache,
+				      .hashes = &t->hashes };
+
+	ret = hash_files(t, &m, e) || dist_agree(t->dist, pipeline_open(&t->pipeline, &m, e), e) ? -1 : 0;
 	free(cache);
 	return ret;
 }
 
+/* All of a stage but its judges. */
 static void leave(struct trainer *t)
 {
 	gradient_replays_free(t->gradients);
@@ -71,8 +104,6 @@ static void leave(struct trainer *t)
 	sampler_release(&t->eval_sampler);
 	prompts_free(&t->train);
 	prompts_free(&t->test);
-	mixture_close(t->mixture);
-	t->mixture = NULL;
 	if (t->x)
 		experiment_release(t->x);
 	t->x = NULL;
@@ -86,17 +117,43 @@ static int check_sampler(const struct trainer *t, const struct sampler_conf *c, 
 	return sampler_check(c, e) ? err_in(e, "%s%s%s", where, *where ? ": " : "", section) : 0;
 }
 
-/* Solvers, rewards and prompts of a stage: what can be tried without the model. */
-static int open_stage(struct trainer *t, int64_t i, struct err *e)
+/* Solvers and prompts of a stage, and its judges, opened: what can be tried without the model and without
+ * much work. */
+static int try_stage(struct trainer *t, bool judges, struct err *e)
+{
+	if (check_sampler(t, &t->x->rollout, "rollout", e) ||
+	    check_sampler(t, &t->x->eval.sampler, "eval.sampler", e))
+		return -1;
+	if (judges && reward_ranks_open(&t->mixture, t->dist, t->x->tree, (int)t->entered, e))
+		return -1;
+	return read_prompts(t, e) || (judges && (judging_check(t->mixture, &t->train, e) ||
+						 (t->test.n && judging_check(t->mixture, &t->test, e))))
+		   ? -1
+		   : 0;
+}
+
+static int open_stage(struct trainer *t, int64_t i, bool judges, struct err *e)
 {
 	if (experiment_stage(&t->stage, t->file, (int)i, e))
 		return -1;
 	t->x = &t->stage;
-	if (check_sampler(t, &t->x->rollout, "rollout", e) ||
-	    check_sampler(t, &t->x->eval.sampler, "eval.sampler", e) ||
-	    reward_ranks_open(&t->mixture, t->dist, t->x->tree, (int)i, e) || open_prompts(t, e))
+	t->entered = i;
+	if (try_stage(t, judges, e))
 		return t->file->n_stages ? err_in(e, "stage %s", t->file->stage[i]) : -1;
 	return 0;
+}
+
+static int load_judges(struct trainer *t, struct err *e)
+{
+	if (mixture_load(t->mixture, e))
+		return t->file->n_stages ? err_in(e, "stage %s", t->file->stage[t->entered]) : -1;
+	return 0;
+}
+
+static void close_judges(struct trainer *t)
+{
+	mixture_close(t->mixture);
+	t->mixture = NULL;
 }
 
 /* That some step takes noise, where the algorithm learns from those: a solver may have a law without. */
@@ -132,7 +189,6 @@ static int open_samplers(struct trainer *t, struct err *e)
 /* The rest of what a stage needs: its prompts encoded, its samplers. */
 static int finish_stage(struct trainer *t, struct err *e)
 {
-	reward_ranks_agree(t->dist, t->mixture);
 	return prepare_prompts(t->dist, &t->pipeline, &t->train, e) ||
 		       (t->test.n && prepare_prompts(t->dist, &t->pipeline, &t->test, e)) ||
 		       dist_agree(t->dist, open_samplers(t, e), e)
@@ -142,22 +198,40 @@ static int finish_stage(struct trainer *t, struct err *e)
 
 int trainer_enter(struct trainer *t, int64_t i, struct err *e)
 {
+	struct mixture *before = t->mixture;
+
+	t->mixture = NULL;
 	leave(t);
-	return dist_agree(t->dist, open_stage(t, i, e), e) || finish_stage(t, e) ? -1 : 0;
+	int ret = dist_agree(t->dist, open_stage(t, i, true, e), e);
+	if (!ret)
+		mixture_take_over(t->mixture, before);
+	mixture_close(before); /* before others take its place */
+	if (ret || dist_agree(t->dist, load_judges(t, e), e))
+		return -1;
+	reward_ranks_agree(t->dist, t->mixture);
+	ret = finish_stage(t, e);
+	conditioner_rest(t->pipeline.text);
+	return ret;
 }
 
-/* With the model: the first stage, which is open, and where there are others, each of them once, so that all
- * prompts are encoded before the encoders go. */
-static int finish_all(struct trainer *t, struct err *e)
+/* With the model, and without judges: every stage once, stage `first` last, so that all prompts are encoded
+ * before the encoders go. */
+static int finish_all(struct trainer *t, int64_t first, struct err *e)
 {
 	int n = experiment_stages(t->file);
 
-	if (finish_stage(t, e))
-		return -1;
-	for (int i = 1; i < n; i++)
-		if (trainer_enter(t, i, e))
+	reward_ranks_agree(t->dist, t->mixture);
+	for (int64_t i = first + 1; i < first + n; i++) {
+		leave(t);
+		if (dist_agree(t->dist, open_stage(t, i % n, false, e), e) || finish_stage(t, e))
 			return -1;
-	if (n > 1 && trainer_enter(t, 0, e))
+	}
+	if (n > 1) {
+		leave(t);
+		if (dist_agree(t->dist, open_stage(t, first, false, e), e))
+			return -1;
+	}
+	if (finish_stage(t, e))
 		return -1;
 	conditioner_rest(t->pipeline.text);
 	return 0;
@@ -176,27 +250,30 @@ static int open_policies(struct trainer *t, struct err *e)
 	return ret && *start ? err_in(e, "lora.start") : ret;
 }
 
-/* Mistakes in solvers, prompts and rewards are found before the model is read.  The last stage first, so that
- * the first stays open. */
-static int open_stages(struct trainer *t, struct err *e)
+/* Mistakes in solvers, prompts and rewards are found before the model is read.  Stage `first` comes last and
+ * stays open: its judges are the only ones that are loaded. */
+static int open_stages(struct trainer *t, int64_t first, struct err *e)
 {
-	for (int i = experiment_stages(t->file) - 1; i >= 0; i--) {
+	int n = experiment_stages(t->file);
+
+	for (int64_t i = first + n - 1; i >= first; i--) {
+		close_judges(t);
 		leave(t);
-		if (open_stage(t, i, e))
+		if (open_stage(t, i % n, true, e))
 			return -1;
 	}
-	return 0;
+	return load_judges(t, e);
 }
 
-int trainer_open(struct trainer *t, const struct experiment *x, struct dist *d, struct err *e)
+int trainer_open(struct trainer *t, const struct experiment *x, struct dist *d, int64_t first, struct err *e)
 {
 	enum at_device dev;
 
 	*t = (struct trainer) { .file = x, .dist = d };
 	if (dist_agree(d, startup_device(&dev, x->run.device, d, e), e) ||
-	    dist_agree(d, open_stages(t, e), e) || dist_agree(d, open_pipeline(t, dev, e), e) ||
-	    (t->pipeline.device == AT_CUDA && d->ranks > 1 && dist_use_nccl(d, e)) || finish_all(t, e) ||
-	    dist_agree(d, open_policies(t, e), e)) {
+	    dist_agree(d, open_stages(t, first, e), e) || open_pipeline(t, dev, e) ||
+	    (t->pipeline.device == AT_CUDA && d->ranks > 1 && dist_use_nccl(d, e)) ||
+	    finish_all(t, first, e) || dist_agree(d, open_policies(t, e), e)) {
 		trainer_close(t);
 		return -1;
 	}
@@ -216,6 +293,7 @@ void trainer_close(struct trainer *t)
 	at_free(t->grad_P);
 	policies_release(&t->policies);
 	leave(t);
+	close_judges(t);
 	pipeline_close(&t->pipeline);
 	eval_release(&t->before);
 	free(t->dir);

@@ -38,10 +38,12 @@ struct trainer {
 	const struct experiment *file; /* the whole configuration; borrowed */
 	struct experiment *x;          /* the stage that runs: &stage */
 	struct experiment stage;
+	int64_t entered;   /* which one that is */
 	struct dist *dist; /* borrowed */
 	struct pipeline pipeline;
+	struct pipeline_hashes hashes;
 	struct prompts train, test;
-	struct mixture *mixture;
+	struct mixture *mixture; /* its judges: loaded but for those of stages that have not begun */
 	struct sampler rollout, eval_sampler;
 	struct policies policies;
 	struct optimizer optimizer;
@@ -54,9 +56,11 @@ struct trainer {
 	char *dir;               /* the run directory */
 };
 
-/* Everything of every stage is tried before the first begins. */
-int trainer_open(struct trainer *t, const struct experiment *x, struct dist *d, struct err *e);
-/* Closes the prompts, rewards and samplers of the stage that ran, and opens those of stage i; collective. */
+/* Everything of every stage is tried before stage `first` begins: but for judges' weights, of which only that
+ * stage's are loaded. */
+int trainer_open(struct trainer *t, const struct experiment *x, struct dist *d, int64_t first, struct err *e);
+/* Closes the prompts, rewards and samplers of the stage that ran, and opens those of stage i; collective.
+ * Judges that both stages have stay as they are. */
 int trainer_enter(struct trainer *t, int64_t i, struct err *e);
 void trainer_close(struct trainer *t);
 
@@ -114,6 +118,9 @@ int trainer_run(struct trainer *t, struct err *e);
 
 /* ---- checkpoint.c ---- */
 int checkpoint_save(struct trainer *t, struct err *e); /* collective */
+/* Collective: the stage that the newest checkpoint in run directory `dir` belongs to; 0 where there is none,
+ * or none that checkpoint_resume will take. */
+int64_t checkpoint_stage(const char *dir, struct dist *d);
 int checkpoint_resume(struct trainer *t, bool *found,
 		      struct err *e); /* collective: the newest of the run, if any */
 

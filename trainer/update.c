@@ -59,7 +59,32 @@ static void add_pairs(struct work_list *l, const struct trainer *t, const struct
 	}
 }
 
-/* Of part `part`: of samples at random, or of whole groups where the algorithm looks at those. */
+/* The part of every unit, a sample or a whole group where the algorithm looks at those: -1 where nothing has
+ * a score, so that what could not be scored leaves no part shorter than the others. */
+static int64_t *deal(const struct trainer *t, const struct samples *s, int64_t units, int64_t each,
+		     int64_t parts)
+{
+	int64_t *part = mem_zero((size_t)units, sizeof *part), *unit = mem_zero((size_t)units, sizeof *unit);
+	int64_t *dealt = mem_zero((size_t)units, sizeof *dealt), n = 0;
+	/* images of a prompt are alike; prompts are not, and may come in turns (prompts.by_tag) */
+	bool anew = each > 1 || parts > t->x->prompts.group_size;
+
+	for (int64_t i = 0; i < units; i++) {
+		part[i] = -1;
+		for (int64_t k = 0; k < each && part[i] < 0; k++)
+			part[i] = isnan(s->r[i * each + k]) ? -1 : 0;
+		if (!part[i])
+			unit[n++] = i;
+	}
+	prompts_deal(n, parts, anew, (uint64_t)t->x->run.seed, t->at.epoch, dealt);
+	for (int64_t i = 0; i < n; i++)
+		part[unit[i]] = dealt[i];
+	free(unit);
+	free(dealt);
+	return part;
+}
+
+/* Of part `part`, in a random order. */
 static struct work_list list_pairs(const struct trainer *t, const struct samples *s, int64_t part,
 				   int64_t parts)
 {
@@ -74,7 +99,7 @@ static struct work_list list_pairs(const struct trainer *t, const struct samples
 			   .r = s->r,
 			   .law = law };
 	int64_t units = t->x->algorithm->group ? s->groups : s->n, each = s->n / units;
-	int64_t *order = mem_zero((size_t)units, sizeof *order);
+	int64_t *order = mem_zero((size_t)units, sizeof *order), *dealt = deal(t, s, units, each, parts);
 	struct rng shuffle = rng_make(r.seed, RNG_SHUFFLE, r.epoch, 0);
 	struct pair *room = mem_zero((size_t)r.levels, sizeof *room);
 	struct work_list l = { .v = mem_zero((size_t)(s->count * r.levels + 1), sizeof *l.v) };
@@ -82,9 +107,10 @@ static struct work_list list_pairs(const struct trainer *t, const struct samples
 	for (int64_t i = 0; i < units; i++)
 		order[i] = i;
 	rng_shuffle(&shuffle, order, units);
-	for (int64_t i = part * units / parts; i < (part + 1) * units / parts; i++)
-		for (int64_t k = 0; k < each; k++)
+	for (int64_t i = 0; i < units; i++)
+		for (int64_t k = 0; k < each && dealt[order[i]] == part; k++)
 			add_pairs(&l, t, &r, s, order[i] * each + k, room);
+	free(dealt);
 	free(order);
 	free(room);
 	free(law);

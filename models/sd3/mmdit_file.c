@@ -295,7 +295,7 @@ int mmdit_open(struct mmdit *m, const char *dir, enum at_dtype dt, enum at_devic
 {
 	if (mmdit_describe(m, dir, e))
 		return -1;
-	if (nn_load_dir(&m->net, dir, NN_DIFFUSERS, NULL, dt, dev, &m->net.hash, e)) {
+	if (nn_load_dir(&m->net, dir, NN_DIFFUSERS, NULL, dt, dev, e)) {
 		mmdit_release(m);
 		return -1;
 	}

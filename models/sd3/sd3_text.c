@@ -9,6 +9,7 @@
  * Shapes: B prompts, L CLIP tokens (77), M T5 tokens, E transformer's text width.
  */
 #include "models/text/clip_text.h"
+#include "models/content_hash.h"
 #include "models/encoder.h"
 #include "models/text/t5.h"
 #include "models/text/tokenizer.h"
@@ -120,16 +121,18 @@ static void close_text(void *state)
 }
 
 /* The weights of a folder, whatever files they are in. */
-static int hash_weights(uint64_t *hash, const char *dir, const char *folder, struct err *e)
+static int hash_weights(uint64_t *hash, const struct text_options *o, const char *folder, struct err *e)
 {
-	char *path = file_join(dir, folder), *config = file_join(path, "config.json");
+	char *path = file_join(o->dir, folder), *config = file_join(path, "config.json");
 	struct st_file f;
 	uint64_t h[2];
-	int ret =
-	    file_hash_path(&h[0], config, e) || st_open_model(&f, path, NN_TRANSFORMERS, NULL, e) ? -1 : 0;
+	int ret = content_hash_path(&h[0], config, o->hashes, e) ||
+			  st_open_model(&f, path, NN_TRANSFORMERS, NULL, e)
+		      ? -1
+		      : 0;
 
 	if (!ret) {
-		h[1] = st_hash(&f);
+		h[1] = content_hash(&f, o->hashes);
 		st_close(&f);
 		*hash = file_hash(h, sizeof h, *hash);
 	}
@@ -138,7 +141,7 @@ static int hash_weights(uint64_t *hash, const char *dir, const char *folder, str
 	return ret;
 }
 
-static int hash_tokenizer(uint64_t *hash, const char *dir, const char *folder, struct err *e)
+static int hash_tokenizer(uint64_t *hash, const struct text_options *o, const char *folder, struct err *e)
 {
 	static const char *const names[] = { "vocab.json",
 					     "merges.txt",
@@ -146,7 +149,7 @@ static int hash_tokenizer(uint64_t *hash, const char *dir, const char *folder, s
 					     "tokenizer_config.json",
 					     "special_tokens_map.json",
 					     "added_tokens.json" };
-	char *path = file_join(dir, folder);
+	char *path = file_join(o->dir, folder);
 	int ret = 0;
 
 	for (size_t i = 0; i < sizeof names / sizeof *names && !ret; i++) {
@@ -154,7 +157,7 @@ static int hash_tokenizer(uint64_t *hash, const char *dir, const char *folder, s
 		uint64_t h = 0;
 
 		if (file_exists(file))
-			ret = file_hash_path(&h, file, e);
+			ret = content_hash_path(&h, file, o->hashes, e);
 		*hash = file_hash(&h, sizeof h, *hash);
 		free(file);
 	}
@@ -173,9 +176,7 @@ static int hash_text(uint64_t *hash, const struct text_options *o, struct err *e
 	*hash = file_hash(how, sizeof how, 0);
 	for (int i = 0; i < (t.has_t5 ? 3 : 2) && !ret; i++)
 		ret =
-		    hash_weights(hash, o->dir, encoder[i], e) || hash_tokenizer(hash, o->dir, tokenizer[i], e)
-			? -1
-			: 0;
+		    hash_weights(hash, o, encoder[i], e) || hash_tokenizer(hash, o, tokenizer[i], e) ? -1 : 0;
 	return ret;
 }
 

@@ -280,7 +280,7 @@ int clip_open(struct clip *m, const char *dir, enum at_dtype dt, enum at_device 
 	json_t *o = json_read(path, e);
 	int ret = o ? 0 : -1;
 
-	*m = (struct clip) { .dtype = dt, .device = dev };
+	*m = (struct clip) { .dtype = dt, .device = dev, .dir = mem_str(dir), .stem = stem };
 	if (!ret)
 		ret = open ? read_open_clip(m, o, path, e) : read_transformers(m, o, path, e);
 	if (!ret) {
@@ -288,8 +288,8 @@ int clip_open(struct clip *m, const char *dir, enum at_dtype dt, enum at_device 
 		lay_out_vision(&m->vision, &m->net, layout);
 		nn_ignore(&m->net, "logit_scale");
 		ret = read_normalisation(m, dir, o, open, path, e) ||
-			      nn_load_dir(&m->net, dir, stem, NULL, dt, dev, NULL, e) ||
-			      read_scale(m, dir, stem, e) || clip_tokenizer_open(&m->tokenizer, dir, e)
+			      nn_check_dir(&m->net, dir, stem, NULL, e) || read_scale(m, dir, stem, e) ||
+			      clip_tokenizer_open(&m->tokenizer, dir, e)
 			  ? -1
 			  : 0;
 	}
@@ -301,8 +301,14 @@ int clip_open(struct clip *m, const char *dir, enum at_dtype dt, enum at_device 
 	return ret;
 }
 
+int clip_load(struct clip *m, struct err *e)
+{
+	return nn_load_dir(&m->net, m->dir, m->stem, NULL, m->dtype, m->device, e);
+}
+
 void clip_release(struct clip *m)
 {
+	free(m->dir);
 	nn_release(&m->net);
 	clip_layers_release(&m->text.layers);
 	clip_layers_release(&m->vision.layers);

@@ -25,6 +25,8 @@ struct clip {
 	double mean[3], std[3];
 	enum at_dtype dtype;
 	enum at_device device;
+	char *dir;
+	const char *stem; /* of its files of weights */
 };
 
 /* How an image that is not square becomes one. */
@@ -33,8 +35,10 @@ enum clip_fit {
 	CLIP_PAD   /* the longer side is resized, the shorter filled up with black (HPSv2) */
 };
 
-/* Must not move while open. */
+/* Its configuration, tokenizer and the names and shapes of its weights: all that tokenizing needs.  Must not
+ * move while open. */
 int clip_open(struct clip *m, const char *dir, enum at_dtype dt, enum at_device dev, struct err *e);
+int clip_load(struct clip *m, struct err *e); /* the weights, before the first features */
 void clip_release(struct clip *m);
 /* (3, image_size, image_size) normalised values of an 8-bit image. */
 void clip_pixels(const struct clip *m, enum clip_fit fit, const uint8_t *rgb, int w, int h, float *out);

@@ -111,7 +111,7 @@ int clip_text_open(struct clip_text *m, const char *dir, enum at_dtype dt, enum 
 	ret = o ? clip_text_read(m, o, path, e) : -1;
 	if (!ret) {
 		clip_text_lay_out(m, &m->net, CLIP_TRANSFORMERS);
-		ret = nn_load_dir(&m->net, dir, NN_TRANSFORMERS, NULL, dt, dev, NULL, e);
+		ret = nn_load_dir(&m->net, dir, NN_TRANSFORMERS, NULL, dt, dev, e);
 	}
 	if (ret)
 		clip_text_release(m);

@@ -18,7 +18,7 @@ static int wake(struct conditioner *c, struct err *e)
 }
 
 int conditioner_open(struct conditioner **out, const struct text_encoder_type *type,
-		     const struct text_options *o, const char *cache, struct err *e)
+		     const struct text_options *o, const char *cache, const uint64_t *known, struct err *e)
 {
 	struct conditioner *c = mem_zero(1, sizeof *c);
 	uint64_t hash;
@@ -26,8 +26,10 @@ int conditioner_open(struct conditioner **out, const struct text_encoder_type *t
 
 	*c = (struct conditioner) { .type = type, .options = *o, .dir = mem_str(o->dir) };
 	c->options.dir = c->dir;
+	c->options.hashes = NULL; /* of no use later */
 	if (cache && type->hash) {
-		ret = type->hash(&hash, &c->options, e) ||
+		hash = known ? *known : 0;
+		ret = (!known && type->hash(&hash, o, e)) ||
 			      text_cache_open(&c->cache, cache, hash, o->dtype, o->device, e)
 			  ? -1
 			  : 0;
@@ -88,22 +90,38 @@ int conditioner_encode(struct conditioner *c, const char *const *prompts, int n,
 	return ret;
 }
 
-int conditioner_fill(struct conditioner *c, const char *const *prompts, int64_t n, int share, int shares,
-		     void (*progress)(void *ctx, int64_t i), void *ctx, struct err *e)
+int64_t conditioner_missing(const struct conditioner *c, const char *const *prompts, int64_t n, int64_t share,
+			    int64_t shares, int64_t *out)
 {
+	int64_t missing = 0;
+
+	for (int64_t i = share; i < n; i += shares)
+		if (!c->cached || !text_cache_has(&c->cache, prompts[i]))
+			out[missing++] = i;
+	return missing;
+}
+
+int conditioner_make(struct conditioner *c, const char *prompt, struct conditioner_size *size, struct err *e)
+{
+	struct at_scope *s = at_begin(AT_NO_GRAD);
+	struct cond row = { 0 };
 	int ret = 0;
 
-	for (int64_t i = share; i < n && !ret; i += shares) {
-		struct at_scope *s;
-		struct cond row = { 0 };
-
-		if (c->cached && text_cache_has(&c->cache, prompts[i]))
-			continue;
-		s = at_begin(AT_NO_GRAD);
-		ret = make(c, prompts[i], &row, e);
-		at_end(s);
-		if (progress)
-			progress(ctx, i);
+	/* the same text may have come twice */
+	if (size || !c->cached || !text_cache_has(&c->cache, prompt))
+		ret = make(c, prompt, &row, e);
+	if (!ret && size) {
+		*size = (struct conditioner_size) { 0 };
+		for (int i = 0; i < row.n; i++)
+			size->plain += (double)at_numel(row.part[i].rows) *
+				       (double)at_dtype_size(at_dtype_of(row.part[i].rows));
+		size->stored = c->cached ? text_cache_bytes(&c->cache, prompt) : 0;
 	}
+	at_end(s);
 	return ret;
+}
+
+const char *conditioner_space(const struct conditioner *c, double *bytes)
+{
+	return c->cached ? text_cache_space(&c->cache, bytes) : NULL;
 }

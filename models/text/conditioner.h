@@ -12,17 +12,26 @@
 
 struct conditioner;
 
-/* cache: a folder, or NULL; encoders whose type has no hash() do without one.  The strings of *o are copied.
- */
+/* cache: a folder, or NULL; encoders whose type has no hash() do without one.  hash: what type->hash says of
+ * *o, where the caller knows it, or NULL.  The strings of *o are copied. */
 int conditioner_open(struct conditioner **c, const struct text_encoder_type *type,
-		     const struct text_options *o, const char *cache, struct err *e);
+		     const struct text_options *o, const char *cache, const uint64_t *hash, struct err *e);
 void conditioner_close(struct conditioner *c); /* NULL is fine */
 int conditioner_encode(struct conditioner *c, const char *const *prompts, int n, struct cond *out,
 		       struct err *e);
-/* Prompts `share`, share + shares, ... will be in the cache; without a cache, they are tried. `progress`,
- * unless NULL, is called after each that had to be encoded, with its index. */
-int conditioner_fill(struct conditioner *c, const char *const *prompts, int64_t n, int share, int shares,
-		     void (*progress)(void *ctx, int64_t i), void *ctx, struct err *e);
+/* Those of prompts share, share + shares, ... that are not in the cache, each index into out; returns how
+ * many.  Without a cache: all, which conditioner_make then tries. */
+int64_t conditioner_missing(const struct conditioner *c, const char *const *prompts, int64_t n, int64_t share,
+			    int64_t shares, int64_t *out);
+/* One of them into the cache.  Into *size, unless NULL, what that takes there. */
+struct conditioner_size {
+	double plain;  /* bytes of its tensors */
+	double stored; /* that it takes on disk, compressed and in whole blocks; 0 without a cache */
+};
+int conditioner_make(struct conditioner *c, const char *prompt, struct conditioner_size *size, struct err *e);
+/* The cache's folder, and into *bytes what is free on its file system (quotas are not known); NULL without a
+ * cache. */
+const char *conditioner_space(const struct conditioner *c, double *bytes);
 void conditioner_rest(struct conditioner *c);
 
 #endif

@@ -195,7 +195,7 @@ int t5_open(struct t5 *m, const char *dir, enum at_dtype dt, enum at_device dev,
 		for (int64_t i = 0; i < m->conf.num_layers; i++)
 			lay_out_layer(m, &m->layer[i], i);
 		norm(m, &m->norm_D, "encoder.final_layer_norm");
-		ret = nn_load_dir(&m->net, dir, NN_TRANSFORMERS, NULL, dt, dev, NULL, e);
+		ret = nn_load_dir(&m->net, dir, NN_TRANSFORMERS, NULL, dt, dev, e);
 	}
 	if (ret)
 		t5_release(m);

@@ -3,10 +3,12 @@
 #include "base/mem.h"
 #include "base/text.h"
 #include <inttypes.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 #include <zstd.h>
 
@@ -69,6 +71,27 @@ bool text_cache_has(const struct text_cache *c, const char *prompt)
 
 	free(path);
 	return yes;
+}
+
+double text_cache_bytes(const struct text_cache *c, const char *prompt)
+{
+	char *path = path_of(c, prompt);
+	struct statvfs fs;
+	struct stat st;
+	double bytes = 0;
+
+	if (!stat(path, &st) && !statvfs(path, &fs) && fs.f_frsize)
+		bytes = ceil((double)st.st_size / (double)fs.f_frsize) * (double)fs.f_frsize;
+	free(path);
+	return bytes;
+}
+
+const char *text_cache_space(const struct text_cache *c, double *bytes)
+{
+	struct statvfs fs;
+
+	*bytes = statvfs(c->dir, &fs) ? INFINITY : (double)fs.f_bavail * (double)fs.f_frsize;
+	return c->dir;
 }
 
 /* ---- Bytes --------------------------------------------------------------------------------------- */

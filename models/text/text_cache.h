@@ -23,6 +23,10 @@ int text_cache_open(struct text_cache *c, const char *dir, uint64_t encoder, enu
 void text_cache_close(struct text_cache *c);
 
 bool text_cache_has(const struct text_cache *c, const char *prompt);
+/* What a prompt's file takes on disk, in whole blocks; 0: there is none. */
+double text_cache_bytes(const struct text_cache *c, const char *prompt);
+/* The folder, and what its file system has free for this user; quotas are not known. */
+const char *text_cache_space(const struct text_cache *c, double *bytes);
 /* One row into an empty cond, of the innermost scope; false when it is not there or damaged. */
 bool text_cache_get(const struct text_cache *c, const char *prompt, struct cond *row);
 /* One row; its parts are (1, L, E) or (1, P). */

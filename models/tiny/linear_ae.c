@@ -163,7 +163,7 @@ int linear_ae_open(struct linear_ae *a, const char *dir, enum at_dtype dt, enum 
 	*a = (struct linear_ae) { 0 };
 	ret = !o || json_get_int(&a->scale, o, "scale", 0, config, e) ||
 		      json_get_int(&a->channels, o, "channels", 0, config, e) || lay_out(a, config, e) ||
-		      nn_load_dir(&a->net, dir, NN_DIFFUSERS, NULL, dt, dev, NULL, e)
+		      nn_load_dir(&a->net, dir, NN_DIFFUSERS, NULL, dt, dev, e)
 		  ? -1
 		  : 0;
 	if (ret)

@@ -138,7 +138,7 @@ int word_encoder_open(struct word_encoder *w, const char *dir, enum at_dtype dt,
 
 	*w = (struct word_encoder) { 0 };
 	ret = read_vocabulary(w, vocab, e) || read_config(w, config, e) ||
-		      nn_load_dir(&w->net, dir, NN_TRANSFORMERS, NULL, dt, dev, NULL, e)
+		      nn_load_dir(&w->net, dir, NN_TRANSFORMERS, NULL, dt, dev, e)
 		  ? -1
 		  : 0;
 	if (ret)

@@ -245,7 +245,7 @@ int vae_open(struct vae *m, const char *dir, enum at_dtype dt, enum at_device de
 	ret = read_config(&m->conf, path, e);
 	if (!ret) {
 		lay_out(m);
-		ret = nn_load_dir(&m->net, dir, NN_DIFFUSERS, NULL, dt, dev, NULL, e);
+		ret = nn_load_dir(&m->net, dir, NN_DIFFUSERS, NULL, dt, dev, e);
 	}
 	if (ret)
 		vae_release(m);

@@ -38,6 +38,15 @@ int clip_tower_open(struct clip_tower **out, const char *dir, enum at_dtype dt, 
 	return ret;
 }
 
+int clip_tower_load(struct clip_tower *t, struct err *e)
+{
+	pthread_mutex_lock(&towers_lock);
+	int ret = t->loaded ? 0 : clip_load(&t->clip, e);
+	t->loaded |= !ret;
+	pthread_mutex_unlock(&towers_lock);
+	return ret;
+}
+
 void clip_tower_close(struct clip_tower *t)
 {
 	pthread_mutex_lock(&towers_lock);

@@ -64,6 +64,22 @@ static int open_scorer(void **state, const void *conf, struct err *e)
 	return 0;
 }
 
+static int load_scorer(void *state, struct err *e)
+{
+	struct scorer *s = state;
+	struct at_scope *sc;
+
+	if (clip_tower_load(s->tower, e))
+		return -1;
+	sc = at_begin(AT_NO_GRAD);
+	for (int i = 0; i < HEAD && s->head_w[0]; i++) {
+		at_set(&s->head_w[i], at_to(s->head_w[i], AT_F32, s->tower->device));
+		at_set(&s->head_b[i], at_to(s->head_b[i], AT_F32, s->tower->device));
+	}
+	at_end(sc);
+	return 0;
+}
+
 static void close_scorer(void *state)
 {
 	struct scorer *s = state;
@@ -218,8 +234,8 @@ static int open_head(struct scorer *s, const char *path, struct err *e)
 
 		ret = st_take(&tw, &f, w, DIMS(out, in), e) || st_take(&tb, &f, b, DIMS(out), e) ? -1 : 0;
 		if (!ret) {
-			s->head_w[i] = at_keep(at_clone(at_to(tw, AT_F32, s->tower->device)));
-			s->head_b[i] = at_keep(at_clone(at_to(tb, AT_F32, s->tower->device)));
+			s->head_w[i] = at_keep(at_clone(at_to(tw, AT_F32, AT_CPU)));
+			s->head_b[i] = at_keep(at_clone(at_to(tb, AT_F32, AT_CPU)));
 		}
 		in = out;
 		free(w);
@@ -256,8 +272,8 @@ static int score_aesthetic(void *state, const struct reward_item *item, int n, s
 #define CLIP_REWARD(NAME, DOC, SCORE)                                                                        \
 	{                                                                                                    \
 		.abi = REWARD_ABI, .name = NAME, .doc = DOC, .fields = clip_fields,                          \
-		.conf_size = sizeof(struct clip_conf), .open = open_scorer, .check = check_prompt,           \
-		.score = SCORE, .close = close_scorer                                                        \
+		.conf_size = sizeof(struct clip_conf), .open = open_scorer, .load = load_scorer,             \
+		.check = check_prompt, .score = SCORE, .close = close_scorer                                 \
 	}
 
 const struct reward_type reward_clipscore =
@@ -274,6 +290,7 @@ const struct reward_type reward_aesthetic = {
 	.fields = aesthetic_fields,
 	.conf_size = sizeof(struct clip_conf),
 	.open = open_aesthetic,
+	.load = load_scorer,
 	.score = score_aesthetic,
 	.close = close_scorer,
 };

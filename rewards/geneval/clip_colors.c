@@ -35,6 +35,11 @@ int clip_colors_open(struct clip_colors **out, const char *dir, const char *dtyp
 	return 0;
 }
 
+int clip_colors_load(struct clip_colors *c, struct err *e)
+{
+	return clip_tower_load(c->tower, e);
+}
+
 void clip_colors_close(struct clip_colors *c)
 {
 	if (!c)

@@ -24,7 +24,8 @@ struct color_question {
 struct clip_colors;
 int clip_colors_open(struct clip_colors **c, const char *dir, const char *dtype, enum at_device dev,
 		     struct err *e);
-void clip_colors_close(struct clip_colors *c); /* NULL is fine */
+int clip_colors_load(struct clip_colors *c, struct err *e); /* before the first question */
+void clip_colors_close(struct clip_colors *c);              /* NULL is fine */
 /* One caller at a time. */
 int clip_colors_ask(struct clip_colors *c, struct color_question *q, int n, struct err *e);
 

@@ -29,8 +29,10 @@ struct detector {
 
 struct detector_type {
 	const char *name, *doc;
-	/* Fills state, classes and colors; conf outlives it. */
+	/* Fills state, classes and colors; conf outlives it.  As a reward's, it finds mistakes and loads
+	 * nothing. */
 	int (*open)(struct detector *d, const struct geneval_conf *conf, struct err *e);
+	int (*load)(struct detector *d, struct err *e); /* NULL: nothing is to be loaded */
 	/* n images and what is asked of them.  out: n zeroed; free(out[i].v), after an error too.  An error
 	 * is one of all of them.  May run in several threads at once. */
 	int (*detect)(struct detector *d, const struct reward_item *item, json_t *const *meta, int n,

@@ -165,7 +165,7 @@ static int open_watcher(struct watcher *w, struct err *e)
 		return err_set(e,
 			       "it needs `module`, a network's file (tools/export_mask2former.py makes one)");
 	if (at_device_parse(&w->device, c->device, e) || (*c->classes && read_names(w, c->classes, e)) ||
-	    at_script_open(&w->script, c->module, w->device, e))
+	    at_script_check(c->module, e))
 		return -1;
 	return *c->clip ? clip_colors_open(&w->colors, c->clip, c->clip_dtype, w->device, e) : 0;
 }
@@ -186,6 +186,16 @@ static int script_open(struct detector *d, const struct geneval_conf *conf, stru
 	for (w->n_names = 0; d->classes[w->n_names];)
 		w->n_names++;
 	return 0;
+}
+
+static int script_load(struct detector *d, struct err *e)
+{
+	struct watcher *w = d->state;
+
+	return at_script_open(&w->script, w->conf->module, w->device, e) ||
+		       (w->colors && clip_colors_load(w->colors, e))
+		   ? -1
+		   : 0;
 }
 
 static void script_close(struct detector *d)
@@ -378,6 +388,7 @@ const struct detector_type detector_script = {
 	.name = "script",
 	.doc = "A detection network from TorchScript or AOTInductor",
 	.open = script_open,
+	.load = script_load,
 	.detect = script_detect,
 	.close = script_close,
 };

@@ -63,6 +63,14 @@ static int geneval_open(void **state, const void *conf, struct err *e)
 	return 0;
 }
 
+static int geneval_load(void *state, struct err *e)
+{
+	struct geneval_state *s = state;
+	const struct detector_type *type = s->detector.type;
+
+	return type->load && type->load(&s->detector, e) ? err_in(e, "detector %s", type->name) : 0;
+}
+
 static void geneval_close(void *state)
 {
 	struct geneval_state *s = state;
@@ -137,6 +145,7 @@ const struct reward_type reward_geneval = {
 	.fields = fields,
 	.conf_size = sizeof(struct geneval_conf),
 	.open = geneval_open,
+	.load = geneval_load,
 	.check = check,
 	.score = geneval_score,
 	.close = geneval_close,

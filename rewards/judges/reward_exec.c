@@ -275,6 +275,22 @@ static int receive_frame(struct child *c, char **data, size_t *n, double end, st
 
 /* ---- The reward ---------------------------------------------------------------------------------- */
 
+/* Is there such a program, in $PATH unless its name has a slash? */
+static int find_program(const char *name, struct err *e)
+{
+	const char *path = getenv("PATH");
+	bool found = strchr(name, '/') && !access(name, X_OK);
+
+	for (const char *at = path ? path : "", *end; !found && !strchr(name, '/') && *at;
+	     at = end + !!*end) {
+		end = at + strcspn(at, ":");
+		char *file = mem_printf("%.*s/%s", (int)(end - at), at, name);
+		found = !access(file, X_OK);
+		free(file);
+	}
+	return found || !path ? 0 : err_set(e, "cannot start '%s': %s", name, strerror(errno));
+}
+
 static int open_exec(void **state, const void *conf, struct err *e)
 {
 	struct child *c = mem_zero(1, sizeof *c);
@@ -283,13 +299,18 @@ static int open_exec(void **state, const void *conf, struct err *e)
 	for (int i = 0, n = 0; i < c->conf->command.n && n < (int)sizeof c->what; i++)
 		n += snprintf(c->what + n, sizeof c->what - (size_t)n, "%s%s", i ? " " : "",
 			      c->conf->command.v[i]);
-	if (start(c, e)) {
+	if (find_program(c->conf->command.v[0], e)) {
 		free(c);
 		return -1;
 	}
 	enlist(c);
 	*state = c;
 	return 0;
+}
+
+static int load_exec(void *state, struct err *e)
+{
+	return start(state, e);
 }
 
 static void close_exec(void *state)
@@ -378,6 +399,7 @@ const struct reward_type reward_exec = {
 	.fields = fields,
 	.conf_size = sizeof(struct exec_conf),
 	.open = open_exec,
+	.load = load_exec,
 	.score = score,
 	.close = close_exec,
 };

@@ -22,6 +22,7 @@ static const struct field fields[] = {
 };
 
 struct plugin {
+	const struct plugin_conf *conf;
 	void *library, *state;
 	const struct contraflow_reward *reward;
 };
@@ -39,10 +40,9 @@ static void close_plugin(void *state)
 	free(p);
 }
 
-static int load(struct plugin *p, const struct plugin_conf *c, struct err *e)
+static int find(struct plugin *p, const struct plugin_conf *c, struct err *e)
 {
 	const struct contraflow_reward *(*entry)(void);
-	char why[256] = "no reason was given";
 	void *symbol;
 
 	if (!strchr(c->path, '/'))
@@ -61,8 +61,17 @@ static int load(struct plugin *p, const struct plugin_conf *c, struct err *e)
 			       p->reward->flags);
 	if (!p->reward->score)
 		return err_set(e, "%s has no score()", c->path);
-	if (p->reward->open && p->reward->open(&p->state, c->options, why, sizeof why))
-		return err_set(e, "%s: %.200s", c->path, why);
+	return 0;
+}
+
+/* The library's own open: what it loads is its affair. */
+static int load_plugin(void *state, struct err *e)
+{
+	struct plugin *p = state;
+	char why[256] = "no reason was given";
+
+	if (p->reward->open && p->reward->open(&p->state, p->conf->options, why, sizeof why))
+		return err_set(e, "%s: %.200s", p->conf->path, why);
 	return 0;
 }
 
@@ -70,7 +79,8 @@ static int open_plugin(void **state, const void *conf, struct err *e)
 {
 	struct plugin *p = mem_zero(1, sizeof *p);
 
-	if (load(p, conf, e)) {
+	p->conf = conf;
+	if (find(p, conf, e)) {
 		close_plugin(p);
 		return -1;
 	}
@@ -117,6 +127,7 @@ const struct reward_type reward_plugin = {
 	.fields = fields,
 	.conf_size = sizeof(struct plugin_conf),
 	.open = open_plugin,
+	.load = load_plugin,
 	.score = score,
 	.close = close_plugin,
 	.group = wants_group,

@@ -147,6 +147,7 @@ static struct mixture *make(const struct mixture_entry *entry, int n)
 		if (!m->entry[k].name)
 			m->entry[k].name = mem_str(m->entry[k].type->name);
 		m->entry[k].group |= (m->entry[k].type->flags & REWARD_GROUP) != 0;
+		m->entry[k].loaded |= !m->entry[k].type->load;
 	}
 	m->activity = mem_zero((size_t)n, sizeof *m->activity);
 	m->tail = &m->head;
@@ -344,6 +345,44 @@ int mixture_count(const struct mixture *m)
 const struct mixture_entry *mixture_at(const struct mixture *m, int k)
 {
 	return &m->entry[k];
+}
+
+void mixture_take_over(struct mixture *m, struct mixture *from)
+{
+	if (!from || m->backend || from->backend)
+		return;
+	pthread_mutex_lock(&from->lock);
+	for (int k = 0; k < m->entries; k++)
+		for (int i = 0; i < from->entries && !m->entry[k].loaded; i++) {
+			struct mixture_entry *own = &m->entry[k], *other = &from->entry[i];
+
+			if (!other->loaded || from->activity[i].inside || !mixture_entries_alike(own, other))
+				continue;
+			struct mixture_entry old = *own;
+			own->conf = other->conf;
+			own->state = other->state;
+			other->conf = old.conf;
+			other->state = old.state;
+			own->loaded = true;
+			other->loaded = false;
+		}
+	pthread_mutex_unlock(&from->lock);
+}
+
+int mixture_load(struct mixture *m, struct err *e)
+{
+	if (m->backend)
+		return m->backend->load(m->backend_ctx, e);
+	for (int k = 0; k < m->entries; k++) {
+		struct mixture_entry *entry = &m->entry[k];
+
+		if (entry->loaded)
+			continue;
+		if (entry->type->load(entry->state, e))
+			return err_in(e, "reward %s", entry->name);
+		entry->loaded = true;
+	}
+	return 0;
 }
 
 void mixture_set_group(struct mixture *m, int k, bool group)

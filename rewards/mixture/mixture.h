@@ -22,13 +22,20 @@ struct mixture_entry {
 	double deadline; /* seconds a call may take; 0: for ever */
 	double quorum;   /* see mixture_total */
 	bool group;      /* it gets whole groups (REWARD_GROUP, or because it asked) */
+	bool loaded;     /* reward.h's load() is done, or there is none */
 };
 struct mixture;
 struct mixture_scores;
 
 /* Reads section `rewards` (a mapping: name -> {type, weight, the reward's own keys}; without `type` the name
- * is the type), opens each.  `threads` scoring threads, for all rewards that do not have their own. */
+ * is the type), opens each: prompts can then be checked, and images scored after mixture_load.  `threads`
+ * scoring threads, for all rewards that do not have their own. */
 int mixture_open(struct mixture **m, const struct conf_node *root, int threads, struct err *e);
+/* The rewards of `from` whose type and keys one of m's has, too, go over to m as they are, loaded; m's own go
+ * to `from` for that, which is closed next.  Nothing may be under way; a reward with calls that were given up
+ * stays.  `from` NULL: nothing to take. */
+void mixture_take_over(struct mixture *m, struct mixture *from);
+int mixture_load(struct mixture *m, struct err *e); /* what is not loaded yet */
 /* The same over n rewards that are open already; takes their name (NULL: the type's), state and conf (the
  * array is copied). */
 struct mixture *mixture_new(const struct mixture_entry *entry, int n, int threads);
@@ -39,6 +46,7 @@ struct mixture_backend {
 		       int n, bool group);
 	bool (*done)(void *ctx, struct mixture_scores *s); /* takes what has been scored; never waits */
 	int (*check)(void *ctx, const struct reward_item *item, int n, int *bad, struct err *e);
+	int (*load)(void *ctx, struct err *e);
 	void (*close)(void *ctx);
 };
 /* The rewards of a section, read and not opened, in front of `backend`, whose ctx the mixture closes; on an

@@ -1,6 +1,6 @@
 /* mixture_conf.c -- the section `rewards`: its entries read, opened and asked about prompts. */
 #include "base/mem.h"
-#include "rewards/mixture/mixture.h"
+#include "rewards/mixture/mixture_queue.h"
 #include <stdlib.h>
 #include <string.h>
 
@@ -245,6 +245,31 @@ int mixture_open_over(struct mixture **m, const struct conf_node *root, const st
 	*m = entry ? mixture_new_over(entry, n, backend, ctx) : NULL;
 	free(entry);
 	return *m ? 0 : -1;
+}
+
+/* A reward's own keys, as text; free(). */
+static char *keys_text(const struct mixture_entry *k)
+{
+	struct conf_node *tree = conf_empty();
+	struct text t = { 0 };
+
+	conf_store(tree, k->conf, k->type->fields, "reward");
+	conf_emit(&t, tree);
+	conf_node_free(tree);
+	return t.s;
+}
+
+bool mixture_entries_alike(const struct mixture_entry *a, const struct mixture_entry *b)
+{
+	if (a->type != b->type || !a->conf != !b->conf)
+		return false;
+	if (!a->conf)
+		return true;
+	char *x = keys_text(a), *y = keys_text(b);
+	bool alike = !strcmp(x, y);
+	free(x);
+	free(y);
+	return alike;
 }
 
 static struct entry_conf entry_values(const struct mixture_entry *k)

@@ -52,6 +52,9 @@ struct mixture {
 
 #define SHARED -1 /* the workers of all entries that have none of their own */
 
+/* The same type with the same keys, but for those of the mixture; in mixture_conf.c. */
+bool mixture_entries_alike(const struct mixture_entry *a, const struct mixture_entry *b);
+
 /* A worker's thread; in mixture.c. */
 void mixture_start_worker(struct mixture *m, int only);
 

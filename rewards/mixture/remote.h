@@ -25,8 +25,8 @@ struct remote_link {
 /* ---- the client ---- */
 
 /* The mixture of section `rewards` of root, which the servers know as set number `set`.  One of the clients
- * is in charge: it has the servers open the rewards, and alone asks about prompts; the others take its word.
- * `turn` says which server is first; the batches go round. */
+ * is in charge: it has the servers open and load the rewards, and alone asks about prompts; the others take
+ * its word. `turn` says which server is first; the batches go round. */
 int remote_open(struct mixture **m, const struct conf_node *root, const struct remote_link *link, int set,
 		bool in_charge, int turn, struct err *e);
 /* By the one in charge, when nothing is under way: the servers leave. */
@@ -34,7 +34,7 @@ void remote_dismiss(const struct remote_link *link);
 
 /* ---- a server ---- */
 
-/* Opens the rewards of set `set`. */
+/* Opens the rewards of set `set`; loading comes later. */
 struct remote_sets {
 	void *ctx;
 	int (*open)(void *ctx, struct mixture **m, int set, struct err *e);

@@ -149,6 +149,34 @@ static int check(void *ctx, const struct reward_item *item, int n, int *bad, str
 	return h.bad ? -1 : 0;
 }
 
+/* All servers at once: what takes the longest is done beside each other. */
+static int load(void *ctx, struct err *e)
+{
+	struct client *c = ctx;
+	const struct remote_link *l = &c->link;
+	int ret = 0;
+
+	for (int s = 0; s < l->servers && c->in_charge; s++) {
+		struct text t = remote_message(REMOTE_LOAD, 0, 0);
+
+		l->send(l->ctx, s, t.s, t.n);
+		text_free(&t);
+	}
+	for (int s = 0, from; s < l->servers && c->in_charge; s++) {
+		size_t size;
+		char *data;
+
+		while (!l->receive(l->ctx, &from, &data, &size))
+			clock_sleep(200e-6);
+		if (remote_read_head(data, size).bad && !ret) {
+			remote_read_error(data, size, e);
+			ret = err_in(e, "%s", l->name(l->ctx, from));
+		}
+		free(data);
+	}
+	return ret;
+}
+
 /* Every server opens the rewards; which of them get groups is the answer. */
 static int open_rewards(struct client *c, int set, struct err *e)
 {
@@ -172,7 +200,7 @@ static int open_rewards(struct client *c, int set, struct err *e)
 }
 
 static const struct mixture_backend backend = {
-	.submit = submit, .done = done, .check = check, .close = close_client
+	.submit = submit, .done = done, .check = check, .load = load, .close = close_client
 };
 
 int remote_open(struct mixture **m, const struct conf_node *root, const struct remote_link *link, int set,

@@ -8,12 +8,14 @@ enum remote_kind {
 	/* from a client */
 	REMOTE_OPEN,  /* id: the set */
 	REMOTE_CHECK, /* id; items without pixels */
+	REMOTE_LOAD,  /* id */
 	REMOTE_SCORE, /* id; items, for the rewards that take them as they come, or a group for the others */
 	REMOTE_SCORE_GROUP,
 	REMOTE_END,
 	/* from a server, in this order */
 	REMOTE_OPENED,
 	REMOTE_CHECKED,
+	REMOTE_LOADED,
 	REMOTE_SCORED
 };
 struct remote_head {

@@ -44,12 +44,11 @@ static int answer(struct remote_server *s)
 	return n;
 }
 
-static void close_rewards(struct remote_server *s)
+/* Waits for what nobody asks for any more. */
+static void finish_jobs(struct remote_server *s)
 {
 	for (struct job *j = s->jobs; j; j = j->next)
 		mixture_wait(s->mixture, &j->scores);
-	mixture_close(s->mixture);
-	s->mixture = NULL;
 	while (s->jobs) {
 		struct job *j = s->jobs;
 		s->jobs = j->next;
@@ -58,13 +57,20 @@ static void close_rewards(struct remote_server *s)
 	}
 }
 
+/* What the set before had loaded and this one has, too, stays. */
 static void open_rewards(struct remote_server *s, int from, int set)
 {
+	struct mixture *before = s->mixture;
 	struct err e = { "" };
 	struct text t;
 
-	close_rewards(s);
-	if (s->sets.open(s->sets.ctx, &s->mixture, set, &e)) {
+	finish_jobs(s);
+	s->mixture = NULL;
+	int ret = s->sets.open(s->sets.ctx, &s->mixture, set, &e);
+	if (!ret)
+		mixture_take_over(s->mixture, before);
+	mixture_close(before);
+	if (ret) {
 		s->mixture = NULL;
 		t = remote_failure(REMOTE_OPENED, set, 0, &e);
 	} else {
@@ -72,6 +78,15 @@ static void open_rewards(struct remote_server *s, int from, int set)
 		for (int k = 0; k < mixture_count(s->mixture); k++)
 			text_add_bytes(&t, mixture_at(s->mixture, k)->group ? "\1" : "\0", 1);
 	}
+	reply(s, from, &t);
+}
+
+static void load_rewards(struct remote_server *s, int from)
+{
+	struct err e = { "" };
+	struct text t = mixture_load(s->mixture, &e) ? remote_failure(REMOTE_LOADED, 0, 0, &e)
+						     : remote_message(REMOTE_LOADED, 0, 0);
+
 	reply(s, from, &t);
 }
 
@@ -137,6 +152,9 @@ bool remote_server_step(struct remote_server *s, bool *idle)
 	case REMOTE_CHECK:
 		check_prompts(s, from, data, size, h.n);
 		break;
+	case REMOTE_LOAD:
+		load_rewards(s, from);
+		break;
 	case REMOTE_SCORE:
 	case REMOTE_SCORE_GROUP:
 		score(s, from, &h, data, size);
@@ -156,6 +174,7 @@ bool remote_server_scores(const struct remote_server *s)
 
 void remote_server_free(struct remote_server *s)
 {
-	close_rewards(s);
+	finish_jobs(s);
+	mixture_close(s->mixture);
 	free(s);
 }

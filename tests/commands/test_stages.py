@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 
 import numpy as np
@@ -91,6 +92,47 @@ def test_ranks_agree(tmp_path):
     for ranks in (1, 2):
         contraflow("train", config, "--run", tmp_path / str(ranks), "--quiet", ranks=ranks)
     assert np.abs(state(tmp_path / "1", 9)["theta"] - state(tmp_path / "2", 9)["theta"]).max() < 1e-4
+
+
+def test_parts(tmp_path):
+    """Several steps an epoch, 15 images dealt to 2 or 4: the same adapter on any number of ranks."""
+    config = write(tmp_path, SHARED + f"rewards: {{jpeg_compressibility: {{}}}}\n")
+    for parts in (2, 4):
+        for ranks in (1, 2, 3):
+            contraflow("train", config, "--run", tmp_path / f"{parts}-{ranks}", "--quiet", "--set", f"train.steps_per_epoch={parts}",
+                       "--set", "train.max_steps=4", ranks=ranks)  # fmt: skip
+        one = state(tmp_path / f"{parts}-1", 4)["theta"]
+        assert np.abs(one).max() > 0
+        for ranks in (2, 3):
+            assert np.abs(state(tmp_path / f"{parts}-{ranks}", 4)["theta"] - one).max() < 1e-4
+
+
+JUDGED = """
+stages:
+  a: {{train: {{max_steps: 1}}, rewards: {{one: {one}, both: {both}}}}}
+  b: {{train: {{max_steps: 1}}, rewards: {{same: {both}, two: {two}}}}}
+  c: {{train: {{max_steps: 1}}, rewards: {{other: {two}, three: {three}}}}}
+"""
+
+
+@pytest.mark.parametrize("reward_ranks", [0, 1])
+def test_each_judge_once(tmp_path, reward_ranks):
+    """A judge is loaded when its first stage begins, once a rank, and stays for the next stage that has it, by whatever name."""
+    judge = {}
+    for name in ("one", "both", "two", "three"):
+        command = ["sh", "-c", f"echo {name} >> {tmp_path}/loads; exec {sys.executable} {ROOT}/examples/judge_exec.py"]
+        judge[name] = json.dumps(dict(type="exec", command=command))
+    config = write(tmp_path, SHARED + JUDGED.format(**judge))
+    ranks = 3 if reward_ranks else 2
+    contraflow("train", config, "--run", tmp_path / "run", "--quiet", "--set", f"ranks.reward={reward_ranks}", ranks=ranks)
+    loads = (tmp_path / "loads").read_text().split()
+    assert {name: loads.count(name) for name in judge} == dict.fromkeys(judge, reward_ranks or 2)
+    # a run that goes on in its last stage has no use for the judges of the first
+    (tmp_path / "loads").unlink()
+    contraflow("train", config, "--run", tmp_path / "run", "--quiet", "--resume", "--set", f"ranks.reward={reward_ranks}",
+               "--set", "stages.c.train.max_steps=2", ranks=ranks)  # fmt: skip
+    loads = (tmp_path / "loads").read_text().split()
+    assert {name: loads.count(name) for name in set(loads)} == dict.fromkeys(["two", "three"], reward_ranks or 2)
 
 
 def test_stop_at(tmp_path):

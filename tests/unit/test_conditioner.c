@@ -109,7 +109,7 @@ static struct conditioner *start(const struct text_encoder_type *type, enum at_d
 
 	memset(&seen, 0, sizeof seen);
 	seen.hash = hash;
-	if (conditioner_open(&c, type, &o, cache, &e))
+	if (conditioner_open(&c, type, &o, cache, NULL, &e))
 		fail_msg("%s", e.msg);
 	return c;
 }
@@ -253,6 +253,39 @@ static void lengths(void **state)
 	free(cache);
 }
 
+/* As a rank goes through its share: 0, or -1 after the first prompt that fails. */
+static int fill(struct conditioner *c, const char *const *prompts, int64_t n, int share, int shares,
+		struct err *e)
+{
+	int64_t missing[16], k = conditioner_missing(c, prompts, n, share, shares, missing);
+
+	for (int64_t i = 0; i < k; i++)
+		if (conditioner_make(c, prompts[missing[i]], NULL, e))
+			return -1;
+	return 0;
+}
+
+/* What one takes says what many will. */
+static void sizes(void **state)
+{
+	char *cache = file_join(dir, "sizes");
+	struct conditioner *c = start(&fake, AT_F32, 8, cache);
+	struct conditioner_size size;
+	double room = -1;
+	struct err e = { "" };
+
+	(void)state;
+	assert_int_equal(conditioner_make(c, "a cat", &size, &e), 0);
+	assert_true(size.plain == 4 * (L * E + P) && size.stored >= 4096 && (int64_t)size.stored % 512 == 0);
+	assert_true(!strncmp(conditioner_space(c, &room), cache, strlen(cache)) && room > 0);
+	conditioner_close(c);
+	c = start(&fake, AT_F32, 8, NULL);
+	assert_int_equal(conditioner_make(c, "a cat", &size, &e), 0);
+	assert_true(size.stored == 0 && !conditioner_space(c, &room));
+	conditioner_close(c);
+	free(cache);
+}
+
 static void shares(void **state)
 {
 	static const char *const prompts[] = { "a", "b", "c", "d", "a", "e", "f" };
@@ -261,13 +294,13 @@ static void shares(void **state)
 	struct err e = { "" };
 
 	(void)state;
-	assert_int_equal(conditioner_fill(c, prompts, 7, 1, 3, NULL, NULL, &e), 0); /* b, a */
+	assert_int_equal(fill(c, prompts, 7, 1, 3, &e), 0); /* b, a */
 	assert_int_equal(seen.encoded, 2);
-	assert_int_equal(conditioner_fill(c, prompts, 7, 0, 3, NULL, NULL, &e), 0); /* a is there; d, f */
+	assert_int_equal(fill(c, prompts, 7, 0, 3, &e), 0); /* a is there; d, f */
 	assert_int_equal(seen.encoded, 4);
-	assert_int_equal(conditioner_fill(c, prompts, 7, 0, 1, NULL, NULL, &e), 0); /* c, e */
+	assert_int_equal(fill(c, prompts, 7, 0, 1, &e), 0); /* c, e */
 	assert_int_equal(seen.encoded, 6);
-	assert_int_equal(conditioner_fill(c, PROMPTS("g", "bad", "h"), 3, 0, 1, NULL, NULL, &e), -1);
+	assert_int_equal(fill(c, PROMPTS("g", "bad", "h"), 3, 0, 1, &e), -1);
 	assert_string_equal(e.msg, "the prompt is bad");
 	conditioner_close(c);
 	free(cache);
@@ -340,7 +373,7 @@ static void without(void **state)
 		assert_int_equal(seen.encoded, 2);
 		conditioner_rest(c);
 		assert_int_equal(seen.closed, 0);
-		assert_int_equal(conditioner_fill(c, PROMPTS("a", "bad"), 2, 0, 1, NULL, NULL, &e), -1);
+		assert_int_equal(fill(c, PROMPTS("a", "bad"), 2, 0, 1, &e), -1);
 		conditioner_close(c);
 		assert_int_equal(seen.closed, 1);
 	}
@@ -357,7 +390,7 @@ static void no_place(void **state)
 
 	(void)state;
 	assert_int_equal(file_write(file, "", 0, &e), 0);
-	assert_int_equal(conditioner_open(&c, &fake, &o, cache, &e), -1);
+	assert_int_equal(conditioner_open(&c, &fake, &o, cache, NULL, &e), -1);
 	assert_non_null(strstr(e.msg, "model.text_cache"));
 	assert_non_null(strstr(e.msg, file));
 	free(file);
@@ -367,8 +400,9 @@ static void no_place(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(once),    cmocka_unit_test(lengths), cmocka_unit_test(shares),
-		cmocka_unit_test(damaged), cmocka_unit_test(without), cmocka_unit_test(no_place),
+		cmocka_unit_test(once),    cmocka_unit_test(shares),   cmocka_unit_test(damaged),
+		cmocka_unit_test(without), cmocka_unit_test(no_place), cmocka_unit_test(sizes),
+		cmocka_unit_test(lengths),
 	};
 
 	return cmocka_run_group_tests(tests, set_up, tear_down);

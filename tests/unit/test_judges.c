@@ -50,7 +50,7 @@ static void *open_reward(const char *name, const char *keys, void **conf, const 
 	snprintf(set, sizeof set, "x=%s", keys);
 	*conf = calloc(1, (*type)->conf_size);
 	if (conf_set(tree, set, &e) || conf_fill(*conf, (*type)->fields, tree, "x", NULL, &e) ||
-	    (*type)->open(&state, *conf, &e))
+	    (*type)->open(&state, *conf, &e) || ((*type)->load && (*type)->load(state, &e)))
 		fail_msg("%s", e.msg);
 	conf_node_free(tree);
 	return state;

@@ -342,6 +342,87 @@ static void geneval(void **state)
 	text_free(&all);
 }
 
+/* The fullest rank's work in an epoch, the sum of its largest share of each step, over what it would be if
+ * all shares were equal. */
+static double fullest(int64_t n, int ranks, int64_t parts, bool anew, int64_t epoch)
+{
+	int64_t *part = mem_zero((size_t)n, sizeof *part);
+	int64_t most[8] = { 0 }, least[8], in_all[8] = { 0 }, begin, end, sum = 0;
+
+	for (int p = 0; p < 8; p++)
+		least[p] = n;
+	prompts_deal(n, parts, anew, 7, epoch, part);
+	for (int r = 0; r < ranks; r++) {
+		int64_t count[8] = { 0 };
+
+		prompts_share(n, r, ranks, &begin, &end);
+		for (int64_t i = begin; i < end; i++) {
+			assert_true(part[i] >= 0 && part[i] < parts);
+			count[part[i]]++;
+			in_all[part[i]]++;
+		}
+		for (int p = 0; p < parts; p++) {
+			most[p] = count[p] > most[p] ? count[p] : most[p];
+			least[p] = count[p] < least[p] ? count[p] : least[p];
+		}
+	}
+	for (int p = 0; p < parts; p++) {
+		int64_t even = n / parts;
+
+		assert_true(in_all[p] == even || in_all[p] == even + 1); /* each sample is in one part */
+		assert_true(most[p] - least[p] <= (anew ? 3 : 1));
+		sum += most[p];
+	}
+	free(part);
+	return (double)(sum * ranks) / (double)n;
+}
+
+/* No rank waits for another's longer step: shares of every step differ by at most one. */
+static void deals(void **state)
+{
+	static const int64_t sizes[] = { 1152, 1151, 1149, 1000, 997, 768, 129 };
+	double worst[2] = { 0 };
+
+	(void)state;
+	for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
+		for (int ranks = 1; ranks <= 64; ranks++)
+			for (int64_t parts = 1; parts <= 8; parts++)
+				for (int64_t epoch = 0; epoch < 3; epoch++) {
+					fullest(sizes[i], ranks, parts, true, epoch);
+					double x = fullest(sizes[i], ranks, parts, false, epoch);
+					/* one sample more in each of its steps, at most */
+					assert_true(x <= 1 + (double)(parts * ranks) / (double)sizes[i]);
+				}
+	for (int ranks = 8; ranks <= 64; ranks *= 2)
+		for (int64_t parts = 2; parts <= 4; parts += 2) {
+			double x = fullest(1152, ranks, parts, false, 0);
+
+			worst[parts == 4] = x > worst[parts == 4] ? x : worst[parts == 4];
+			print_message("%d ranks, %d parts: the fullest rank's share is %.3f\n", ranks,
+				      (int)parts, x);
+		}
+	assert_true(worst[0] == 1);
+	assert_true(worst[1] < 1.12); /* 64 ranks: 18 samples in 4 steps, of 4 or 5 each */
+}
+
+/* Another deal each epoch, and anew in each block where that is asked for. */
+static void deals_are_drawn(void **state)
+{
+	int64_t a[400], b[400], changed[2] = { 0 };
+
+	(void)state;
+	for (int anew = 0; anew < 2; anew++) {
+		prompts_deal(400, 4, anew, 1, 0, a);
+		prompts_deal(400, 4, anew, 1, 0, b);
+		assert_memory_equal(a, b, sizeof a);
+		prompts_deal(400, 4, anew, 1, 1, b);
+		assert_memory_not_equal(a, b, sizeof a);
+		for (int i = 4; i < 400; i++)
+			changed[anew] += a[i] != a[i - 4];
+	}
+	assert_true(changed[0] == 0 && changed[1] > 200);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -355,6 +436,8 @@ int main(void)
 		cmocka_unit_test(tags_without_replacement),
 		cmocka_unit_test(shares),
 		cmocka_unit_test(same_for_any_ranks),
+		cmocka_unit_test(deals),
+		cmocka_unit_test(deals_are_drawn),
 	};
 	return cmocka_run_group_tests(tests, setup, teardown);
 }

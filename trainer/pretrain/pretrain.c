@@ -232,7 +232,8 @@ static int sort_prompts(struct pretrainer *p, struct err *e)
 static int open_all(struct pretrainer *p, struct err *e)
 {
 	if (prompts_read(&p->train, p->c->train.prompts, e) ||
-	    prompts_read(&p->test, p->c->eval.prompts, e) || mixture_open(&p->mixture, p->c->tree, 1, e))
+	    prompts_read(&p->test, p->c->eval.prompts, e) || mixture_open(&p->mixture, p->c->tree, 1, e) ||
+	    mixture_load(p->mixture, e))
 		return -1;
 	if (sort_prompts(p, e) || make_network(p, e) || tokenize(p, e) || fit_autoencoder(p, e))
 		return -1;

@@ -42,8 +42,8 @@ static uint64_t lora_shape_hash(const struct lora *l)
 
 static json_t *state_json(const struct trainer *t, uint64_t data_hash)
 {
-	char *base = hex(t->pipeline.transformer.net->hash),
-	     *shape = hex(lora_shape_hash(&t->policies.theta)), *data = hex(data_hash);
+	char *base = hex(t->hashes.transformer), *shape = hex(lora_shape_hash(&t->policies.theta)),
+	     *data = hex(data_hash);
 	json_t *before = eval_json(&t->before);
 	json_t *j = json_pack(
 	    "{s:i, s:I, s:I, s:I, s:o, s:o, s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:o, s:s, s:s, s:s, s:o}",
@@ -240,8 +240,7 @@ static int read_counters(struct trainer *t, const json_t *j, const char *path, s
 	if (seed != t->x->run.seed)
 		return err_set(e, "%s: the run has seed %lld, the configuration %lld", path, (long long)seed,
 			       (long long)t->x->run.seed);
-	if (check_hash(j, "base_model", t->pipeline.transformer.net->hash, path,
-		       "made from another base model", e) ||
+	if (check_hash(j, "base_model", t->hashes.transformer, path, "made from another base model", e) ||
 	    check_hash(j, "adapter", lora_shape_hash(&t->policies.theta), path,
 		       "made with another adapter (rank, alpha or targets)", e))
 		return -1;
@@ -318,29 +317,60 @@ static void offer_previous(const char *all, const char *newest, struct err *e)
 	list_free(names, n);
 }
 
-int checkpoint_resume(struct trainer *t, bool *found, struct err *e)
+/* The folder of the newest checkpoint; NULL: there is none (e untouched), or it cannot be told (e set). */
+static char *newest(const char *run, bool *found, char **name, struct err *e)
 {
-	char *all = file_join(t->dir, "checkpoints"), *latest = file_join(all, "latest"), *name = NULL;
+	char *all = file_join(run, "checkpoints"), *latest = file_join(all, "latest"), *dir = NULL;
 	size_t n;
-	int ret = 0;
 
-	*found = false;
-	alive_mark("reading a checkpoint");
-	if (file_exists(latest)) {
-		ret = file_read(&name, &n, latest, e);
-		if (!ret) {
-			name[strcspn(name, "\n")] = '\0';
-			char *dir = file_join(all, name);
-			ret = read_checkpoint(t, dir, e);
-			if (ret)
-				offer_previous(all, name, e);
-			free(dir);
-			*found = !ret;
-		}
+	*name = NULL;
+	*found = file_exists(latest);
+	if (*found && !file_read(name, &n, latest, e)) {
+		(*name)[strcspn(*name, "\n")] = '\0';
+		dir = file_join(all, *name);
 	}
-	free(name);
 	free(all);
 	free(latest);
+	return dir;
+}
+
+int64_t checkpoint_stage(const char *run, struct dist *d)
+{
+	struct err ignored; /* whoever resumes will say it */
+	char *name = NULL, *dir = NULL;
+	int64_t stage = 0;
+	bool found;
+
+	if (d->rank == 0 && (dir = newest(run, &found, &name, &ignored))) {
+		char *path = file_join(dir, "state.json");
+		json_t *j = json_read(path, &ignored);
+
+		if (!j || json_get_int(&stage, j, "stage", 0, path, &ignored))
+			stage = 0;
+		json_decref(j);
+		free(path);
+	}
+	free(name);
+	free(dir);
+	dist_broadcast(d, &stage, sizeof stage, 0);
+	return stage;
+}
+
+int checkpoint_resume(struct trainer *t, bool *found, struct err *e)
+{
+	char *all = file_join(t->dir, "checkpoints"), *name, *dir = newest(t->dir, found, &name, e);
+	int ret = *found ? -1 : 0;
+
+	alive_mark("reading a checkpoint");
+	if (dir) {
+		ret = read_checkpoint(t, dir, e);
+		if (ret)
+			offer_previous(all, name, e);
+	}
+	*found = dir && !ret;
+	free(name);
+	free(dir);
+	free(all);
 	if (dist_agree(t->dist, ret, e))
 		return -1;
 	if (*found)

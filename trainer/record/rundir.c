@@ -35,12 +35,17 @@ static int make_dirs(struct trainer *t, bool resume, struct err *e)
 	return ret;
 }
 
+char *rundir_path(const struct experiment *x, const char *run)
+{
+	return run ? mem_str(run) : file_join("runs", x->run.name);
+}
+
 int rundir_open(struct trainer *t, const char *run, bool resume, struct err *e)
 {
 	bool found = false;
 	int ret = 0;
 
-	t->dir = run ? mem_str(run) : file_join("runs", t->x->run.name);
+	t->dir = rundir_path(t->file, run);
 	if (t->dist->rank == 0)
 		ret = make_dirs(t, resume, e);
 	if (dist_agree(t->dist, ret, e))
@@ -48,7 +53,7 @@ int rundir_open(struct trainer *t, const char *run, bool resume, struct err *e)
 	alive_advice("there is no checkpoint in %s yet", t->dir);
 	if (resume && checkpoint_resume(t, &found, e))
 		return -1;
-	if (t->at.stage && trainer_enter(t, t->at.stage, e))
+	if (t->at.stage != t->entered && trainer_enter(t, t->at.stage, e))
 		return -1;
 	if (t->dist->rank == 0) {
 		if (found)

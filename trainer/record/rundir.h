@@ -5,7 +5,9 @@
 #define RUNDIR_H
 #include "trainer/trainer.h"
 
-/* Collective.  Sets t->dir (run, or runs/<name> when NULL), opens log and metrics, and with `resume` reads
+/* run, or runs/<name> when NULL; free(). */
+char *rundir_path(const struct experiment *x, const char *run);
+/* Collective.  Sets t->dir (rundir_path), opens log and metrics, and with `resume` reads
  * the newest checkpoint.  A directory that holds a run already is an error without `resume`. */
 int rundir_open(struct trainer *t, const char *run, bool resume, struct err *e);
 
