@@ -1,6 +1,7 @@
 /* bench.c -- a trainer without files, and what its phases take. */
 #include "commands/bench.h"
 #include "aten/memory.h"
+#include "aten/normals.h"
 #include "aten/trace.h"
 #include "base/file.h"
 #include "base/log.h"
@@ -177,6 +178,45 @@ static void make_samples(struct bench *b)
 	at_end(sc);
 }
 
+/* Normals of the values' own stream, a row each, times scale; x (R, C). */
+static void fill_with_normals(at_t x_RC, uint64_t stream, double scale)
+{
+	struct at_scope *s = at_begin(AT_NO_GRAD);
+	int64_t rows = at_size(x_RC, 0), *name = mem_zero((size_t)(2 * rows), sizeof *name);
+
+	for (int64_t i = 0; i < rows; i++) {
+		struct rng r = rng_make(2, RNG_USER, stream, (uint64_t)i);
+
+		rng_name(&r, name + 2 * i);
+	}
+	at_t names = at_to(at_from(name, DIMS(rows, 2), AT_I64), AT_I64, at_device_of(x_RC));
+	at_copy_(x_RC, at_mul(at_normals(2, names, at_shape(x_RC)), scale));
+	free(name);
+	at_end(s);
+}
+
+/*
+ * As in a run that has learned: a new network's modulations are zero, so its velocity is, too, and theta
+ * would never move away from the old policy, whose forwards would then be left out.  Products of zeros also
+ * take a GPU less power and so less time.
+ */
+static void train_a_little(struct bench *b)
+{
+	struct nn_net *net = b->t.pipeline.transformer.net;
+	struct lora *theta = &b->t.policies.theta;
+	struct at_scope *s = at_begin(AT_NO_GRAD);
+
+	for (int i = 0; i < net->n_site; i++) {
+		at_t w_OI = net->site[i].linear->w_OI;
+
+		if (at_sum_squares(w_OI) == 0)
+			fill_with_normals(w_OI, (uint64_t)i, 1 / sqrt((double)net->site[i].in));
+	}
+	fill_with_normals(at_view(theta->flat, DIMS(1, -1)), (uint64_t)net->n_site, 0.01);
+	policies_refresh(&b->t.policies);
+	at_end(s);
+}
+
 static int make_trainer(struct bench *b, struct err *e)
 {
 	struct trainer *t = &b->t;
@@ -196,6 +236,7 @@ static int make_trainer(struct bench *b, struct err *e)
 	if (transformer_check_side(&p->transformer, b->latent, "bench: --latent", e) ||
 	    policies_init(&t->policies, &b->x.policy, p->transformer.net, &b->x.lora, NULL, 1, p->device, e))
 		return -1;
+	train_a_little(b);
 	struct at_scope *s = at_begin(AT_NO_GRAD);
 	optimizer_init(&t->optimizer, &b->x.optimizer, t->policies.theta.numel, p->device);
 	t->grad_P = at_keep(at_zeros(DIMS(t->policies.theta.numel), AT_F32, p->device));
