@@ -1,5 +1,6 @@
 /* gradient.c -- theta's forward, the algorithm's loss and its backward. */
 #include "algorithms/gradient.h"
+#include "aten/transfer.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include <math.h>
@@ -135,8 +136,7 @@ static void differentiate(void *ctx, const at_t *in, at_t *out)
 		kl = pull(slot, v, l.kl_weight_B);
 		loss = at_add(loss, at_mul(kl, at_select(slot[WEIGHTS], 0, 1)));
 	}
-	at_t grad_P = at_zeros(DIMS(lora->numel), AT_F32, at_device_of(v));
-	lora_backward(lora, loss, grad_P);
+	at_t grad_P = lora_backward(lora, loss);
 	lora_merged_release(&merged);
 
 	struct at_scope *plain = at_begin(AT_NO_GRAD);
@@ -237,11 +237,13 @@ struct gradient gradient_of(const struct gradient_task *task, struct gradient_re
 			    const struct gradient_batch *b)
 {
 	const double scale = loss_scale(b), weights[] = { b->weight_policy * scale, b->weight_kl * scale };
-	at_t w = at_to(at_from(weights, DIMS(2), AT_F64), AT_F64, at_device_of(b->terms.xt_BCHW));
+	at_t w = at_from(weights, DIMS(2), AT_F64);
 	at_t in[MOST_IN], out[OUT];
 	struct function f = { .task = *task };
 	struct replay *v;
 	const char *why;
+
+	at_send_all(1, &w, &w, at_device_of(b->terms.xt_BCHW));
 	int n = list_inputs(in, &f, b, w);
 
 	v = r && !has(&f, ROW) ? find(r, &f, n, in) : NULL;

@@ -221,6 +221,17 @@ at_t at_modulate(at_t x_BSD, at_t shift_B1D, at_t scale_B1D, double eps);
 /* Fused: x + gate * y, differentiable. */
 at_t at_gate(at_t x_BSD, at_t gate_B1D, at_t y_BSD);
 
+/* Fused: *out = at_gate(x, gate, y) and *m = at_modulate(*out, shift, scale, eps), differentiable. */
+void at_gate_modulate(at_t x_BSD, at_t gate_B1D, at_t y_BSD, at_t shift_B1D, at_t scale_B1D, double eps,
+		      at_t *out_BSD, at_t *m_BSD);
+
+/* Fused: queries, keys and values (B, tokens, H, K) of attention over the tokens of n = 1 or 2 streams one
+ * after the other, from the streams' products x[i] (B, tokens, 3, H, K); queries and keys with at_rms_norm of
+ * weights norm_q[i] and norm_k[i] (K), unless those are NULL.  all_queries false: of the first stream's
+ * tokens alone.  Differentiable. */
+void at_qkv(int n, const at_t *x_BS3HK, const at_t *norm_q_K, const at_t *norm_k_K, bool all_queries,
+	    double eps, at_t *q_BSHK, at_t *k_BSHK, at_t *v_BSHK);
+
 /* Fused, float32 on one device: the error of the x0 that velocity v implies, e = xt - t v - x0, as the mean
  * of e^2 over max(mean |e|, 1e-5), through which no gradient goes: (B) float64 of (B, ...).  Differentiable
  * in v alone; a NaN stays one. */

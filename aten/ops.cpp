@@ -39,24 +39,6 @@ KERNEL double squares_f64(const double *p, int64_t n)
 }
 } // namespace
 
-// On a GPU libtorch gives each group of a sample one block of threads: with one image of 32 groups most of
-// the card waits (a third of float32's decoding on an H100). Its reductions use all of it.
-static at::Tensor norm_of_groups(const at::Tensor &x, int64_t groups, const c10::optional<at::Tensor> &w,
-				 const c10::optional<at::Tensor> &b, double eps)
-{
-	constexpr int64_t ENOUGH = 1024; // groups that fill a card
-	const int64_t n = x.size(0), c = x.size(1);
-
-	if (!x.is_cuda() || x.scalar_type() != at::kFloat || n * groups >= ENOUGH || !w || !b)
-		return at::group_norm(x, groups, w, b, eps);
-	auto [var, mean] = at::var_mean(x.reshape({ n, groups, -1 }), at::IntArrayRef { 2 }, 0, true);
-	at::Tensor scale = w->view({ 1, groups, c / groups }) * at::rsqrt(var + eps);
-	at::Tensor shift = b->view({ 1, groups, c / groups }) - mean * scale;
-	std::vector<int64_t> shape(static_cast<size_t>(x.dim()), 1);
-	shape[0] = n, shape[1] = c;
-	return at::addcmul(shift.reshape(shape), x, scale.reshape(shape));
-}
-
 extern "C" {
 // ---- Arithmetic ------------------------------------------------------------------------------------------
 at_t at_add_tt(at_t a, at_t b)
@@ -300,11 +282,6 @@ at_t at_conv2d(at_t x, at_t w, at_t b, int stride, int padding)
 {
 	return call("at_conv2d", { x, w }, { b },
 		    [&] { return at::conv2d(x->v, w->v, maybe(b), stride, padding); });
-}
-at_t at_group_norm(at_t x, int groups, at_t w, at_t b, double eps)
-{
-	return call("at_group_norm", { x }, { w, b },
-		    [&] { return norm_of_groups(x->v, groups, maybe(w), maybe(b), eps); });
 }
 at_t at_layer_norm(at_t x, at_t w, at_t b, double eps)
 {

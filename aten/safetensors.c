@@ -1,5 +1,6 @@
 /* safetensors.c -- every byte of a header is somebody else's: nothing is believed before it is checked. */
 #include "aten/safetensors.h"
+#include "base/alive.h"
 #include "base/file.h"
 #include "base/json.h"
 #include "base/mem.h"
@@ -347,6 +348,7 @@ uint64_t st_hash(const struct st_file *f)
 		for (size_t at = 0; at < m->size; at += piece) {
 			size_t n = m->size - at < piece ? m->size - at : piece;
 			hash = file_hash(m->data + at, n, hash);
+			alive_mark("reading a file");
 			if (!m->owned)
 				madvise((void *)(m->data + at), n, MADV_DONTNEED);
 		}
@@ -375,6 +377,7 @@ int st_take(at_t *out, const struct st_file *f, const char *name, struct at_dims
 	const struct st_entry *x = st_find(f, name);
 	bool same = x && x->shape.n == shape.n;
 
+	alive_mark("reading weights");
 	if (!x)
 		return err_set(e, "%s: tensor '%s' is missing", f->path, name);
 	for (int i = 0; same && i < shape.n; i++)

@@ -1,5 +1,6 @@
 #include "base/err.h"
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -45,6 +46,13 @@ int err_in(struct err *e, const char *fmt, ...)
 	return err_set(e, "%s: %s", context, e->msg);
 }
 
+static _Atomic(void (*)(int)) way_to_end;
+
+void die_by(void (*end)(int code))
+{
+	atomic_store(&way_to_end, end);
+}
+
 _Noreturn void die(const char *fmt, ...)
 {
 	va_list ap;
@@ -55,5 +63,8 @@ _Noreturn void die(const char *fmt, ...)
 	vfprintf(stderr, fmt, ap);
 	fputc('\n', stderr);
 	va_end(ap);
+	void (*end)(int) = atomic_load(&way_to_end);
+	if (end)
+		end(1);
 	exit(1);
 }

@@ -23,8 +23,11 @@ int err_set(struct err *e, const char *fmt, ...) __attribute__((format(printf, 2
 int err_in(struct err *e, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
 /* For an unusable environment only (out of memory, a broken invariant of the machine):
- * prints "contraflow: MESSAGE" on stderr and exits with 1. */
+ * prints "contraflow: MESSAGE" on stderr and exits with 1, or ends as die_by() says. */
 void die(const char *fmt, ...) __attribute__((noreturn, format(printf, 1, 2)));
+/* How die() ends from now on, in place of exit(); NULL: by exit().  A rank that merely exits would leave the
+ * others waiting: `srun` does not end a job for it. */
+void die_by(void (*end)(int code));
 
 #ifdef __cplusplus
 }

@@ -1,4 +1,5 @@
 #include "base/log.h"
+#include "base/alive.h"
 #include "base/mem.h"
 #include <errno.h>
 #include <pthread.h>
@@ -180,6 +181,7 @@ void progress_tick(struct progress *p, int64_t done, const char *note_fmt, ...)
 	va_list ap;
 
 	p->done = done;
+	alive_mark(p->what);
 	if (my_rank != 0 || quiet_mode || now - p->last < (terminal ? TICK_TERMINAL : TICK_PLAIN))
 		return;
 	p->last = now;

@@ -1,5 +1,6 @@
 /* pack.c -- compressed files and content hashes (declared in file.h). */
 #include "base/file.h"
+#include "base/alive.h"
 #include "base/mem.h"
 #include "base/text.h"
 #include <stdlib.h>
@@ -109,6 +110,8 @@ static uint64_t finish(uint64_t h, const uint8_t *p, size_t n)
 	return h ^ h >> 32;
 }
 
+#define MARK (1 << 26) /* bytes between two signs of life: the file may be a slow disk's */
+
 uint64_t file_hash(const void *data, size_t size, uint64_t seed)
 {
 	const uint8_t *p = data;
@@ -117,9 +120,12 @@ uint64_t file_hash(const void *data, size_t size, uint64_t seed)
 
 	if (n >= 32) {
 		uint64_t a[4] = { seed + P1 + P2, seed + P2, seed, seed - P1 };
-		for (; n >= 32; p += 32, n -= 32)
+		for (; n >= 32; p += 32, n -= 32) {
+			if (n != size && n % MARK < 32)
+				alive_mark("reading a file");
 			for (int i = 0; i < 4; i++)
 				a[i] = mix(a[i], load(p + 8 * i, 8));
+		}
 		h = rotate(a[0], 1) + rotate(a[1], 7) + rotate(a[2], 12) + rotate(a[3], 18);
 		for (int i = 0; i < 4; i++)
 			h = (h ^ mix(0, a[i])) * P1 + P4;

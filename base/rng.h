@@ -43,6 +43,8 @@ struct rng rng_make(uint64_t seed, enum rng_purpose purpose, uint64_t epoch, uin
  * step 0 has rng_make's stream. */
 struct rng rng_make_step(uint64_t seed, enum rng_purpose purpose, uint64_t epoch, uint64_t sample,
 			 uint64_t step);
+/* A fresh stream's name beyond its seed, for whoever draws where there are no structs (at_normals). */
+void rng_name(const struct rng *r, int64_t name[2]);
 uint32_t rng_u32(struct rng *r);
 double rng_uniform(struct rng *r);             /* [0, 1), 53 bits */
 uint32_t rng_below(struct rng *r, uint32_t n); /* [0, n), unbiased; n > 0 */

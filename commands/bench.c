@@ -124,6 +124,7 @@ static int make_experiment(struct bench *b, struct err *e)
 	set[n++] = mem_printf("rollout.steps=%lld", (long long)b->steps);
 	set[n++] = mem_printf("train.timestep_fraction=%.17g", ((double)b->levels + 0.5) / (double)b->steps);
 	set[n++] = mem_printf("rollout.cuda_graphs=%s", now->graphs ? "true" : "false");
+	set[n++] = mem_printf("policy.merge=%s", now->merge);
 	set[n++] = mem_printf("nft.kl_beta=%.17g", now->kl);
 	for (int i = 0; i < n && !ret; i++)
 		ret = conf_set(tree, set[i], e);
@@ -218,8 +219,11 @@ int bench_choose(struct bench *b, const struct bench_setting *now, struct err *e
 	t->batches = (struct batches) { .micro = now->micro, .blocks = now->checkpoint };
 	((struct nft_conf *)b->x.algorithm_conf)->kl_beta = now->kl; /* make_experiment chose no other */
 	b->x.rollout.cuda_graphs = now->graphs;
+	free(b->x.policy.merge);
+	b->x.policy.merge = mem_str(now->merge);
+	policies_refresh(&t->policies);
 	if (p->vae)
-		nn_move(&b->vae.net, vae, p->device);
+		vae_move(&b->vae, vae, p->device);
 	p->vae_batch = now->vae_batch;
 	at_memory_count_anew(p->device);
 	return sampler_init(&t->rollout, p, &b->x.rollout,
@@ -232,7 +236,10 @@ int bench_open(struct bench *b, struct dist *d, struct err *e)
 	if (make_experiment(b, e) || make_trainer(b, e) || bench_choose(b, &b->now, e))
 		return -1;
 	const struct transformer *net = &b->t.pipeline.transformer;
-	b->forward = net->type->flop(net->m, b->latent, b->latent, b->text_tokens);
+	struct cost one = { 0 };
+	struct cost_shape shape = { 1, b->latent, b->latent, b->text_tokens, 0 };
+	net->type->cost(net->m, &one, &shape);
+	b->forward = one.flop;
 	return 0;
 }
 
@@ -254,8 +261,7 @@ void bench_close(struct bench *b)
 
 /* ---- Timing -------------------------------------------------------------------------------------- */
 
-/* All that was asked of the device is done; on the CPU it is. */
-static double now(const struct bench *b)
+double bench_now(const struct bench *b)
 {
 #ifdef CONTRAFLOW_CUDA
 	if (b->t.pipeline.device == AT_CUDA)
@@ -281,13 +287,13 @@ void bench_ceilings(struct bench *b)
 
 	for (int i = 0; i < 8; i++) {
 		struct at_scope *q = at_begin(AT_NO_GRAD);
-		double start = now(b);
+		double start = bench_now(b);
 
 		at_linear(x, w, NULL);
-		b->gemm = fmax(b->gemm, 2 * pow((double)n, 3) / (now(b) - start));
-		start = now(b);
+		b->gemm = fmax(b->gemm, 2 * pow((double)n, 3) / (bench_now(b) - start));
+		start = bench_now(b);
 		at_copy_(to, from);
-		b->copy = fmax(b->copy, 8 * (double)at_numel(from) / (now(b) - start));
+		b->copy = fmax(b->copy, 8 * (double)at_numel(from) / (bench_now(b) - start));
 		at_end(q);
 	}
 	at_end(s);
@@ -366,21 +372,21 @@ void bench_measure(struct bench *b, struct bench_times *out)
 
 	for (int64_t i = -1; i < b->repeats; i++) {
 		struct update_stats u;
-		double v[5], start = now(b);
+		double v[5], start = bench_now(b);
 
 		rollout(b);
-		v[0] = now(b) - start;
-		start = now(b);
+		v[0] = bench_now(b) - start;
+		start = bench_now(b);
 		update_step(&b->t, &b->s, 0, 1, &u);
-		v[1] = now(b) - start;
+		v[1] = bench_now(b) - start;
 		v[2] = u.reduce_seconds;
-		start = now(b);
+		start = bench_now(b);
 		policies_after_epoch(&b->t.policies, b->t.at.step);
-		v[3] = now(b) - start;
-		start = now(b);
+		v[3] = bench_now(b) - start;
+		start = bench_now(b);
 		if (b->t.pipeline.vae)
 			decode(b);
-		v[4] = b->t.pipeline.vae ? now(b) - start : 0;
+		v[4] = b->t.pipeline.vae ? bench_now(b) - start : 0;
 		dist_max_f64(b->t.dist, v, 5);
 		for (int k = 0; k < 5 && i >= 0; k++)
 			time[k][i] = v[k];

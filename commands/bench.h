@@ -15,7 +15,7 @@
 
 /* What may change between two measurements of one model. */
 struct bench_setting {
-	const char *vae_dtype;
+	const char *vae_dtype, *merge; /* policy.merge */
 	int64_t batch, micro, checkpoint, vae_batch;
 	bool fp8, graphs, update_graphs;
 	double kl;
@@ -52,6 +52,7 @@ int bench_choose(struct bench *b, const struct bench_setting *s, struct err *e);
 void bench_measure(struct bench *b, struct bench_times *out); /* one round more than `repeats`: it warms up */
 /* One round more, each phase's kernels into FOLDER/rollout.json, update.json and decode.json (trace.h). */
 int bench_trace(struct bench *b, const char *folder, struct err *e);
+double bench_now(const struct bench *b); /* seconds, when all that was asked of the device is done */
 /* Seconds of this rank for 1,152 images of 9 levels (48 prompts, 24 images each), times the ranks. */
 double bench_step(const struct bench *b, const struct bench_times *m);
 

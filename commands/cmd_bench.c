@@ -1,7 +1,7 @@
 /* cmd_bench.c -- contraflow bench: what bench.h times, told. */
 #include "base/json.h"
 #include "base/log.h"
-#include "commands/bench.h"
+#include "commands/model_cost.h"
 #include "commands/options.h"
 #include "dist/startup.h"
 #include <stdio.h>
@@ -69,16 +69,18 @@ static void add_setting(json_t *j, const struct bench *b, const struct bench_tim
 	const struct bench_setting *s = &b->now;
 
 	json_object_update_new(
-	    j, json_pack("{s:I, s:I, s:I, s:o, s:b, s:b, s:b, s:s, s:I, s:o, s:o, s:i, s:I}", "batch",
+	    j, json_pack("{s:I, s:I, s:I, s:o, s:b, s:b, s:b, s:s, s:I, s:s, s:o, s:o, s:i, s:I}", "batch",
 			 (json_int_t)s->batch, "micro_batch", (json_int_t)s->micro, "checkpoint_blocks",
 			 (json_int_t)s->checkpoint, "kl_beta", json_number(s->kl), "fp8", s->fp8, "graphs",
 			 s->graphs, "update_replayed", m->update_replayed, "vae_dtype", s->vae_dtype,
-			 "vae_batch", (json_int_t)s->vae_batch, "peak_bytes", json_number(m->peak_bytes),
-			 "seconds_of_1152_images", json_number(bench_step(b, m)), "cuda_graphs", m->graphs,
-			 "replayed", (json_int_t)m->replayed));
+			 "vae_batch", (json_int_t)s->vae_batch, "merge", s->merge, "peak_bytes",
+			 json_number(m->peak_bytes), "seconds_of_1152_images", json_number(bench_step(b, m)),
+			 "cuda_graphs", m->graphs, "replayed", (json_int_t)m->replayed));
 }
 
-static int report(const struct bench *b, const struct bench_times *m, const char *out, struct err *e)
+/* `cost`: NULL unless it was asked for. */
+static int report(const struct bench *b, const struct bench_times *m, const struct model_cost *cost,
+		  const char *out, struct err *e)
 {
 	double images = (double)b->s.n, pairs = images * (double)b->levels;
 	/* forward and its backward without gradients of frozen weights; base and old policy on top */
@@ -104,8 +106,12 @@ static int report(const struct bench *b, const struct bench_times *m, const char
 	printf("  a step of 48 x 24 images with 9 noise levels each would take %.0f %s-seconds; peak memory "
 	       "%.2f GiB\n",
 	       bench_step(b, m), unit(b), m->peak_bytes / GIB);
+	if (cost)
+		model_cost_print(cost, b);
 	j = machine(b);
 	add_setting(j, b, m);
+	if (cost)
+		json_object_set_new(j, "model_cost", model_cost_json(cost));
 	json_object_set_new(j, "phases", list);
 	ret = out ? json_write(out, j, e) : 0;
 	json_decref(j);
@@ -115,7 +121,7 @@ static int report(const struct bench *b, const struct bench_times *m, const char
 /* ---- Several settings -------------------------------------------------------------------------- */
 
 /* What is asked of a model, the most wanted first. */
-enum { MOST_ROWS = 9 };
+enum { MOST_ROWS = 10 };
 struct row {
 	const char *name;
 	struct bench_setting s;
@@ -155,6 +161,10 @@ static int list_rows(const struct bench *b, struct row *row)
 	row[k++].s.checkpoint = layers;
 	row[k] = (struct row) { "without the base's forward", all };
 	row[k++].s.kl = 0;
+	if (at_dtype_size(b->t.pipeline.dtype) == 2) {
+		row[k] = (struct row) { "adapters merged", all };
+		row[k++].s.merge = "always";
+	}
 	row[k] = (struct row) { "rollout in 8 bits", all };
 	row[k++].s.fp8 = true;
 	return k;
@@ -229,8 +239,13 @@ static int check(const struct bench *b, struct err *e)
 	return 0;
 }
 
-static int bench(struct bench *b, struct dist *d, int64_t threads, bool several, const char *out,
-		 const char *trace, struct err *e)
+/* What is told, beside the figures of one setting. */
+struct wanted {
+	bool several, cost;
+	const char *out, *trace;
+};
+
+static int bench(struct bench *b, struct dist *d, int64_t threads, const struct wanted *w, struct err *e)
 {
 	int ret;
 
@@ -241,16 +256,19 @@ static int bench(struct bench *b, struct dist *d, int64_t threads, bool several,
 		ret = dist_use_nccl(d, e);
 	if (!ret)
 		bench_ceilings(b);
-	if (!ret && several) {
-		ret = matrix(b, out, e);
+	if (!ret && w->several) {
+		ret = matrix(b, w->out, e);
 	} else if (!ret) {
 		struct bench_times m;
+		struct model_cost c;
 
 		bench_measure(b, &m);
-		ret = dist_agree(d, d->rank == 0 ? report(b, &m, out, e) : 0, e);
+		if (w->cost)
+			model_cost(b, &m, &c);
+		ret = dist_agree(d, d->rank == 0 ? report(b, &m, w->cost ? &c : NULL, w->out, e) : 0, e);
 	}
-	if (!ret && trace)
-		ret = bench_trace(b, trace, e);
+	if (!ret && w->trace)
+		ret = bench_trace(b, w->trace, e);
 	bench_close(b);
 	return ret;
 }
@@ -266,10 +284,15 @@ static int run(int argc, char **argv, struct err *e)
 			   .levels = 9,
 			   .rank = 32,
 			   .repeats = 3,
-			   .now = {
-			       .vae_dtype = "float32", .batch = 8, .micro = 8, .vae_batch = 1, .kl = 1e-4 } };
-	bool no_graphs = false, several = false;
-	const char *out = NULL, *trace = NULL, *args[1];
+			   .now = { .vae_dtype = "float32",
+				    .merge = "auto",
+				    .batch = 8,
+				    .micro = 8,
+				    .vae_batch = 1,
+				    .kl = 1e-4 } };
+	bool no_graphs = false;
+	struct wanted w = { 0 };
+	const char *args[1];
 	int64_t threads = 0;
 	const struct option_spec spec[] = {
 		{ "model", 's', &b.model, "NAME",
@@ -296,8 +319,11 @@ static int run(int argc, char **argv, struct err *e)
 		{ "vae-dtype", 's', &b.now.vae_dtype, "TYPE",
 		  "type in which images are decoded (default float32)" },
 		{ "vae-batch", 'i', &b.now.vae_batch, "N", "images decoded at a time (default 1)" },
-		{ "matrix", 'f', &several, NULL,
+		{ "matrix", 'f', &w.several, NULL,
 		  "a table of settings: batch sizes, CUDA graphs, gradient checkpointing, 8 bits" },
+		{ "model-cost", 'f', &w.cost, NULL,
+		  "what each phase computes and moves, and the least time for that at the machine's rates" },
+		{ "merge", 's', &b.now.merge, "NAME", "policy.merge: auto, always or never (default auto)" },
 		{ "repeats", 'i', &b.repeats, "N",
 		  "repetitions, of which the median is reported (default 3)" },
 		{ "threads", 'i', &threads, "N",
@@ -305,9 +331,9 @@ static int run(int argc, char **argv, struct err *e)
 		{ "dtype", 's', &b.dtype, "TYPE", "type of the frozen weights (default float32)" },
 		{ "device", 's', &b.device, "NAME",
 		  "auto, cpu or cuda (default auto: a GPU if there is one)" },
-		{ "trace", 's', &trace, "FOLDER",
+		{ "trace", 's', &w.trace, "FOLDER",
 		  "write a trace of one more repetition there, for chrome://tracing (one rank)" },
-		{ "o", 's', &out, "FILE.json", "write the figures here" },
+		{ "o", 's', &w.out, "FILE.json", "write the figures here" },
 		{ NULL, 0, NULL, NULL, NULL },
 	};
 	struct dist d;
@@ -318,10 +344,11 @@ static int run(int argc, char **argv, struct err *e)
 	if ((ret = startup_open(&d, STARTUP_RANKS, e)))
 		return ret;
 	b.now.graphs = !no_graphs;
-	if (trace && (d.ranks > 1 || several))
-		ret = err_set(e, "bench: --trace is for one rank and one setting, without --matrix");
+	if ((w.trace && (d.ranks > 1 || w.several)) || (w.cost && w.several))
+		ret = err_set(e, "bench: --trace is for one rank, and it and --model-cost for one setting, "
+				 "without --matrix");
 	else
-		ret = bench(&b, &d, threads, several, out, trace, e);
+		ret = bench(&b, &d, threads, &w, e);
 	return startup_close(&d, ret, e);
 }
 

@@ -79,6 +79,10 @@ static int export_adapter(const struct export_options *r, int format, const char
 					      : lora_export(&l, (enum lora_layout)format, r->out, dt, e);
 	if (!ret)
 		printf("%s: %s, %s, %d modules\n", r->out, formats[format], at_dtype_name(dt), l.n);
+	if (!ret && format == FORMAT_MERGED && at_dtype_size(dt) == 2)
+		printf("%s in the weights keeps %.1f %% of the adapter's change%s\n", at_dtype_name(dt),
+		       100 * lora_survival(&l, dt),
+		       lora_survival(&l, dt) < 0.99 ? ": --dtype float32 keeps all of it" : "");
 	lora_release(&l);
 	transformer_close(&m);
 	free(dir);

@@ -1,4 +1,5 @@
 /* cmd_train.c -- contraflow train CONFIG */
+#include "base/alive.h"
 #include "base/log.h"
 #include "commands/options.h"
 #include "trainer/reward_ranks.h"
@@ -50,10 +51,12 @@ static int read_and_train(struct dist *d, const char *config, const char *run, b
 
 	if (dist_agree(d, experiment_read(&x, config, set->v, set->n, e), e))
 		return -1;
+	dist_watch(x.run.timeout);
 	at_set_deterministic(x.run.deterministic); /* judges as well, wherever they are */
 	ret = startup_threads(d, x.run.threads, e) || reward_ranks_split(d, x.ranks.reward, "ranks.reward", e)
 		  ? -1
 		  : 0;
+	alive_advice("--resume goes on from the run's newest checkpoint, if there is one");
 	if (!ret && d->serves)
 		reward_ranks_serve(d, &(struct remote_sets) { &x, open_set }, x.run.device);
 	else if (!ret)

@@ -25,8 +25,8 @@ static int check(const struct session_options *o, const char *command, struct er
 	return 0;
 }
 
-/* The adapter merged into the weights. */
-static int merge(struct session *s, const char *lora, struct err *e)
+/* The adapter in the weights, or beside weights of 16 bits. */
+static int add_adapter(struct session *s, const char *lora, struct err *e)
 {
 	char *path = adapters_find(lora, e);
 	struct lora l = { 0 };
@@ -78,7 +78,7 @@ int session_open(struct session *s, struct dist *d, const struct session_options
 	free(model);
 	if (ret)
 		return -1;
-	if (o->lora && merge(s, o->lora, e))
+	if (o->lora && add_adapter(s, o->lora, e))
 		goto out;
 	s->latent_CHW = pipeline_latent_shape(&s->pipeline, o->height, o->width);
 	if (sampler_init(&s->sampler, &s->pipeline, &c, s->latent_CHW, e))

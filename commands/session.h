@@ -1,5 +1,6 @@
 /*
- * session.h -- a model and, perhaps, an adapter merged into it: what sample and eval run on.
+ * session.h -- a model and, perhaps, an adapter in its weights or beside them (lora_ready): what sample and
+ * eval run on.
  */
 #ifndef SESSION_H
 #define SESSION_H

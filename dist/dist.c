@@ -1,10 +1,15 @@
 #include "dist/dist.h"
 #include "base/mem.h"
 #include "dist/comm.h"
+#include "dist/watch.h"
 #include <limits.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 /* Set by a launcher for every rank it starts: mpirun, srun with PMI or PMIx. */
 static bool launched(void)
@@ -72,12 +77,17 @@ static MPI_Comm of_machine(MPI_Comm comm, int *rank, int *ranks)
 
 void dist_alone(struct dist *d)
 {
-	*d = (struct dist) { .ranks = 1,
-			     .local_ranks = 1,
-			     .machine_ranks = 1,
-			     .reducer = &dist_reduce_mpi,
-			     .timeout = DIST_TIMEOUT };
+	*d = (struct dist) { .ranks = 1, .local_ranks = 1, .machine_ranks = 1, .reducer = &dist_reduce_mpi };
 	dist_place_cores(d);
+}
+
+static atomic_int abort_code; /* of dist_abort */
+
+/* quick_exit's last handler: those that end children come before it. */
+static void abort_mpi(void)
+{
+	if (mpi_up())
+		MPI_Abort(MPI_COMM_WORLD, atomic_load(&abort_code));
 }
 
 int dist_open(struct dist *d, struct err *e)
@@ -97,6 +107,9 @@ int dist_open(struct dist *d, struct err *e)
 	MPI_Comm_size(MPI_COMM_WORLD, &d->ranks);
 	if (promised > 1 && d->ranks == 1)
 		return alone_of_many(d, promised, rank, e);
+	watch_open(d);
+	at_quick_exit(abort_mpi);
+	die_by(dist_abort);
 	d->comm->machine = of_machine(MPI_COMM_WORLD, &d->machine_rank, &d->machine_ranks);
 	d->local_rank = d->machine_rank;
 	d->local_ranks = d->machine_ranks;
@@ -111,6 +124,7 @@ void dist_split(struct dist *d, int servers)
 	d->servers = servers;
 	d->first_server = d->ranks - servers;
 	d->serves = d->rank >= d->first_server;
+	dist_come(d, MPI_COMM_WORLD, "division of the ranks");
 	MPI_Comm_dup(MPI_COMM_WORLD, &c->link);
 	MPI_Comm_split(MPI_COMM_WORLD, d->serves, d->rank, &c->group);
 	MPI_Comm_rank(c->group, &d->rank);
@@ -139,46 +153,63 @@ void dist_close(struct dist *d)
 		dist_link_close(d);
 		/* Not one by one: a rank that fails before this ends the job, and the mpirun of Open MPI 4.1
 		 * may crash or hang when others are in MPI_Finalize by then. */
-		MPI_Barrier(MPI_COMM_WORLD);
+		dist_come(d, MPI_COMM_WORLD, "end of the job");
 		MPI_Finalize();
 	}
-	if (d->comm)
+	watch_close();
+	if (d->comm) {
 		free(d->comm->gpu);
+		free(d->comm->host);
+	}
 	free(d->comm);
 	*d = (struct dist) { .ranks = 1, .local_ranks = 1, .machine_ranks = 1 };
 }
 
 void dist_abort(int code)
 {
+	sigset_t alarms;
+
+	/* Should a handler or MPI_Abort itself hang, because the network or the launcher has gone. */
+	sigemptyset(&alarms);
+	sigaddset(&alarms, SIGALRM);
+	signal(SIGALRM, SIG_DFL);
+	pthread_sigmask(SIG_UNBLOCK, &alarms, NULL);
+	alarm(2);
 	/* Not every stream: another thread may sit in a read with its stream locked, and the job would never
 	 * end. */
 	fflush(stdout);
 	fflush(stderr);
-	if (mpi_up())
-		MPI_Abort(MPI_COMM_WORLD, code);
-	_Exit(code);
+	atomic_store(&abort_code, code);
+	quick_exit(code);
 }
 
 int dist_agree(struct dist *d, int ret, struct err *e)
 {
 	int mine = ret ? d->rank : d->ranks, worst = mine;
+	MPI_Request r;
 	struct err said;
 
 	if (d->ranks == 1)
 		return ret ? -1 : 0;
-	MPI_Allreduce(&mine, &worst, 1, MPI_INT, MPI_MIN, dist_group(d));
+	MPI_Iallreduce(&mine, &worst, 1, MPI_INT, MPI_MIN, dist_group(d), &r);
+	dist_wait(d, "agreement", 1, &r);
 	if (worst == d->ranks)
 		return 0;
 	said = *e;
-	MPI_Bcast(said.msg, sizeof said.msg, MPI_CHAR, worst, dist_group(d));
+	MPI_Ibcast(said.msg, sizeof said.msg, MPI_CHAR, worst, dist_group(d), &r);
+	dist_wait(d, "agreement", 1, &r);
 	said.msg[sizeof said.msg - 1] = '\0';
 	return err_set(e, "rank %d: %.1000s", worst, said.msg);
 }
 
 void dist_barrier(struct dist *d)
 {
-	if (d->ranks > 1)
-		MPI_Barrier(dist_group(d));
+	MPI_Request r;
+
+	if (d->ranks == 1)
+		return;
+	MPI_Ibarrier(dist_group(d), &r);
+	dist_wait(d, "barrier", 1, &r);
 }
 
 void dist_broadcast(struct dist *d, void *data, size_t size, int root)
@@ -187,7 +218,10 @@ void dist_broadcast(struct dist *d, void *data, size_t size, int root)
 
 	while (d->ranks > 1 && size) {
 		int n = size < 1u << 30 ? (int)size : 1 << 30;
-		MPI_Bcast(p, n, MPI_BYTE, root, dist_group(d));
+		MPI_Request r;
+
+		MPI_Ibcast(p, n, MPI_BYTE, root, dist_group(d), &r);
+		dist_wait(d, "broadcast", 1, &r);
 		p += n;
 		size -= (size_t)n;
 	}
@@ -197,13 +231,16 @@ void dist_broadcast(struct dist *d, void *data, size_t size, int root)
 static void reduce(struct dist *d, double *v, int n, MPI_Op op)
 {
 	double *all;
+	MPI_Request r;
 
 	if (d->ranks == 1 || !n)
 		return;
 	all = mem_zero((size_t)n, sizeof *all);
-	MPI_Reduce(v, all, n, MPI_DOUBLE, op, 0, dist_group(d));
+	MPI_Ireduce(v, all, n, MPI_DOUBLE, op, 0, dist_group(d), &r);
+	dist_wait(d, "sum of statistics", 1, &r);
 	memcpy(v, all, (size_t)n * sizeof *v);
-	MPI_Bcast(v, n, MPI_DOUBLE, 0, dist_group(d));
+	MPI_Ibcast(v, n, MPI_DOUBLE, 0, dist_group(d), &r);
+	dist_wait(d, "sum of statistics", 1, &r);
 	free(all);
 }
 
@@ -230,8 +267,12 @@ void dist_gather_f64(struct dist *d, const double *mine, double *all, const int6
 	}
 	if (d->ranks == 1)
 		memcpy(all, mine, (size_t)n[0] * sizeof *all);
-	else
-		MPI_Allgatherv(mine, n[d->rank], MPI_DOUBLE, all, n, at, MPI_DOUBLE, dist_group(d));
+	else {
+		MPI_Request r;
+
+		MPI_Iallgatherv(mine, n[d->rank], MPI_DOUBLE, all, n, at, MPI_DOUBLE, dist_group(d), &r);
+		dist_wait(d, "gathering of scores", 1, &r);
+	}
 	free(n);
 	free(at);
 }
@@ -272,6 +313,6 @@ void dist_hand_over(struct dist *d, const int *to, const int64_t *size, const vo
 	if (to[d->rank] >= 0 && to[d->rank] != d->rank)
 		n += begin_pieces(d, request + n, (char *)(uintptr_t)out, size[d->rank], to[d->rank], true);
 	if (n)
-		MPI_Waitall(n, request, MPI_STATUSES_IGNORE);
+		dist_wait(d, "handing over of images", n, request);
 	free(request);
 }

@@ -28,7 +28,6 @@ struct dist {
 	struct dist_comm *comm;             /* communicators; NULL without MPI */
 	const struct dist_reducer *reducer; /* how gradients are summed: MPI here; NCCL slots in beside it */
 	double reduce_seconds;              /* spent in dist_sum_tensor since the caller last zeroed it */
-	double timeout;                     /* seconds that a rank waits in NCCL before it panics */
 	void *nccl;                         /* NULL: not in use */
 };
 struct dist_reducer {
@@ -37,7 +36,7 @@ struct dist_reducer {
 };
 extern const struct dist_reducer dist_reduce_mpi; /* contiguous float32 on CPU */
 
-#define DIST_TIMEOUT 600 /* s: a rank may be scoring images with a slow judge */
+#define DIST_TIMEOUT 1800 /* s: dist_watch's until it is called */
 
 /* After an error nothing is open, and d->rank is the one that the launcher gave this process: each of those
  * that it started may have had the same error. */
@@ -61,9 +60,14 @@ int dist_gpus(const struct dist *d);
 int dist_use_nccl(struct dist *d, struct err *e);
 /* Makes the last `servers` ranks servers, 0 < servers < ranks; before dist_use_nccl, at most once. */
 void dist_split(struct dist *d, int servers);
+/* From now on no rank waits for another, and no rank works, for longer than this without a sign of life
+ * (base/alive.h): watch.h says what happens then.  0: they wait for ever.  Not a collective; main thread,
+ * after dist_open or dist_alone, until dist_close. */
+void dist_watch(double timeout);
 void dist_close_nccl(struct dist *d); /* before MPI goes; nothing when it is not in use */
 void dist_close(struct dist *d);
-/* Not a collective: ends the whole job at once (panic handlers, fatal signals). Prints nothing of its own. */
+/* Not a collective: ends the whole job at once, from any thread (panic handlers, die). Prints nothing of its
+ * own.  Runs the handlers of quick_exit, and never takes longer than two seconds. */
 _Noreturn void dist_abort(int code);
 
 /* ret and e of the worst rank become everyone's ("rank 2: ..."): makes one rank's error all ranks' before the

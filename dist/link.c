@@ -4,6 +4,7 @@
  * A message is its length and then its bytes, in pieces.  Whoever waits sleeps in short steps: its core has
  * something better to do.
  */
+#include "base/alive.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "dist/comm.h"
@@ -71,6 +72,7 @@ void dist_send(struct dist *d, int to, const void *data, size_t size)
 {
 	struct posted *p = begin(d, to, data, size);
 
+	alive_mark("sending to a reward rank");
 	p->next = d->comm->posts;
 	d->comm->posts = p;
 	drain(d);

@@ -11,6 +11,8 @@ void dist_place_cores(struct dist *d)
 	struct cores *all = mem_zero((size_t)d->machine_ranks, sizeof *all), *mine = &all[d->machine_rank];
 
 	cores_read(mine);
+	if (d->comm)
+		dist_come(d, MPI_COMM_WORLD, "places of the ranks");
 	if (d->machine_ranks > 1)
 		MPI_Allgather(MPI_IN_PLACE, 0, MPI_BYTE, all, sizeof *all, MPI_BYTE, d->comm->machine);
 	d->cores = cores_share(all, d->machine_ranks, d->machine_rank);
@@ -63,6 +65,8 @@ void dist_place_gpu(struct dist *d)
 {
 	char id[GPU_NAME];
 
+	if (d->comm)
+		dist_come(d, MPI_COMM_WORLD, "places of the ranks");
 	if (d->machine_ranks == 1)
 		return;
 	choose(d->machine_rank, id);

@@ -13,6 +13,7 @@ static void sum_mpi(struct dist *d, at_t x)
 	float *p = at_f32(x);
 	int64_t left = at_numel(x);
 
+	dist_come(d, dist_group(d), "all-reduce");
 	while (left > 0) {
 		int n = left < PIECE ? (int)left : PIECE;
 		/* Reduce, then broadcast: an all-reduce may round differently from rank to rank, and replicas

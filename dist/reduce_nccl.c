@@ -3,14 +3,13 @@
  *
  * MPI carries the communicator's id and every control message, NCCL the data.  NCCL reduces each element on
  * one rank and hands that result to the others, so all ranks get the same bits.  A rank that died or hangs
- * would leave the others waiting for ever: they watch, and after dist->timeout end the job with who waited
- * for what.  Nothing here waits inside NCCL or CUDA: a communicator that does not block answers at once and
- * works in threads of its own, events are asked, and ncclCommDestroy, which blocks all the same, is called by
- * a thread of ours.
+ * would leave the others waiting for ever: they watch (watch.h).  Nothing here waits inside NCCL or CUDA: a
+ * communicator that does not block answers at once and works in threads of its own, events are asked, and
+ * ncclCommDestroy, which blocks all the same, is called by a thread of ours.
  */
 #include "base/log.h"
 #include "base/mem.h"
-#include "dist/dist.h"
+#include "dist/watch.h"
 #include <cuda_runtime_api.h>
 #include <nccl.h>
 #include <pthread.h>
@@ -22,18 +21,19 @@
 struct nccl {
 	ncclComm_t comm;
 	cudaEvent_t done;
-	const char *op; /* what is under way, and since when */
-	double start;
+	struct watch watch; /* what is under way */
 	ncclResult_t destroy;
 	atomic_bool destroyed;
 };
 
 static void begin(struct dist *d, const char *op)
 {
-	struct nccl *n = d->nccl;
+	watch_begin(&((struct nccl *)d->nccl)->watch, d, op);
+}
 
-	n->op = op;
-	n->start = clock_now();
+static void end(struct dist *d)
+{
+	watch_end(&((struct nccl *)d->nccl)->watch);
 }
 
 /*
@@ -48,8 +48,8 @@ static _Noreturn void fail(struct dist *d, const char *why, const char *more)
 	char host[65] = "";
 
 	gethostname(host, sizeof host - 1);
-	at_panic("%s over NCCL: rank %d of %d (on %s) waited %.1f s: %s%s%s", n->op, d->rank, d->ranks, host,
-		 clock_now() - n->start, why, *more ? ": " : "", more);
+	at_panic("%s: rank %d of %d (on %s) waited %.1f s: %s%s%s", n->watch.op, d->rank, d->ranks, host,
+		 clock_now() - n->watch.start, why, *more ? ": " : "", more);
 }
 
 static void check(struct dist *d, ncclResult_t r)
@@ -67,11 +67,7 @@ static void check_cuda(struct dist *d, cudaError_t r)
 /* Sleeps for a short step: what is waited for takes milliseconds, and the core has rewards to score. */
 static void wait_on(struct dist *d)
 {
-	struct nccl *n = d->nccl;
-
-	if (clock_now() - n->start > d->timeout)
-		fail(d, "other ranks are missing: dead, stopped, far behind, or behind another network", "");
-	clock_sleep(50e-6);
+	watch_nap(&((struct nccl *)d->nccl)->watch);
 }
 
 /* Whether the communicator itself is through with what it began. */
@@ -111,10 +107,11 @@ static void sum_nccl(struct dist *d, at_t x)
 	cudaStream_t stream = at_cuda_stream();
 	float *p = at_cuda_f32(x);
 
-	begin(d, "all-reduce");
+	begin(d, "all-reduce over NCCL");
 	check(d, ncclAllReduce(p, p, (size_t)at_numel(x), ncclFloat, ncclSum, n->comm, stream));
 	settle(d);
 	wait_done(d, stream);
+	end(d);
 }
 
 static const struct dist_reducer reduce_nccl = { .name = "nccl", .sum = sum_nccl };
@@ -135,9 +132,10 @@ int dist_use_nccl(struct dist *d, struct err *e)
 		return -1;
 	}
 	dist_broadcast(d, &id, sizeof id, 0);
-	begin(d, "init");
+	begin(d, "init over NCCL");
 	check(d, ncclCommInitRankConfig(&n->comm, d->ranks, id, d->rank, &config));
 	settle(d);
+	end(d);
 	check_cuda(d, cudaEventCreateWithFlags(&n->done, cudaEventDisableTiming));
 	d->reducer = &reduce_nccl;
 	return 0;
@@ -160,13 +158,14 @@ static void destroy_in_time(struct dist *d)
 	pthread_t thread;
 	int r;
 
-	begin(d, "destroy");
+	begin(d, "destroy over NCCL");
 	if ((r = pthread_create(&thread, NULL, destroy, n)))
 		fail(d, "no thread", strerror(r));
 	while (!atomic_load(&n->destroyed))
 		wait_on(d);
 	pthread_join(thread, NULL);
 	check(d, n->destroy);
+	end(d);
 }
 
 void dist_close_nccl(struct dist *d)
@@ -178,9 +177,10 @@ void dist_close_nccl(struct dist *d)
 	if (n->done)
 		cudaEventDestroy(n->done);
 	if (n->comm) {
-		begin(d, "finalize");
+		begin(d, "finalize over NCCL");
 		check(d, ncclCommFinalize(n->comm));
 		settle(d);
+		end(d);
 		destroy_in_time(d);
 	}
 	free(n);

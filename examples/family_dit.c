@@ -310,12 +310,18 @@ static const char *kernel(const void *state, at_t x_BChw, const struct cond *c)
 	return name;
 }
 
-static double flop(const void *state, int64_t h, int64_t w, int64_t text_tokens)
+/* The linears and attention; between them a block passes over its tokens ten times. */
+static void cost(const void *state, struct cost *c, const struct cost_shape *s)
 {
 	const struct dit *m = state;
-	double N = (double)tokens(m, h, w);
+	int64_t n = tokens(m, s->h, s->w);
+	double N = (double)n, B = (double)s->batch, D = (double)m->width;
 
-	return nn_flop(&m->net, tokens(m, h, w), text_tokens) + 4 * N * N * (double)(m->width * m->layers);
+	cost_sites(c, &m->net, s, n);
+	for (int i = 0; i < m->layers; i++) {
+		cost_attention(c, B, N, N, D, s->size);
+		cost_op(c, COST_ELEMENTS, 0, 10 * s->size * B * N * D);
+	}
 }
 
 static const struct transformer_type transformer_dit = {
@@ -330,7 +336,7 @@ static const struct transformer_type transformer_dit = {
 	.tokens = tokens,
 	.velocity = velocity,
 	.attention = kernel,
-	.flop = flop,
+	.cost = cost,
 };
 
 static const struct text_encoder_type *const text[] = { &word_text_encoder, NULL };

@@ -128,19 +128,6 @@ int64_t nn_count(const struct nn_net *n)
 	return total;
 }
 
-double nn_flop(const struct nn_net *n, int64_t N, int64_t L)
-{
-	double flop = 0;
-
-	for (int i = 0; i < n->n_site; i++) {
-		const struct nn_site *s = &n->site[i];
-		double times = s->reads == NN_IMAGE ? (double)N : s->reads == NN_TEXT ? (double)L : 1;
-
-		flop += 2 * (double)s->in * (double)s->row[s->parts] * times;
-	}
-	return flop;
-}
-
 /* ---- Values ---------------------------------------------------------------------------------- */
 
 /* Uninitialised tensors in all slots, stacked where several parameters share one. */

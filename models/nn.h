@@ -125,9 +125,7 @@ int nn_save(const struct nn_net *n, const struct lora_merged *merged, const char
 /* Random weights as PyTorch's defaults draw them (linears uniform +-1/sqrt(in)), float32 on the CPU; for
  * pretraining and for tests.  Buffers are made but left at zero: the caller fills them. */
 void nn_init(struct nn_net *n, uint64_t seed);
-int64_t nn_count(const struct nn_net *n); /* elements of all parameters */
-/* Multiplications and additions of the linears of one sample, N image and L text tokens. */
-double nn_flop(const struct nn_net *n, int64_t N, int64_t L);
+int64_t nn_count(const struct nn_net *n);                             /* elements of all parameters */
 void nn_move(struct nn_net *n, enum at_dtype dt, enum at_device dev); /* every tensor, in place */
 void nn_release(struct nn_net *n); /* frees names, lists and the tensors in the slots */
 

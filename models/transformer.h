@@ -9,6 +9,7 @@
 #define TRANSFORMER_H
 #include "base/json.h"
 #include "models/cond.h"
+#include "models/cost.h"
 #include "models/nn.h"
 
 #define TRANSFORMER_BLOCKS 256 /* the most that one has */
@@ -44,8 +45,8 @@ struct transformer_type {
 			 at_t guidance_B);
 	/* The attention kernel (at_sdpa_kernel) that such a forward uses, for the log. */
 	const char *(*attention)(const void *m, at_t x_BChw, const struct cond *c);
-	/* Multiplications and additions of one sample's forward; adapters left out. */
-	double (*flop)(const void *m, int64_t h, int64_t w, int64_t text_tokens);
+	/* Adds what a forward computes and moves; adapters left out. */
+	void (*cost)(const void *m, struct cost *c, const struct cost_shape *s);
 };
 
 /* An error lists the classes that there are, after `where`. */

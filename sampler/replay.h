@@ -2,9 +2,9 @@
  * replay.h -- velocities without gradients: the same forward many times over, which a GPU replays from a CUDA
  * graph (at_graph).
  *
- * A forward is known by the shapes of its inputs and by the weights it reads: the base's own, or merged ones,
- * whose memory stays where it is while their values change (lora_merge).  Adapters added as products run are
- * not replayed.
+ * A forward is known by the shapes of its inputs and by the weights it reads: the base's own, or those of a
+ * policy with its pairs in them or beside them, whose memory stays where it is while their values change
+ * (lora_ready).  A pass with `lora`, which casts and stacks its pairs as it runs, is not replayed.
  */
 #ifndef REPLAY_H
 #define REPLAY_H

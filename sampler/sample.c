@@ -1,6 +1,6 @@
 #include "sampler/replay.h"
+#include "aten/normals.h"
 #include "aten/transfer.h"
-#include "base/mem.h"
 #include <string.h>
 
 static const char *const timestep_names[] = { "float", "integer", NULL };
@@ -203,61 +203,35 @@ at_t sampler_run(const struct sampler *s, const struct pass *pass, at_t noise_BC
 	return solver_run(&solver, noise_BCHW);
 }
 
-/* Normals into rows of `each` numbers: one stream a sample. */
-struct draw {
-	uint64_t seed, epoch;
-	enum rng_purpose purpose;
-	bool by_step;
-	uint64_t step;
-	const int64_t *id;
-	float *v;
-	size_t each;
-};
-
-static void draw_rows(void *ctx, int64_t from, int64_t to)
-{
-	const struct draw *c = ctx;
-
-	for (int64_t i = from; i < to; i++) {
-		uint64_t id = (uint64_t)c->id[i];
-		struct rng r = c->by_step ? rng_make_step(c->seed, c->purpose, c->epoch, id, c->step)
-					  : rng_make(c->seed, c->purpose, c->epoch, id);
-		rng_normals(&r, c->v + c->each * (size_t)i, c->each);
-	}
-}
-
-static at_t draw(const struct pipeline *p, struct draw c, int n, struct at_dims shape_CHW)
+/* One stream a sample: a step's, or where step is below 0 the sample's own. */
+static at_t draw(const struct pipeline *p, uint64_t seed, enum rng_purpose purpose, uint64_t epoch, int step,
+		 const int64_t *id, int n, struct at_dims shape_CHW)
 {
 	struct at_scope *sc = at_begin(AT_NO_GRAD);
 	struct at_dims shape = { .n = shape_CHW.n + 1, .d = { n } };
+	at_t name_B2 = at_empty(DIMS(n, 2), AT_I64, AT_CPU);
+	int64_t *name = at_data(name_B2);
 
-	c.each = 1;
-	for (int i = 0; i < shape_CHW.n; i++) {
+	for (int i = 0; i < shape_CHW.n; i++)
 		shape.d[i + 1] = shape_CHW.d[i];
-		c.each *= (size_t)shape_CHW.d[i];
+	for (int i = 0; i < n; i++) {
+		uint64_t sample = (uint64_t)id[i];
+		struct rng r = step < 0 ? rng_make(seed, purpose, epoch, sample)
+					: rng_make_step(seed, purpose, epoch, sample, (uint64_t)step);
+		rng_name(&r, name + 2 * i);
 	}
-	at_t noise = at_pinned(shape, AT_F32, p->device);
-	c.v = at_f32(noise);
-	at_parallel(n, 1, draw_rows, &c);
-	return at_return(sc, at_send(noise, p->device));
+	at_send_all(1, &name_B2, &name_B2, p->device);
+	return at_return(sc, at_normals(seed, name_B2, shape));
 }
 
 at_t sampler_noise(const struct pipeline *p, uint64_t seed, enum rng_purpose purpose, uint64_t epoch,
 		   const int64_t *id, int n, struct at_dims shape_CHW)
 {
-	return draw(p, (struct draw) { .seed = seed, .epoch = epoch, .purpose = purpose, .id = id }, n,
-		    shape_CHW);
+	return draw(p, seed, purpose, epoch, -1, id, n, shape_CHW);
 }
 
 at_t sampler_step_noise(const struct pipeline *p, const struct sampler_steps *k, int i, int n,
 			struct at_dims shape_CHW)
 {
-	return draw(p,
-		    (struct draw) { .seed = k->seed,
-				    .epoch = k->epoch,
-				    .purpose = k->purpose,
-				    .by_step = true,
-				    .step = (uint64_t)i,
-				    .id = k->id },
-		    n, shape_CHW);
+	return draw(p, k->seed, k->purpose, k->epoch, i, k->id, n, shape_CHW);
 }

@@ -1,4 +1,5 @@
 #include "sampler/solver.h"
+#include "base/alive.h"
 #include "base/mem.h"
 #include "base/text.h"
 #include <math.h>
@@ -101,6 +102,8 @@ at_t solver_run(struct solver *s, at_t x_BCHW)
 
 	for (int i = 0; i < (s->stop ? s->stop : s->steps); i++) {
 		struct at_scope *step = at_begin(AT_NO_GRAD);
+
+		alive_mark("sampling");
 		at_replace(step, &x, s->type->step(s, i, x));
 		at_end(step);
 	}

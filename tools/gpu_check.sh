@@ -42,7 +42,7 @@ printf '#!/usr/bin/env bash\nexport LD_LIBRARY_PATH=%q\nexec %q "$@"\n' "$librar
 chmod +x "$out/contraflow"
 program=$out/contraflow
 ours() { LD_LIBRARY_PATH=$libraries "$@"; }
-missing=$(ours ldd "$bin/contraflow" "$tests"/test_{dist,fused,memory,transfer} | awk '/not found/ { print $1 }' | sort -u)
+missing=$(ours ldd "$bin/contraflow" "$tests"/test_{dist,fused,joint,memory,transfer} | awk '/not found/ { print $1 }' | sort -u)
 [[ -z $missing ]] || { echo "gpu_check: this machine lacks ${missing//$'\n'/ }" >&2; exit 1; }
 
 # What the comparisons need and the machine may lack.
@@ -138,7 +138,7 @@ compare() {
 	EOF
 }
 
-fused() { ours "$tests/test_fused" && echo "= $(grep -c '\[       OK' "$out/fused_kernels_against_float64.log") tests"; }
+fused() { ours "$tests/test_fused" && ours "$tests/test_joint" && echo "= $(grep -c '\[       OK' "$out/fused_kernels_against_float64.log") tests"; }
 transfer() { ours "$tests/test_transfer"; }
 memory_of_graphs() { ours "$tests/test_memory"; }
 nccl() { ours "$tests/test_dist" 1 nccl; }
@@ -264,6 +264,7 @@ right)
 	check "sizes that fit into memory, resumed" 90 memory
 	check "forty steps of shapes" 120 shapes
 	check "compute-sanitizer memcheck" 100 sanitize memcheck "$tests/test_fused"
+	check "compute-sanitizer memcheck, joint attention" 100 sanitize memcheck "$tests/test_joint"
 	check "compute-sanitizer racecheck" 100 sanitize racecheck "$tests/test_fused"
 	;;
 speed)

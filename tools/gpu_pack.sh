@@ -12,7 +12,7 @@ version=3.12
 [[ $# -le 1 ]] || fail "usage: tools/gpu_pack.sh [--python 3.12] [OUT.tar.xz]"
 out=${1:-build-gpu/contraflow-gpu.tar.xz}
 root=build-gpu/contraflow-gpu
-programs=(contraflow tests/test_dist tests/test_fused tests/test_memory tests/test_transfer)
+programs=(contraflow tests/test_dist tests/test_fused tests/test_joint tests/test_memory tests/test_transfer)
 
 [[ -f build-cuda/build.ninja ]] || meson setup build-cuda -Dcuda=enabled || fail "build-cuda cannot be set up"
 ninja -C build-cuda --quiet "${programs[@]}" || fail "the build failed"

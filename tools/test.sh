@@ -41,7 +41,7 @@ build() { # DIR COMPILER OPTIONS...
 
 build_cuda() { # what differs in such a build, and what stands in for a GPU there
 	[[ -f build-cuda/build.ninja ]] || meson setup build-cuda -Dcuda=enabled -Dwerror=true || return 1
-	ninja -C build-cuda contraflow tests/test_dist tests/test_fused tests/test_memory tests/test_transfer tests/test_reduce_nccl nullcuda fake_nvml
+	ninja -C build-cuda contraflow tests/test_dist tests/test_fused tests/test_joint tests/test_memory tests/test_transfer tests/test_reduce_nccl nullcuda fake_nvml
 }
 
 golden() {

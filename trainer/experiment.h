@@ -21,6 +21,7 @@ struct run_conf {
 	char *memory;    /* fit_parse_memory's */
 	int64_t threads; /* a rank; 0: as startup_threads says */
 	bool deterministic;
+	double timeout; /* s without a sign of life; 0: none is too long */
 };
 struct ranks_conf {
 	int64_t reward; /* the job's last ranks, which score for the others */

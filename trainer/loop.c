@@ -1,5 +1,6 @@
 /* loop.c -- a training run: prompts, rollout, rewards, advantage, update, old policy, epoch after epoch. */
 #include "aten/memory.h"
+#include "base/alive.h"
 #include "base/file.h"
 #include "base/json.h"
 #include "base/log.h"
@@ -185,6 +186,7 @@ static int run_epoch(struct trainer *t, struct samples *s, struct update_stats *
 	double cpu = clock_cpu(), start = clock_now();
 
 	at_panic_context("rank %d, step %lld", t->dist->rank, (long long)t->at.step + 1);
+	alive_context("step %lld", (long long)t->at.step + 1);
 	if (rollout_epoch(t, s, e))
 		return -1;
 	if (t->x->log.rollouts_every && t->at.epoch % t->x->log.rollouts_every == 0 && archive_write(t, s, e))

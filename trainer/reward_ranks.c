@@ -1,4 +1,5 @@
 #include "trainer/reward_ranks.h"
+#include "base/alive.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "dist/startup.h"
@@ -83,9 +84,12 @@ void reward_ranks_serve(struct dist *d, const struct remote_sets *sets, const ch
 	at_panic_context("reward rank %d", d->first_server + d->rank);
 	if (served.on_cpu) /* a GPU is for those judges that find one here */
 		at_device_set_auto(AT_CPU);
-	while (remote_server_step(s, &idle))
+	while (remote_server_step(s, &idle)) {
+		if (!idle || !remote_server_scores(s)) /* or a judge hangs */
+			alive_mark("scoring for the other ranks");
 		if (idle) /* as often as a score may be waited for; its threads need the core */
 			clock_sleep(200e-6);
+	}
 	remote_server_free(s);
 }
 

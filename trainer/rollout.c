@@ -1,5 +1,6 @@
 /* rollout.c -- the images of an epoch: prompts, noise keyed by sample, the old policy, rewards beside,
  * advantages. */
+#include "aten/transfer.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "trainer/sampling.h"
@@ -123,13 +124,13 @@ static int encode_groups(struct trainer *t, struct samples *s, struct err *e)
 /* Rows of the conditioning for samples id[0..n) of this rank's share. */
 struct cond samples_cond(const struct trainer *t, const struct samples *s, const int64_t *id, int n)
 {
-	int64_t *row = mem_zero((size_t)n, sizeof *row);
+	at_t row_B = at_empty(DIMS(n), AT_I64, AT_CPU);
+	int64_t *row = at_data(row_B);
 
 	for (int i = 0; i < n; i++)
 		row[i] = s->group[id[i]] - s->first_group;
-	at_t index = at_to(at_from(row, DIMS(n), AT_I64), AT_I64, t->pipeline.device);
-	free(row);
-	return cond_rows(&s->cond, index);
+	at_send_all(1, &row_B, &row_B, t->pipeline.device);
+	return cond_rows(&s->cond, row_B);
 }
 
 /* This rank's share on its way from the sampler to the judges. */

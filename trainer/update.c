@@ -5,6 +5,9 @@
  * Shapes: B pairs of a micro-batch, C channels, H height, W width of the latents, P adapter parameters, N
  * numbers that are told of a pair.
  */
+#include "aten/normals.h"
+#include "aten/transfer.h"
+#include "base/alive.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "algorithms/gradient.h"
@@ -20,6 +23,15 @@ int trainer_levels(const struct trainer *t)
 /* Sums over the pairs of a step, for the log: of policy loss, the algorithm's notes, kl, (v - v_old)^2, n, n
  * with kl. */
 enum { SUM_POLICY, SUM_NOTES, SUM_KL = SUM_NOTES + ALGORITHM_NOTES, SUM_DEVIATION, SUM_N, SUM_KL_N, SUMS };
+
+/* What those are sums of, where it was made until the step's end: to fetch it after each micro-batch would
+ * make the GPU wait for the CPU as often.  M micro-batches of a step of L pairs. */
+struct tally {
+	at_t told_NL, deviation_M, kl_M; /* float64; views of `all` */
+	at_t all;
+	int pairs, micros; /* that are in it */
+	int64_t with_kl;
+};
 
 /* A step's pairs: of the work all ranks know the size, each its own. */
 struct work_list {
@@ -122,8 +134,20 @@ struct work {
 	double *group; /* by at_level: what the first pass summed; NULL: there is none, or it runs */
 };
 
-/* How many of the pairs have a reference, and which unless all do. */
-static int pick_kl_rows(const struct trainer *t, const struct demands *asked, struct gradient_batch *m,
+/* What the CPU knows of a micro-batch, which goes to the device in one copy: rows of x0 and of the
+ * conditioning, names of the streams of noise, numbers of each pair, laws, rows with a reference, sums of
+ * groups; NULL: there are none. */
+enum { TABLE_ROW, TABLE_COND, TABLE_NAME, TABLE_NUMBER, TABLE_LAW, TABLE_KL, TABLE_GROUP, TABLES };
+enum { LEVEL, TIMESTEP, R, ADVANTAGE, WEIGHT, NUMBERS }; /* rows of TABLE_NUMBER */
+
+static void *make_table(at_t *slot, enum at_dtype dt, struct at_dims shape)
+{
+	*slot = at_empty(shape, dt, AT_CPU);
+	return at_data(*slot);
+}
+
+/* How many of the pairs have a reference, and a table of them unless all do. */
+static int pick_kl_rows(const struct trainer *t, const struct demands *asked, at_t table[TABLES],
 			const struct pair *pair, int n)
 {
 	if (asked->needs & NEEDS_REFERENCE)
@@ -141,86 +165,105 @@ static int pick_kl_rows(const struct trainer *t, const struct demands *asked, st
 			row[rows++] = i;
 	}
 	if (rows > 0 && rows < n)
-		m->row_K = at_to(at_from(row, DIMS(rows), AT_I64), AT_I64, t->pipeline.device);
+		table[TABLE_KL] = at_from(row, DIMS(rows), AT_I64);
 	free(row);
 	return rows;
 }
 
-/* The noise of such a step, x before it and its law. */
-static void gather_steps(const struct trainer *t, const struct samples *s, const struct pair *pair, int n,
-			 struct at_dims chw, struct terms *m)
+/* The stream of a pair's noise: of x_t, or where states are kept of the solver's step. */
+static struct rng noise_of(const struct trainer *t, const struct samples *s, const struct pair *pair)
 {
-	enum { X, V, STD, DT, NUMBERS };
-	at_t *z = mem_zero((size_t)n, sizeof *z), *x = mem_zero((size_t)n, sizeof *x);
-	float *law = mem_zero((size_t)(NUMBERS * n), sizeof *law);
+	uint64_t seed = (uint64_t)t->x->run.seed, epoch = (uint64_t)t->at.epoch;
 
-	for (int i = 0; i < n; i++) {
-		struct sampler_steps one = { .seed = (uint64_t)t->x->run.seed,
-					     .epoch = (uint64_t)t->at.epoch,
-					     .purpose = RNG_SOLVER,
-					     .id = &pair[i].sample };
-		struct transition of = sampler_law(&t->rollout, pair[i].level);
-
-		z[i] = sampler_step_noise(&t->pipeline, &one, pair[i].level, 1, chw);
-		x[i] = at_narrow(s->state_NCHW[pair[i].level], 0, pair[i].sample - s->first, 1);
-		law[NUMBERS * i + X] = (float)of.x;
-		law[NUMBERS * i + V] = (float)of.v;
-		law[NUMBERS * i + STD] = (float)of.std;
-		law[NUMBERS * i + DT] = (float)of.dt;
-	}
-	m->z_BCHW = at_cat(n, z, 0);
-	m->xt_BCHW = at_cat(n, x, 0);
-	m->law_B4 = at_to(at_from(law, DIMS(n, NUMBERS), AT_F32), AT_F32, t->pipeline.device);
-	free(z);
-	free(x);
-	free(law);
+	return s->state_NCHW
+		   ? rng_make_step(seed, RNG_SOLVER, epoch, (uint64_t)pair->sample, (uint64_t)pair->level)
+		   : rng_make(seed, RNG_DIFFUSE, epoch, at_level(t, pair->noise, pair));
 }
 
-static struct gradient_batch gather(const struct trainer *t, const struct samples *s, const struct pair *pair,
-				    int n)
+static void fill_tables(const struct trainer *t, const struct samples *s, const struct pair *pair, int n,
+			at_t table[TABLES])
 {
-	struct gradient_batch m = { 0 };
-	enum at_device dev = t->pipeline.device;
-	struct at_dims chw = at_shape(s->x0_NCHW);
-	int64_t *row = mem_zero((size_t)n, sizeof *row), *sample = mem_zero((size_t)n, sizeof *sample);
-	int64_t *id = mem_zero((size_t)n, sizeof *id);
-	enum { LEVEL, TIMESTEP, R, ADVANTAGE, WEIGHT, COLUMNS };
-	float *f = mem_zero((size_t)(COLUMNS * n), sizeof *f);
-	at_t column[COLUMNS];
+	int64_t *row = make_table(&table[TABLE_ROW], AT_I64, DIMS(n)),
+		*cond = make_table(&table[TABLE_COND], AT_I64, DIMS(n)),
+		*name = make_table(&table[TABLE_NAME], AT_I64, DIMS(n, 2));
+	float *f = make_table(&table[TABLE_NUMBER], AT_F32, DIMS(NUMBERS, n));
 
 	for (int i = 0; i < n; i++) {
+		struct rng noise = noise_of(t, s, &pair[i]);
+		double r = s->r[pair[i].sample];
+
 		row[i] = pair[i].sample - s->first;
-		sample[i] = pair[i].sample;
-		id[i] = (int64_t)at_level(t, pair[i].noise, &pair[i]);
+		cond[i] = s->group[pair[i].sample] - s->first_group;
+		rng_name(&noise, name + 2 * i);
 		f[LEVEL * n + i] = (float)t->rollout.schedule.sigma[pair[i].level];
 		f[TIMESTEP * n + i] = (float)t->rollout.schedule.t[pair[i].level];
-		f[R * n + i] = (float)s->r[pair[i].sample];
-		f[ADVANTAGE * n + i] = (float)((2 * s->r[pair[i].sample] - 1) * t->x->advantage.clip);
+		f[R * n + i] = (float)r;
+		f[ADVANTAGE * n + i] = (float)((2 * r - 1) * t->x->advantage.clip);
 		f[WEIGHT * n + i] = (float)pair[i].weight;
 	}
-	for (int k = 0; k < COLUMNS; k++)
-		column[k] = at_to(at_from(f + k * n, DIMS(n), AT_F32), AT_F32, dev);
-	for (int k = 0; k + 1 < chw.n; k++)
-		chw.d[k] = chw.d[k + 1];
-	chw.n--;
-	m.terms.x0_BCHW = at_index_select(s->x0_NCHW, 0, at_to(at_from(row, DIMS(n), AT_I64), AT_I64, dev));
-	m.cond = samples_cond(t, s, sample, n);
-	m.terms.t_B = column[LEVEL];
-	m.timestep_B = column[TIMESTEP];
-	m.terms.r_B = column[R];
-	m.terms.advantage_B = column[ADVANTAGE];
-	m.terms.weight_B = column[WEIGHT];
 	if (s->state_NCHW) {
-		gather_steps(t, s, pair, n, chw, &m.terms);
-	} else {
-		m.terms.eps_BCHW = sampler_noise(&t->pipeline, (uint64_t)t->x->run.seed, RNG_DIFFUSE,
-						 (uint64_t)t->at.epoch, id, n, chw);
-		m.terms.xt_BCHW = terms_noised(m.terms.x0_BCHW, m.terms.eps_BCHW, m.terms.t_B);
+		enum { X, V, STD, DT, LAW };
+		float *law = make_table(&table[TABLE_LAW], AT_F32, DIMS(n, LAW));
+
+		for (int i = 0; i < n; i++) {
+			struct transition of = sampler_law(&t->rollout, pair[i].level);
+			law[LAW * i + X] = (float)of.x;
+			law[LAW * i + V] = (float)of.v;
+			law[LAW * i + STD] = (float)of.std;
+			law[LAW * i + DT] = (float)of.dt;
+		}
 	}
-	free(row);
-	free(sample);
-	free(id);
-	free(f);
+}
+
+/* x before each pair's step. */
+static at_t states_before(const struct samples *s, const struct pair *pair, int n)
+{
+	at_t *x = mem_zero((size_t)n, sizeof *x), all;
+
+	for (int i = 0; i < n; i++)
+		x[i] = at_narrow(s->state_NCHW[pair[i].level], 0, pair[i].sample - s->first, 1);
+	all = at_cat(n, x, 0);
+	free(x);
+	return all;
+}
+
+static struct gradient_batch gather(const struct trainer *t, const struct work *w, const struct samples *s,
+				    const struct pair *pair, int n, int *kl_rows)
+{
+	at_t table[TABLES] = { 0 }, number[NUMBERS];
+	struct at_dims noise = at_shape(s->x0_NCHW);
+
+	fill_tables(t, s, pair, n, table);
+	*kl_rows = pick_kl_rows(t, &w->asked, table, pair, n);
+	if (w->group) {
+		double *sum = make_table(&table[TABLE_GROUP], AT_F64, DIMS(n));
+
+		for (int i = 0; i < n; i++)
+			sum[i] = w->group[at_level(t, s->group[pair[i].sample], &pair[i])];
+	}
+	at_send_all(TABLES, table, table, t->pipeline.device);
+	for (int k = 0; k < NUMBERS; k++)
+		number[k] = at_select(table[TABLE_NUMBER], 0, k);
+	noise.d[0] = n;
+
+	struct gradient_batch m = { .terms = { .x0_BCHW = at_index_select(s->x0_NCHW, 0, table[TABLE_ROW]),
+					       .t_B = number[LEVEL],
+					       .r_B = number[R],
+					       .advantage_B = number[ADVANTAGE],
+					       .weight_B = number[WEIGHT],
+					       .law_B4 = table[TABLE_LAW],
+					       .group_B = table[TABLE_GROUP] },
+				    .cond = cond_rows(&s->cond, table[TABLE_COND]),
+				    .timestep_B = number[TIMESTEP],
+				    .row_K = table[TABLE_KL] };
+	at_t z_BCHW = at_normals((uint64_t)t->x->run.seed, table[TABLE_NAME], noise);
+	if (s->state_NCHW) {
+		m.terms.z_BCHW = z_BCHW;
+		m.terms.xt_BCHW = states_before(s, pair, n);
+	} else {
+		m.terms.eps_BCHW = z_BCHW;
+		m.terms.xt_BCHW = terms_noised(m.terms.x0_BCHW, z_BCHW, m.terms.t_B);
+	}
 	return m;
 }
 
@@ -239,29 +282,55 @@ static at_t reference(const struct work *w, const struct gradient_batch *m)
 	return at_return(sc, sampler_still_velocity(w->sampler, &(struct pass) { 0 }, x, at, &c));
 }
 
-static void add_sums(double *sum, const struct gradient *g, int n, int kl_rows)
+/* For L pairs in M micro-batches. */
+static struct tally tally_new(const struct trainer *t, int64_t L, int64_t M)
 {
-	int told = (int)at_size(g->told_NB, 0);
-	double *v = mem_zero((size_t)(told * n), sizeof *v);
+	int64_t N = 1;
 
-	at_copy_out(g->told_NB, v, AT_F64);
-	for (int k = 0; k < told; k++)
-		for (int i = 0; i < n; i++)
-			sum[SUM_POLICY + k] += v[k * n + i];
-	sum[SUM_N] += n;
-	sum[SUM_DEVIATION] += at_item(g->deviation);
-	sum[SUM_KL] += at_item(g->kl);
-	sum[SUM_KL_N] += kl_rows;
-	free(v);
+	while (t->x->algorithm->notes && t->x->algorithm->notes[N - 1])
+		N++;
+	struct tally k = { .all = at_zeros(DIMS(N * L + 2 * M), AT_F64, t->pipeline.device) };
+	k.told_NL = at_view(at_narrow(k.all, 0, 0, N * L), DIMS(N, L));
+	k.deviation_M = at_narrow(k.all, 0, N * L, M);
+	k.kl_M = at_narrow(k.all, 0, N * L + M, M);
+	return k;
+}
+
+static void tally_add(struct tally *k, const struct gradient *g, int n, int kl_rows)
+{
+	at_copy_(at_narrow(k->told_NL, 1, k->pairs, n), g->told_NB);
+	at_copy_(at_narrow(k->deviation_M, 0, k->micros, 1), g->deviation);
+	at_copy_(at_narrow(k->kl_M, 0, k->micros, 1), g->kl);
+	k->pairs += n;
+	k->micros++;
+	k->with_kl += kl_rows;
+}
+
+/* In the order in which they came. */
+static void tally_sums(const struct tally *k, double sum[SUMS])
+{
+	int64_t N = at_size(k->told_NL, 0), L = at_size(k->told_NL, 1), M = at_size(k->kl_M, 0);
+	double *all = mem_zero((size_t)at_numel(k->all), sizeof *all);
+
+	at_copy_out(k->all, all, AT_F64);
+	for (int64_t i = 0; i < N; i++)
+		for (int64_t j = 0; j < L; j++)
+			sum[SUM_POLICY + i] += all[i * L + j];
+	for (int64_t i = 0; i < M; i++) {
+		sum[SUM_DEVIATION] += all[N * L + i];
+		sum[SUM_KL] += all[N * L + M + i];
+	}
+	sum[SUM_N] = k->pairs;
+	sum[SUM_KL_N] = (double)k->with_kl;
+	free(all);
 }
 
 /* A micro-batch with all that the algorithm asks for beside v. */
 static struct gradient_batch prepare(const struct trainer *t, const struct work *w, const struct samples *s,
 				     const struct pair *pair, int n, int *kl_rows)
 {
-	struct gradient_batch m = gather(t, s, pair, n);
+	struct gradient_batch m = gather(t, w, s, pair, n, kl_rows);
 
-	*kl_rows = pick_kl_rows(t, &w->asked, &m, pair, n);
 	if (w->has_old) {
 		struct pass old = policies_old_pass(&t->policies);
 		m.terms.v_old_BCHW =
@@ -269,14 +338,6 @@ static struct gradient_batch prepare(const struct trainer *t, const struct work 
 	}
 	if (*kl_rows)
 		m.v_ref_KCHW = reference(w, &m);
-	if (w->group) {
-		double *sum = mem_zero((size_t)n, sizeof *sum);
-
-		for (int i = 0; i < n; i++)
-			sum[i] = w->group[at_level(t, s->group[pair[i].sample], &pair[i])];
-		m.terms.group_B = at_to(at_from(sum, DIMS(n), AT_F64), AT_F64, t->pipeline.device);
-		free(sum);
-	}
 	return m;
 }
 
@@ -292,12 +353,14 @@ static struct gradient_task task_of(struct trainer *t, const struct work *w)
 
 /* Adds one micro-batch's gradient, each pair weighing 1 / total of the step. */
 static void accumulate(struct trainer *t, const struct work *w, const struct samples *s,
-		       const struct pair *pair, int n, int64_t total, double *sum)
+		       const struct pair *pair, int n, int64_t total, struct tally *tally)
 {
 	struct at_scope *sc = at_begin(AT_NO_GRAD);
 	const struct demands *d = &w->asked;
 	struct gradient_task task = task_of(t, w);
 	int kl_rows;
+
+	alive_mark("update");
 	struct gradient_batch m = prepare(t, w, s, pair, n, &kl_rows);
 
 	m.weight_policy = d->times / d->over / (double)total;
@@ -305,7 +368,7 @@ static void accumulate(struct trainer *t, const struct work *w, const struct sam
 
 	struct gradient g = gradient_of(&task, w->replays, &m);
 	at_add_(t->grad_P, g.grad_P);
-	add_sums(sum, &g, n, kl_rows);
+	tally_add(tally, &g, n, kl_rows);
 	at_end(sc);
 }
 
@@ -354,7 +417,8 @@ void update_try(struct trainer *t, const struct samples *s, int n, int64_t block
 	struct pair *pair = mem_zero((size_t)n, sizeof *pair);
 	struct sampler plain = t->rollout;
 	struct work w = work_of(t, &plain, blocks);
-	double sum[SUMS] = { 0 };
+	struct at_scope *sc = at_begin(AT_NO_GRAD);
+	struct tally tally = tally_new(t, n, 1);
 	int64_t sums;
 	int level = 0;
 
@@ -369,7 +433,8 @@ void update_try(struct trainer *t, const struct samples *s, int n, int64_t block
 	plain.replays = NULL;
 	w.asked.kl_every = 1;
 	w.group = group_sums(t, s, &sums);
-	accumulate(t, &w, s, pair, n, n, sum);
+	accumulate(t, &w, s, pair, n, n, &tally);
+	at_end(sc);
 	free(w.group);
 	free(pair);
 }
@@ -399,6 +464,7 @@ void update_step(struct trainer *t, const struct samples *s, int64_t part, int64
 	struct work w = work_of(t, &t->rollout, t->batches.blocks);
 	struct work_list l = list_pairs(t, s, part, parts);
 	int64_t micro = t->batches.micro;
+	struct tally tally = tally_new(t, l.n, (l.n + micro - 1) / micro);
 
 	w.replays = t->gradients;
 	w.has_old = w.has_old && !t->policies.old_is_theta;
@@ -406,7 +472,8 @@ void update_step(struct trainer *t, const struct samples *s, int64_t part, int64
 	at_zero_(t->grad_P);
 	sum_groups(t, &w, s, &l);
 	for (int at = 0; at < l.n; at += (int)micro)
-		accumulate(t, &w, s, l.v + at, l.n - at < micro ? l.n - at : (int)micro, l.total, sum);
+		accumulate(t, &w, s, l.v + at, l.n - at < micro ? l.n - at : (int)micro, l.total, &tally);
+	tally_sums(&tally, sum);
 	t->dist->reduce_seconds = 0;
 	dist_sum_tensor(t->dist, t->grad_P);
 	dist_sum_f64(t->dist, sum, SUMS);

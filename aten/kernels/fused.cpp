@@ -4,12 +4,14 @@
 #include "aten/shim.hpp"
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/addcmul.h>
+#include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/layer_norm.h>
 #include <ATen/ops/ones.h>
 #include <ATen/ops/rsqrt.h>
 #include <ATen/ops/zeros.h>
+#include <ATen/ops/zeros_like.h>
 #include <cmath>
 #include <torch/csrc/autograd/custom_function.h>
 
@@ -140,7 +142,7 @@ at::Tensor rms_norm(const at::Tensor &x, const at::Tensor &w, double eps)
 		throw std::runtime_error("the weight needs one value for each of x's last dimension");
 	bool trained = w.defined() && w.requires_grad() && at::GradMode::is_enabled();
 	if (rows::can_run(x) && x.dim() <= 4 && x.numel() > 0 && (x.stride(-1) == 1 || K == 1) &&
-	    rows::packs(x) && x.numel() / K <= UINT32_MAX && !(trained && x.is_cuda()) &&
+	    rows::packs(x) && x.numel() / K <= UINT32_MAX && !(trained && rows::on_gpu(x)) &&
 	    (!w.defined() || (w.scalar_type() == x.scalar_type() && w.device() == x.device() &&
 			      w.is_contiguous() && rows::packs(w.view(K))))) {
 		at::Tensor full = x, one = w.defined() ? w.view(K) : at::ones({ K }, x.options());
@@ -188,11 +190,195 @@ struct Gate : torch::autograd::Function<Gate> {
 at::Tensor gate(const at::Tensor &x, const at::Tensor &g, const at::Tensor &y)
 {
 	bool trained = g.requires_grad() && at::GradMode::is_enabled(); // by an adapter on adaLN
-	if (x.is_cuda() && rows::can_run(x) && x.dim() == 3 && x.numel() > 0 && x.sizes() == y.sizes() &&
+	if (rows::on_gpu(x) && rows::can_run(x) && x.dim() == 3 && x.numel() > 0 && x.sizes() == y.sizes() &&
 	    x.scalar_type() == y.scalar_type() && x.is_contiguous() && y.is_contiguous() && rows::packs(x) &&
 	    rows::packs(y) && is_row_per_sample(g, x) && !trained)
 		return Gate::apply(x, g, y);
 	return at::addcmul(x, g, y);
+}
+
+// ---- x + gate * y, and its modulated layer norm ----------------------------------------------------------
+// What comes from one and goes into the other is never read again.
+struct GateModulate : torch::autograd::Function<GateModulate> {
+	static rows::gate_modulate_args arguments(const at::Tensor &x, const at::Tensor &gate,
+						  const at::Tensor &scale, const at::Tensor &stat)
+	{
+		rows::gate_modulate_args a = {};
+		a.B = x.size(0), a.S = x.size(1), a.D = x.size(2);
+		a.gate = gate.const_data_ptr(), a.gate_stride = gate.stride(0);
+		a.scale = scale.const_data_ptr(), a.scale_stride = scale.stride(0);
+		a.stat = stat.data_ptr<float>();
+		return a;
+	}
+
+	static variable_list forward(AutogradContext *ac, const at::Tensor &x, const at::Tensor &gate,
+				     const at::Tensor &y, const at::Tensor &shift, const at::Tensor &scale,
+				     double eps)
+	{
+		at::Tensor out = at::empty_like(x), m = at::empty_like(x),
+			   stat = at::empty({ x.size(0) * x.size(1), 2 }, x.options().dtype(at::kFloat));
+		rows::gate_modulate_args a = arguments(x, gate, scale, stat);
+		a.x = x.const_data_ptr(), a.y = y.const_data_ptr(), a.shift = shift.const_data_ptr();
+		a.shift_stride = shift.stride(0), a.eps = static_cast<float>(eps);
+		a.out = out.data_ptr(), a.m = m.data_ptr();
+		rows::gate_modulate(x, a);
+		ac->save_for_backward({ out, gate, scale, stat });
+		ac->set_materialize_grads(false);
+		return { out, m };
+	}
+
+	static variable_list backward(AutogradContext *ac, variable_list grad)
+	{
+		auto saved = ac->get_saved_variables();
+		at::Tensor out = saved[0], g_out = grad[0], g_m = grad[1], gx = at::empty_like(out),
+			   gy = at::empty_like(out);
+		rows::gate_modulate_args a = arguments(out, saved[1], saved[2], saved[3]);
+		g_m = g_m.defined() ? g_m.contiguous() : at::zeros_like(out);
+		if (g_out.defined()) {
+			g_out = g_out.contiguous();
+			a.g_out = g_out.const_data_ptr();
+		}
+		a.out = out.data_ptr(), a.g_m = g_m.const_data_ptr();
+		a.gx = gx.data_ptr(), a.gy = gy.data_ptr();
+		rows::gate_modulate_back(out, a);
+		return { gx, at::Tensor(), gy, at::Tensor(), at::Tensor(), at::Tensor() };
+	}
+};
+
+// Without gradients of gate, shift and scale, which an adapter on adaLN's product would have.
+variable_list gate_modulate(const at::Tensor &x, const at::Tensor &g, const at::Tensor &y,
+			    const at::Tensor &shift, const at::Tensor &scale, double eps)
+{
+	bool trained = at::GradMode::is_enabled() &&
+		       (g.requires_grad() || shift.requires_grad() || scale.requires_grad());
+	if (!trained && x.dim() == 3 && x.numel() > 0 && rows::has_gate_modulate(x, x.size(0), x.size(2)) &&
+	    x.sizes() == y.sizes() && x.scalar_type() == y.scalar_type() && x.device() == y.device() &&
+	    x.is_contiguous() && y.is_contiguous() && rows::packs(x) && rows::packs(y) &&
+	    is_row_per_sample(g, x) && is_row_per_sample(shift, x) && is_row_per_sample(scale, x))
+		return GateModulate::apply(x, g, y, shift, scale, eps);
+	at::Tensor out = gate(x, g, y);
+	return { out, modulate(out, shift, scale, eps) };
+}
+
+// ---- Queries, keys and values of one stream or two -------------------------------------------------------
+struct Qkv : torch::autograd::Function<Qkv> {
+	// x: one product or two; w: norms of q and k for each, or none.
+	static rows::qkv_args arguments(at::TensorList x, at::TensorList w, int64_t queries, double eps)
+	{
+		auto of = [&](size_t i) { return i < w.size() ? w[i].const_data_ptr() : nullptr; };
+		rows::qkv_args a = {};
+		a.B = x[0].size(0), a.N0 = x[0].size(1), a.H = x[0].size(3), a.K = x[0].size(4);
+		a.x0 = x[0].const_data_ptr(), a.wq0 = of(0), a.wk0 = of(1);
+		if (x.size() > 1)
+			a.N1 = x[1].size(1), a.x1 = x[1].const_data_ptr(), a.wq1 = of(2), a.wk1 = of(3);
+		a.queries = queries, a.eps = static_cast<float>(eps);
+		return a;
+	}
+
+	// own_values false: v is left where the product has it.
+	static variable_list run(at::TensorList x, at::TensorList w, int64_t queries, double eps,
+				 bool own_values)
+	{
+		rows::qkv_args a = arguments(x, w, queries, eps);
+		auto made = [&](int64_t tokens) {
+			return at::empty({ a.B, tokens, a.H, a.K }, x[0].options());
+		};
+		at::Tensor q = made(queries), k = made(a.N0 + a.N1),
+			   v = own_values ? made(a.N0 + a.N1) : x[0].select(2, 2);
+		a.q = q.data_ptr(), a.k = k.data_ptr(), a.v = own_values ? v.data_ptr() : nullptr;
+		rows::qkv(x[0], a);
+		return { q, k, v };
+	}
+
+	static variable_list forward(AutogradContext *ac, at::TensorList x, at::TensorList w, int64_t queries,
+				     double eps)
+	{
+		variable_list saved = x.vec();
+		saved.insert(saved.end(), w.begin(), w.end());
+		ac->save_for_backward(saved);
+		ac->saved_data["streams"] = static_cast<int64_t>(x.size());
+		ac->saved_data["queries"] = queries;
+		ac->saved_data["eps"] = eps;
+		return run(x, w, queries, eps, true);
+	}
+
+	// As attention's backward left it, if its heads can be read 16 bytes at a time.
+	static at::Tensor readable(const at::Tensor &g, const void *&address, int64_t (&stride)[3])
+	{
+		at::Tensor r = g.stride(3) == 1 && rows::packs(g) ? g : g.contiguous();
+		address = r.const_data_ptr();
+		for (int i = 0; i < 3; i++)
+			stride[i] = r.stride(i);
+		return r;
+	}
+
+	static variable_list backward(AutogradContext *ac, variable_list grad)
+	{
+		auto saved = ac->get_saved_variables();
+		auto streams = static_cast<size_t>(ac->saved_data["streams"].toInt());
+		at::TensorList all(saved), x = all.slice(0, streams), w = all.slice(streams);
+		rows::qkv_args a =
+		    arguments(x, w, ac->saved_data["queries"].toInt(), ac->saved_data["eps"].toDouble());
+		at::Tensor gq = readable(grad[0], a.gq, a.gq_stride),
+			   gk = readable(grad[1], a.gk, a.gk_stride),
+			   gv = readable(grad[2], a.gv, a.gv_stride);
+		variable_list gx;
+		for (const at::Tensor &t : x)
+			gx.push_back(at::empty_like(t));
+		a.gx0 = gx[0].data_ptr(), a.gx1 = streams > 1 ? gx[1].data_ptr() : nullptr;
+		rows::qkv_back(x[0], a);
+		gx.resize(saved.size() + 2); // the norms, the number of queries and eps have none
+		return gx;
+	}
+};
+
+// The kernel takes whole products and frozen norms; training a model from its start trains norms.
+bool has_qkv_kernel(at::TensorList x, at::TensorList w)
+{
+	const at::Tensor &one = x[0];
+	int64_t K = one.size(4);
+	if (one.numel() == 0 || !rows::has_qkv(one, one.size(0), K))
+		return false;
+	for (const at::Tensor &t : x)
+		if (!t.is_contiguous() || !rows::packs(t) || t.numel() == 0)
+			return false;
+	for (const at::Tensor &t : w)
+		if (t.scalar_type() != one.scalar_type() || t.device() != one.device() ||
+		    !t.is_contiguous() || !rows::packs(t.view(K)) ||
+		    (t.requires_grad() && at::GradMode::is_enabled()))
+			return false;
+	return true;
+}
+
+variable_list qkv(at::TensorList x, at::TensorList w, bool all_queries, double eps)
+{
+	for (const at::Tensor &t : x)
+		if (t.dim() != 5 || t.size(2) != 3 || t.size(0) != x[0].size(0) ||
+		    t.size(3) != x[0].size(3) || t.size(4) != x[0].size(4) ||
+		    t.scalar_type() != x[0].scalar_type() || t.device() != x[0].device())
+			throw std::runtime_error(
+			    "products are (B, tokens, 3, H, K), alike but for the tokens");
+	for (const at::Tensor &t : w)
+		if (t.numel() != x[0].size(4))
+			throw std::runtime_error("the norms need one value for each of a head's channels");
+	int64_t tokens = x[0].size(1) + (x.size() > 1 && all_queries ? x[1].size(1) : 0);
+	if (has_qkv_kernel(x, w)) {
+		if (at::GradMode::is_enabled())
+			return Qkv::apply(x, w, tokens, eps);
+		return Qkv::run(x, w, tokens, eps, x.size() > 1);
+	}
+	variable_list joint[3];
+	for (size_t i = 0; i < x.size(); i++) {
+		variable_list part = x[i].unbind(2);
+		for (size_t k = 0; k < 3; k++)
+			if (k > 0 || i == 0 || all_queries)
+				joint[k].push_back(k < 2 && !w.empty() ? rms_norm(part[k], w[2 * i + k], eps)
+								       : part[k]);
+	}
+	variable_list out(3);
+	for (size_t k : { 1, 2, 0 })
+		out[k] = joint[k].size() > 1 ? at::cat(joint[k], 1) : joint[k][0];
+	return out;
 }
 
 // ---- The error of an implied x0 --------------------------------------------------------------------------
@@ -294,6 +480,34 @@ at_t at_rms_norm(at_t x, at_t w, double eps)
 at_t at_gate(at_t x, at_t g, at_t y)
 {
 	return shim::call("at_gate", { x, g, y }, [&] { return gate(x->v, g->v, y->v); });
+}
+
+void at_gate_modulate(at_t x, at_t g, at_t y, at_t shift, at_t scale, double eps, at_t *out, at_t *m)
+{
+	shim::run("at_gate_modulate", { x, g, y, shift, scale }, [&] {
+		auto r = gate_modulate(x->v, g->v, y->v, shift->v, scale->v, eps);
+		*out = shim::wrap("at_gate_modulate", r[0]);
+		*m = shim::wrap("at_gate_modulate", r[1]);
+	});
+}
+
+void at_qkv(int n, const at_t *x, const at_t *norm_q, const at_t *norm_k, bool all_queries, double eps,
+	    at_t *q, at_t *k, at_t *v)
+{
+	shim::run("at_qkv", shim::operands(x, static_cast<size_t>(n)), [&] {
+		variable_list product, norm;
+		for (int i = 0; i < n; i++) {
+			product.push_back(x[i]->v);
+			if (norm_q[i] && norm_k[i])
+				norm.insert(norm.end(), { norm_q[i]->v, norm_k[i]->v });
+		}
+		if (n < 1 || n > 2 || (!norm.empty() && norm.size() != 2 * product.size()))
+			throw std::runtime_error("one stream or two, and norms for all of them or for none");
+		auto r = qkv(product, norm, all_queries, eps);
+		*q = shim::wrap("at_qkv", r[0]);
+		*k = shim::wrap("at_qkv", r[1]);
+		*v = shim::wrap("at_qkv", r[2]);
+	});
 }
 
 at_t at_x0_loss(at_t v, at_t xt, at_t x0, at_t t)

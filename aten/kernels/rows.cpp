@@ -3,7 +3,7 @@
 #include "aten/shim.hpp"
 #include <algorithm>
 #include <cmath>
-#ifdef CONTRAFLOW_CUDA
+#if defined(CONTRAFLOW_CUDA) && !defined(CONTRAFLOW_FIBRES)
 #include <c10/cuda/CUDAStream.h>
 #endif
 
@@ -129,10 +129,19 @@ KERNEL void adamw_elements(const adamw_args &a, int64_t from, int64_t to)
 	SIMD for (int64_t i = from; i < to; i++) adamw_element(a, i);
 }
 
-#ifdef CONTRAFLOW_CUDA
+#ifdef GPU_KERNELS
 void *stream()
 {
+#ifdef CONTRAFLOW_FIBRES
+	return nullptr;
+#else
 	return c10::cuda::getCurrentCUDAStream().stream();
+#endif
+}
+#else
+[[noreturn]] void no_gpu()
+{
+	throw std::logic_error("this kernel is the GPU's");
 }
 #endif
 } // namespace
@@ -142,12 +151,21 @@ storage storage_of(const at::Tensor &x)
 	return x.scalar_type() == at::kFloat ? F32 : x.scalar_type() == at::kBFloat16 ? BF16 : F16;
 }
 
+bool on_gpu(const at::Tensor &x)
+{
+#ifdef CONTRAFLOW_FIBRES
+	return x.device().is_cpu();
+#else
+	return x.is_cuda();
+#endif
+}
+
 bool can_run(const at::Tensor &x)
 {
 	bool known =
 	    x.scalar_type() == at::kFloat || x.scalar_type() == at::kBFloat16 || x.scalar_type() == at::kHalf;
-#ifdef CONTRAFLOW_CUDA
-	if (x.is_cuda())
+#ifdef GPU_KERNELS
+	if (on_gpu(x))
 		return known;
 #endif
 	return known && x.device().is_cpu();
@@ -156,20 +174,21 @@ bool can_run(const at::Tensor &x)
 bool packs(const at::Tensor &x)
 {
 	auto address = reinterpret_cast<uintptr_t>(x.const_data_ptr());
+	const int64_t lane = ACCESS / x.element_size();
 
-	if (x.device().is_cpu())
+	if (!on_gpu(x))
 		return true;
 	for (int64_t i = 0; i + 1 < x.dim(); i++)
-		if (x.stride(i) % PACK)
+		if (x.stride(i) % lane)
 			return false;
-	return x.size(-1) % PACK == 0 && address % (PACK * x.element_size()) == 0;
+	return x.size(-1) % lane == 0 && address % ACCESS == 0;
 }
 
 void modulate(const at::Tensor &like, const modulate_args &m)
 {
 	storage t = storage_of(like);
-#ifdef CONTRAFLOW_CUDA
-	if (like.is_cuda())
+#ifdef GPU_KERNELS
+	if (on_gpu(like))
 		return modulate_gpu(t, m, stream());
 #endif
 	shim::parallel(m.rows, grain(m.D), [&](int64_t from, int64_t to) { modulate_rows(t, m, from, to); });
@@ -178,8 +197,8 @@ void modulate(const at::Tensor &like, const modulate_args &m)
 void modulate_back(const at::Tensor &like, const modulate_args &m)
 {
 	storage t = storage_of(like);
-#ifdef CONTRAFLOW_CUDA
-	if (like.is_cuda())
+#ifdef GPU_KERNELS
+	if (on_gpu(like))
 		return modulate_back_gpu(t, m, stream());
 #endif
 	shim::parallel(m.rows / m.S, grain(m.S * m.D),
@@ -189,8 +208,8 @@ void modulate_back(const at::Tensor &like, const modulate_args &m)
 void rms(const at::Tensor &like, const rms_args &r)
 {
 	storage t = storage_of(like);
-#ifdef CONTRAFLOW_CUDA
-	if (like.is_cuda())
+#ifdef GPU_KERNELS
+	if (on_gpu(like))
 		return rms_gpu(t, r, stream());
 #endif
 	shim::parallel(r.count, grain(r.K), [&](int64_t from, int64_t to) { rms_rows(t, r, from, to); });
@@ -199,8 +218,8 @@ void rms(const at::Tensor &like, const rms_args &r)
 void rms_back(const at::Tensor &like, const rms_args &r)
 {
 	storage t = storage_of(like);
-#ifdef CONTRAFLOW_CUDA
-	if (like.is_cuda())
+#ifdef GPU_KERNELS
+	if (on_gpu(like))
 		return rms_back_gpu(t, r, stream());
 #endif
 	shim::parallel(r.count, grain(r.K), [&](int64_t from, int64_t to) { rms_rows_back(t, r, from, to); });
@@ -218,20 +237,10 @@ void rms_weight_back(const at::Tensor &like, const rms_args &r, float *gw)
 		       [&](int64_t from, int64_t to) { rms_weight_pieces(t, r, gw, from, to); });
 }
 
-void gate(const at::Tensor &like, const gate_args &a)
-{
-#ifdef CONTRAFLOW_CUDA
-	if (like.is_cuda())
-		return gate_gpu(storage_of(like), a, stream());
-#endif
-	(void)like, (void)a;
-	throw std::logic_error("the gate's kernel is the GPU's");
-}
-
 void x0(const at::Tensor &like, const x0_args &x)
 {
-#ifdef CONTRAFLOW_CUDA
-	if (like.is_cuda())
+#ifdef GPU_KERNELS
+	if (on_gpu(like))
 		return x0_gpu(x, stream());
 #endif
 	(void)like;
@@ -240,8 +249,8 @@ void x0(const at::Tensor &like, const x0_args &x)
 
 void x0_back(const at::Tensor &like, const x0_args &x)
 {
-#ifdef CONTRAFLOW_CUDA
-	if (like.is_cuda())
+#ifdef GPU_KERNELS
+	if (on_gpu(like))
 		return x0_back_gpu(x, stream());
 #endif
 	(void)like;
@@ -250,11 +259,60 @@ void x0_back(const at::Tensor &like, const x0_args &x)
 
 void adamw(const at::Tensor &like, const adamw_args &a)
 {
-#ifdef CONTRAFLOW_CUDA
-	if (like.is_cuda())
+#ifdef GPU_KERNELS
+	if (on_gpu(like))
 		return adamw_gpu(a, stream());
 #endif
 	(void)like;
 	shim::parallel(a.n, 1 << 15, [&](int64_t from, int64_t to) { adamw_elements(a, from, to); });
+}
+
+bool has_qkv(const at::Tensor &like, int64_t B, int64_t K)
+{
+	const int64_t lanes = K * like.element_size() / ACCESS; // of a head: 1, 2, 4 ... 32
+
+	return on_gpu(like) && can_run(like) && B <= 65535 && K * like.element_size() % ACCESS == 0 &&
+	       lanes >= 1 && lanes <= 32 && (lanes & (lanes - 1)) == 0;
+}
+
+bool has_gate_modulate(const at::Tensor &like, int64_t B, int64_t D)
+{
+	return on_gpu(like) && can_run(like) && B <= 65535 && D <= GATE_MODULATE_WIDEST;
+}
+
+#ifdef GPU_KERNELS
+#define GPU_ALONE(call) call
+#else
+#define GPU_ALONE(call) ((void)like, (void)a, no_gpu())
+#endif
+
+void gate(const at::Tensor &like, const gate_args &a)
+{
+	GPU_ALONE(gate_gpu(storage_of(like), a, stream()));
+}
+
+void quantise(const at::Tensor &like, const quantise_args &a)
+{
+	GPU_ALONE(quantise_gpu(storage_of(like), a, stream()));
+}
+
+void qkv(const at::Tensor &like, const qkv_args &a)
+{
+	GPU_ALONE(qkv_gpu(storage_of(like), a, stream()));
+}
+
+void qkv_back(const at::Tensor &like, const qkv_args &a)
+{
+	GPU_ALONE(qkv_back_gpu(storage_of(like), a, stream()));
+}
+
+void gate_modulate(const at::Tensor &like, const gate_modulate_args &a)
+{
+	GPU_ALONE(gate_modulate_gpu(storage_of(like), a, stream()));
+}
+
+void gate_modulate_back(const at::Tensor &like, const gate_modulate_args &a)
+{
+	GPU_ALONE(gate_modulate_back_gpu(storage_of(like), a, stream()));
 }
 } // namespace rows

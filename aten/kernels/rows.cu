@@ -1,6 +1,7 @@
 // rows.cu -- the teams of the GPU, and the launches of the fused kernels. Each is one pass of memory traffic;
 // a row that is read twice or three times comes from the caches.
-#include "aten/kernels/rows.hpp"
+#include "aten/kernels/launches.hpp"
+#include "aten/kernels/warps.hpp"
 #include <stdexcept>
 #include <string>
 
@@ -8,11 +9,9 @@ namespace rows
 {
 namespace
 {
-constexpr int THREADS = 256;
-
-// W lanes of a warp share a row, four neighbours each at a time.
-template <int W> struct lanes {
-	static constexpr int WIDE = 4;
+// W lanes of a warp share a row, 16 bytes of neighbours each at a time.
+template <int W, class T> struct lanes {
+	static constexpr int WIDE = LANE<T>;
 	__device__ int64_t first() const { return static_cast<int64_t>(threadIdx.x % W) * WIDE; }
 	__device__ int64_t step() const { return W * WIDE; }
 	__device__ float sum(float x) const
@@ -21,9 +20,33 @@ template <int W> struct lanes {
 			x += __shfl_xor_sync(0xffffffffu, x, far, W);
 		return x;
 	}
+	__device__ float most(float x) const
+	{
+		for (int far = W / 2; far; far /= 2)
+			x = larger(x, __shfl_xor_sync(0xffffffffu, x, far, W));
+		return x;
+	}
 };
 
-// A whole block does.
+// A whole block does: of rows that a warp would read twice from far.
+template <class T> struct wide_block {
+	static constexpr int WIDE = LANE<T>;
+	__device__ int64_t first() const { return static_cast<int64_t>(threadIdx.x) * WIDE; }
+	__device__ int64_t step() const { return THREADS * WIDE; }
+	__device__ float most(float x) const // once a kernel
+	{
+		__shared__ float part[THREADS / 32];
+		x = lanes<32, T>().most(x);
+		if (threadIdx.x % 32 == 0)
+			part[threadIdx.x / 32] = x;
+		__syncthreads();
+		for (int i = 0; i < THREADS / 32; i++)
+			x = larger(x, part[i]);
+		return x;
+	}
+};
+
+// The same for sums in float64.
 struct block {
 	__device__ int64_t first() const { return threadIdx.x; }
 	__device__ int64_t step() const { return blockDim.x; }
@@ -52,11 +75,11 @@ template <int W> __device__ int64_t my_row(int64_t rows)
 
 template <class T> __global__ void modulate_kernel(modulate_args m)
 {
-	modulate_row<T>(lanes<32>(), m, my_row<32>(m.rows));
+	modulate_row<T>(lanes<32, T>(), m, my_row<32>(m.rows));
 }
 template <class T> __global__ void modulate_back_kernel(modulate_args m)
 {
-	modulate_row_back<T>(lanes<32>(), m, my_row<32>(m.rows));
+	modulate_row_back<T>(lanes<32, T>(), m, my_row<32>(m.rows));
 }
 // One column of one sample a thread; neighbours read neighbours.
 template <class T> __global__ void modulate_columns_kernel(modulate_args m)
@@ -77,15 +100,15 @@ template <class T> __global__ void modulate_columns_kernel(modulate_args m)
 }
 template <class T, int W> __global__ void rms_kernel(rms_args r)
 {
-	rms_row<T>(lanes<W>(), r, my_row<W>(r.count));
+	rms_row<T>(lanes<W, T>(), r, my_row<W>(r.count));
 }
 template <class T, int W> __global__ void rms_back_kernel(rms_args r)
 {
-	rms_row_back<T>(lanes<W>(), r, my_row<W>(r.count));
+	rms_row_back<T>(lanes<W, T>(), r, my_row<W>(r.count));
 }
 template <class T> __global__ void gate_kernel(gate_args a)
 {
-	gate_row<T>(lanes<32>(), a, my_row<32>(a.rows));
+	gate_row<T>(lanes<32, T>(), a, my_row<32>(a.rows));
 }
 __global__ void x0_kernel(x0_args x)
 {
@@ -104,17 +127,49 @@ __global__ void adamw_kernel(adamw_args a)
 		adamw_element(a, i);
 }
 
-unsigned blocks(int64_t threads)
+template <class T> __global__ void quantise_kernel(quantise_args a)
 {
-	return static_cast<unsigned>((threads + THREADS - 1) / THREADS);
+	quantise_row<T>(lanes<32, T>(), a, my_row<32>(a.rows));
+}
+template <class T> __global__ void quantise_wide_kernel(quantise_args a)
+{
+	quantise_row<T>(wide_block<T>(), a, blockIdx.x);
 }
 
-void launched(const char *kernel)
+// The token of a warp's sample, by the grid's two dimensions; warps without one repeat the last.
+__device__ int64_t my_token(int64_t S)
 {
+	const int64_t s = static_cast<int64_t>(blockIdx.x) * (THREADS / 32) + threadIdx.x / 32;
+	return s < S ? s : S - 1;
+}
+template <class T> __global__ void qkv_kernel(qkv_args a)
+{
+	qkv_token<T>(a, threadIdx.x % 32, blockIdx.y, my_token(a.N0 + a.N1));
+}
+template <class T> __global__ void qkv_back_kernel(qkv_args a)
+{
+	qkv_token_back<T>(a, threadIdx.x % 32, blockIdx.y, my_token(a.N0 + a.N1));
+}
+template <class T, int P> __global__ void gate_modulate_kernel(gate_modulate_args a)
+{
+	gate_modulate_token<T, P>(lanes<32, T>(), a, blockIdx.y, my_token(a.S));
+}
+template <class T, int P> __global__ void gate_modulate_back_kernel(gate_modulate_args a)
+{
+	gate_modulate_token_back<T, P>(lanes<32, T>(), a, blockIdx.y, my_token(a.S));
+}
+
+#ifdef __CUDACC__ // fibres.hpp has the other one
+template <class A>
+void launch(const char *name, void (*kernel)(A), grid_size grid, int threads, void *stream, const A &a)
+{
+	kernel<<<dim3(static_cast<unsigned>(grid.x), static_cast<unsigned>(grid.y)), threads, 0,
+		 static_cast<cudaStream_t>(stream)>>>(a);
 	cudaError_t r = cudaGetLastError();
 	if (r != cudaSuccess)
-		throw std::runtime_error(std::string(kernel) + ": " + cudaGetErrorString(r));
+		throw std::runtime_error(std::string(name) + ": " + cudaGetErrorString(r));
 }
+#endif
 
 // f(T()) for what T is stored as.
 template <class F> void typed(storage t, F f)
@@ -127,77 +182,124 @@ template <class F> void typed(storage t, F f)
 		f(c10::Half());
 }
 
-cudaStream_t on(void *stream)
-{
-	return static_cast<cudaStream_t>(stream);
-}
+// Lanes of a warp for rows of up to 64 elements, 16 bytes each.
+template <class T> constexpr int SHORT = 64 / LANE<T>;
+// Accesses of a lane that hold a row of D.
+template <class T, int D> constexpr int HOLDS = D / (32 * LANE<T>);
+static_assert(HOLDS<float, GATE_MODULATE_WIDEST> * 32 * LANE<float> == GATE_MODULATE_WIDEST &&
+		  HOLDS<c10::Half, GATE_MODULATE_WIDEST> * 32 * LANE<c10::Half> == GATE_MODULATE_WIDEST,
+	      "the widest row is whole accesses of a warp");
 } // namespace
 
 void modulate_gpu(storage t, const modulate_args &m, void *stream)
 {
 	typed(t, [&](auto v) {
-		modulate_kernel<decltype(v)><<<blocks(m.rows * 32), THREADS, 0, on(stream)>>>(m);
+		launch("modulate", modulate_kernel<decltype(v)>, per_row(m.rows, 32), THREADS, stream, m);
 	});
-	launched("modulate");
 }
 
 void modulate_back_gpu(storage t, const modulate_args &m, void *stream)
 {
 	typed(t, [&](auto v) {
+		using T = decltype(v);
 		if (m.gx)
-			modulate_back_kernel<decltype(v)><<<blocks(m.rows * 32), THREADS, 0, on(stream)>>>(m);
+			launch("modulate_back", modulate_back_kernel<T>, per_row(m.rows, 32), THREADS, stream,
+			       m);
 		if (m.gshift || m.gscale)
-			modulate_columns_kernel<decltype(v)>
-			    <<<blocks(m.rows / m.S * m.D), THREADS, 0, on(stream)>>>(m);
+			launch("modulate_columns", modulate_columns_kernel<T>, per_thread(m.rows / m.S * m.D),
+			       THREADS, stream, m);
 	});
-	launched("modulate's backward");
 }
 
 void rms_gpu(storage t, const rms_args &r, void *stream)
 {
 	typed(t, [&](auto v) {
+		using T = decltype(v);
 		if (r.K <= 64)
-			rms_kernel<decltype(v), 16><<<blocks(r.count * 16), THREADS, 0, on(stream)>>>(r);
+			launch("rms", rms_kernel<T, SHORT<T>>, per_row(r.count, SHORT<T>), THREADS, stream,
+			       r);
 		else
-			rms_kernel<decltype(v), 32><<<blocks(r.count * 32), THREADS, 0, on(stream)>>>(r);
+			launch("rms", rms_kernel<T, 32>, per_row(r.count, 32), THREADS, stream, r);
 	});
-	launched("rms_norm");
 }
 
 void rms_back_gpu(storage t, const rms_args &r, void *stream)
 {
 	typed(t, [&](auto v) {
+		using T = decltype(v);
 		if (r.K <= 64)
-			rms_back_kernel<decltype(v), 16><<<blocks(r.count * 16), THREADS, 0, on(stream)>>>(r);
+			launch("rms_back", rms_back_kernel<T, SHORT<T>>, per_row(r.count, SHORT<T>), THREADS,
+			       stream, r);
 		else
-			rms_back_kernel<decltype(v), 32><<<blocks(r.count * 32), THREADS, 0, on(stream)>>>(r);
+			launch("rms_back", rms_back_kernel<T, 32>, per_row(r.count, 32), THREADS, stream, r);
 	});
-	launched("rms_norm's backward");
 }
 
 void gate_gpu(storage t, const gate_args &a, void *stream)
 {
-	typed(t,
-	      [&](auto v) { gate_kernel<decltype(v)><<<blocks(a.rows * 32), THREADS, 0, on(stream)>>>(a); });
-	launched("gate");
+	typed(t, [&](auto v) {
+		launch("gate", gate_kernel<decltype(v)>, per_row(a.rows, 32), THREADS, stream, a);
+	});
 }
 
 void x0_gpu(const x0_args &x, void *stream)
 {
-	x0_kernel<<<static_cast<unsigned>(x.B), 1024, 0, on(stream)>>>(x);
-	launched("x0_loss");
+	launch("x0", x0_kernel, { x.B, 1 }, 1024, stream, x);
 }
 
 void x0_back_gpu(const x0_args &x, void *stream)
 {
-	dim3 grid(blocks(x.M), static_cast<unsigned>(x.B));
-	x0_back_kernel<<<grid, THREADS, 0, on(stream)>>>(x);
-	launched("x0_loss's backward");
+	launch("x0_back", x0_back_kernel, { per_thread(x.M).x, x.B }, THREADS, stream, x);
 }
 
 void adamw_gpu(const adamw_args &a, void *stream)
 {
-	adamw_kernel<<<blocks(a.n), THREADS, 0, on(stream)>>>(a);
-	launched("adamw");
+	launch("adamw", adamw_kernel, per_thread(a.n), THREADS, stream, a);
+}
+
+void quantise_gpu(storage t, const quantise_args &a, void *stream)
+{
+	typed(t, [&](auto v) {
+		using T = decltype(v);
+		if (a.C <= 2048)
+			launch("quantise", quantise_kernel<T>, per_row(a.rows, 32), THREADS, stream, a);
+		else
+			launch("quantise_wide", quantise_wide_kernel<T>, { a.rows, 1 }, THREADS, stream, a);
+	});
+}
+
+void qkv_gpu(storage t, const qkv_args &a, void *stream)
+{
+	typed(t, [&](auto v) {
+		launch("qkv", qkv_kernel<decltype(v)>, per_token(a.N0 + a.N1, a.B), THREADS, stream, a);
+	});
+}
+
+void qkv_back_gpu(storage t, const qkv_args &a, void *stream)
+{
+	typed(t, [&](auto v) {
+		launch("qkv_back", qkv_back_kernel<decltype(v)>, per_token(a.N0 + a.N1, a.B), THREADS, stream,
+		       a);
+	});
+}
+
+void gate_modulate_gpu(storage t, const gate_modulate_args &a, void *stream)
+{
+	typed(t, [&](auto v) {
+		using T = decltype(v);
+		auto *kernel = a.D <= 1536 ? gate_modulate_kernel<T, HOLDS<T, 1536>>
+					   : gate_modulate_kernel<T, HOLDS<T, GATE_MODULATE_WIDEST>>;
+		launch("gate_modulate", kernel, per_token(a.S, a.B), THREADS, stream, a);
+	});
+}
+
+void gate_modulate_back_gpu(storage t, const gate_modulate_args &a, void *stream)
+{
+	typed(t, [&](auto v) {
+		using T = decltype(v);
+		auto *kernel = a.D <= 1536 ? gate_modulate_back_kernel<T, HOLDS<T, 1536>>
+					   : gate_modulate_back_kernel<T, HOLDS<T, GATE_MODULATE_WIDEST>>;
+		launch("gate_modulate_back", kernel, per_token(a.S, a.B), THREADS, stream, a);
+	});
 }
 } // namespace rows

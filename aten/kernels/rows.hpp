@@ -7,14 +7,23 @@
 // float32, whatever T is stored as.
 #pragma once
 #include <c10/util/BFloat16.h>
+#include <c10/util/Float8_e4m3fn.h>
 #include <c10/util/Half.h>
 #include <cstdint>
+#include <type_traits>
+#if defined(CONTRAFLOW_CUDA) ||                                                                              \
+    defined(CONTRAFLOW_FIBRES) // the latter: a test that has the GPU's kernels run here
+#define GPU_KERNELS
+#endif
 #ifdef __CUDACC__
-#define TEAM __device__ __forceinline__
+#include <cuda_fp8.h>
+#define TEAM   __device__ __forceinline__
+#define UNROLL _Pragma("unroll")
 #define SIMD_SUM(...)
 #define SIMD
 #else
-#define TEAM          inline __attribute__((always_inline))
+#define TEAM inline __attribute__((always_inline))
+#define UNROLL
 #define SIMD_TEXT(x)  _Pragma(#x)
 #define SIMD_SUM(...) SIMD_TEXT(omp simd reduction(+ : __VA_ARGS__))
 #define SIMD          SIMD_TEXT(omp simd)
@@ -70,7 +79,49 @@ struct adamw_args {
 	float keep, f1, f2, g2, rate, root, tiny;
 };
 
-#ifdef CONTRAFLOW_CUDA
+// Rows of C in E4M3, each over its largest value. x (rows, C) contiguous.
+struct quantise_args {
+	int64_t rows, C;
+	const void *x;
+	uint8_t *y;
+	float *scale; // (rows)
+};
+
+// Queries, keys and values of attention over the tokens of two streams (of one: N1 = 0), of products x0 (B,
+// N0, 3, H, K) and x1 (B, N1, 3, H, K), contiguous; weights of RMS norms (K), NULL: none. q (B, queries, H,
+// K), k and v (B, N0 + N1, H, K), contiguous; queries is N0 or N0 + N1. Gradients have any strides over B,
+// tokens and H, and one over K. K is a power of two.
+struct qkv_args {
+	int64_t B, N0, N1, H, K, queries;
+	const void *x0, *x1, *wq0, *wk0, *wq1, *wk1;
+	void *q, *k, *v;
+	const void *gq, *gk, *gv;
+	int64_t gq_stride[3], gk_stride[3], gv_stride[3];
+	void *gx0, *gx1;
+	float eps;
+};
+
+// out = x + gate * y and m = layer_norm(out) * (1 + scale) + shift, all (B, S, D) and contiguous but for
+// gate, shift and scale (B, 1, D). Backward: of gradients g_out (NULL: none) and g_m.
+constexpr int GATE_MODULATE_WIDEST = 2560; // D at most: a row stays in a warp's registers
+struct gate_modulate_args {
+	int64_t B, S, D, gate_stride, shift_stride, scale_stride;
+	const void *x, *gate, *y, *shift, *scale;
+	void *out, *m;
+	float *stat; // (B S, 2): mean and 1 / std
+	const void *g_out, *g_m;
+	void *gx, *gy;
+	float eps;
+};
+
+// What a kernel is launched with: copied to the GPU as it is.
+template <class A> constexpr bool travels = std::is_trivially_copyable<A>::value && sizeof(A) <= 4096;
+static_assert(travels<modulate_args> && travels<rms_args> && travels<gate_args> && travels<x0_args> &&
+		  travels<adamw_args> && travels<quantise_args> && travels<qkv_args> &&
+		  travels<gate_modulate_args>,
+	      "a kernel's parameters are plain data of 4 KB at most");
+
+#ifdef GPU_KERNELS
 // rows.cu: on a cudaStream_t; a launch that fails throws.
 void modulate_gpu(storage t, const modulate_args &m, void *stream);
 void modulate_back_gpu(storage t, const modulate_args &m, void *stream);
@@ -80,6 +131,11 @@ void gate_gpu(storage t, const gate_args &a, void *stream); // x NULL: gate * y
 void x0_gpu(const x0_args &x, void *stream);
 void x0_back_gpu(const x0_args &x, void *stream);
 void adamw_gpu(const adamw_args &a, void *stream);
+void quantise_gpu(storage t, const quantise_args &a, void *stream);
+void qkv_gpu(storage t, const qkv_args &a, void *stream);
+void qkv_back_gpu(storage t, const qkv_args &a, void *stream);
+void gate_modulate_gpu(storage t, const gate_modulate_args &a, void *stream);
+void gate_modulate_back_gpu(storage t, const gate_modulate_args &a, void *stream);
 #endif
 
 // ---- Rows ------------------------------------------------------------------------------------------------
@@ -97,6 +153,13 @@ template <class T> TEAM T *row_of(void *p, int64_t at)
 template <class T, int V> struct alignas(V * sizeof(T)) pack {
 	T v[V];
 };
+constexpr int ACCESS = 16; // bytes that a lane of the GPU takes at a time
+template <class T> constexpr int LANE = ACCESS / (int)sizeof(T); // and elements
+template <class T>
+constexpr bool is_one_access = sizeof(pack<T, LANE<T>>) == ACCESS && alignof(pack<T, LANE<T>>) == ACCESS &&
+			       sizeof(T) * LANE<T> == ACCESS;
+static_assert(is_one_access<float> && is_one_access<c10::BFloat16> && is_one_access<c10::Half>,
+	      "a lane's access is 16 bytes");
 template <int V, class T> TEAM void load(float (&to)[V], const T *p)
 {
 	const pack<T, V> a = *reinterpret_cast<const pack<T, V> *>(p);
@@ -306,6 +369,59 @@ TEAM void x0_element_back(const x0_args &p, int64_t b, int64_t i)
 	float f = static_cast<float>(-2 * p.g[b] * p.t[b] / (static_cast<double>(p.M) * p.weight[b]));
 
 	p.gv[at] = f * (p.xt[at] - p.v[at] * p.t[b] - p.x0[at]);
+}
+
+// The larger of what may be: not a number stays that.
+TEAM float larger(float a, float b)
+{
+	return b > a || b != b ? b : a;
+}
+
+// To E4M3, what is beyond its largest value (448) as that value.
+template <int V> TEAM void store_e4m3(uint8_t *p, const float (&from)[V])
+{
+	pack<uint8_t, V> a;
+#ifdef __CUDACC__ // two at a time is one instruction from sm_89 on
+	for (int k = 0; k < V; k += 2) {
+		auto two =
+		    __nv_cvt_float2_to_fp8x2(make_float2(from[k], from[k + 1]), __NV_SATFINITE, __NV_E4M3);
+		a.v[k] = static_cast<uint8_t>(two & 0xff);
+		a.v[k + 1] = static_cast<uint8_t>(two >> 8);
+	}
+#else
+	for (int k = 0; k < V; k++) {
+		float most = from[k] > 448 ? 448 : from[k] < -448 ? -448 : from[k];
+		a.v[k] = c10::Float8_e4m3fn(most).x;
+	}
+#endif
+	*reinterpret_cast<pack<uint8_t, V> *>(p) = a;
+}
+
+template <class T, class Team> TEAM void quantise_row(const Team &team, const quantise_args &q, int64_t i)
+{
+	constexpr int V = Team::WIDE;
+	const T *x = row_of<T>(q.x, i * q.C);
+	uint8_t *y = q.y + i * q.C;
+	float most = 0;
+
+	for (int64_t d = team.first(); d < q.C; d += team.step()) {
+		float a[V];
+		load(a, x + d);
+		for (int k = 0; k < V; k++)
+			most = larger(most, a[k] < 0 ? -a[k] : a[k]);
+	}
+	float scale = team.most(most) / 448;
+	if (!(scale > 0)) // a row of nothing, and one with a NaN
+		scale = 1;
+	for (int64_t d = team.first(); d < q.C; d += team.step()) {
+		float a[V];
+		load(a, x + d);
+		for (int k = 0; k < V; k++)
+			a[k] /= scale;
+		store_e4m3(y + d, a);
+	}
+	if (team.first() == 0)
+		q.scale[i] = scale;
 }
 
 TEAM void adamw_element(const adamw_args &a, int64_t i)

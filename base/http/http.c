@@ -1,4 +1,5 @@
 #include "base/http/http.h"
+#include "base/alive.h"
 #include "base/file.h"
 #include "base/log.h"
 #include "base/mem.h"
@@ -203,6 +204,7 @@ void http_post_all(struct http_client *c, struct http_post *post, int n)
 			CURLcode code = m->data.result; /* m is gone with its handle */
 			curl_easy_getinfo(m->easy_handle, CURLINFO_PRIVATE, (char **)&j);
 			finish(j, code, end);
+			alive_mark("asking over HTTP");
 			finished = true;
 		}
 		if (!finished)

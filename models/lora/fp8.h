@@ -13,7 +13,8 @@ struct fp8_weights {
 	int n_site;
 	at_t *bytes_OI, *scale_O; /* kept; NULL where the weight stays as it is */
 };
-/* Rounds the net's weights, merged ones where there are (NULL: none); *q zeroed, or filled before for the
+/* Rounds the net's weights, merged ones where there are (NULL: none), and so the base's where pairs lie
+ * beside them, which are added to the product in the activations' type; *q zeroed, or filled before for the
  * same net, whose memory it reuses. */
 void fp8_round(struct fp8_weights *q, const struct nn_net *net, const struct lora_merged *merged);
 void fp8_release(struct fp8_weights *q);

@@ -290,28 +290,26 @@ void lora_require_grad(struct lora *l)
 	at_end(s);
 }
 
-void lora_backward(struct lora *l, at_t loss, at_t grad_P)
+at_t lora_backward(struct lora *l, at_t loss)
 {
-	struct at_scope *s = at_begin(AT_GRAD_AS_IS);
+	struct at_scope *s = at_begin(AT_GRAD_AS_IS), *plain;
 	size_t n = (size_t)(2 * l->n);
-	at_t *leaf = mem_zero(n, sizeof *leaf), *grad = mem_zero(n, sizeof *grad);
-	int64_t at = 0;
+	at_t *leaf = mem_zero(n, sizeof *leaf), *grad = mem_zero(n, sizeof *grad), all_P;
 
 	for (int i = 0; i < l->n; i++) {
 		leaf[2 * i] = l->pair[i].a_RI;
 		leaf[2 * i + 1] = l->pair[i].b_OR;
 	}
 	at_grad(loss, 2 * l->n, leaf, grad);
-	for (int i = 0; i < 2 * l->n; i++) {
-		int64_t k = at_numel(leaf[i]);
-
-		if (grad[i])
-			at_add_(at_narrow(grad_P, 0, at, k), at_reshape(grad[i], DIMS(k)));
-		at += k;
-	}
+	plain = at_begin(AT_NO_GRAD);
+	for (int i = 0; i < 2 * l->n; i++)
+		grad[i] = grad[i] ? at_reshape(grad[i], DIMS(-1))
+				  : at_zeros(DIMS(at_numel(leaf[i])), AT_F32, at_device_of(l->flat));
+	all_P = at_escape(plain, at_cat(2 * l->n, grad, 0)); /* a few kernels, not one a pair */
+	at_end(plain);
 	free(leaf);
 	free(grad);
-	at_end(s);
+	return at_return(s, all_P);
 }
 
 /* ---- A site's pairs as one ------------------------------------------------------------------------- */
@@ -460,6 +458,14 @@ void lora_beside(struct lora_merged *m, const struct lora *l)
 		at_end(s);
 	}
 	m->hash = lora_hash(l);
+}
+
+bool lora_runs_beside(const struct lora_merged *m)
+{
+	for (int i = 0; i < m->n_site; i++)
+		if (m->a_RI[i])
+			return true;
+	return false;
 }
 
 bool lora_rounds(const struct lora *l)

@@ -68,15 +68,16 @@ void lora_stack_as(const struct lora *l, int site, enum at_dtype dt, at_t *a_RI,
 /* The two halves of the rows change places (lora_names.h says where). */
 at_t lora_swap_halves(at_t rows_OR);
 
-/* Training: the pairs become leaves.  lora_backward adds d loss / d pairs into grad (P,) float32. */
+/* Training: the pairs become leaves.  lora_backward returns d loss / d pairs, (P,) float32; zeros where loss
+ * does not depend on a pair. */
 void lora_require_grad(struct lora *l);
-void lora_backward(struct lora *l, at_t loss, at_t grad_P);
+at_t lora_backward(struct lora *l, at_t loss);
 
 /*
- * A policy's weights, ready to run, for each site that the adapter touches: with the pairs in them, W + scale
- * * B A computed in float32 and rounded once, or in 16 bits beside them (at_linear_low_rank).  A rounded W +
- * scale * B A has lost half of a B A of a thousandth of W, and nearly all of one of a tenth of that
- * (docs/performance.md).
+ * A policy's weights, ready to run, for each site that the adapter touches.  The pairs are in them: W + scale
+ * B A, computed in float32 and rounded once.  Or, in 16 bits, they are beside them (at_linear_low_rank),
+ * because W + scale B A rounded has lost half of a change of a thousandth of W, and nearly all of one of a
+ * tenth of that (docs/performance.md).
  *
  * lora_merge: in the weights.  Kept tensors without gradient; *m zeroed or filled before, whose storage it
  * reuses, so that CUDA graphs may read from there.
@@ -98,6 +99,7 @@ extern const char *const lora_form_names[];                 /* auto, always, nev
 void lora_ready(struct lora_merged *m, const struct lora *l, enum lora_form form);
 void lora_merge(struct lora_merged *m, const struct lora *l);
 void lora_beside(struct lora_merged *m, const struct lora *l);
+bool lora_runs_beside(const struct lora_merged *m); /* somewhere */
 void lora_merge_grad(struct lora_merged *m, const struct lora *l);
 void lora_merged_release(struct lora_merged *m);
 bool lora_prefers_merge(const struct lora *l, int64_t tokens);

@@ -17,19 +17,21 @@ struct qkv {
 	at_t q_BSHK, k_BSHK, v_BSHK;
 };
 
-static struct qkv project(const struct mmdit *m, const struct mmdit_attention *a, const struct pass *p,
-			  at_t x_BSD)
+/* Queries, keys and values of the tokens of n streams, one after the other. */
+static struct qkv project(const struct mmdit *m, int n, const struct mmdit_attention *const *a,
+			  const struct pass *p, const at_t *x_BSD, bool all_queries)
 {
-	int64_t H = m->conf.num_attention_heads, K = m->conf.attention_head_dim, S = at_size(x_BSD, 1);
-	at_t all_BS3HK = at_view(nn_linear(&a->qkv, p, x_BSD), DIMS(-1, S, 3, H, K));
-	at_t part[3];
+	int64_t H = m->conf.num_attention_heads, K = m->conf.attention_head_dim;
+	at_t all_BS3HK[2], norm_q_K[2], norm_k_K[2];
+	struct qkv r;
 
-	at_unbind(3, part, all_BS3HK, 2);
-	struct qkv r = { part[0], part[1], part[2] };
-	if (a->norm_q_K) {
-		r.q_BSHK = at_rms_norm(r.q_BSHK, a->norm_q_K, EPS);
-		r.k_BSHK = at_rms_norm(r.k_BSHK, a->norm_k_K, EPS);
+	for (int i = 0; i < n; i++) {
+		all_BS3HK[i] =
+		    at_view(nn_linear(&a[i]->qkv, p, x_BSD[i]), DIMS(-1, at_size(x_BSD[i], 1), 3, H, K));
+		norm_q_K[i] = a[i]->norm_q_K;
+		norm_k_K[i] = a[i]->norm_k_K;
 	}
+	at_qkv(n, all_BS3HK, norm_q_K, norm_k_K, all_queries, EPS, &r.q_BSHK, &r.k_BSHK, &r.v_BSHK);
 	return r;
 }
 
@@ -64,15 +66,12 @@ static void joint_attention(const struct mmdit *m, const struct mmdit_block *b, 
 			    at_t x_BND, at_t c_BLD, at_t *image_BND, at_t *text_BLD)
 {
 	struct at_scope *s = at_begin(AT_GRAD_AS_IS);
-	struct qkv r = project(m, &b->image.attn, p, x_BND), t = project(m, &b->text.attn, p, c_BLD);
+	const struct mmdit_attention *const streams[2] = { &b->image.attn, &b->text.attn };
+	/* the text's own queries would only make text, which ends with the last block */
+	struct qkv r = project(m, 2, streams, p, (at_t[]) { x_BND, c_BLD }, !b->last);
 	int64_t N = at_size(x_BND, 1), L = at_size(c_BLD, 1);
-	at_t o_BSD;
+	at_t o_BSD = attend(r);
 
-	r.k_BSHK = at_cat2(r.k_BSHK, t.k_BSHK, 1);
-	r.v_BSHK = at_cat2(r.v_BSHK, t.v_BSHK, 1);
-	if (!b->last) /* the text's own queries would only make text, which ends here */
-		r.q_BSHK = at_cat2(r.q_BSHK, t.q_BSHK, 1);
-	o_BSD = attend(r);
 	if (b->last) {
 		*image_BND = at_escape(s, nn_linear(&b->image.attn.out, p, o_BSD));
 		*text_BLD = NULL;
@@ -91,16 +90,19 @@ static at_t self_attention(const struct mmdit *m, const struct mmdit_attention *
 {
 	struct at_scope *s = at_begin(AT_GRAD_AS_IS);
 
-	return at_return(s, nn_linear(&a->out, p, attend(project(m, a, p, x_BND))));
+	return at_return(s, nn_linear(&a->out, p, attend(project(m, 1, &a, p, &x_BND, true))));
 }
 
-/* x + gate * MLP(modulated x) */
-static at_t feed_forward(const struct mmdit_stream *t, const struct pass *p, at_t x_BSD, const at_t *mod)
+/* The rest of a block after an attention's y: h = x + gate * y, and h + gate * MLP(modulated h). */
+static at_t feed_forward(const struct mmdit_stream *t, const struct pass *p, at_t x_BSD, at_t gate_B1D,
+			 at_t y_BSD, const at_t *mod)
 {
 	struct at_scope *s = at_begin(AT_GRAD_AS_IS); /* the hidden layer, 4 D wide, dies here */
-	at_t h = nn_linear_gelu(&t->up, p, at_modulate(x_BSD, mod[SHIFT_F], mod[SCALE_F], EPS));
+	at_t h_BSD, m_BSD;
 
-	return at_return(s, at_gate(x_BSD, mod[GATE_F], nn_linear(&t->down, p, h)));
+	at_gate_modulate(x_BSD, gate_B1D, y_BSD, mod[SHIFT_F], mod[SCALE_F], EPS, &h_BSD, &m_BSD);
+	return at_return(
+	    s, at_gate(h_BSD, mod[GATE_F], nn_linear(&t->down, p, nn_linear_gelu(&t->up, p, m_BSD))));
 }
 
 /* y_B1D is silu(temb), the same in every block.  The last block consumes the text: *c_BLD is stale after it.
@@ -117,14 +119,16 @@ static void block_forward(const struct mmdit *m, const struct mmdit_block *b, co
 	h = b->last ? at_modulate(*c_BLD, c[1], c[0], EPS) : at_modulate(*c_BLD, c[SHIFT_A], c[SCALE_A], EPS);
 	joint_attention(m, b, p, at_modulate(*x_BND, x[SHIFT_A], x[SCALE_A], EPS), h, &image, &text);
 
-	h = at_gate(*x_BND, x[GATE_A], image);
 	if (b->dual) { /* attn2 reads the block's input, not what attn made of it */
+		h = at_gate(*x_BND, x[GATE_A], image);
 		image = self_attention(m, &b->attn2, p, at_modulate(*x_BND, x[SHIFT_2], x[SCALE_2], EPS));
-		h = at_gate(h, x[GATE_2], image);
+		h = feed_forward(&b->image, p, h, x[GATE_2], image, x);
+	} else {
+		h = feed_forward(&b->image, p, *x_BND, x[GATE_A], image, x);
 	}
-	at_replace(s, x_BND, feed_forward(&b->image, p, h, x));
+	at_replace(s, x_BND, h);
 	if (!b->last)
-		at_replace(s, c_BLD, feed_forward(&b->text, p, at_gate(*c_BLD, c[GATE_A], text), c));
+		at_replace(s, c_BLD, feed_forward(&b->text, p, *c_BLD, c[GATE_A], text, c));
 	at_end(s);
 }
 

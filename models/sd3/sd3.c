@@ -86,16 +86,40 @@ static const char *attention_of(const void *m, at_t x_BChw, const struct cond *c
 	return mmdit_attention(m, x_BChw, cond_get(c, COND_TEXT, NULL));
 }
 
-/* The linears, the patches, and the two products of each attention. */
-static double flop_of(const void *state, int64_t h, int64_t w, int64_t text_tokens)
+/* What lies between the products, as block_forward has it: passes over a token's D numbers. */
+static void elements(struct cost *c, double tokens, double D, double size, double times)
+{
+	cost_op(c, COST_ELEMENTS, 0, size * times * tokens * D);
+}
+
+static void block_cost(const struct mmdit *m, int i, struct cost *c, const struct cost_shape *s, double N)
+{
+	double L = (double)s->text_tokens, B = (double)s->batch, D = (double)m->width;
+	bool dual = m->block[i].dual, last = m->block[i].last;
+	double norms = m->block[i].image.attn.norm_q_K ? 2 * 2 : 0, modulate = 2, gate = 3;
+
+	cost_attention(c, B, last ? N : N + L, N + L, D, s->size);
+	elements(c, B * N, D, s->size, norms + 2 * modulate + 2 * gate);
+	elements(c, B * L, D, s->size, last ? norms + modulate : norms + 2 * modulate + 2 * gate);
+	elements(c, B * (N + L), D, s->size, last ? 2 * 2 : 3 * 2 + 2); /* one sequence; in two again */
+	if (dual) {
+		cost_attention(c, B, N, N, D, s->size);
+		elements(c, B * N, D, s->size, norms + modulate + gate);
+	}
+}
+
+static void cost_of(const void *state, struct cost *c, const struct cost_shape *s)
 {
 	const struct mmdit *m = state;
-	double N = (double)mmdit_tokens(m, h, w), L = (double)text_tokens, D = (double)m->width;
-	double p = (double)m->conf.patch_size, flop = 2 * N * D * p * p * (double)m->conf.in_channels;
+	int64_t N = mmdit_tokens(m, s->h, s->w);
+	double p = (double)m->conf.patch_size, D = (double)m->width, rows = (double)(s->batch * N);
 
-	for (int64_t i = 0; i < m->conf.num_layers; i++)
-		flop += 4 * D * ((N + L) * (N + L) + (m->block[i].dual ? N * N : 0));
-	return flop + nn_flop(&m->net, mmdit_tokens(m, h, w), text_tokens);
+	cost_linear(c, rows, p * p * (double)m->conf.in_channels, D, s->size);
+	elements(c, rows, D, s->size, 2);
+	cost_sites(c, &m->net, s, N);
+	for (int i = 0; i < (int)m->conf.num_layers; i++)
+		block_cost(m, i, c, s, (double)N);
+	elements(c, rows, D, s->size, 2);
 }
 
 const struct transformer_type transformer_sd3 = {
@@ -110,7 +134,7 @@ const struct transformer_type transformer_sd3 = {
 	.tokens = tokens_of,
 	.velocity = velocity_of,
 	.attention = attention_of,
-	.flop = flop_of,
+	.cost = cost_of,
 };
 
 /* The shapes world's small encoders stand in the places of the large ones. */

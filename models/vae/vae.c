@@ -3,6 +3,7 @@
  * Shapes: B images, C channels, H x W pixels at any level, h x w latents, N = H W tokens of the middle.
  */
 #include "models/vae/vae.h"
+#include "aten/images.h"
 #include "models/taps.h"
 
 #define EPS 1e-6
@@ -16,7 +17,7 @@ static at_t conv(const struct vae_conv *c, at_t x, int stride, int padding)
 
 static at_t norm_silu(const struct vae *m, const struct vae_norm *n, at_t x)
 {
-	return at_silu(at_group_norm(x, (int)m->conf.norm_num_groups, n->w_C, n->b_C, EPS));
+	return at_group_norm_silu(x, (int)m->conf.norm_num_groups, n->w_C, n->b_C, EPS);
 }
 
 static at_t resnet(const struct vae *m, const struct vae_resnet *r, at_t x_BCHW)
@@ -87,7 +88,7 @@ static at_t decode(const struct vae *m, at_t z_BChw)
 	}
 	x = conv(&f->conv_out, norm_silu(m, &f->norm_out, x), 1, 1);
 	tap(x, "decoder.conv_out");
-	return at_return(s, x);
+	return at_return(s, at_contiguous(x)); /* of channels-last weights it has their order */
 }
 
 static at_t encode(const struct vae *m, at_t x_B3HW)

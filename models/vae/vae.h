@@ -4,6 +4,7 @@
  */
 #ifndef VAE_H
 #define VAE_H
+#include "models/cost.h"
 #include "models/nn.h"
 
 #define VAE_LEVELS 8
@@ -46,6 +47,8 @@ struct vae {
 
 /* Random weights, float32 on the CPU, of a configuration that is known to be right. */
 void vae_new(struct vae *m, const struct vae_conf *c, uint64_t seed);
+/* To where and how a VAE is used: vae_open's, too. */
+void vae_move(struct vae *m, enum at_dtype dt, enum at_device dev);
 /* DIR/config.json and weights.  Must not move while open. */
 int vae_open(struct vae *m, const char *dir, enum at_dtype dt, enum at_device dev, struct err *e);
 void vae_release(struct vae *m);
@@ -53,6 +56,7 @@ int64_t vae_scale(const struct vae *m); /* pixels a latent */
 /* Latents (B, C, h, w) as the sampler makes them -> pixels (B, 3, 8 h, 8 w), unclamped.  At most
  * `at_a_time` images are decoded together: memory is theirs. */
 at_t vae_decode(const struct vae *m, at_t z_BChw, int64_t at_a_time);
+void vae_decode_cost(const struct vae *m, struct cost *c, const struct cost_shape *s); /* of latents h x w */
 /* Pixels in [-1, 1] -> the posterior's mean, shifted and scaled as the sampler has it. */
 at_t vae_encode(const struct vae *m, at_t x_B3HW);
 

@@ -1,4 +1,5 @@
 #include "rewards/judges/reply.h"
+#include "base/alive.h"
 #include <string.h>
 
 static json_t *request_item(const struct reward_item *item)
@@ -42,6 +43,7 @@ int reply_scores(struct reward_score *out, int n, const char *text, size_t size,
 	const char *why = json_string_value(json_object_get(o, "error"));
 	int ret = o ? 0 : -1;
 
+	alive_mark("scoring");
 	if (o && why)
 		ret = err_set(e, "the reward says: %.120s", why);
 	else if (o && !json_is_array(list))

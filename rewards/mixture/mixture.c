@@ -1,3 +1,5 @@
+#include "aten/transfer.h"
+#include "base/alive.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "rewards/mixture/mixture_queue.h"
@@ -38,6 +40,7 @@ static int call(const struct mixture_entry *k, struct task *t, struct err *e)
 	const struct reward_item *item = t->batch->item + t->offset;
 	int ret = 0;
 
+	at_stream_own();
 	reward_fail(t->score, t->n, "");
 	for (int i = 0; i < t->n; i++)
 		t->score[i].ok = !t->check || ask(k, &item[i], &t->score[i]);
@@ -50,6 +53,7 @@ static int call(const struct mixture_entry *k, struct task *t, struct err *e)
 		else
 			end++;
 	}
+	at_stream_wait(); /* the reward's next call may be another thread's */
 	for (int i = 0; i < t->n; i++)
 		t->score[i].why[sizeof t->score[i].why - 1] = '\0';
 	return ret;
@@ -293,15 +297,32 @@ bool mixture_done(struct mixture *m, struct mixture_scores *s)
 	return done;
 }
 
+#define LOOK 0.2 /* s between two looks for scores that have come */
+
+/* Others may wait for us as long as scores come, or those who score give signs of life. */
+static void say_waits(const struct mixture_scores *s, int *open, double *last, const char *what)
+{
+	if (s->open_tasks != *open || alive_last(NULL) > *last) {
+		alive_mark(what);
+		*last = alive_last(NULL);
+	}
+	*open = s->open_tasks;
+}
+
 double mixture_wait(struct mixture *m, struct mixture_scores *s)
 {
-	double start = clock_now();
+	double start = clock_now(), last = 0;
+	int open = -1;
 
-	while (m->backend && !m->backend->done(m->backend_ctx, s))
+	while (m->backend && !m->backend->done(m->backend_ctx, s)) {
+		say_waits(s, &open, &last, "waiting for reward ranks");
 		clock_sleep(200e-6);
+	}
 	pthread_mutex_lock(&m->lock);
-	for (double next; next = queue_expire(m), s->open_tasks;)
-		queue_wait(m, next);
+	for (double next; next = queue_expire(m), s->open_tasks;) {
+		say_waits(s, &open, &last, "waiting for judges");
+		queue_wait(m, fmin(next, clock_now() + LOOK));
+	}
 	pthread_mutex_unlock(&m->lock);
 	return clock_now() - start;
 }

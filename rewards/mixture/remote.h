@@ -43,6 +43,7 @@ struct remote_server;
 struct remote_server *remote_server_new(const struct remote_link *link, const struct remote_sets *sets);
 /* Does what there is to do and returns; *idle: there was nothing.  False: dismissed. */
 bool remote_server_step(struct remote_server *s, bool *idle);
+bool remote_server_scores(const struct remote_server *s); /* something has been asked and not answered */
 void remote_server_free(struct remote_server *s);
 
 #endif

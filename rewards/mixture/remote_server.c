@@ -167,6 +167,11 @@ bool remote_server_step(struct remote_server *s, bool *idle)
 	return stay;
 }
 
+bool remote_server_scores(const struct remote_server *s)
+{
+	return s->jobs;
+}
+
 void remote_server_free(struct remote_server *s)
 {
 	finish_jobs(s);

@@ -25,6 +25,15 @@ def common(c):
     assert sizes == 4 * ["auto"] and {r["device"] for r in c["rewards"].values() if "device" in r} <= {"auto"}
 
 
+def test_fast():
+    """The published settings but for three keys."""
+    want, fast = resolve("geneval"), resolve("geneval-fast")
+    want["run"]["name"] = "sd35m-geneval-fast"
+    want["nft"]["kl_every"] = 4
+    want["model"].update(vae_dtype="bfloat16", vae_batch=12)
+    assert fast == want
+
+
 @pytest.mark.parametrize("name, rewards, beta, parts, steps, schedule", [
     ("geneval", ["geneval"], 1, 1, 10, "linear"), ("ocr", ["ocr"], 0.1, 2, 10, "warm"), ("pickscore", ["pickscore"], 1, 1, 10, "linear"),
     ("hpsv2", ["hpsv2"], 1, 1, 10, "linear"), ("multireward", ["pickscore", "hpsv2", "clipscore"], 0.1, 1, 25, "linear"),

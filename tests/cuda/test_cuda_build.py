@@ -37,7 +37,7 @@ def test_no_trace_in_a_cpu_build():
 
 def test_every_program_has_libtorch_cuda():
     """It registers the GPU with libtorch when it is loaded; a program that names none of its symbols needs it all the same."""
-    for program in "contraflow", "tests/test_dist", "tests/test_fused", "tests/test_transfer":
+    for program in "contraflow", "tests/test_dist", "tests/test_fused", "tests/test_joint", "tests/test_transfer":
         needed = subprocess.run(["readelf", "-d", ROOT / "build-cuda" / program], capture_output=True, text=True, check=True).stdout
         assert "[libtorch_cuda.so]" in needed, program
 
@@ -54,8 +54,9 @@ def test_same_numbers_on_the_cpu(tmp_path):
 
 def test_fused_ops():
     """The kernels of the GPU against float64 where there is one; what a build with CUDA does on the CPU otherwise."""
-    done = subprocess.run([ROOT / "build-cuda/tests/test_fused"], capture_output=True, text=True, cwd=ROOT)
-    assert done.returncode == 0, done.stderr
+    for program in "test_fused", "test_joint":
+        done = subprocess.run([ROOT / "build-cuda/tests" / program], capture_output=True, text=True, cwd=ROOT)
+        assert done.returncode == 0, done.stderr
 
 
 def test_every_rank_its_gpu(tmp_path):

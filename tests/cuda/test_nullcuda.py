@@ -70,9 +70,15 @@ def test_one_stream_for_captures(tmp_path):
 
 
 def test_syncs_a_micro_batch(tmp_path):
-    """The host waits for the GPU so often a micro-batch and no more: each time the GPU has nothing to do."""
+    """The host never waits for the GPU between micro-batches: each time the GPU would have nothing to do."""
     few, many = (train(tmp_path / str(n), f"train.micro_batch={n}", "train.max_steps=1").sum("host_syncs") for n in (12, 6))
-    assert 0 < (many - few) / 4 <= 12  # 48 pairs: 4 and 8 micro-batches
+    assert 0 < few == many  # 72 pairs: 6 and 12 micro-batches
+
+
+def test_syncs_a_batch(tmp_path):
+    """Sampling waits for a batch once, when its images have come, while the next is under way; and its judge for its own stream."""
+    few, many = (train(tmp_path / str(n), f"rollout.batch={n}", "train.max_steps=1").sum("host_syncs") for n in (12, 6))
+    assert 0 <= (many - few) / 2 <= 2  # 24 images: 2 and 4 batches
 
 
 def test_memory_of_graphs(tmp_path):
@@ -100,12 +106,34 @@ def test_stable_diffusion(tmp_path, words, dtype):  # noqa: F811
     assert log["devices"]["0"]["dnn"] > 0 and not warnings(tmp_path)
 
 
+def test_launches(tmp_path):
+    """How many kernels a forward takes, in 16 bits and in 8, and a micro-batch: of bench's two blocks, by what more steps and levels add."""
+    bench = [BUILD / "contraflow", "bench", "--model", "tiny", "--dtype", "bfloat16", "--device", "cuda", "--repeats", 1, "--groups", 1]
+    bench += ["--group-size", 4, "--batch", 4, "--micro-batch", 4, "--no-graphs"]
+
+    def launches(steps, levels, *more):
+        (log,) = run(tmp_path, *bench, "--steps", steps, "--levels", levels, *more).logs
+        return log["devices"]["0"]["launches"]
+
+    start = launches(4, 1)
+    # Once to warm up, once to be timed.
+    assert (launches(8, 1) - start) / 8 <= 44
+    assert (launches(8, 1, "--fp8") - launches(4, 1, "--fp8")) / 8 <= 62
+    assert (launches(4, 3) - start) / 4 <= 254
+
+
 def test_bench(tmp_path):
-    """Every setting of bench's table: 8 bits, batches, gradient checkpointing, updates as graphs."""
-    done = run(tmp_path, BUILD / "contraflow", "bench", "--model", "tiny", "--dtype", "bfloat16", "--matrix", "--repeats", 1, "--device", "cuda")
+    """Every setting of bench's table: 8 bits, batches, gradient checkpointing, updates as graphs, adapters merged and beside the weights."""
+    out = tmp_path / "b.json"
+    done = run(tmp_path, BUILD / "contraflow", "bench", "--model", "tiny", "--dtype", "bfloat16", "--matrix", "--repeats", 1, "--device", "cuda", "-o", out, COUNT=1)
     (log,) = done.logs
+    # Noise is the GPU's, and so is the group norm of channels-last images.
+    assert all(any(name in k for k in log["kernels"]) for name in ("7normals", "10group_norm"))
     assert log["illegal_calls"] == {} and log["captures_ended"] == log["captures_begun"] > 10 and log["capture_streams"] == 1
     assert "2 + update" in done.out
+    rows = {r["name"]: r for r in json.loads(out.read_text())["settings"]}
+    assert all((r["replayed"] > 10) == (name != "nothing replayed") for name, r in rows.items())
+    assert rows["all at a time"]["merge"] == "auto" and rows["adapters merged"]["merge"] == "always"
 
 
 # ---- The checks of the stand-in ----
@@ -189,6 +217,14 @@ def test_eval_on_a_gpu_each(tmp_path, judges, short):
     config = write(tmp_path / "c.yaml", False, rewards=judges)
     args = ["--model", "data/shapes/base", "--prompts", short, "--config", config, "--device", "cuda", "--steps", 4]
     one_device_each(run(tmp_path, BUILD / "contraflow", "eval", *args, ranks=4, DEVICES=4), range(4))
+
+
+def test_rewards_in_streams_of_their_own(tmp_path, judges):
+    """A scoring thread does not wait behind the batches that the trainer has queued."""
+    config = write(tmp_path / "c.yaml", False, rewards=judges)
+    (log,) = train(tmp_path, "rollout.cuda_graphs=false", config=config).logs
+    busy = [t for name, t in threads(log).items() if t["launches"] and "pt_autograd" not in name]
+    assert log["launch_streams"] == len(busy) > 1 and log["illegal_calls"] == {}
 
 
 def test_rewards_beside_captures(tmp_path, judges):

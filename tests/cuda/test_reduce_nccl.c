@@ -172,7 +172,7 @@ int main(int argc, char **argv)
 	}
 	if ((servers = atoi(argv[2])))
 		dist_split(&d, servers);
-	d.timeout = atof(argv[1]);
+	dist_watch(atof(argv[1]));
 	if (d.ranks == 1)
 		test_one_rank_over_mpi();
 	if (!d.serves)

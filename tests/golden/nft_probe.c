@@ -209,8 +209,7 @@ static void train(char **a)
 		    p.old_is_theta ? at_detach(terms.v_BCHW) : velocity(&m, &old, xt, t, &f, k, AT_NO_GRAD);
 		struct losses l = c.type->loss(c.conf, &terms);
 		at_t sum = total_loss(&c, &l, terms.v_BCHW, velocity(&m, &base, xt, t, &f, k, AT_NO_GRAD));
-		at_t grad_P = at_zeros(DIMS(p.theta.numel), AT_F32, AT_CPU);
-		lora_backward(&p.theta, sum, grad_P);
+		at_t grad_P = lora_backward(&p.theta, sum);
 		item[n++] = (struct st_item) { mem_printf("loss.%d", k), at_detach(sum) };
 		item[n++] = (struct st_item) { mem_printf("grad_norm.%d", k),
 					       at_scalar(optimizer_clip(grad_P, 1.0), AT_F64, AT_CPU) };

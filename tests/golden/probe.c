@@ -2,12 +2,12 @@
  * probe.c -- what the tests against diffusers and PEFT run: models/ from files to files.
  *
  *   golden_probe forward TRANSFORMER IN OUT DTYPE [ADAPTER]   velocity "v"; with an adapter also "v_merged",
- * "v_beside", "v_merged_grad" and the gradients of sum(v * g): "grad.KEY" on the fly, "grad_merged.KEY"
- * merged, and both with activation checkpointing, "grad_again.KEY" and "grad_merged_again.KEY" golden_probe
- * adapter TRANSFORMER DIR RANK ALPHA INIT TARGET...   saves a fresh adapter; with INIT "random" A and B are
- * normal, otherwise as lora_init makes them golden_probe adapters TRANSFORMER FROM TO loads an adapter and
- * saves it again golden_probe new DIR                                      saves a transformer as mmdit_new
- * makes it
+ * "v_beside", "v_merged_grad" and, where IN has g, the gradients of sum(v * g): "grad.KEY" on the fly,
+ * "grad_merged.KEY" merged, and both with activation checkpointing, "grad_again.KEY" and
+ * "grad_merged_again.KEY" golden_probe adapter TRANSFORMER DIR RANK ALPHA INIT TARGET...   saves a fresh
+ * adapter; with INIT "random" A and B are normal, otherwise as lora_init makes them golden_probe adapters
+ * TRANSFORMER FROM TO loads an adapter and saves it again golden_probe new DIR saves a transformer as
+ * mmdit_new makes it
  */
 #include "base/mem.h"
 #include "models/lora/lora_file.h"
@@ -43,10 +43,9 @@ static at_t velocity(const struct mmdit *m, const struct pass *p, const struct i
 /* Appends one gradient for each half of each pair, under PEFT's name. */
 static void gradients(struct lora *l, at_t v, at_t g, const char *prefix, struct st_item *item, int *n)
 {
-	at_t grad_P = at_zeros(DIMS(l->numel), AT_F32, AT_CPU);
+	at_t grad_P = lora_backward(l, at_sum(at_mul(v, g)));
 	int64_t at = 0;
 
-	lora_backward(l, at_sum(at_mul(v, g)), grad_P);
 	for (int i = 0; i < 2 * l->n; i++) {
 		const struct lora_pair *p = &l->pair[i / 2];
 		at_t half = i % 2 ? p->b_OR : p->a_RI;
@@ -80,6 +79,10 @@ static int with_adapter(const struct mmdit *m, const char *dir, const struct inp
 	lora_require_grad(&l);
 	at_t v = velocity(m, &(struct pass) { .lora = &l }, in);
 	(*item)[n++] = (struct st_item) { "v", at_detach(v) };
+	if (!in->g) {
+		lora_release(&l);
+		return n;
+	}
 	gradients(&l, v, in->g, "grad", *item, &n);
 	v = velocity(m, &(struct pass) { .lora = &l, .checkpoint_blocks = m->conf.num_layers }, in);
 	gradients(&l, v, in->g, "grad_again", *item, &n);
@@ -111,7 +114,7 @@ static void forward(int argc, char **argv)
 	struct inputs in = { take(&f, "x", dt), take(&f, "t", AT_F32), take(&f, "text", dt),
 			     take(&f, "pooled", dt), NULL };
 	if (argc > 6) {
-		in.g = take(&f, "g", dt);
+		in.g = st_find(&f, "g") ? take(&f, "g", dt) : NULL;
 		n = with_adapter(&m, argv[6], &in, &item);
 	} else {
 		item = mem_zero(1, sizeof *item);

@@ -373,6 +373,7 @@ static cudaError_t launch(const void *f, dim3 grid, dim3 block, void **args, siz
 			s->device, here);
 	check_arguments(k, args, here);
 	nc_count_device(here, NC_LAUNCHES);
+	nc_note_pair(NC_SET_LAUNCH_STREAMS, s, NULL);
 	__atomic_add_fetch(&k->launches, 1, __ATOMIC_RELAXED);
 	return nc_work(k->name, stream);
 }

@@ -45,7 +45,7 @@ enum nc_counter {
 };
 
 /* A distinct pair of handle and stream that cuBLAS makes a workspace for, and the streams of captures. */
-enum nc_set { NC_SET_WORKSPACES, NC_SET_CAPTURE_STREAMS, NC_SETS_OF_PAIRS };
+enum nc_set { NC_SET_WORKSPACES, NC_SET_CAPTURE_STREAMS, NC_SET_LAUNCH_STREAMS, NC_SETS_OF_PAIRS };
 
 struct nc_graph;
 struct nc_stream;

@@ -26,6 +26,7 @@ static const char *const counters[NC_COUNTERS] = {
 static const char *const sets[NC_SETS_OF_PAIRS] = {
 	[NC_SET_WORKSPACES] = "workspaces",
 	[NC_SET_CAPTURE_STREAMS] = "capture_streams",
+	[NC_SET_LAUNCH_STREAMS] = "launch_streams",
 };
 
 enum { PAIRS = 4096, CALLS = 32 };

@@ -1,96 +1,10 @@
 /* Fused ops against their formulas in float64: values and gradients, in every storage, on the CPU and, where
  * there is one, on the GPU; sizes with kernels of their own and sizes without.  B batch, S tokens, D
- * channels, H heads, K width of a head. */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <cmocka.h>
-#include <math.h>
-#include <string.h>
-#include "aten/at.h"
-#include "base/rng.h"
-
-static int64_t live_before;
-
-static int count_handles(void **state)
-{
-	(void)state;
-	live_before = at_live();
-	return 0;
-}
-
-static int no_handle_left(void **state)
-{
-	(void)state;
-	return at_live() == live_before ? 0 : -1;
-}
-
-/* Where and how numbers are kept, and how far apart two roundings of them may be. */
-struct place {
-	enum at_device dev;
-	enum at_dtype dt;
-	double tol;
-};
-static const struct place places[] = {
-	{ AT_CPU, AT_F32, 2e-6 },  { AT_CPU, AT_BF16, 6e-3 },  { AT_CPU, AT_F16, 1e-3 },
-	{ AT_CUDA, AT_F32, 2e-6 }, { AT_CUDA, AT_BF16, 6e-3 }, { AT_CUDA, AT_F16, 1e-3 },
-};
-enum { PLACES = sizeof places / sizeof *places };
-
-static bool there_is(const struct place *p)
-{
-	return p->dev == AT_CPU || at_cuda_devices() > 0;
-}
-
-static at_t random_at(const struct place *p, struct at_dims shape, uint64_t sample)
-{
-	struct at_scope *s = at_begin(AT_NO_GRAD);
-	at_t t = at_empty(shape, AT_F32, AT_CPU);
-	struct rng r = rng_make(5, RNG_USER, 0, sample);
-
-	rng_normals(&r, at_f32(t), (size_t)at_numel(t));
-	return at_return(s, at_to(t, p->dt, p->dev));
-}
-
-static at_t exact(at_t x)
-{
-	return at_detach(at_to(x, AT_F64, AT_CPU));
-}
-
-static double distance(at_t a, at_t b)
-{
-	struct at_scope *s = at_begin(AT_NO_GRAD);
-	at_t x = exact(a), y = exact(b);
-	double d = sqrt(at_sum_squares(at_sub(x, y))), n = sqrt(at_sum_squares(y));
-
-	at_end(s);
-	return n > 0 ? d / n : d;
-}
-
-/* Leaves in both precisions: leaf64[i] is leaf[i] to the bit. */
-static void make_leaves(int n, at_t *leaf, at_t *leaf64)
-{
-	for (int i = 0; i < n; i++) {
-		leaf64[i] = exact(leaf[i]);
-		at_set_requires_grad(leaf[i], true);
-		at_set_requires_grad(leaf64[i], true);
-	}
-}
-
-static void compare(const struct place *p, at_t y, at_t y64, int n, const at_t *leaf, const at_t *leaf64)
-{
-	at_t g = random_at(p, at_shape(y), 9), grad[4], want[4];
-
-	assert_int_equal(at_dtype_of(y), p->dt);
-	assert_true(distance(y, y64) < p->tol);
-	at_grad(at_sum(at_mul(y, g)), n, leaf, grad);
-	at_grad(at_sum(at_mul(y64, exact(g))), n, leaf64, want);
-	for (int i = 0; i < n; i++) {
-		assert_int_equal(at_dtype_of(grad[i]), p->dt);
-		assert_true(distance(grad[i], want[i]) < 2 * p->tol);
-	}
-}
+ * channels, H heads, K width of a head.
+ * Compiled with CONTRAFLOW_FIBRES and rows_fibres.cpp it has the GPU's kernels run on the CPU's tensors. */
+#include "aten/images.h"
+#include "aten/normals.h"
+#include "tests/unit/places.h"
 
 static void check_modulate(const struct place *p, int64_t B, int64_t S, int64_t D, bool strided)
 {
@@ -207,6 +121,73 @@ static void test_group_norm(void **state)
 			assert_true(distance(at_group_norm(x, (int)groups, w, b, 1e-6), y) < p->tol);
 			at_end(s);
 		}
+}
+
+/* The decoder's sizes in small: one group a pack and several, pieces of pixels that end early, threads that
+ * are left over (C = 96), a mean far from zero. */
+static void test_group_norm_channels_last(void **state)
+{
+	static const int64_t sizes[][5] = { { 2, 16, 9, 7, 4 },
+					    { 1, 128, 33, 40, 32 },
+					    { 3, 96, 5, 31, 8 },
+					    { 1, 512, 8, 8, 32 },
+					    { 2, 12, 4, 4, 4 } };
+
+	(void)state;
+	for (int i = 0; i < PLACES; i++)
+		for (size_t k = 0; k < sizeof sizes / sizeof *sizes && there_is(&places[i]); k++) {
+			const struct place *p = &places[i];
+			const int64_t *n = sizes[k];
+			struct at_scope *s = at_begin(AT_NO_GRAD);
+			struct at_dims shape = DIMS(n[0], n[1], n[2], n[3]);
+			at_t x = at_add(random_at(p, shape, 1), 3);
+			at_t w = random_at(p, DIMS(n[1]), 2), b = random_at(p, DIMS(n[1]), 3),
+			     last = at_channels_last(x);
+			at_t rows = at_view(exact(x), DIMS(n[0], n[4], -1));
+			at_t far = at_sub(rows, at_mean_dim(rows, 2, true));
+			at_t y = at_mul(far, at_rsqrt(at_add(at_mean_dim(at_square(far), 2, true), 1e-6)));
+
+			y = at_add(at_mul(at_view(y, shape), at_view(exact(w), DIMS(1, n[1], 1, 1))),
+				   at_view(exact(b), DIMS(1, n[1], 1, 1)));
+			assert_true(distance(at_group_norm(last, (int)n[4], w, b, 1e-6), y) < p->tol);
+			at_t z = at_group_norm_silu(last, (int)n[4], w, b, 1e-6);
+			assert_true(distance(z, at_mul(y, at_sigmoid(y))) < p->tol);
+			assert_true(distance(at_group_norm_silu(x, (int)n[4], w, b, 1e-6),
+					     at_mul(y, at_sigmoid(y))) < 2 * p->tol);
+			at_end(s);
+		}
+}
+
+/* On every device the bits of rng_normals, of streams that differ in all that a name has. */
+static void test_normals(void **state)
+{
+	const struct at_dims shapes[] = { DIMS(3, 4, 7, 5), DIMS(3, 16, 64, 64), DIMS(3, 1) };
+	const uint64_t seed = 0x123456789abcdef;
+	const struct rng stream[] = { rng_make(seed, RNG_DIFFUSE, 3, 7),
+				      rng_make(seed, RNG_LATENT, (uint64_t)5 << 32 | 9, 4000000000),
+				      rng_make_step(seed, RNG_SOLVER, 2, 1, 65535) };
+	struct at_scope *s = at_begin(AT_NO_GRAD);
+	at_t name = at_empty(DIMS(3, 2), AT_I64, AT_CPU);
+
+	(void)state;
+	for (int b = 0; b < 3; b++)
+		rng_name(&stream[b], (int64_t *)at_data(name) + 2 * b);
+	for (int i = 0; i < PLACES; i++)
+		for (size_t k = 0;
+		     k < sizeof shapes / sizeof *shapes && places[i].dt == AT_F32 && there_is(&places[i]);
+		     k++) {
+			at_t want = at_empty(shapes[k], AT_F32, AT_CPU);
+			size_t each = (size_t)at_numel(want) / 3;
+
+			for (size_t b = 0; b < 3; b++) {
+				struct rng r = stream[b];
+				rng_normals(&r, at_f32(want) + each * b, each);
+			}
+			at_t got = at_normals(seed, at_to(name, AT_I64, places[i].dev), shapes[k]);
+			assert_true(at_device_of(got) == places[i].dev &&
+				    at_equal(at_to(got, AT_F32, AT_CPU), want));
+		}
+	at_end(s);
 }
 
 static void test_x0_loss(void **state)
@@ -356,6 +337,54 @@ static void test_fp8(void **state)
 	}
 }
 
+/* Rounded as float32's own arithmetic has it, on every device: the largest value over 448 divides a row, and
+ * half a unit goes to even. Rows for a warp and for a block, of nothing, of one value, and far from 1. */
+static void test_quantise(void **state)
+{
+	static const int64_t widths[] = { 16, 24, 48, 1536, 2056, 6144, 33 };
+
+	(void)state;
+	for (int i = 0; i < PLACES; i++)
+		for (size_t k = 0; k < sizeof widths / sizeof *widths && there_is(&places[i]); k++) {
+			const struct place *p = &places[i];
+			int64_t R = 11, C = widths[k];
+
+			if (C % 8 &&
+			    p->dev == AT_CUDA) /* no kernel's: libtorch multiplies by 1 / 448 there */
+				continue;
+			struct at_scope *s = at_begin(AT_NO_GRAD);
+			at_t x = random_at(p, DIMS(R, C), 3), bytes, scale;
+			at_mul_(at_narrow(x, 0, 2, 1), 0);
+			at_mul_(at_narrow(x, 0, 3, 1), 1e-4);
+			at_mul_(at_narrow(x, 0, 4, 1), 1000);
+			at_mul_(at_narrow(at_narrow(x, 0, 5, 1), 1, 1, C - 1), 0);
+			at_quantise_rows(x, &bytes, &scale);
+			at_t v = at_to(x, AT_F32, AT_CPU), b = at_to(bytes, AT_U8, AT_CPU);
+			at_t f = at_to(scale, AT_F32, AT_CPU);
+			for (int64_t r = 0; r < R; r++) {
+				const float *a = at_f32(v) + r * C;
+				const uint8_t *q = (const uint8_t *)at_data(b) + r * C;
+				float most = 0;
+				for (int64_t c = 0; c < C; c++)
+					most = fmaxf(most, fabsf(a[c]));
+				float by = most > 0 ? most / 448 : 1;
+				assert_true(at_f32(f)[r] == by);
+				for (int64_t c = 0; c < C; c++) {
+					float y = a[c] / by, size = fminf(fabsf(y), 448);
+					/* 3 bits of mantissa from 2^-6 on, below it steps of 2^-9; rint goes
+					 * to even */
+					float unit =
+					    size < 0x1p-6f ? 0x1p-9f : exp2f(floorf(log2f(size)) - 3);
+					float want = rintf(size / unit) * unit, is;
+					int e = q[c] >> 3 & 15, m = q[c] & 7;
+					is = e ? ldexpf(1 + (float)m / 8, e - 7) : ldexpf((float)m, -9);
+					assert_true(is == want && (is == 0 || (q[c] >> 7) == (y < 0)));
+				}
+			}
+			at_end(s);
+		}
+}
+
 struct scale {
 	double by;
 	int *runs;
@@ -398,12 +427,33 @@ static void test_graph(void **state)
 	}
 }
 
-#define T(f) cmocka_unit_test_setup_teardown(f, count_handles, no_handle_left)
+#ifdef CONTRAFLOW_FIBRES
+static void test_every_kernel(void **state)
+{
+	(void)state;
+	ALL_RAN("modulate", "modulate_back", "modulate_columns", "rms", "rms_back", "gate", "x0", "x0_back",
+		"adamw", "quantise", "quantise_wide");
+}
+#endif
 
 int main(void)
 {
-	const struct CMUnitTest tests[] = { T(test_modulate), T(test_gate),       T(test_rms_norm),
-					    T(test_x0_loss),  T(test_group_norm), T(test_adamw),
-					    T(test_products), T(test_fp8),        T(test_graph) };
+	const struct CMUnitTest tests[] = {
+		T(test_modulate),
+		T(test_gate),
+		T(test_rms_norm),
+		T(test_x0_loss),
+		T(test_group_norm),
+		T(test_adamw),
+		T(test_products),
+		T(test_fp8),
+		T(test_quantise),
+		T(test_graph),
+		T(test_group_norm_channels_last),
+		T(test_normals),
+#ifdef CONTRAFLOW_FIBRES
+		T(test_every_kernel),
+#endif
+	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

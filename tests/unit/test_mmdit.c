@@ -99,7 +99,6 @@ static at_t gradient(bool merge, int64_t blocks, size_t *bytes)
 	struct at_scope *s = at_begin(AT_WITH_GRAD);
 	struct lora_merged merged = { 0 };
 	struct pass pass = { .checkpoint_blocks = blocks };
-	at_t grad = at_zeros(DIMS(lora.numel), AT_F32, AT_CPU);
 	struct at_memory before, after;
 
 	if (merge) {
@@ -111,7 +110,7 @@ static at_t gradient(bool merge, int64_t blocks, size_t *bytes)
 	at_memory_count_anew(AT_CPU);
 	at_memory_read(AT_CPU, &before);
 	at_t v = mmdit_forward(&m, &pass, x, t, text, pooled);
-	lora_backward(&lora, at_sum(at_square(v)), grad);
+	at_t grad = lora_backward(&lora, at_sum(at_square(v)));
 	at_memory_read(AT_CPU, &after);
 	*bytes = after.peak - before.now;
 	lora_merged_release(&merged);

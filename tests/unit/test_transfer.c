@@ -109,10 +109,41 @@ static int find_devices(void **state)
 	return 0;
 }
 
+/* Tensors of several types arrive with their shapes, a missing one stays missing; the CPU's are dropped at
+ * once. */
+static void test_together(void **state)
+{
+	(void)state;
+	for (int d = 0; d < n_devices; d++) {
+		struct at_scope *s = at_begin(AT_NO_GRAD), *inner = at_begin(AT_NO_GRAD);
+		const double f[3] = { 0.1, -2, 1e300 };
+		const float g[6] = { 0, 1, 2, 3, 4, 5.5 };
+		at_t x[4] = { at_from(f, DIMS(3), AT_F64), NULL, at_from(g, DIMS(2, 3), AT_F32),
+			      numbers(3, AT_CPU) },
+		     out[4];
+
+		at_send_all(4, x, out, devices[d]);
+		assert_null(out[1]);
+		for (int i = 0; i < 4; i++)
+			if (out[i]) {
+				assert_true(at_device_of(out[i]) == devices[d]);
+				out[i] = at_escape(inner, out[i]);
+			}
+		at_end(inner);
+		for (int i = 0; i < 4; i++)
+			if (out[i])
+				out[i] = at_to(out[i], at_dtype_of(out[i]), AT_CPU);
+		assert_true(at_equal(out[0], at_from(f, DIMS(3), AT_F64)));
+		assert_true(at_equal(out[2], at_from(g, DIMS(2, 3), AT_F32)));
+		check(out[3], 3, 0);
+		at_end(s);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = { cmocka_unit_test(test_round_trip), cmocka_unit_test(test_many),
-					    cmocka_unit_test(test_views) };
+					    cmocka_unit_test(test_views), cmocka_unit_test(test_together) };
 
 	return cmocka_run_group_tests(tests, find_devices, NULL);
 }

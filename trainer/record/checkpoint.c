@@ -5,6 +5,7 @@
  * ema, Adam's moments) and state.json (counters, seed, hashes).  Written under a temporary name, synced,
  * renamed; `latest` names the newest complete one.
  */
+#include "base/alive.h"
 #include "base/file.h"
 #include "base/json.h"
 #include "base/log.h"
@@ -158,9 +159,18 @@ out:
 	return ret;
 }
 
+static void advise(const struct trainer *t)
+{
+	alive_advice("--resume goes on from step %lld of %s", (long long)t->at.step, t->dir);
+}
+
 int checkpoint_save(struct trainer *t, struct err *e)
 {
-	return dist_agree(t->dist, t->dist->rank == 0 ? write_checkpoint(t, e) : 0, e);
+	alive_mark("writing a checkpoint");
+	if (dist_agree(t->dist, t->dist->rank == 0 ? write_checkpoint(t, e) : 0, e))
+		return -1;
+	advise(t);
+	return 0;
 }
 
 /* ---- Reading --------------------------------------------------------------------------------- */
@@ -351,6 +361,7 @@ int checkpoint_resume(struct trainer *t, bool *found, struct err *e)
 	char *all = file_join(t->dir, "checkpoints"), *name, *dir = newest(t->dir, found, &name, e);
 	int ret = *found ? -1 : 0;
 
+	alive_mark("reading a checkpoint");
 	if (dir) {
 		ret = read_checkpoint(t, dir, e);
 		if (ret)
@@ -360,5 +371,9 @@ int checkpoint_resume(struct trainer *t, bool *found, struct err *e)
 	free(name);
 	free(dir);
 	free(all);
-	return dist_agree(t->dist, ret, e);
+	if (dist_agree(t->dist, ret, e))
+		return -1;
+	if (*found)
+		advise(t);
+	return 0;
 }

@@ -1,4 +1,5 @@
 #include "trainer/record/rundir.h"
+#include "base/alive.h"
 #include "base/file.h"
 #include "base/log.h"
 #include "base/mem.h"
@@ -49,6 +50,7 @@ int rundir_open(struct trainer *t, const char *run, bool resume, struct err *e)
 		ret = make_dirs(t, resume, e);
 	if (dist_agree(t->dist, ret, e))
 		return -1;
+	alive_advice("there is no checkpoint in %s yet", t->dir);
 	if (resume && checkpoint_resume(t, &found, e))
 		return -1;
 	if (t->at.stage != t->entered && trainer_enter(t, t->at.stage, e))
