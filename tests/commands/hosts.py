@@ -44,7 +44,7 @@ class Hosts:
         self.agent = folder / "agent"
         self.agent.write_text(
             f'#!/bin/sh\nh=$1; shift\nip netns exec {self.id}$h unshare -u sh -c "hostname $h; $*"\nrc=$?\n'
-            f"[ -e {folder}/lost ] && exec sleep 60\nexit $rc\n"
+            f"[ -e {folder}/lost ] && exec sleep 60 > /dev/null 2>&1\nexit $rc\n"
         )
         self.agent.chmod(0o755)
 
