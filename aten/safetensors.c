@@ -348,6 +348,7 @@ uint64_t st_hash(const struct st_file *f)
 		for (size_t at = 0; at < m->size; at += piece) {
 			size_t n = m->size - at < piece ? m->size - at : piece;
 			hash = file_hash(m->data + at, n, hash);
+			alive_mark("reading a file");
 			if (!m->owned)
 				madvise((void *)(m->data + at), n, MADV_DONTNEED);
 		}

@@ -34,7 +34,8 @@ int main(int argc, char **argv)
 	struct color_question *q = mem_zero((size_t)n, sizeof *q);
 	struct st_item *item = mem_zero((size_t)n * 2, sizeof *item);
 	const char **color = mem_zero((size_t)n, sizeof *color);
-	if (clip_colors_open(&c, argv[1], "float32", AT_CPU, &e) || st_open(&f, argv[2], &e))
+	if (clip_colors_open(&c, argv[1], "float32", AT_CPU, &e) || clip_colors_load(c, &e) ||
+	    st_open(&f, argv[2], &e))
 		die("%s", e.msg);
 	for (int i = 0; i < n; i++) {
 		at_t rgb = take(&f, "rgb", i, AT_U8), mask = take(&f, "mask", i, AT_U8);

@@ -54,7 +54,7 @@ int main(int argc, char **argv)
 		item[i] = (struct reward_item) { .rgb = im[i].rgb, .w = im[i].w, .h = im[i].h };
 		meta[i] = json_object();
 	}
-	need(d.type->open(&d, &conf, &e), &e);
+	need(d.type->open(&d, &conf, &e) || d.type->load(&d, &e), &e);
 	need(d.type->detect(&d, item, meta, n, found, &e), &e);
 	for (int i = 0; i < n; i++) {
 		print(&found[i]);
