@@ -53,7 +53,7 @@ def test_graphs_in_every_stage(tmp_path):
     assert done.sum("captures_ended") == 6
 
 
-@pytest.mark.parametrize("which", ["1", "2", "3", "3:500"], ids=lambda x: x.replace(":", "-"))  # the 500th of the update is in its backward
+@pytest.mark.parametrize("which", ["1", "2", "3", "3:300"], ids=lambda x: x.replace(":", "-"))  # the 300th of the update is in its backward
 def test_broken_capture(tmp_path, which):
     """One capture fails in its middle: that graph alone is not replayed."""
     done = train(tmp_path, "train.cuda_graphs=true", BREAK_CAPTURE=which)
@@ -109,7 +109,7 @@ def test_stable_diffusion(tmp_path, words, dtype):  # noqa: F811
 def test_launches(tmp_path):
     """How many kernels a forward takes, in 16 bits and in 8, and a micro-batch: of bench's two blocks, by what more steps and levels add."""
     bench = [BUILD / "contraflow", "bench", "--model", "tiny", "--dtype", "bfloat16", "--device", "cuda", "--repeats", 1, "--groups", 1]
-    bench += ["--group-size", 4, "--batch", 4, "--micro-batch", 4, "--no-graphs"]
+    bench += ["--group-size", 4, "--batch", 4, "--micro-batch", 4, "--no-graphs", "--merge", "always"]
 
     def launches(steps, levels, *more):
         (log,) = run(tmp_path, *bench, "--steps", steps, "--levels", levels, *more).logs
@@ -119,7 +119,7 @@ def test_launches(tmp_path):
     # Once to warm up, once to be timed.
     assert (launches(8, 1) - start) / 8 <= 44
     assert (launches(8, 1, "--fp8") - launches(4, 1, "--fp8")) / 8 <= 62
-    assert (launches(4, 3) - start) / 4 <= 254
+    assert (launches(4, 3) - start) / 4 <= 303  # with the old policy's forward and the base's
 
 
 def test_bench(tmp_path):
