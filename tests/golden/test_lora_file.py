@@ -94,7 +94,7 @@ def test_refused_config(folder, transformer, name):
 KEY = "base_model.model.transformer_blocks.0.attn.to_q.lora_A.weight"
 BROKEN = {
     "lost half": (lambda t: t.pop(KEY), f"'{KEY}' is missing"),
-    "other module": (lambda t: t.update({KEY.replace("to_q", "to_x"): t.pop(KEY)}), "attn.to_x.lora_A.weight' is for no"),
+    "other module": (lambda t: t.update({KEY.replace("to_q", "to_x"): t.pop(KEY)}), "attn.to_x.lora_A.weight' matches no linear"),
     "other width": (lambda t: t.update({KEY: torch.zeros(4, 24)}), "attn.to_q of shape [16, 16], but its"),
     "one axis": (lambda t: t.update({KEY: torch.zeros(64)}), "has 1 dimensions"),
     "integers": (lambda t: t.update({KEY: torch.zeros(4, 16, dtype=torch.int32)}), "is int32"),
