@@ -55,14 +55,18 @@ void die_by(void (*end)(int code))
 
 _Noreturn void die(const char *fmt, ...)
 {
+	char line[4096];
 	va_list ap;
 
+	/* A progress line may be standing on the terminal.  All at once: other ranks write there, too. */
+	int n = snprintf(line, sizeof line, "%scontraflow: ", isatty(STDERR_FILENO) ? "\r\033[K" : "");
 	va_start(ap, fmt);
-	/* A progress line may be standing on the terminal. */
-	fputs(isatty(STDERR_FILENO) ? "\r\033[Kcontraflow: " : "contraflow: ", stderr);
-	vfprintf(stderr, fmt, ap);
-	fputc('\n', stderr);
+	int more = vsnprintf(line + n, sizeof line - (size_t)n - 1, fmt, ap);
 	va_end(ap);
+	n += more < 0 ? 0 : more;
+	n = n < (int)sizeof line - 2 ? n : (int)sizeof line - 2;
+	line[n++] = '\n';
+	fwrite(line, 1, (size_t)n, stderr);
 	void (*end)(int) = atomic_load(&way_to_end);
 	if (end)
 		end(1);
