@@ -296,7 +296,6 @@ static void begin(struct watch *w, struct dist *d, const char *op, int first, in
 			      .napped = clock_now(),
 			      .waits = mem_zero((size_t)count, sizeof *w->waits) };
 	self.now = w;
-	atomic_store(&self.waits, true);
 	alive_mark(op);
 }
 
@@ -307,6 +306,8 @@ void watch_begin(struct watch *w, struct dist *d, const char *op)
 
 void watch_nap(struct watch *w)
 {
+	/* not before: a call of NCCL may hang between the beginning and the first look */
+	atomic_store(&self.waits, true);
 	forgive_stop(&w->napped);
 	double limit = atomic_load(&self.timeout), silent = clock_now() - alive_last(NULL);
 	bool first = true;
