@@ -50,7 +50,12 @@ static void add_pairs(struct work_list *l, const struct trainer *t, const struct
 	if (isnan(s->r[id]))
 		return;
 	int n = type->pairs ? type->pairs(t->x->algorithm_conf, r, id, room) : pairs_at_random(r, id, room);
+	if (n < 0 || n > r->levels)
+		at_panic("%s: %d pairs of a sample, at most %d", type->name, n, r->levels);
 	for (int k = 0; k < n; k++) {
+		if (room[k].level < 0 || room[k].level >= r->schedule->steps)
+			at_panic("%s: a pair at level %d of %d", type->name, room[k].level,
+				 r->schedule->steps);
 		if (r->law && !(r->law[room[k].level].std > 0))
 			continue;
 		l->total++;

@@ -9,23 +9,8 @@
 #include <cmocka.h>
 #include <math.h>
 #include <string.h>
-#include "aten/at.h"
 #include "base/rng.h"
-
-static int64_t live_before;
-
-static int count_handles(void **state)
-{
-	(void)state;
-	live_before = at_live();
-	return 0;
-}
-
-static int no_handle_left(void **state)
-{
-	(void)state;
-	return at_live() == live_before ? 0 : -1;
-}
+#include "tests/unit/handles.h"
 
 /* Where and how numbers are kept, and how far apart two roundings of them may be. */
 struct place {

@@ -8,24 +8,9 @@
 #include <setjmp.h>
 #include <stdlib.h>
 #include <string.h>
-#include "aten/at.h"
 #include "base/err.h"
 #include "base/rng.h"
-
-static int64_t live_before;
-
-static int count_handles(void **state)
-{
-	(void)state;
-	live_before = at_live();
-	return 0;
-}
-
-static int no_handle_left(void **state)
-{
-	(void)state;
-	return at_live() == live_before ? 0 : -1;
-}
+#include "tests/unit/handles.h"
 
 static at_t random_tensor(struct at_dims shape, uint64_t sample)
 {
