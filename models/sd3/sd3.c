@@ -92,19 +92,22 @@ static void elements(struct cost *c, double tokens, double D, double size, doubl
 	cost_op(c, COST_ELEMENTS, 0, size * times * tokens * D);
 }
 
+/* As the fused ops have it: at_qkv reads the products of both streams once and writes the joint queries, keys
+ * and values; at_gate_modulate reads x and what is added, and writes both of its results. */
 static void block_cost(const struct mmdit *m, int i, struct cost *c, const struct cost_shape *s, double N)
 {
 	double L = (double)s->text_tokens, B = (double)s->batch, D = (double)m->width;
 	bool dual = m->block[i].dual, last = m->block[i].last;
-	double norms = m->block[i].image.attn.norm_q_K ? 2 * 2 : 0, modulate = 2, gate = 3;
+	double modulate = 2, gate = 3, gate_modulate = 4, qkv = 2 * 3, key_value = 2 * 2, halves = 2;
 
 	cost_attention(c, B, last ? N : N + L, N + L, D, s->size);
-	elements(c, B * N, D, s->size, norms + 2 * modulate + 2 * gate);
-	elements(c, B * L, D, s->size, last ? norms + modulate : norms + 2 * modulate + 2 * gate);
-	elements(c, B * (N + L), D, s->size, last ? 2 * 2 : 3 * 2 + 2); /* one sequence; in two again */
-	if (dual) {
+	elements(c, B * N, D, s->size, qkv + modulate + gate_modulate + gate);
+	elements(c, B * L, D, s->size, last ? key_value + modulate : qkv + modulate + gate_modulate + gate);
+	if (!last)
+		elements(c, B * (N + L), D, s->size, halves);
+	if (dual) { /* its values stay where the product has them */
 		cost_attention(c, B, N, N, D, s->size);
-		elements(c, B * N, D, s->size, norms + modulate + gate);
+		elements(c, B * N, D, s->size, 2 * 2 + modulate + gate);
 	}
 }
 
