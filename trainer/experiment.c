@@ -30,9 +30,9 @@ static const struct field run_fields[] = {
 		     "kernel fails"),
 	FIELD(struct run_conf, timeout, .init = "1800", .min = 0, .max = 1e9, .unit = "s",
 	      .doc =
-		  "end the job when a rank has shown no sign of life for so long: it is stuck in a judge, a "
+		  "end the job when a rank has shown no sign of life for so long: it is stuck in a reward, a "
 		  "file or a GPU, or it, its host or the network is lost; longer than anything that shows "
-		  "none in between (a judge's call, a micro-batch, reading a file's weights); 0: never"),
+		  "none in between (a call of a reward, a micro-batch, reading a file's weights); 0: never"),
 	FIELD_END
 };
 static const struct field ranks_fields[] = {

@@ -320,7 +320,7 @@ double mixture_wait(struct mixture *m, struct mixture_scores *s)
 	}
 	pthread_mutex_lock(&m->lock);
 	for (double next; next = queue_expire(m), s->open_tasks;) {
-		say_waits(s, &open, &last, "waiting for judges");
+		say_waits(s, &open, &last, "waiting for rewards");
 		queue_wait(m, fmin(next, clock_now() + LOOK));
 	}
 	pthread_mutex_unlock(&m->lock);

@@ -105,7 +105,7 @@ def test_judge_of_one_host(tmp_path, hosts):
     job = hosts.start(*arguments(tmp_path))
     in_the_midst(job, tmp_path)
     (tmp_path / "hang").write_text("b")
-    ends(job, tmp_path, STUCK.format(rank=1, host="b", where="waiting for judges"))
+    ends(job, tmp_path, STUCK.format(rank=1, host="b", where="waiting for rewards"))
     assert not left_behind(tmp_path / "judge.py")
     goes_on(tmp_path)
 
@@ -125,7 +125,7 @@ def test_judge(tmp_path, ranks, reward, stuck):
     job = start(ranks, *arguments(tmp_path), "--set", f"ranks.reward={reward}")
     in_the_midst(job, tmp_path)
     (tmp_path / "hang").touch()
-    where = "scoring for the other ranks" if reward else "waiting for judges"
+    where = "scoring for the other ranks" if reward else "waiting for rewards"
     ends(job, tmp_path, rf"rank {stuck} \(on \S+\).* is stuck in '{where}': no sign of life for \d+\.\d s")
     assert not left_behind(tmp_path / "judge.py")
     goes_on(tmp_path)
