@@ -124,7 +124,7 @@ def test_training(program, model, tmp_path):
     for name, ranks, *sets in ("2", 2), ("again", 1, "train.gradient_checkpointing=true"), ("auto", 1, "rollout.batch=auto"):
         other, _ = train(program, model[0], tmp_path / name, *sets, ranks=ranks)
         print(f"{name}: adapters are {np.abs(theta - other).max():.1e} apart")
-        assert np.abs(theta - other).max() < 1e-4, name
+        assert np.abs(theta - other).max() < 1e-5, name
     coarse, log = train(program, model[0], tmp_path / "fp8", "rollout.fp8=true")
     assert np.isfinite(coarse).all() and not np.array_equal(coarse, theta)
 
