@@ -67,10 +67,8 @@ int reward_options_open(struct mixture **m, const struct reward_options *o, stru
 
 	if (!ret)
 		ret = mixture_open(m, tree, at_threads(), e);
-	if (!ret && mixture_load(*m, e)) {
-		mixture_close(*m);
-		ret = -1;
-	}
+	if (!ret)
+		ret = mixture_load(*m, e);
 	conf_node_free(tree);
 	return ret;
 }

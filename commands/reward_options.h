@@ -23,7 +23,7 @@ struct reward_options {
 	}
 
 /* After startup_open: settles threads and device, and opens.  `config` or `reward` must be there.  Errors
- * name the command. */
+ * name the command.  *m must be NULL before; the caller closes it, after an error, too. */
 int reward_options_open(struct mixture **m, const struct reward_options *o, struct dist *d,
 			const char *command, struct err *e);
 
