@@ -12,6 +12,7 @@
 #include "base/file.h"
 #include "base/mem.h"
 #include "models/lora/lora_file.h"
+#include "tests/unit/handles.h"
 
 #define R     2
 #define SCALE 1.5
@@ -65,7 +66,6 @@ static void fill(at_t t, double step)
 }
 
 static char dir[] = "/tmp/test_lora.XXXXXX";
-static int64_t live;
 
 static int set_up(void **state)
 {
@@ -79,19 +79,6 @@ static int tear_down(void **state)
 
 	(void)state;
 	return file_remove_tree(dir, &e);
-}
-
-static int each(void **state)
-{
-	(void)state;
-	live = at_live();
-	return 0;
-}
-
-static int each_after(void **state)
-{
-	(void)state;
-	return at_live() == live ? 0 : -1;
 }
 
 /* ---- Structure ------------------------------------------------------------------------------- */
@@ -518,7 +505,7 @@ static void files(void **state)
 	free(path);
 }
 
-#define TEST(f) cmocka_unit_test_setup_teardown(f, each, each_after)
+#define TEST(f) cmocka_unit_test_setup_teardown(f, count_handles, no_handle_left)
 
 int main(void)
 {

@@ -13,9 +13,9 @@
 #include "base/mem.h"
 #include "models/pipeline.h"
 #include "models/sd3/mmdit.h"
+#include "tests/unit/handles.h"
 
 static char dir[] = "/tmp/test_models.XXXXXX";
-static int64_t live;
 
 static int set_up(void **state)
 {
@@ -29,19 +29,6 @@ static int tear_down(void **state)
 
 	(void)state;
 	return file_remove_tree(dir, &e);
-}
-
-static int each(void **state)
-{
-	(void)state;
-	live = at_live();
-	return 0;
-}
-
-static int each_after(void **state)
-{
-	(void)state;
-	return at_live() == live ? 0 : -1;
 }
 
 static void says(const struct err *e, const char *part)
@@ -571,7 +558,7 @@ static void pipeline_errors(void **state)
 	says(&e, "/nonexistent/model_index.json");
 }
 
-#define TEST(f) cmocka_unit_test_setup_teardown(f, each, each_after)
+#define TEST(f) cmocka_unit_test_setup_teardown(f, count_handles, no_handle_left)
 
 int main(void)
 {

@@ -12,6 +12,7 @@
 #include "base/file.h"
 #include "models/lora/lora.h"
 #include "models/nn.h"
+#include "tests/unit/handles.h"
 
 /* Two modules stacked, one alone without bias, a norm and a buffer. */
 struct net {
@@ -32,7 +33,6 @@ static void lay_out(struct net *n)
 
 static char dir[] = "/tmp/test_nn.XXXXXX";
 static char *path;
-static int64_t live;
 
 static int set_up(void **state)
 {
@@ -48,20 +48,6 @@ static int tear_down(void **state)
 	(void)state;
 	free(path);
 	return file_remove_tree(dir, &e);
-}
-
-static int each(void **state)
-{
-	(void)state;
-	live = at_live();
-	return 0;
-}
-
-/* Nothing that a test made may outlive it. */
-static int each_after(void **state)
-{
-	(void)state;
-	return at_live() == live ? 0 : -1;
 }
 
 static void layout(void **state)
@@ -336,12 +322,12 @@ static void linear(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test_setup_teardown(layout, each, each_after),
-		cmocka_unit_test_setup_teardown(init, each, each_after),
-		cmocka_unit_test_setup_teardown(load_and_save, each, each_after),
-		cmocka_unit_test_setup_teardown(load_errors, each, each_after),
-		cmocka_unit_test_setup_teardown(truncated, each, each_after),
-		cmocka_unit_test_setup_teardown(linear, each, each_after),
+		cmocka_unit_test_setup_teardown(layout, count_handles, no_handle_left),
+		cmocka_unit_test_setup_teardown(init, count_handles, no_handle_left),
+		cmocka_unit_test_setup_teardown(load_and_save, count_handles, no_handle_left),
+		cmocka_unit_test_setup_teardown(load_errors, count_handles, no_handle_left),
+		cmocka_unit_test_setup_teardown(truncated, count_handles, no_handle_left),
+		cmocka_unit_test_setup_teardown(linear, count_handles, no_handle_left),
 	};
 
 	at_set_threads(1);
