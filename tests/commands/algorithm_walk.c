@@ -10,11 +10,13 @@
 #include "algorithms/algorithm.h"
 
 struct walk_conf {
-	int64_t steps;
+	int64_t steps, astray;
 };
 
 static const struct field fields[] = { FIELD(struct walk_conf, steps, .init = "1", .min = 0, .max = 100,
 					     .doc = "the last so many steps take noise"),
+				       FIELD(struct walk_conf, astray, .init = "0", .min = 0, .max = 2,
+					     .doc = "1: a pair more than may be; 2: one at no level"),
 				       FIELD_END };
 static const char *const notes[] = { "ratio", "miss", "dt", NULL };
 
@@ -36,12 +38,14 @@ static void window(const void *conf, uint64_t seed, uint64_t epoch, int steps, i
 static int pairs(const void *conf, const struct round *r, int64_t sample, struct pair *out)
 {
 	int last = r->schedule->steps - 1;
+	int64_t astray = ((const struct walk_conf *)conf)->astray;
 
-	(void)conf;
 	for (int k = 0; k < r->levels; k++) /* the first has no law and is left out */
 		out[k] =
 		    (struct pair) { .sample = sample, .level = k ? last - (k - 1) : 0, .weight = k == 1 };
-	return r->levels;
+	if (astray == 2)
+		out[0].level = r->schedule->steps;
+	return r->levels + (astray == 1);
 }
 
 static at_t column(const struct terms *m, int i)

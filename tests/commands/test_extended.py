@@ -121,3 +121,13 @@ def test_steps(program, tmp_path):
     words = [x for s in (*walk, "walk.steps=0") for x in ("--set", s)]
     said = fails("train", "configs/shapes.yaml", "--run", tmp_path / "none", *TINY, *words, program=program)
     assert "walk learns from steps with noise, and none of the 10 steps" in said
+
+
+def test_astray(program, tmp_path):
+    """An algorithm that gives pairs beyond what it may is named, and nothing is trained on them."""
+    for key, message in (1, "walk: 6 pairs of a sample, at most 5"), (2, "walk: a pair at level 10 of 10"):
+        sets = ["train.timestep_fraction=0.5", "train.algorithm=walk", f"rollout.solver={build() / 'solver_flow_sde.so'}", f"walk.astray={key}"]
+        words = [x for s in sets for x in ("--set", s)]
+        done = contraflow("train", "configs/shapes.yaml", "--run", tmp_path / str(key), *TINY, *words, program=program, check=False)
+        assert done.returncode and message in done.stderr
+        assert not list((tmp_path / str(key)).glob("checkpoints/*"))
