@@ -202,7 +202,7 @@ static int run_epoch(struct trainer *t, struct samples *s, struct update_stats *
 		if (!u->skipped)
 			t->at.skipped_in_row = 0;
 	}
-	*eta = policies_after_epoch(&t->policies, t->at.stage_step);
+	*eta = policies_after_epoch(&t->policies, t->at.epoch + 1, t->at.stage_step);
 	t->at.epoch++;
 	time->rollout = s->rollout_seconds;
 	time->reward_wait = s->reward_wait_seconds;
