@@ -64,7 +64,9 @@ void policies_release(struct policies *p)
 void policies_refresh(struct policies *p)
 {
 	ready(p, &p->old_merged, &p->old);
-	p->old_is_theta = lora_hash(&p->old) == lora_hash(&p->theta);
+	p->old_hash = lora_hash(&p->old);
+	p->theta_hash = lora_hash(&p->theta);
+	p->old_is_theta = p->old_hash == p->theta_hash;
 }
 
 struct pass policies_old_pass(const struct policies *p)

@@ -26,7 +26,8 @@ struct policies {
 	struct lora_merged old_merged, ema_merged;
 	struct fp8_weights old_fp8; /* of old_merged as its hash was */
 	uint64_t old_fp8_hash;
-	bool old_is_theta; /* the same values: v_old is v detached and costs no forward */
+	uint64_t theta_hash, old_hash; /* of their values as policies_refresh saw them */
+	bool old_is_theta;             /* the same values: v_old is v detached and costs no forward */
 };
 
 /* All three start as one adapter: a fresh one by *lora, or that of the file `start`. */

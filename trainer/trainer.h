@@ -116,12 +116,14 @@ void update_try(struct trainer *t, const struct samples *s, int n, int64_t block
 /* Runs to train.max_steps, evaluates before and after, writes result.json. */
 int trainer_run(struct trainer *t, struct err *e);
 
-/* ---- checkpoint.c ---- */
-int checkpoint_save(struct trainer *t, struct err *e); /* collective */
-/* Collective: the stage that the newest checkpoint in run directory `dir` belongs to; 0 where there is none,
- * or none that checkpoint_resume will take. */
+/* ---- record/checkpoint.c, checkpoint_read.c: collective ---- */
+/* Whole or not at all, in place of one of the same step if there is one. */
+int checkpoint_save(struct trainer *t, struct err *e);
+/* The stage that the newest checkpoint in run directory `dir` belongs to; 0 where there is none, or none that
+ * checkpoint_resume will take. */
 int64_t checkpoint_stage(const char *dir, struct dist *d);
-int checkpoint_resume(struct trainer *t, bool *found,
-		      struct err *e); /* collective: the newest of the run, if any */
+/* The newest of the run, if any: rank 0 reads and checks it, and all ranks take what it tells them, *found
+ * too.  A run that had another seed, base model or adapter is refused. */
+int checkpoint_resume(struct trainer *t, bool *found, struct err *e);
 
 #endif
