@@ -163,6 +163,21 @@ static int after_skip(struct trainer *t, const struct update_stats *u, struct er
 	return 0;
 }
 
+/* Every rank computes every step: what differs between them would go on being trained, and never be seen. */
+static int check_replicas(struct trainer *t, struct err *e)
+{
+	const struct policies *p = &t->policies;
+
+	if (!dist_same(t->dist, p->theta_hash, "the trained policy (theta)", e) &&
+	    !dist_same(t->dist, p->old_hash, "the old policy", e))
+		return 0;
+	struct err said = *e;
+	return err_set(e,
+		       "step %lld: the ranks no longer train the same adapter: %.700s; are their GPUs of one "
+		       "kind, and libraries of one version? Is memory or a link faulty?",
+		       (long long)t->at.step, said.msg);
+}
+
 /* One epoch of the algorithm. */
 static int run_epoch(struct trainer *t, struct samples *s, struct update_stats *u, double *eta,
 		     struct round_times *time, struct err *e)
@@ -187,7 +202,9 @@ static int run_epoch(struct trainer *t, struct samples *s, struct update_stats *
 		if (!u->skipped)
 			t->at.skipped_in_row = 0;
 	}
-	*eta = policies_after_epoch(&t->policies, t->at.stage_step);
+	*eta = policies_after_epoch(&t->policies, t->at.epoch + 1, t->at.stage_step);
+	if (check_replicas(t, e))
+		return -1;
 	t->at.epoch++;
 	time->rollout = s->rollout_seconds;
 	time->reward_wait = s->reward_wait_seconds;
@@ -381,8 +398,8 @@ out:
 	return ret;
 }
 
-/* The next stage begins with the adapters, moments and counters of the one before; the checkpoint says so
- * before its first step. */
+/* The next stage begins with the adapters, moments and counters of the one before, and with batch sizes of
+ * its own; the checkpoint says so before its first step. */
 static int next_stage(struct trainer *t, struct err *e)
 {
 	t->at.stage++;
@@ -390,7 +407,7 @@ static int next_stage(struct trainer *t, struct err *e)
 	t->at.stage_seconds = 0;
 	t->at.held_out = 0;
 	t->batches = (struct batches) { 0 };
-	if (trainer_enter(t, t->at.stage, e))
+	if (trainer_enter(t, t->at.stage, e) || batches_resolve(t, e))
 		return -1;
 	if (t->dist->rank == 0)
 		log_info("stage %lld of %d: %s", (long long)t->at.stage + 1, t->file->n_stages,
@@ -411,8 +428,10 @@ int trainer_run(struct trainer *t, struct err *e)
 		char name[64];
 		log_info("rewards are scored by %s", reward_ranks_name(t->dist, name, sizeof name));
 	}
+	if (batches_resolve(t, e))
+		return -1;
 	for (;;) {
-		if (batches_resolve(t, e) || run_stage(t, e))
+		if (run_stage(t, e))
 			return -1;
 		if (t->at.stage + 1 == experiment_stages(t->file))
 			break;

@@ -73,8 +73,10 @@ struct samples {
 	struct mixture_scores scores; /* of all n: totals, values, what could not be had */
 	at_t x0_NCHW;                 /* count rows, kept, on the pipeline's device */
 	int steps;
-	at_t *state_NCHW; /* NEEDS_LAW: x before each of the steps that took noise, as x0; NULL for others */
-	struct cond cond; /* of the groups that this rank's share is in; kept */
+	/* NEEDS_LAW: x before each of the steps that took noise, and with NEEDS_NEXT after them, as x0; NULL
+	 * for others. */
+	at_t *state_NCHW;
+	struct cond cond;    /* of the groups that this rank's share is in; kept */
 	int64_t first_group; /* row 0 of cond */
 	struct advantage_stats stats;
 	/* For the log. */
@@ -116,12 +118,14 @@ void update_try(struct trainer *t, const struct samples *s, int n, int64_t block
 /* Runs to train.max_steps, evaluates before and after, writes result.json. */
 int trainer_run(struct trainer *t, struct err *e);
 
-/* ---- checkpoint.c ---- */
-int checkpoint_save(struct trainer *t, struct err *e); /* collective */
-/* Collective: the stage that the newest checkpoint in run directory `dir` belongs to; 0 where there is none,
- * or none that checkpoint_resume will take. */
+/* ---- record/checkpoint.c, checkpoint_read.c: collective ---- */
+/* Whole or not at all, in place of one of the same step if there is one. */
+int checkpoint_save(struct trainer *t, struct err *e);
+/* The stage that the newest checkpoint in run directory `dir` belongs to; 0 where there is none, or none that
+ * checkpoint_resume will take. */
 int64_t checkpoint_stage(const char *dir, struct dist *d);
-int checkpoint_resume(struct trainer *t, bool *found,
-		      struct err *e); /* collective: the newest of the run, if any */
+/* The newest of the run, if any: rank 0 reads and checks it, and all ranks take what it tells them, *found
+ * too.  A run that had another seed, base model or adapter is refused. */
+int checkpoint_resume(struct trainer *t, bool *found, struct err *e);
 
 #endif

@@ -14,7 +14,8 @@ static const struct field entry_fields[] = {
 	      .doc = "the reward's type; empty: the entry's name is the type. With a `type`, an entry may "
 		     "have any "
 		     "name, so the same type can be used several times"),
-	FIELD(struct entry_conf, weight, .init = "1", .doc = "weight of this reward in the total"),
+	FIELD(struct entry_conf, weight, .init = "1", .min = -1e6, .max = 1e6,
+	      .doc = "weight of this reward in the total"),
 	FIELD(struct entry_conf, deadline, .init = "0", .min = 0, .max = 1e6, .unit = "s",
 	      .doc =
 		  "time limit for a batch of images; after it the images count as unavailable and a late "
