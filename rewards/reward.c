@@ -15,14 +15,16 @@ void reward_fail(struct reward_score *out, int n, const char *why)
 
 void reward_put(struct reward_score *out, int n, const double *value, const char *whose)
 {
-	char why[REWARD_WHY];
-
-	snprintf(why, sizeof why, "%.120s score is not finite", whose);
 	for (int i = 0; i < n; i++) {
-		bool ok = isfinite(value[i]);
+		bool ok = fabs(value[i]) <= REWARD_MOST;
 
-		reward_fail(&out[i], 1, ok ? "" : why);
+		reward_fail(&out[i], 1, "");
+		if (!isfinite(value[i]))
+			snprintf(out[i].why, sizeof out[i].why, "%.120s score is not finite", whose);
+		else if (!ok)
+			snprintf(out[i].why, sizeof out[i].why, "%.100s score is %g, beyond %g", whose,
+				 value[i], REWARD_MOST);
 		out[i].ok = ok;
-		out[i].value = value[i];
+		out[i].value = ok ? value[i] : NAN;
 	}
 }

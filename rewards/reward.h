@@ -15,6 +15,8 @@
 #define REWARD_ABI  2
 #define REWARD_SUBS 4
 #define REWARD_WHY  160
+#define REWARD_MOST                                                                                          \
+	1e30 /* a larger score is none: its square, of which spreads are made, has to be a number */
 
 struct reward_item {
 	const uint8_t *rgb; /* h x w x 3, rows from the top */
@@ -24,13 +26,13 @@ struct reward_item {
 };
 struct reward_score {
 	double value;
-	bool ok; /* false: unavailable, `why` says why */
-	char why[REWARD_WHY];
+	bool ok;                 /* false: unavailable, `why` says why */
+	char why[REWARD_WHY];    /* with a score: what there is to say of it, or "" */
 	double sub[REWARD_SUBS]; /* in the order of sub_names; NAN when an image has none */
 };
 
 /* How a reward fills what its caller gets: n scores without sub-scores (those that a reward has it sets
- * afterwards); one that is not finite is unavailable, "WHOSE score is not finite". */
+ * afterwards); one that is not finite or beyond REWARD_MOST is unavailable, "WHOSE score is ...". */
 void reward_put(struct reward_score *out, int n, const double *value, const char *whose);
 /* All n are unavailable. */
 void reward_fail(struct reward_score *out, int n, const char *why);
