@@ -18,6 +18,8 @@ void samples_release(struct samples *s)
 	free(s->strict);
 	mixture_scores_free(&s->scores);
 	at_free(s->x0_NCHW);
+	at_free(s->given_t_NT);
+	at_free(s->given_noise_NTCHW);
 	for (int i = 0; i < s->steps; i++)
 		at_free(s->state_NCHW[i]);
 	free(s->state_NCHW);
@@ -71,17 +73,22 @@ void samples_make_states(const struct trainer *t, struct samples *s, struct at_d
 	free(law);
 }
 
-static void draw(const struct trainer *t, struct samples *s)
+void samples_make(struct samples *s, int64_t n, int64_t groups)
 {
-	const struct prompts_conf *c = &t->x->prompts;
-	int64_t *of_group = mem_zero((size_t)c->groups, sizeof *of_group), end;
-
-	*s = (struct samples) { .groups = c->groups, .n = c->groups * c->group_size };
+	*s = (struct samples) { .groups = groups, .n = n };
 	s->prompt = mem_zero((size_t)s->n, sizeof *s->prompt);
 	s->group = mem_zero((size_t)s->n, sizeof *s->group);
 	s->advantage = mem_zero((size_t)s->n, sizeof *s->advantage);
 	s->r = mem_zero((size_t)s->n, sizeof *s->r);
 	s->strict = mem_zero((size_t)s->n, sizeof *s->strict);
+}
+
+static void draw(const struct trainer *t, struct samples *s)
+{
+	const struct prompts_conf *c = &t->x->prompts;
+	int64_t *of_group = mem_zero((size_t)c->groups, sizeof *of_group), end;
+
+	samples_make(s, c->groups * c->group_size, c->groups);
 	prompts_draw(&t->train, (uint64_t)t->x->run.seed, t->at.epoch, c->groups, c->by_tag, of_group);
 	for (int64_t i = 0; i < s->n; i++) {
 		s->group[i] = i / c->group_size;
@@ -106,8 +113,8 @@ static void pixel_health(struct samples *s, const uint8_t *rgb, size_t n)
 	s->pixel_saturated += (double)saturated;
 }
 
-/* Conditioning of this rank's groups, for the rollout and the update of the epoch. */
-static int encode_groups(struct trainer *t, struct samples *s, struct err *e)
+/* For the rollout and the update of the epoch. */
+int samples_encode(struct trainer *t, struct samples *s, struct err *e)
 {
 	struct at_scope *sc = at_begin(AT_NO_GRAD);
 	int64_t last = s->group[s->first + s->count - 1], n, *prompt;
@@ -244,9 +251,11 @@ int rollout_epoch(struct trainer *t, struct samples *s, struct err *e)
 	double start = clock_now();
 	int ret;
 
+	if (t->archives)
+		return archived_epoch(t, s, e);
 	trainer_window(t);
 	draw(t, s);
-	if ((ret = encode_groups(t, s, e)))
+	if ((ret = samples_encode(t, s, e)))
 		return ret;
 	judging_begin(&judging, t->dist, t->mixture, s->n, t->x->prompts.group_size);
 	sample_share(t, s, &judging);

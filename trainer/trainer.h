@@ -15,6 +15,7 @@
 #include "trainer/evaluate.h"
 #include "trainer/experiment.h"
 #include "trainer/judging.h"
+#include "trainer/record/archives.h"
 #include "trainer/record/metrics.h"
 #include "algorithms/optimizer.h"
 #include "algorithms/policies.h"
@@ -54,6 +55,9 @@ struct trainer {
 	struct eval_result before;
 	struct metrics *metrics; /* NULL on ranks other than 0 */
 	char *dir;               /* the run directory */
+	/* Borrowed: what was sampled before, in place of sampling (contraflow replay); NULL for a training
+	 * run. */
+	const struct archives *archives;
 };
 
 /* Everything of every stage is tried before stage `first` begins: but for judges' weights, of which only that
@@ -76,6 +80,10 @@ struct samples {
 	/* NEEDS_LAW: x before each of the steps that took noise, and with NEEDS_NEXT after them, as x0; NULL
 	 * for others. */
 	at_t *state_NCHW;
+	/* Replays whose archive says at what it is trained: 1000 t (count, given), float32 on the CPU, and
+	 * eps (count, given, C, H, W) or NULL.  given 0: the algorithm chooses. */
+	int given;
+	at_t given_t_NT, given_noise_NTCHW;
 	struct cond cond;    /* of the groups that this rank's share is in; kept */
 	int64_t first_group; /* row 0 of cond */
 	struct advantage_stats stats;
@@ -92,6 +100,14 @@ struct cond samples_cond(const struct trainer *t, const struct samples *s, const
 
 /* Prompts, rollout, rewards, advantages of epoch t->at.epoch. */
 int rollout_epoch(struct trainer *t, struct samples *s, struct err *e);
+/* The same from t->archives, which has that epoch (archived.c). */
+int archived_epoch(struct trainer *t, struct samples *s, struct err *e);
+/* Whether the configuration can train from them: collective. */
+int archived_check(const struct trainer *t, struct err *e);
+
+/* Parts of an epoch's samples for those two: arrays of s->n, and conditioning of this rank's groups. */
+void samples_make(struct samples *s, int64_t n, int64_t groups);
+int samples_encode(struct trainer *t, struct samples *s, struct err *e);
 
 struct update_stats {
 	double policy_loss, kl, grad_norm, lr;

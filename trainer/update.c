@@ -40,6 +40,26 @@ struct work_list {
 	int64_t total; /* of all ranks, those of weight 0 included */
 };
 
+/* 1000 t of each of a sample's levels, where it is this rank's. */
+static const float *given_t(const struct samples *s, int64_t id)
+{
+	return (const float *)at_data(s->given_t_NT) + (id - s->first) * s->given;
+}
+
+/* Adds the levels that an archive has of a sample. */
+static void add_given(struct work_list *l, const struct samples *s, int64_t id, bool mine)
+{
+	l->total += s->given;
+	for (int k = 0; k < s->given && mine; k++)
+		l->v[l->n++] = (struct pair) {
+			.sample = id,
+			.level = k,
+			.noise = id,
+			.weight = 1,
+			.sigma = (double)given_t(s, id)[k] / 1000,
+		};
+}
+
 /* Adds the pairs of a sample, where it has a score; a step without noise has no law, and is none. */
 static void add_pairs(struct work_list *l, const struct trainer *t, const struct round *r,
 		      const struct samples *s, int64_t id, struct pair *room)
@@ -49,6 +69,10 @@ static void add_pairs(struct work_list *l, const struct trainer *t, const struct
 
 	if (isnan(s->r[id]))
 		return;
+	if (s->given) {
+		add_given(l, s, id, mine);
+		return;
+	}
 	int n = type->pairs ? type->pairs(t->x->algorithm_conf, r, id, room) : pairs_at_random(r, id, room);
 	if (n < 0 || n > r->levels)
 		at_panic("%s: %d pairs of a sample, at most %d", type->name, n, r->levels);
@@ -109,7 +133,8 @@ static struct work_list list_pairs(const struct trainer *t, const struct samples
 	int64_t *order = mem_zero((size_t)units, sizeof *order), *dealt = deal(t, s, units, each, parts);
 	struct rng shuffle = rng_make(r.seed, RNG_SHUFFLE, r.epoch, 0);
 	struct pair *room = mem_zero((size_t)r.levels, sizeof *room);
-	struct work_list l = { .v = mem_zero((size_t)(s->count * r.levels + 1), sizeof *l.v) };
+	int64_t most = s->given > r.levels ? s->given : r.levels;
+	struct work_list l = { .v = mem_zero((size_t)(s->count * most + 1), sizeof *l.v) };
 
 	for (int64_t i = 0; i < units; i++)
 		order[i] = i;
@@ -243,6 +268,20 @@ static at_t states(const struct samples *s, const struct pair *pair, int n, int 
 	return all;
 }
 
+/* eps of an archive. */
+static at_t given_noise(const struct trainer *t, const struct samples *s, const struct pair *pair, int n)
+{
+	at_t *z = mem_zero((size_t)n, sizeof *z), all;
+
+	for (int i = 0; i < n; i++)
+		z[i] = at_narrow(at_select(s->given_noise_NTCHW, 0, pair[i].sample - s->first), 0,
+				 pair[i].level, 1);
+	all = at_cat(n, z, 0);
+	free(z);
+	at_send_all(1, &all, &all, t->pipeline.device);
+	return all;
+}
+
 static struct gradient_batch gather(const struct trainer *t, const struct work *w, const struct samples *s,
 				    const struct pair *pair, int n, int *kl_rows)
 {
@@ -272,7 +311,8 @@ static struct gradient_batch gather(const struct trainer *t, const struct work *
 				    .cond = cond_rows(&s->cond, table[TABLE_COND]),
 				    .timestep_B = number[TIMESTEP],
 				    .row_K = table[TABLE_KL] };
-	at_t z_BCHW = at_normals((uint64_t)t->x->run.seed, table[TABLE_NAME], noise);
+	at_t z_BCHW = s->given_noise_NTCHW ? given_noise(t, s, pair, n)
+					   : at_normals((uint64_t)t->x->run.seed, table[TABLE_NAME], noise);
 	if (s->state_NCHW) {
 		m.terms.z_BCHW = z_BCHW;
 		m.terms.xt_BCHW = states(s, pair, n, 0);
