@@ -216,11 +216,12 @@ static void sample_share(struct trainer *t, struct samples *s, struct judging *j
 
 static void take_strict(const struct trainer *t, struct samples *s)
 {
-	int k, sub;
-	bool has = mixture_find_sub(t->mixture, "strict", &k, &sub);
+	int judge = -1;
 
+	for (int64_t i = 0; i < s->n && judge < 0; i++)
+		judge = mixture_judge(t->mixture, &s->scores, i);
 	for (int64_t i = 0; i < s->n; i++)
-		s->strict[i] = has ? s->scores.sub[(k * s->n + i) * REWARD_SUBS + sub] : NAN;
+		s->strict[i] = judge < 0 ? NAN : mixture_sub_of(t->mixture, &s->scores, judge, i, "strict");
 }
 
 /* Advantages and optimality probabilities from everybody's scores: the same on every rank. */

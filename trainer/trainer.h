@@ -12,7 +12,7 @@
 #include "rewards/mixture/mixture.h"
 #include "sampler/sample.h"
 #include "trainer/batches.h"
-#include "trainer/evaluate.h"
+#include "trainer/evaluation/evaluate.h"
 #include "trainer/experiment.h"
 #include "trainer/judging.h"
 #include "trainer/record/archives.h"
