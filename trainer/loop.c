@@ -93,6 +93,8 @@ static void add_metrics(struct trainer *t, const struct samples *s, const struct
 		snprintf(name, sizeof name, "reward/%s", mixture_at(t->mixture, k)->name);
 		metrics_add(m, name, mean_of(s->scores.value + k * s->n, s->n));
 	}
+	if (s->extra)
+		metrics_add(m, "reward/drawn", s->extra_mean);
 	double strict = mean_of(s->strict, s->n);
 	if (!isnan(strict))
 		metrics_add(m, "reward/strict", strict);
@@ -191,7 +193,7 @@ static int run_epoch(struct trainer *t, struct samples *s, struct update_stats *
 		return -1;
 	if (t->x->log.rollouts_every && t->at.epoch % t->x->log.rollouts_every == 0 && archive_write(t, s, e))
 		return -1;
-	t->at.images += s->n;
+	t->at.images += s->n + s->extra;
 	t->at.unavailable += s->scores.unavailable;
 	for (int64_t part = 0; part < parts && t->at.stage_step < t->x->train.max_steps; part++) {
 		update_step(t, s, part, parts, u);

@@ -46,6 +46,7 @@ struct trainer {
 	struct prompts train, test;
 	struct mixture *mixture; /* its judges: loaded but for those of stages that have not begun */
 	struct sampler rollout, eval_sampler;
+	struct sampler preview; /* pipeline NULL: there is none */
 	struct policies policies;
 	struct optimizer optimizer;
 	struct gradient_replays *gradients; /* NULL: the update has no CUDA graphs */
@@ -71,9 +72,10 @@ void trainer_close(struct trainer *t);
 /* The images of one epoch.  Arrays of n are the same on every rank; x0 holds this rank's share. */
 struct samples {
 	int64_t n, groups;
-	int64_t first, count;         /* this rank's share: samples first .. first + count - 1 */
-	int64_t *prompt, *group;      /* n */
-	double *advantage, *r;        /* n; NAN without a reward */
+	int64_t first, count;    /* this rank's share: samples first .. first + count - 1 */
+	int64_t *prompt, *group; /* n */
+	int64_t *drawn;          /* n: which of the images drawn, whose noise it has; NULL: all are trained */
+	double *advantage, *r;   /* n; NAN without a reward */
 	struct mixture_scores scores; /* of all n: totals, values, what could not be had */
 	at_t x0_NCHW;                 /* count rows, kept, on the pipeline's device */
 	int steps;
@@ -88,7 +90,9 @@ struct samples {
 	int64_t first_group; /* row 0 of cond */
 	struct advantage_stats stats;
 	/* For the log. */
-	double *strict; /* n: the "strict" sub-score, NAN where there is none */
+	double *strict;    /* n: the "strict" sub-score, NAN where there is none */
+	int64_t extra;     /* images drawn to choose from */
+	double extra_mean; /* of their total rewards */
 	double x0_norm, pixels, pixel_mean, pixel_saturated;
 	double rollout_seconds, reward_wait_seconds;
 };

@@ -207,9 +207,10 @@ static struct rng noise_of(const struct trainer *t, const struct samples *s, con
 {
 	uint64_t seed = (uint64_t)t->x->run.seed, epoch = (uint64_t)t->at.epoch;
 
-	return s->state_NCHW
-		   ? rng_make_step(seed, RNG_SOLVER, epoch, (uint64_t)pair->sample, (uint64_t)pair->level)
-		   : rng_make(seed, RNG_DIFFUSE, epoch, at_level(t, pair->noise, pair));
+	return s->state_NCHW ? rng_make_step(seed, RNG_SOLVER, epoch,
+					     (uint64_t)(s->drawn ? s->drawn[pair->sample] : pair->sample),
+					     (uint64_t)pair->level)
+			     : rng_make(seed, RNG_DIFFUSE, epoch, at_level(t, pair->noise, pair));
 }
 
 static double level_of(const struct trainer *t, const struct pair *pair)
