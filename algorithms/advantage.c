@@ -124,6 +124,8 @@ void advantage_combine(const struct advantage_conf *c, int64_t n, int rewards, c
 	for (int64_t i = 0; i < n; i++)
 		out[i] = 0;
 	for (int k = 0; k < rewards; k++) {
+		if (weight[k] == 0)
+			continue;
 		memcpy(v, value + (int64_t)k * n, (size_t)n * sizeof *v);
 		add_normalised(c, n, v, weight[k], group, groups, left_out ? left_out + k * groups : NULL,
 			       out);
@@ -131,7 +133,7 @@ void advantage_combine(const struct advantage_conf *c, int64_t n, int rewards, c
 	for (int64_t i = 0; i < n && left_out; i++) {
 		int counts = 0;
 		for (int k = 0; k < rewards; k++)
-			counts += !left_out[k * groups + group[i]];
+			counts += weight[k] != 0 && !left_out[k * groups + group[i]];
 		if (!counts)
 			out[i] = NAN;
 	}

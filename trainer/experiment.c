@@ -191,7 +191,8 @@ const struct experiment_section experiment_sections[] = {
 /* First-level names below `section` that tables of their own or plug-ins read. */
 static const char *const *others_of(const char *section)
 {
-	static const char *const in_eval[] = { "sampler", NULL }, *const in_rollout[] = { "preview", NULL };
+	static const char *const in_eval[] = { "sampler", "rewards", NULL };
+	static const char *const in_rollout[] = { "preview", NULL };
 
 	if (!strcmp(section, "rollout"))
 		return in_rollout;
@@ -361,11 +362,20 @@ int experiment_stage(struct experiment *out, const struct experiment *x, int i, 
 	conf_remove(out->tree, "stages");
 	if (x->n_stages) {
 		char *section = mem_printf("stages.%s", x->stage[i]),
-		     *rewards = mem_printf("%s.rewards", section);
+		     *rewards = mem_printf("%s.rewards", section),
+		     *held_out = mem_printf("%s.eval.rewards", section);
 		struct conf_node *over = conf_copy(x->tree, section);
 
 		if (*conf_where(x->tree, rewards))
 			conf_remove(out->tree, "rewards");
+		if (*conf_where(x->tree, held_out)) {
+			struct conf_node *eval = conf_copy(out->tree, "eval");
+
+			conf_remove(eval, "rewards");
+			conf_remove(out->tree, "eval");
+			conf_put(out->tree, "eval", eval);
+		}
+		free(held_out);
 		conf_overlay(out->tree, over);
 		free(section);
 		free(rewards);
@@ -438,13 +448,20 @@ void experiment_release(struct experiment *x)
 	*x = (struct experiment) { 0 };
 }
 
-static void put_rewards(struct conf_node *out, const struct conf_node *tree, const char *section)
+/* `rewards` and `eval.rewards`, their names behind `prefix`. */
+static void put_rewards(struct conf_node *out, const struct conf_node *tree, const char *prefix)
 {
+	static const char *const sections[] = { "rewards", "eval.rewards" };
 	struct conf_node *resolved = conf_empty();
 	struct err ignored; /* experiment_read has tried */
 
-	if (!mixture_resolve(tree, resolved, &ignored))
-		conf_put(out, section, conf_copy(resolved, "rewards"));
+	for (int i = 0; i < 2 && (i || !mixture_resolve(tree, resolved, &ignored)); i++) {
+		char *section = mem_printf("%s%s", prefix, sections[i]);
+
+		if (conf_is_section(resolved, sections[i]))
+			conf_put(out, section, conf_copy(resolved, sections[i]));
+		free(section);
+	}
 	conf_node_free(resolved);
 }
 
@@ -469,19 +486,17 @@ void experiment_store(const struct experiment *x, struct conf_node *out)
 {
 	put_sections(out, x, "", true);
 	if (!x->n_stages)
-		put_rewards(out, x->tree, "rewards");
+		put_rewards(out, x->tree, "");
 	for (int i = 0; i < x->n_stages; i++) {
 		struct experiment stage;
 		struct err ignored; /* as above */
-		char *prefix = mem_printf("stages.%s.", x->stage[i]),
-		     *rewards = mem_printf("%srewards", prefix);
+		char *prefix = mem_printf("stages.%s.", x->stage[i]);
 
 		if (!experiment_stage(&stage, x, i, &ignored)) {
 			put_sections(out, &stage, prefix, false);
-			put_rewards(out, stage.tree, rewards);
+			put_rewards(out, stage.tree, prefix);
 			experiment_release(&stage);
 		}
 		free(prefix);
-		free(rewards);
 	}
 }

@@ -90,6 +90,8 @@ static void add_metrics(struct trainer *t, const struct samples *s, const struct
 	metrics_add(m, "reward/mean", s->stats.reward_mean);
 	metrics_add(m, "reward/std", s->stats.reward_std);
 	for (int k = 0; k < s->scores.rewards; k++) {
+		if (mixture_at(t->mixture, k)->held_out)
+			continue;
 		snprintf(name, sizeof name, "reward/%s", mixture_at(t->mixture, k)->name);
 		metrics_add(m, name, mean_of(s->scores.value + k * s->n, s->n));
 	}
