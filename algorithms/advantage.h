@@ -18,6 +18,7 @@ struct advantage_conf {
 	char *mode; /* all, positive_only, negative_only, one_only, binary */
 	double clip;
 	char *combine;      /* sum, normalised: how several rewards become one */
+	char *over;         /* selected, drawn: prompts.draw */
 	double reward_clip; /* bound of each reward's own advantages before they are added; 0: none */
 };
 extern const struct field advantage_fields[];
@@ -33,9 +34,9 @@ struct advantage_stats {
  * reward's A by the mean and spread of its group, bounded by reward_clip, times its weight.  What
  * advantage_compute makes of the sum is by the mean and spread of the epoch, whatever `std` says.  So no
  * reward drowns the others, neither by a wide scale nor by prompts of which some are easier for it.
- * value[k * n + i]: reward k of sample i; out[i] is NAN where one of them is.  left_out[k * groups + g]
- * (NULL: none): reward k does not count in group g and adds nothing there.  A group that all are left out of
- * gets NAN.
+ * value[k * n + i]: reward k of sample i; out[i] is NAN where one of them is whose weight is not 0.
+ * left_out[k * groups + g] (NULL: none): reward k does not count in group g and adds nothing there.  A group
+ * that all are left out of gets NAN.
  */
 void advantage_combine(const struct advantage_conf *c, int64_t n, int rewards, const double *value,
 		       const double *weight, const int64_t *group, int64_t groups, const bool *left_out,

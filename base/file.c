@@ -228,6 +228,28 @@ int file_rename_synced(const char *from, const char *to, struct err *e)
 	return rename(from, to) ? fail(e, "write", to) : sync_parent(to, e);
 }
 
+int file_put_tree(const char *from, const char *to, const char *aside, struct err *e)
+{
+	struct stat st;
+
+	if (lstat(to, &st) && errno == ENOENT)
+		return file_rename_synced(from, to, e);
+	if (!renameat2(AT_FDCWD, from, AT_FDCWD, to, RENAME_EXCHANGE))
+		return sync_parent(to, e);
+	/* kernels and file systems that cannot: NFS, some of FUSE */
+	if (errno != EINVAL && errno != ENOSYS && errno != ENOTSUP)
+		return fail(e, "write", to);
+	if (file_remove_tree(aside, e))
+		return -1;
+	if (rename(to, aside))
+		return fail(e, "write", to);
+	if (!rename(from, to))
+		return sync_parent(to, e);
+	fail(e, "write", to);
+	(void)!rename(aside, to);
+	return -1;
+}
+
 int file_sync_tree(const char *path, struct err *e)
 {
 	struct stat st;

@@ -42,7 +42,11 @@ bool file_is_dir(const char *path);
 int file_mkdirs(const char *path, struct err *e);      /* like mkdir -p */
 int file_remove_tree(const char *path, struct err *e); /* rm -r; absent is fine */
 int file_rename_synced(const char *from, const char *to,
-		       struct err *e);               /* rename, then fsync the parent directory */
+		       struct err *e); /* rename, then fsync the parent directory */
+/* The folder `from` becomes `to`, and what is there goes out of its way as a whole: to `from`, as the two
+ * change places in one step, or where the file system cannot do that, to `aside` in the same folder.  The
+ * caller removes both.  In the second case a kill in between leaves an `aside` and no `to`. */
+int file_put_tree(const char *from, const char *to, const char *aside, struct err *e);
 int file_sync_tree(const char *path, struct err *e); /* fsync every file and directory below */
 char *file_join(const char *dir, const char *name);  /* free(); an absolute name wins */
 const char *file_base(const char *path);             /* after the last '/' */

@@ -49,12 +49,16 @@ static void all_tables(bool docs)
 		    "# Configuration reference\n\nMade by `contraflow config reference`; a test "
 		    "checks that it is "
 		    "current. A configuration is a YAML file. With `extends: other.yaml` (relative to the "
-		    "file) it starts from another file and overrides its keys; `--set a.b=c` overrides both. "
+		    "file) it starts from another file and overrides its keys (from several with `extends: "
+		    "[a.yaml, "
+		    "b.yaml]`, each over those before it); `--set a.b=c` overrides all. "
 		    "A key that is marked \"formerly\" is also accepted under that name, with a warning."
 		    "\n\n# `contraflow train`\n\n"
 		    "An experiment may run in stages, in the order of the file: `stages: {NAME: {...}, "
 		    "...}`. A stage may have any section except run, ranks, model and lora; its keys "
-		    "override the file's, and its `rewards`, if given, replace the file's as a whole. The "
+		    "override the file's, and its `rewards` and `eval.rewards`, if given, replace the file's "
+		    "as a "
+		    "whole. The "
 		    "adapter, the optimizer's moments and the counters carry over from stage to stage. "
 		    "`max_steps`, `max_seconds` and the schedules of the learning rate and the old policy "
 		    "count the steps of the stage.\n\n");
@@ -67,7 +71,10 @@ static void all_tables(bool docs)
 		free(title);
 	}
 	mixture_fields(NULL, every);
-	table(&t, docs, "Every entry of `rewards`", every, "rewards.NAME");
+	table(&t, docs,
+	      "Every entry of `rewards` and of `eval.rewards` (which score evaluations alone and are never "
+	      "trained on)",
+	      every, "rewards.NAME");
 	for (int i = 0; reward_types[i]; i++) {
 		const struct reward_type *type = reward_types[i];
 		char *section = mem_printf("rewards.%s", type->name);

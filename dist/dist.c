@@ -202,6 +202,14 @@ int dist_agree(struct dist *d, int ret, struct err *e)
 	return err_set(e, "rank %d: %.1000s", worst, said.msg);
 }
 
+int dist_same(struct dist *d, uint64_t value, const char *what, struct err *e)
+{
+	uint64_t first = value;
+
+	dist_broadcast(d, &first, sizeof first, 0);
+	return dist_agree(d, first == value ? 0 : err_set(e, "%s is not what rank 0 has", what), e);
+}
+
 void dist_barrier(struct dist *d)
 {
 	MPI_Request r;

@@ -13,17 +13,25 @@ void reward_fail(struct reward_score *out, int n, const char *why)
 	}
 }
 
+bool reward_sane(double value, const char *whose, char why[REWARD_WHY])
+{
+	if (isfinite(value) && fabs(value) <= REWARD_MOST)
+		return true;
+	if (isfinite(value))
+		snprintf(why, REWARD_WHY, "%.60s score of %.3g is beyond +-%g", whose, value, REWARD_MOST);
+	else
+		snprintf(why, REWARD_WHY, "%.120s score is not finite", whose);
+	return false;
+}
+
 void reward_put(struct reward_score *out, int n, const double *value, const char *whose)
 {
-	for (int i = 0; i < n; i++) {
-		bool ok = fabs(value[i]) <= REWARD_MOST;
+	char why[REWARD_WHY];
 
-		reward_fail(&out[i], 1, "");
-		if (!isfinite(value[i]))
-			snprintf(out[i].why, sizeof out[i].why, "%.120s score is not finite", whose);
-		else if (!ok)
-			snprintf(out[i].why, sizeof out[i].why, "%.100s score is %g, beyond %g", whose,
-				 value[i], REWARD_MOST);
+	for (int i = 0; i < n; i++) {
+		bool ok = reward_sane(value[i], whose, why);
+
+		reward_fail(&out[i], 1, ok ? "" : why);
 		out[i].ok = ok;
 		out[i].value = ok ? value[i] : NAN;
 	}

@@ -7,7 +7,7 @@
 #include "base/mem.h"
 #include "algorithms/gradient.h"
 #include "sampler/replay.h"
-#include "trainer/grids.h"
+#include "trainer/evaluation/grids.h"
 #include "trainer/record/archive.h"
 #include "trainer/reward_ranks.h"
 #include "trainer/trainer.h"
@@ -64,21 +64,6 @@ static int evaluate_ema(struct trainer *t, struct eval_result *r, struct err *e)
 	return evaluate(&v, &ema, r, e);
 }
 
-static void add_eval(struct metrics *m, const struct eval_result *r)
-{
-	char name[64];
-
-	if (r->has_strict)
-		metrics_add(m, "eval/strict", r->strict);
-	metrics_add(m, "eval/soft", r->soft);
-	metrics_add(m, "eval/reward", r->total);
-	metrics_add(m, "eval/unavailable", (double)r->unavailable);
-	for (int i = 0; i < r->n_tags; i++) {
-		snprintf(name, sizeof name, "eval/%s/%s", r->has_strict ? "strict" : "soft", r->tag[i].name);
-		metrics_add(m, name, r->has_strict ? r->tag[i].strict : r->tag[i].soft);
-	}
-}
-
 /* ---- What a step tells ----------------------------------------------------------------------- */
 
 static double mean_of(const double *v, int64_t n)
@@ -105,9 +90,13 @@ static void add_metrics(struct trainer *t, const struct samples *s, const struct
 	metrics_add(m, "reward/mean", s->stats.reward_mean);
 	metrics_add(m, "reward/std", s->stats.reward_std);
 	for (int k = 0; k < s->scores.rewards; k++) {
+		if (mixture_at(t->mixture, k)->held_out)
+			continue;
 		snprintf(name, sizeof name, "reward/%s", mixture_at(t->mixture, k)->name);
 		metrics_add(m, name, mean_of(s->scores.value + k * s->n, s->n));
 	}
+	if (s->extra)
+		metrics_add(m, "reward/drawn", s->extra_mean);
 	double strict = mean_of(s->strict, s->n);
 	if (!isnan(strict))
 		metrics_add(m, "reward/strict", strict);
@@ -178,6 +167,21 @@ static int after_skip(struct trainer *t, const struct update_stats *u, struct er
 	return 0;
 }
 
+/* Every rank computes every step: what differs between them would go on being trained, and never be seen. */
+static int check_replicas(struct trainer *t, struct err *e)
+{
+	const struct policies *p = &t->policies;
+
+	if (!dist_same(t->dist, p->theta_hash, "the trained policy (theta)", e) &&
+	    !dist_same(t->dist, p->old_hash, "the old policy", e))
+		return 0;
+	struct err said = *e;
+	return err_set(e,
+		       "step %lld: the ranks no longer train the same adapter: %.700s; are their GPUs of one "
+		       "kind, and libraries of one version? Is memory or a link faulty?",
+		       (long long)t->at.step, said.msg);
+}
+
 /* One epoch of the algorithm. */
 static int run_epoch(struct trainer *t, struct samples *s, struct update_stats *u, double *eta,
 		     struct round_times *time, struct err *e)
@@ -191,7 +195,7 @@ static int run_epoch(struct trainer *t, struct samples *s, struct update_stats *
 		return -1;
 	if (t->x->log.rollouts_every && t->at.epoch % t->x->log.rollouts_every == 0 && archive_write(t, s, e))
 		return -1;
-	t->at.images += s->n;
+	t->at.images += s->n + s->extra;
 	t->at.unavailable += s->scores.unavailable;
 	for (int64_t part = 0; part < parts && t->at.stage_step < t->x->train.max_steps; part++) {
 		update_step(t, s, part, parts, u);
@@ -202,7 +206,9 @@ static int run_epoch(struct trainer *t, struct samples *s, struct update_stats *
 		if (!u->skipped)
 			t->at.skipped_in_row = 0;
 	}
-	*eta = policies_after_epoch(&t->policies, t->at.stage_step);
+	*eta = policies_after_epoch(&t->policies, t->at.epoch + 1, t->at.stage_step);
+	if (check_replicas(t, e))
+		return -1;
 	t->at.epoch++;
 	time->rollout = s->rollout_seconds;
 	time->reward_wait = s->reward_wait_seconds;
@@ -244,15 +250,15 @@ static int after_epoch(struct trainer *t, const struct samples *s, const struct 
 			return -1;
 		time->eval = clock_now() - start;
 		evaluated = true;
-		t->at.held_out = eval_held_out(eval);
+		t->at.held_out = eval_held_out(eval)->mean;
 		*last = stage_is_over(t);
 	}
 	if (t->metrics) {
 		add_metrics(t, s, u, eta, time);
 		if (evaluated) {
-			add_eval(t->metrics, eval);
+			eval_add_metrics(eval, t->metrics);
 			log_info("step %lld  held-out %s %.3f", (long long)t->at.step,
-				 eval->has_strict ? "strict" : "reward", eval_held_out(eval));
+				 eval_held_out_name(eval), eval_held_out(eval)->mean);
 		}
 		struct tensorboard *tb = metrics_tensorboard(t->metrics);
 		if (tb && due(10, before, t->at.step)) {
@@ -321,10 +327,10 @@ static int train_loop(struct trainer *t, struct err *e)
 		if (!ret) {
 			last = stage_is_over(t);
 			ret = after_epoch(t, &s, &u, eta, &time, before, &last, &eval, e);
-			progress_tick(&bar, t->at.stage_step,
-				      "reward %.3f  held-out %.3f  grad %.2f  %.1f s/step",
-				      s.stats.reward_mean, eval_held_out(eval.n_tags ? &eval : &t->before),
-				      u.grad_norm, s.rollout_seconds + s.reward_wait_seconds + u.seconds);
+			progress_tick(
+			    &bar, t->at.stage_step, "reward %.3f  held-out %.3f  grad %.2f  %.1f s/step",
+			    s.stats.reward_mean, eval_held_out(eval.n_tags ? &eval : &t->before)->mean,
+			    u.grad_norm, s.rollout_seconds + s.reward_wait_seconds + u.seconds);
 		}
 		samples_release(&s);
 	}
@@ -379,8 +385,8 @@ static int run_stage(struct trainer *t, struct err *e)
 	if (t->test.n && t->at.stage_step == 0) {
 		if (evaluate_ema(t, &t->before, e) || save_grid(t, e))
 			return -1;
-		log_info("before training: held-out %s %.3f", t->before.has_strict ? "strict" : "reward",
-			 eval_held_out(&t->before));
+		log_info("before training: held-out %s %.3f", eval_held_out_name(&t->before),
+			 eval_held_out(&t->before)->mean);
 	}
 	if (train_loop(t, e))
 		return -1;
@@ -396,8 +402,8 @@ out:
 	return ret;
 }
 
-/* The next stage begins with the adapters, moments and counters of the one before; the checkpoint says so
- * before its first step. */
+/* The next stage begins with the adapters, moments and counters of the one before, and with batch sizes of
+ * its own; the checkpoint says so before its first step. */
 static int next_stage(struct trainer *t, struct err *e)
 {
 	t->at.stage++;
@@ -405,7 +411,7 @@ static int next_stage(struct trainer *t, struct err *e)
 	t->at.stage_seconds = 0;
 	t->at.held_out = 0;
 	t->batches = (struct batches) { 0 };
-	if (trainer_enter(t, t->at.stage, e))
+	if (trainer_enter(t, t->at.stage, e) || batches_resolve(t, e))
 		return -1;
 	if (t->dist->rank == 0)
 		log_info("stage %lld of %d: %s", (long long)t->at.stage + 1, t->file->n_stages,
@@ -426,8 +432,10 @@ int trainer_run(struct trainer *t, struct err *e)
 		char name[64];
 		log_info("rewards are scored by %s", reward_ranks_name(t->dist, name, sizeof name));
 	}
+	if (batches_resolve(t, e))
+		return -1;
 	for (;;) {
-		if (batches_resolve(t, e) || run_stage(t, e))
+		if (run_stage(t, e))
 			return -1;
 		if (t->at.stage + 1 == experiment_stages(t->file))
 			break;

@@ -12,9 +12,10 @@
 #include "rewards/mixture/mixture.h"
 #include "sampler/sample.h"
 #include "trainer/batches.h"
-#include "trainer/evaluate.h"
+#include "trainer/evaluation/evaluate.h"
 #include "trainer/experiment.h"
 #include "trainer/judging.h"
+#include "trainer/record/archives.h"
 #include "trainer/record/metrics.h"
 #include "algorithms/optimizer.h"
 #include "algorithms/policies.h"
@@ -45,6 +46,7 @@ struct trainer {
 	struct prompts train, test;
 	struct mixture *mixture; /* its judges: loaded but for those of stages that have not begun */
 	struct sampler rollout, eval_sampler;
+	struct sampler preview; /* pipeline NULL: there is none */
 	struct policies policies;
 	struct optimizer optimizer;
 	struct gradient_replays *gradients; /* NULL: the update has no CUDA graphs */
@@ -54,6 +56,9 @@ struct trainer {
 	struct eval_result before;
 	struct metrics *metrics; /* NULL on ranks other than 0 */
 	char *dir;               /* the run directory */
+	/* Borrowed: what was sampled before, in place of sampling (contraflow replay); NULL for a training
+	 * run. */
+	const struct archives *archives;
 };
 
 /* Everything of every stage is tried before stage `first` begins: but for judges' weights, of which only that
@@ -67,18 +72,27 @@ void trainer_close(struct trainer *t);
 /* The images of one epoch.  Arrays of n are the same on every rank; x0 holds this rank's share. */
 struct samples {
 	int64_t n, groups;
-	int64_t first, count;         /* this rank's share: samples first .. first + count - 1 */
-	int64_t *prompt, *group;      /* n */
-	double *advantage, *r;        /* n; NAN without a reward */
+	int64_t first, count;    /* this rank's share: samples first .. first + count - 1 */
+	int64_t *prompt, *group; /* n */
+	int64_t *drawn;          /* n: which of the images drawn, whose noise it has; NULL: all are trained */
+	double *advantage, *r;   /* n; NAN without a reward */
 	struct mixture_scores scores; /* of all n: totals, values, what could not be had */
 	at_t x0_NCHW;                 /* count rows, kept, on the pipeline's device */
 	int steps;
-	at_t *state_NCHW; /* NEEDS_LAW: x before each of the steps that took noise, as x0; NULL for others */
-	struct cond cond; /* of the groups that this rank's share is in; kept */
+	/* NEEDS_LAW: x before each of the steps that took noise, and with NEEDS_NEXT after them, as x0; NULL
+	 * for others. */
+	at_t *state_NCHW;
+	/* Replays whose archive says at what it is trained: 1000 t (count, given), float32 on the CPU, and
+	 * eps (count, given, C, H, W) or NULL.  given 0: the algorithm chooses. */
+	int given;
+	at_t given_t_NT, given_noise_NTCHW;
+	struct cond cond;    /* of the groups that this rank's share is in; kept */
 	int64_t first_group; /* row 0 of cond */
 	struct advantage_stats stats;
 	/* For the log. */
-	double *strict; /* n: the "strict" sub-score, NAN where there is none */
+	double *strict;    /* n: the "strict" sub-score, NAN where there is none */
+	int64_t extra;     /* images drawn to choose from */
+	double extra_mean; /* of their total rewards */
 	double x0_norm, pixels, pixel_mean, pixel_saturated;
 	double rollout_seconds, reward_wait_seconds;
 };
@@ -90,6 +104,14 @@ struct cond samples_cond(const struct trainer *t, const struct samples *s, const
 
 /* Prompts, rollout, rewards, advantages of epoch t->at.epoch. */
 int rollout_epoch(struct trainer *t, struct samples *s, struct err *e);
+/* The same from t->archives, which has that epoch (archived.c). */
+int archived_epoch(struct trainer *t, struct samples *s, struct err *e);
+/* Whether the configuration can train from them: collective. */
+int archived_check(const struct trainer *t, struct err *e);
+
+/* Parts of an epoch's samples for those two: arrays of s->n, and conditioning of this rank's groups. */
+void samples_make(struct samples *s, int64_t n, int64_t groups);
+int samples_encode(struct trainer *t, struct samples *s, struct err *e);
 
 struct update_stats {
 	double policy_loss, kl, grad_norm, lr;
@@ -116,12 +138,14 @@ void update_try(struct trainer *t, const struct samples *s, int n, int64_t block
 /* Runs to train.max_steps, evaluates before and after, writes result.json. */
 int trainer_run(struct trainer *t, struct err *e);
 
-/* ---- checkpoint.c ---- */
-int checkpoint_save(struct trainer *t, struct err *e); /* collective */
-/* Collective: the stage that the newest checkpoint in run directory `dir` belongs to; 0 where there is none,
- * or none that checkpoint_resume will take. */
+/* ---- record/checkpoint.c, checkpoint_read.c: collective ---- */
+/* Whole or not at all, in place of one of the same step if there is one. */
+int checkpoint_save(struct trainer *t, struct err *e);
+/* The stage that the newest checkpoint in run directory `dir` belongs to; 0 where there is none, or none that
+ * checkpoint_resume will take. */
 int64_t checkpoint_stage(const char *dir, struct dist *d);
-int checkpoint_resume(struct trainer *t, bool *found,
-		      struct err *e); /* collective: the newest of the run, if any */
+/* The newest of the run, if any: rank 0 reads and checks it, and all ranks take what it tells them, *found
+ * too.  A run that had another seed, base model or adapter is refused. */
+int checkpoint_resume(struct trainer *t, bool *found, struct err *e);
 
 #endif

@@ -40,6 +40,26 @@ struct work_list {
 	int64_t total; /* of all ranks, those of weight 0 included */
 };
 
+/* 1000 t of each of a sample's levels, where it is this rank's. */
+static const float *given_t(const struct samples *s, int64_t id)
+{
+	return (const float *)at_data(s->given_t_NT) + (id - s->first) * s->given;
+}
+
+/* Adds the levels that an archive has of a sample. */
+static void add_given(struct work_list *l, const struct samples *s, int64_t id, bool mine)
+{
+	l->total += s->given;
+	for (int k = 0; k < s->given && mine; k++)
+		l->v[l->n++] = (struct pair) {
+			.sample = id,
+			.level = k,
+			.noise = id,
+			.weight = 1,
+			.sigma = (double)given_t(s, id)[k] / 1000,
+		};
+}
+
 /* Adds the pairs of a sample, where it has a score; a step without noise has no law, and is none. */
 static void add_pairs(struct work_list *l, const struct trainer *t, const struct round *r,
 		      const struct samples *s, int64_t id, struct pair *room)
@@ -49,6 +69,10 @@ static void add_pairs(struct work_list *l, const struct trainer *t, const struct
 
 	if (isnan(s->r[id]))
 		return;
+	if (s->given) {
+		add_given(l, s, id, mine);
+		return;
+	}
 	int n = type->pairs ? type->pairs(t->x->algorithm_conf, r, id, room) : pairs_at_random(r, id, room);
 	if (n < 0 || n > r->levels)
 		at_panic("%s: %d pairs of a sample, at most %d", type->name, n, r->levels);
@@ -56,6 +80,8 @@ static void add_pairs(struct work_list *l, const struct trainer *t, const struct
 		if (room[k].level < 0 || room[k].level >= r->schedule->steps)
 			at_panic("%s: a pair at level %d of %d", type->name, room[k].level,
 				 r->schedule->steps);
+		if (room[k].sigma < 0 || room[k].sigma > 1 || (r->law && room[k].sigma > 0))
+			at_panic("%s: a pair at sigma %g", type->name, room[k].sigma);
 		if (r->law && !(r->law[room[k].level].std > 0))
 			continue;
 		l->total++;
@@ -107,7 +133,8 @@ static struct work_list list_pairs(const struct trainer *t, const struct samples
 	int64_t *order = mem_zero((size_t)units, sizeof *order), *dealt = deal(t, s, units, each, parts);
 	struct rng shuffle = rng_make(r.seed, RNG_SHUFFLE, r.epoch, 0);
 	struct pair *room = mem_zero((size_t)r.levels, sizeof *room);
-	struct work_list l = { .v = mem_zero((size_t)(s->count * r.levels + 1), sizeof *l.v) };
+	int64_t most = s->given > r.levels ? s->given : r.levels;
+	struct work_list l = { .v = mem_zero((size_t)(s->count * most + 1), sizeof *l.v) };
 
 	for (int64_t i = 0; i < units; i++)
 		order[i] = i;
@@ -180,9 +207,15 @@ static struct rng noise_of(const struct trainer *t, const struct samples *s, con
 {
 	uint64_t seed = (uint64_t)t->x->run.seed, epoch = (uint64_t)t->at.epoch;
 
-	return s->state_NCHW
-		   ? rng_make_step(seed, RNG_SOLVER, epoch, (uint64_t)pair->sample, (uint64_t)pair->level)
-		   : rng_make(seed, RNG_DIFFUSE, epoch, at_level(t, pair->noise, pair));
+	return s->state_NCHW ? rng_make_step(seed, RNG_SOLVER, epoch,
+					     (uint64_t)(s->drawn ? s->drawn[pair->sample] : pair->sample),
+					     (uint64_t)pair->level)
+			     : rng_make(seed, RNG_DIFFUSE, epoch, at_level(t, pair->noise, pair));
+}
+
+static double level_of(const struct trainer *t, const struct pair *pair)
+{
+	return pair->sigma > 0 ? pair->sigma : t->rollout.schedule.sigma[pair->level];
 }
 
 static void fill_tables(const struct trainer *t, const struct samples *s, const struct pair *pair, int n,
@@ -195,13 +228,13 @@ static void fill_tables(const struct trainer *t, const struct samples *s, const 
 
 	for (int i = 0; i < n; i++) {
 		struct rng noise = noise_of(t, s, &pair[i]);
-		double r = s->r[pair[i].sample];
+		double r = s->r[pair[i].sample], t_at = level_of(t, &pair[i]);
 
 		row[i] = pair[i].sample - s->first;
 		cond[i] = s->group[pair[i].sample] - s->first_group;
 		rng_name(&noise, name + 2 * i);
-		f[LEVEL * n + i] = (float)t->rollout.schedule.sigma[pair[i].level];
-		f[TIMESTEP * n + i] = (float)t->rollout.schedule.t[pair[i].level];
+		f[LEVEL * n + i] = (float)t_at;
+		f[TIMESTEP * n + i] = (float)schedule_t(&t->rollout.schedule, t_at);
 		f[R * n + i] = (float)r;
 		f[ADVANTAGE * n + i] = (float)((2 * r - 1) * t->x->advantage.clip);
 		f[WEIGHT * n + i] = (float)pair[i].weight;
@@ -220,15 +253,33 @@ static void fill_tables(const struct trainer *t, const struct samples *s, const 
 	}
 }
 
-/* x before each pair's step. */
-static at_t states_before(const struct samples *s, const struct pair *pair, int n)
+/* x before each pair's step (0) or after it (1). */
+static at_t states(const struct samples *s, const struct pair *pair, int n, int after)
 {
 	at_t *x = mem_zero((size_t)n, sizeof *x), all;
 
-	for (int i = 0; i < n; i++)
-		x[i] = at_narrow(s->state_NCHW[pair[i].level], 0, pair[i].sample - s->first, 1);
+	for (int i = 0; i < n; i++) {
+		int step = pair[i].level + after;
+		at_t from = step < s->steps ? s->state_NCHW[step] : s->x0_NCHW;
+
+		x[i] = at_narrow(from, 0, pair[i].sample - s->first, 1);
+	}
 	all = at_cat(n, x, 0);
 	free(x);
+	return all;
+}
+
+/* eps of an archive. */
+static at_t given_noise(const struct trainer *t, const struct samples *s, const struct pair *pair, int n)
+{
+	at_t *z = mem_zero((size_t)n, sizeof *z), all;
+
+	for (int i = 0; i < n; i++)
+		z[i] = at_narrow(at_select(s->given_noise_NTCHW, 0, pair[i].sample - s->first), 0,
+				 pair[i].level, 1);
+	all = at_cat(n, z, 0);
+	free(z);
+	at_send_all(1, &all, &all, t->pipeline.device);
 	return all;
 }
 
@@ -261,10 +312,13 @@ static struct gradient_batch gather(const struct trainer *t, const struct work *
 				    .cond = cond_rows(&s->cond, table[TABLE_COND]),
 				    .timestep_B = number[TIMESTEP],
 				    .row_K = table[TABLE_KL] };
-	at_t z_BCHW = at_normals((uint64_t)t->x->run.seed, table[TABLE_NAME], noise);
+	at_t z_BCHW = s->given_noise_NTCHW ? given_noise(t, s, pair, n)
+					   : at_normals((uint64_t)t->x->run.seed, table[TABLE_NAME], noise);
 	if (s->state_NCHW) {
 		m.terms.z_BCHW = z_BCHW;
-		m.terms.xt_BCHW = states_before(s, pair, n);
+		m.terms.xt_BCHW = states(s, pair, n, 0);
+		if (w->asked.needs & NEEDS_NEXT)
+			m.terms.next_BCHW = states(s, pair, n, 1);
 	} else {
 		m.terms.eps_BCHW = z_BCHW;
 		m.terms.xt_BCHW = terms_noised(m.terms.x0_BCHW, z_BCHW, m.terms.t_B);
@@ -421,6 +475,7 @@ void update_try(struct trainer *t, const struct samples *s, int n, int64_t block
 {
 	struct pair *pair = mem_zero((size_t)n, sizeof *pair);
 	struct sampler plain = t->rollout;
+	struct transition *law = trainer_laws(t);
 	struct work w = work_of(t, &plain, blocks);
 	struct at_scope *sc = at_begin(AT_NO_GRAD);
 	struct tally tally = tally_new(t, n, 1);
@@ -428,7 +483,7 @@ void update_try(struct trainer *t, const struct samples *s, int n, int64_t block
 	int level = 0;
 
 	for (int i = 0; i < n; i++, level++) {
-		while (s->state_NCHW && !s->state_NCHW[level % s->steps])
+		while (law && !(law[level % s->steps].std > 0))
 			level++; /* some step takes noise: trainer.c saw to it */
 		pair[i] = (struct pair) { .sample = i % s->count,
 					  .level = level % plain.schedule.steps,
@@ -441,6 +496,7 @@ void update_try(struct trainer *t, const struct samples *s, int n, int64_t block
 	accumulate(t, &w, s, pair, n, n, &tally);
 	at_end(sc);
 	free(w.group);
+	free(law);
 	free(pair);
 }
 

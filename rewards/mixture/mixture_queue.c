@@ -21,7 +21,7 @@ static void note_reason(struct mixture *m, struct mixture_scores *s, int sample,
 	int64_t at = (int64_t)sample * m->entries + reward;
 
 	note(s, sample, reward, why);
-	if (at >= s->why_at)
+	if (at >= s->why_at || m->entry[reward].weight == 0) /* which costs no sample */
 		return;
 	s->why_at = at;
 	snprintf(s->why, sizeof s->why, "%.80s: %.160s", m->entry[reward].name, why);
@@ -31,6 +31,7 @@ static void store(struct mixture *m, const struct task *t, const struct err *e)
 {
 	struct mixture_scores *s = t->set;
 	const struct reward_score *score = t->score;
+	char why[REWARD_WHY];
 
 	for (int i = 0; i < t->n; i++) {
 		int sample = t->batch->sample[t->offset + i], at = t->reward * s->n + sample;
@@ -38,10 +39,8 @@ static void store(struct mixture *m, const struct task *t, const struct err *e)
 			note_reason(m, s, sample, t->reward, e->msg);
 		else if (!score[i].ok)
 			note_reason(m, s, sample, t->reward, score[i].why[0] ? score[i].why : "unavailable");
-		else if (!isfinite(score[i].value))
-			note_reason(m, s, sample, t->reward, "the score is not a finite number");
-		else if (fabs(score[i].value) > REWARD_MOST)
-			note_reason(m, s, sample, t->reward, "the score is too large to learn from");
+		else if (!reward_sane(score[i].value, "the", why))
+			note_reason(m, s, sample, t->reward, why);
 		else
 			s->value[at] = score[i].value;
 		if (isnan(s->value[at]))
@@ -260,7 +259,7 @@ void queue_add(struct mixture *m, struct mixture_scores *s, struct batch *b, int
 				     .reward = k,
 				     .offset = from,
 				     .n = to - from,
-				     .check = s->check,
+				     .check = s->check || m->entry[k].weight == 0,
 				     .since = clock_now() };
 		*m->tail = t;
 		m->tail = &t->next;

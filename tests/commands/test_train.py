@@ -111,7 +111,11 @@ def test_run_directory(tmp_path):
         r = result[when]
         assert r["images"] == 144 and 0 <= r["strict"] <= 1 and 0 <= r["soft"] <= 1
         assert set(r["tags"]) == {"single_object", "two_object", "counting", "colors", "position", "color_attr"}
-        assert abs(r["strict"] - np.mean([t["strict"] for t in r["tags"].values()])) < 1e-9
+        for kind in "geneval", "strict", "soft":
+            assert abs(r[kind] - np.mean([t[kind] for t in r["tags"].values()])) < 1e-9
+            assert r[f"{kind}_95"][0] < r[kind] < r[f"{kind}_95"][1]
+        assert r["geneval"] >= r["strict"] and r["prompts"] == len({(p["tag"], p["prompt"]) for p in read_lines(ROOT / "data/shapes/test.jsonl")})
+        assert r["rewards"]["geneval"]["score"] == r["reward"]
     lines = read_lines(run / "metrics.jsonl")
     assert len(lines) == 2 and "eval/strict" in lines[0]
     for phase in ("rollout", "reward_wait", "update", "all_reduce", "eval"):
@@ -144,25 +148,22 @@ def test_old_run_is_not_written_over(tmp_path):
     assert (tmp_path / "r/metrics.jsonl").read_bytes() == before
 
 
-@pytest.mark.parametrize("damage", ["truncated", "flipped", "foreign"])
+@pytest.mark.parametrize("damage", ["truncated", "flipped"])
 def test_damaged_checkpoint(tmp_path, damage):
     run = tmp_path / "r"
     train(run, "--set", "train.max_steps=2", "--set", "checkpoint.every=1")
     state = run / "checkpoints/step-00000002/state.safetensors.zst"
     data = bytearray(state.read_bytes())
-    more = []
     if damage == "truncated":
         state.write_bytes(data[: len(data) // 2])
     elif damage == "flipped":
         data[len(data) // 2] ^= 1
         state.write_bytes(data)
-    else:
-        more = ["--set", "lora.rank=3"]
-    done = train(run, "--resume", "--set", "train.max_steps=3", *more, check=False)
+    done = train(run, "--resume", "--set", "train.max_steps=3", check=False)
     assert done.returncode != 0
     message = done.stderr.strip().splitlines()[-1]
     assert message.startswith("contraflow: ") and "step-00000001" in message  # the one before is offered
-    assert ("adapter" if damage == "foreign" else "damaged") in message
+    assert "damaged" in message
 
 
 def test_start_from_an_adapter(tmp_path):

@@ -56,6 +56,21 @@ static void test_ranks(void)
 	free(all);
 }
 
+/* One rank that has something else is everybody's error, and is named. */
+static void test_same(void)
+{
+	struct err e = { "" };
+
+	CHECK(dist_same(&d, 0xfedcba9876543210u, "x", &e) == 0);
+	for (int odd = 0; odd < d.ranks && d.ranks > 1; odd++) {
+		char want[64];
+		/* a bit of the upper half */
+		CHECK(dist_same(&d, d.rank == odd ? 1ull << 40 : 0, "theta", &e) == -1);
+		snprintf(want, sizeof want, "rank %d: theta is not what rank 0 has", odd ? odd : 1);
+		CHECK(!strcmp(e.msg, want));
+	}
+}
+
 static void test_agree_on_success(void)
 {
 	struct err e = { "untouched" };
@@ -290,6 +305,7 @@ int main(int argc, char **argv)
 		void (*run)(void);
 	} tests[] = {
 		{ "ranks", test_ranks },
+		{ "same", test_same },
 		{ "agree_on_success", test_agree_on_success },
 		{ "agree_on_one_failure", test_agree_on_one_failure },
 		{ "agree_on_many_failures", test_agree_on_many_failures },

@@ -212,7 +212,7 @@ static void replies(void **unused)
 	assert_string_equal(out[1].why, "found 1");
 	assert_int_equal(reply_scores(out, 2, &none, large, strlen(large), &e), 0);
 	assert_false(out[0].ok || out[1].ok);
-	assert_non_null(strstr(out[1].why, "the reward's score is -1e+308, beyond 1e+30"));
+	assert_non_null(strstr(out[1].why, "the reward's score of -1e+308 is beyond +-1e+30"));
 	/* it goes on, so this is no error of the protocol */
 	assert_int_equal(reply_scores(out, 2, &none, all, strlen(all), &e), 0);
 	assert_false(out[0].ok || out[1].ok);

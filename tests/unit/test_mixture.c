@@ -35,6 +35,12 @@ static int faulty_score(void *state, const struct reward_item *item, int n, stru
 		case 4: /* says nothing at all */
 			out[i] = (struct reward_score) { 0 };
 			break;
+		case 6: /* finite, but its square is not */
+			out[i].value = 1e200;
+			break;
+		case 7: /* any number that is not absurd counts */
+			out[i].value = -REWARD_MOST;
+			break;
 		case 5:
 			return err_set(e, "server gone at sample %d", item[i].rgb[1]);
 		default:
@@ -158,6 +164,31 @@ static void unavailable_is_no_number(void **state)
 		mixture_scores_free(&s);
 		mixture_close(m);
 	}
+}
+
+/* A number whose squares and sums are none must not get as far as the advantages: there a group of them
+ * would train nothing without a word. */
+static void absurd_is_no_number(void **state)
+{
+	static const uint8_t kind[] = { 0, 6, 7, 2 };
+	const struct mixture_entry entry = { .type = &faulty_reward, .weight = 1 };
+	struct mixture *m = mixture_new(&entry, 1, 1);
+	uint8_t pixel[4][3];
+	struct mixture_scores s;
+
+	(void)state;
+	for (int i = 0; i < 4; i++)
+		pixel[i][0] = kind[i], pixel[i][1] = (uint8_t)i, pixel[i][2] = 0;
+	mixture_scores_init(&s, 4, 1);
+	mixture_begin(m, &s);
+	submit_all(m, &s, pixel, 4, 1);
+	finish(m, &s);
+	assert_int_equal(s.unavailable, 2);
+	assert_true(isnan(s.total[1]) && isnan(s.total[3]));
+	assert_true(s.total[0] == 1 && s.total[2] == -REWARD_MOST);
+	assert_string_equal(s.why, "faulty: the score of 1e+200 is beyond +-1e+30");
+	mixture_scores_free(&s);
+	mixture_close(m);
 }
 
 static void first_reason_in_order(void **state)
@@ -358,6 +389,42 @@ static void quorum(void **state)
 	mixture_scores_free(&s);
 }
 
+/* A reward of weight 0 is no part of a total, and its lack costs no sample; a held-out one scores only sets
+ * that say so. */
+static void watched(void **state)
+{
+	enum { N = 6 };
+	const struct mixture_entry entry[] = { { .type = &value_reward, .name = mem_str("own"), .weight = 2 },
+					       { .type = &faulty_reward, .weight = 0, .quorum = 1 },
+					       { .type = &alone_reward, .held_out = true } };
+	static const int64_t group[N] = { 0, 0, 0, 1, 1, 1 };
+	struct mixture *m = mixture_new(entry, 3, 1);
+	uint8_t pixel[N][3];
+
+	(void)state;
+	for (int i = 0; i < N; i++)
+		memset(pixel[i], i + 1, 3);
+	for (int held_out = 0; held_out < 2; held_out++) {
+		struct mixture_scores s;
+
+		mixture_scores_init(&s, N, 3);
+		s.held_out = held_out;
+		mixture_begin(m, &s);
+		submit_all(m, &s, pixel, N, 4);
+		mixture_wait(m, &s);
+		for (int i = 0; i < N; i++)
+			s.value[N + i] = i % 2 ? s.value[N + i] : NAN;
+		mixture_total(m, &s, group, 2);
+		assert_true(s.unavailable == 0 && s.n_left_out == 0 && !*s.why);
+		for (int i = 0; i < N; i++) {
+			assert_true(s.total[i] == 2 * (i + 1));
+			assert_int_equal(isnan(s.value[2 * N + i]), !held_out);
+		}
+		mixture_scores_free(&s);
+	}
+	mixture_close(m);
+}
+
 static void close_with_work_left(void **state)
 {
 	enum { N = 40 };
@@ -379,7 +446,9 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(weighted_sum),
+		cmocka_unit_test(watched),
 		cmocka_unit_test(unavailable_is_no_number),
+		cmocka_unit_test(absurd_is_no_number),
 		cmocka_unit_test(first_reason_in_order),
 		cmocka_unit_test(failing_call),
 		cmocka_unit_test(not_handed_over),

@@ -3,27 +3,19 @@
 #include "base/mem.h"
 #include "models/lora/lora_raw.h"
 #include "trainer/experiment.h"
+#include "trainer/record/checkpoints.h"
 #include <stdlib.h>
 #include <string.h>
 
-/* RUN/checkpoints/latest holds a folder's name. */
+/* Of a run's newest checkpoint, or NULL. */
 static char *newest(const char *run)
 {
-	char *all = file_join(run, "checkpoints"), *latest = file_join(all, "latest"), *name = NULL,
-	     *found = NULL;
 	struct err ignored;
-	size_t n;
+	bool failed;
+	char *dir = checkpoints_newest(run, &failed, &ignored), *lora = dir ? file_join(dir, "lora") : NULL;
 
-	if (file_exists(latest) && !file_read(&name, &n, latest, &ignored)) {
-		name[strcspn(name, "\n")] = '\0';
-		char *checkpoint = file_join(all, name);
-		found = file_join(checkpoint, "lora");
-		free(checkpoint);
-	}
-	free(all);
-	free(latest);
-	free(name);
-	return found;
+	free(dir);
+	return lora;
 }
 
 char *adapters_find(const char *path, struct err *e)
