@@ -84,8 +84,6 @@ void mixture_fields(const struct reward_type *type, struct field *out);
 /* The section's keys alone, with nothing opened: errors as mixture_open's, and into `out`, unless NULL, all
  * values. */
 int mixture_resolve(const struct conf_node *root, struct conf_node *out, struct err *e);
-/* Of a section without mistakes: does a reward count at all?  All weights 0 are an error. */
-int mixture_check_weights(const struct conf_node *root, struct err *e);
 
 /* Scores of n samples: value[k * n + i] of reward k, NAN when unavailable; sub likewise. */
 struct mixture_scores {

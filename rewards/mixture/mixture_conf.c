@@ -390,24 +390,6 @@ int mixture_resolve(const struct conf_node *root, struct conf_node *out, struct 
 	return 0;
 }
 
-int mixture_check_weights(const struct conf_node *root, struct err *e)
-{
-	int n, counts = 0;
-	struct mixture_entry *entry = entries_read(root, &n, e);
-	const char *where = conf_where(root, "rewards");
-
-	if (!entry)
-		return -1;
-	for (int k = 0; k < n; k++)
-		counts += entry[k].weight != 0;
-	entries_free(entry, n);
-	return counts ? 0
-		      : err_set(e,
-				"%s%srewards: every weight is 0, so nothing would be learned: give one that "
-				"is to be learned a weight",
-				where, *where ? ": " : "");
-}
-
 const char *mixture_sub(const struct mixture_entry *k, int j)
 {
 	const struct conf_list *asked = sub_scores(k);

@@ -38,7 +38,6 @@ def train_fails(folder, text="", *args):
         ("rollout: {solver: dpm3}\n", ["x.yaml:2", "rollout.solver", "did you mean 'dpm2'"]),
         ("nft: 3\n", ["x.yaml:2", "'nft'", "section"]),
         ("advantage: {reward_clip: 3}\n", ["x.yaml:2", "reward_clip = 3", "advantage.combine: normalised"]),
-        ("rewards: {geneval: {weight: 0}}\n", ["x.yaml:2", "every weight is 0"]),
         ("rewards: {genevil: {}}\n", ["genevil", "did you mean 'geneval'"]),
         ("rewards: {geneval: {detector: yolo}}\n", ["geneval", "detector", "yolo"]),
         ("model: {path: no/such/model}\n", ["no/such/model", "No such file"]),
