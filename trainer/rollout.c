@@ -221,6 +221,7 @@ static void sample_share(struct share *x)
 				.epoch = (uint64_t)t->at.epoch,
 				.purpose = RNG_LATENT,
 				.steps = RNG_SOLVER,
+				.forwards = &s->forwards,
 				.cond = condition,
 				.cond_ctx = x,
 				.take = submit,
@@ -309,6 +310,7 @@ static void choose(const struct trainer *t, struct samples *s, const struct samp
 			of[k] += g * each;
 	}
 	s->extra = all->n;
+	s->forwards = all->forwards;
 	s->extra_mean = all->stats.reward_mean;
 	s->reward_wait_seconds = all->reward_wait_seconds;
 }

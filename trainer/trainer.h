@@ -93,6 +93,7 @@ struct samples {
 	double *strict;    /* n: the "strict" sub-score, NAN where there is none */
 	int64_t extra;     /* images drawn to choose from */
 	double extra_mean; /* of their total rewards */
+	int64_t forwards;  /* of an image, by this rank, for all that it sampled */
 	double x0_norm, pixels, pixel_mean, pixel_saturated;
 	double rollout_seconds, reward_wait_seconds;
 };
@@ -113,12 +114,15 @@ int archived_check(const struct trainer *t, struct err *e);
 void samples_make(struct samples *s, int64_t n, int64_t groups);
 int samples_encode(struct trainer *t, struct samples *s, struct err *e);
 
+#define FORWARDS_OF_BACKWARD 1.135 /* by FLOPs, in Stable Diffusion 3.5 Medium at 512 x 512 */
 struct update_stats {
 	double policy_loss, kl, grad_norm, lr;
 	double old_deviation; /* mean (v - v_old)^2, where has_old */
 	bool has_old;
 	double metric[ALGORITHM_NOTES]; /* by algorithm_metrics */
 	double seconds, reduce_seconds;
+	/* Of an image, by all ranks; a backward to the adapter counts FORWARDS_OF_BACKWARD. */
+	double forwards;
 	bool empty;   /* no pair in its part: no score, or nothing that the algorithm wants */
 	bool skipped; /* that, or a non-finite number: nothing was changed */
 };

@@ -22,7 +22,16 @@ int trainer_levels(const struct trainer *t)
 
 /* Sums over the pairs of a step, for the log: of policy loss, the algorithm's notes, kl, (v - v_old)^2, n, n
  * with kl. */
-enum { SUM_POLICY, SUM_NOTES, SUM_KL = SUM_NOTES + ALGORITHM_NOTES, SUM_DEVIATION, SUM_N, SUM_KL_N, SUMS };
+enum {
+	SUM_POLICY,
+	SUM_NOTES,
+	SUM_KL = SUM_NOTES + ALGORITHM_NOTES,
+	SUM_DEVIATION,
+	SUM_N,
+	SUM_KL_N,
+	SUM_FORWARDS,
+	SUMS
+};
 
 /* What those are sums of, where it was made until the step's end: to fetch it after each micro-batch would
  * make the GPU wait for the CPU as often.  M micro-batches of a step of L pairs. */
@@ -500,6 +509,21 @@ void update_try(struct trainer *t, const struct samples *s, int n, int64_t block
 	free(pair);
 }
 
+/* What a pass over n pairs without gradient takes beside theta's own velocity. */
+static double beside(const struct work *w, double n, double with_kl)
+{
+	return (w->has_old ? n : 0) + with_kl;
+}
+
+/* Forwards of an image that this rank made for a step. */
+static double forwards_of(const struct work *w, const struct tally *tally)
+{
+	double n = tally->pairs, with_kl = (double)tally->with_kl;
+	double once = n * (1 + FORWARDS_OF_BACKWARD) + beside(w, n, with_kl);
+
+	return sampler_passes(w->sampler) * (once + (w->group ? n + beside(w, n, with_kl) : 0));
+}
+
 static void fill_stats(struct update_stats *u, const struct trainer *t, const struct demands *d,
 		       const double *sum)
 {
@@ -510,6 +534,7 @@ static void fill_stats(struct update_stats *u, const struct trainer *t, const st
 	u->kl = sum[SUM_KL_N] > 0 ? sum[SUM_KL] / sum[SUM_KL_N] : 0;
 	u->has_old = d->needs & NEEDS_OLD;
 	u->old_deviation = sum[SUM_DEVIATION] / n;
+	u->forwards = sum[SUM_FORWARDS];
 	if (type->summary)
 		type->summary(sum + SUM_NOTES, n, u->metric);
 	else
@@ -535,6 +560,7 @@ void update_step(struct trainer *t, const struct samples *s, int64_t part, int64
 	for (int at = 0; at < l.n; at += (int)micro)
 		accumulate(t, &w, s, l.v + at, l.n - at < micro ? l.n - at : (int)micro, l.total, &tally);
 	tally_sums(&tally, sum);
+	sum[SUM_FORWARDS] = forwards_of(&w, &tally);
 	t->dist->reduce_seconds = 0;
 	dist_sum_tensor(t->dist, t->grad_P);
 	dist_sum_f64(t->dist, sum, SUMS);
