@@ -7,7 +7,7 @@
 #include "base/mem.h"
 #include "algorithms/gradient.h"
 #include "sampler/replay.h"
-#include "trainer/grids.h"
+#include "trainer/evaluation/grids.h"
 #include "trainer/record/archive.h"
 #include "trainer/reward_ranks.h"
 #include "trainer/trainer.h"
@@ -22,6 +22,7 @@
 /* Seconds of an epoch by phase; `eval` is what came before it. */
 struct round_times {
 	double rollout, reward_wait, update, reduce, eval;
+	double forwards; /* of an image, by all ranks: update_stats.forwards and the rollout's */
 };
 
 static struct evaluator make_evaluator(struct trainer *t)
@@ -64,21 +65,6 @@ static int evaluate_ema(struct trainer *t, struct eval_result *r, struct err *e)
 	return evaluate(&v, &ema, r, e);
 }
 
-static void add_eval(struct metrics *m, const struct eval_result *r)
-{
-	char name[64];
-
-	if (r->has_strict)
-		metrics_add(m, "eval/strict", r->strict);
-	metrics_add(m, "eval/soft", r->soft);
-	metrics_add(m, "eval/reward", r->total);
-	metrics_add(m, "eval/unavailable", (double)r->unavailable);
-	for (int i = 0; i < r->n_tags; i++) {
-		snprintf(name, sizeof name, "eval/%s/%s", r->has_strict ? "strict" : "soft", r->tag[i].name);
-		metrics_add(m, name, r->has_strict ? r->tag[i].strict : r->tag[i].soft);
-	}
-}
-
 /* ---- What a step tells ----------------------------------------------------------------------- */
 
 static double mean_of(const double *v, int64_t n)
@@ -105,9 +91,13 @@ static void add_metrics(struct trainer *t, const struct samples *s, const struct
 	metrics_add(m, "reward/mean", s->stats.reward_mean);
 	metrics_add(m, "reward/std", s->stats.reward_std);
 	for (int k = 0; k < s->scores.rewards; k++) {
+		if (mixture_at(t->mixture, k)->held_out)
+			continue;
 		snprintf(name, sizeof name, "reward/%s", mixture_at(t->mixture, k)->name);
 		metrics_add(m, name, mean_of(s->scores.value + k * s->n, s->n));
 	}
+	if (s->extra)
+		metrics_add(m, "reward/drawn", s->extra_mean);
 	double strict = mean_of(s->strict, s->n);
 	if (!isnan(strict))
 		metrics_add(m, "reward/strict", strict);
@@ -137,6 +127,7 @@ static void add_metrics(struct trainer *t, const struct samples *s, const struct
 	at_memory_read(t->pipeline.device, &memory);
 	metrics_add(m, "memory/peak", (double)memory.peak / 1073741824);
 	metrics_add(m, "memory/reserved", (double)memory.reserved_peak / 1073741824);
+	metrics_add(m, "compute/forwards", time->forwards);
 	metrics_add(m, "time/rollout", time->rollout);
 	metrics_add(m, "time/reward_wait", time->reward_wait);
 	metrics_add(m, "time/update", time->update);
@@ -206,11 +197,12 @@ static int run_epoch(struct trainer *t, struct samples *s, struct update_stats *
 		return -1;
 	if (t->x->log.rollouts_every && t->at.epoch % t->x->log.rollouts_every == 0 && archive_write(t, s, e))
 		return -1;
-	t->at.images += s->n;
+	t->at.images += s->n + s->extra;
 	t->at.unavailable += s->scores.unavailable;
 	for (int64_t part = 0; part < parts && t->at.stage_step < t->x->train.max_steps; part++) {
 		update_step(t, s, part, parts, u);
 		time->update += u->seconds - u->reduce_seconds;
+		time->forwards += u->forwards;
 		time->reduce += u->reduce_seconds;
 		if (u->skipped && after_skip(t, u, e))
 			return -1;
@@ -223,9 +215,10 @@ static int run_epoch(struct trainer *t, struct samples *s, struct update_stats *
 	t->at.epoch++;
 	time->rollout = s->rollout_seconds;
 	time->reward_wait = s->reward_wait_seconds;
-	double spent[2] = { clock_now() - start, clock_cpu() - cpu }, most = spent[0];
+	double spent[3] = { clock_now() - start, clock_cpu() - cpu, (double)s->forwards }, most = spent[0];
 	dist_max_f64(t->dist, &most, 1);
-	dist_sum_f64(t->dist, spent, 2);
+	dist_sum_f64(t->dist, spent, 3);
+	time->forwards += spent[2];
 	t->at.train_seconds += most;
 	t->at.stage_seconds += most;
 	t->at.cpu_seconds += spent[1];
@@ -261,15 +254,15 @@ static int after_epoch(struct trainer *t, const struct samples *s, const struct 
 			return -1;
 		time->eval = clock_now() - start;
 		evaluated = true;
-		t->at.held_out = eval_held_out(eval);
+		t->at.held_out = eval_held_out(eval)->mean;
 		*last = stage_is_over(t);
 	}
 	if (t->metrics) {
 		add_metrics(t, s, u, eta, time);
 		if (evaluated) {
-			add_eval(t->metrics, eval);
+			eval_add_metrics(eval, t->metrics);
 			log_info("step %lld  held-out %s %.3f", (long long)t->at.step,
-				 eval->has_strict ? "strict" : "reward", eval_held_out(eval));
+				 eval_held_out_name(eval), eval_held_out(eval)->mean);
 		}
 		struct tensorboard *tb = metrics_tensorboard(t->metrics);
 		if (tb && due(10, before, t->at.step)) {
@@ -338,10 +331,10 @@ static int train_loop(struct trainer *t, struct err *e)
 		if (!ret) {
 			last = stage_is_over(t);
 			ret = after_epoch(t, &s, &u, eta, &time, before, &last, &eval, e);
-			progress_tick(&bar, t->at.stage_step,
-				      "reward %.3f  held-out %.3f  grad %.2f  %.1f s/step",
-				      s.stats.reward_mean, eval_held_out(eval.n_tags ? &eval : &t->before),
-				      u.grad_norm, s.rollout_seconds + s.reward_wait_seconds + u.seconds);
+			progress_tick(
+			    &bar, t->at.stage_step, "reward %.3f  held-out %.3f  grad %.2f  %.1f s/step",
+			    s.stats.reward_mean, eval_held_out(eval.n_tags ? &eval : &t->before)->mean,
+			    u.grad_norm, s.rollout_seconds + s.reward_wait_seconds + u.seconds);
 		}
 		samples_release(&s);
 	}
@@ -396,8 +389,8 @@ static int run_stage(struct trainer *t, struct err *e)
 	if (t->test.n && t->at.stage_step == 0) {
 		if (evaluate_ema(t, &t->before, e) || save_grid(t, e))
 			return -1;
-		log_info("before training: held-out %s %.3f", t->before.has_strict ? "strict" : "reward",
-			 eval_held_out(&t->before));
+		log_info("before training: held-out %s %.3f", eval_held_out_name(&t->before),
+			 eval_held_out(&t->before)->mean);
 	}
 	if (train_loop(t, e))
 		return -1;
