@@ -15,6 +15,8 @@
 #define REWARD_ABI  2
 #define REWARD_SUBS 4
 #define REWARD_WHY  160
+/* A score beyond this is a mistake, and its squares and sums would soon be no numbers: it is unavailable. */
+#define REWARD_MOST 1e30
 
 struct reward_item {
 	const uint8_t *rgb; /* h x w x 3, rows from the top */
@@ -30,7 +32,10 @@ struct reward_score {
 };
 
 /* How a reward fills what its caller gets: n scores without sub-scores (those that a reward has it sets
- * afterwards); one that is not finite is unavailable, "WHOSE score is not finite". */
+ * afterwards); one that is not finite, or beyond REWARD_MOST, is unavailable, and says so of "WHOSE score".
+ */
+/* Whether a score is a number that can be learned from; if not, into `why` "WHOSE score ...". */
+bool reward_sane(double value, const char *whose, char why[REWARD_WHY]);
 void reward_put(struct reward_score *out, int n, const double *value, const char *whose);
 /* All n are unavailable. */
 void reward_fail(struct reward_score *out, int n, const char *why);
@@ -44,6 +49,9 @@ enum reward_flags {
 	 * what ranks them or compares them with each other.  A reward whose fields have a boolean `group`
 	 * gets groups where that is true, whatever the flag says. */
 	REWARD_GROUP = 4,
+	/* The sub-scores are what somebody else may or may not tell: an image, or all of them, may lack them.
+	 */
+	REWARD_TOLD_SUBS = 8,
 };
 
 struct reward_type {

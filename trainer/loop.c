@@ -7,7 +7,7 @@
 #include "base/mem.h"
 #include "algorithms/gradient.h"
 #include "sampler/replay.h"
-#include "trainer/grids.h"
+#include "trainer/evaluation/grids.h"
 #include "trainer/record/archive.h"
 #include "trainer/reward_ranks.h"
 #include "trainer/trainer.h"
@@ -62,21 +62,6 @@ static int evaluate_ema(struct trainer *t, struct eval_result *r, struct err *e)
 	struct evaluator v = make_evaluator(t);
 	struct pass ema = policies_ema_pass(&t->policies);
 	return evaluate(&v, &ema, r, e);
-}
-
-static void add_eval(struct metrics *m, const struct eval_result *r)
-{
-	char name[64];
-
-	if (r->has_strict)
-		metrics_add(m, "eval/strict", r->strict);
-	metrics_add(m, "eval/soft", r->soft);
-	metrics_add(m, "eval/reward", r->total);
-	metrics_add(m, "eval/unavailable", (double)r->unavailable);
-	for (int i = 0; i < r->n_tags; i++) {
-		snprintf(name, sizeof name, "eval/%s/%s", r->has_strict ? "strict" : "soft", r->tag[i].name);
-		metrics_add(m, name, r->has_strict ? r->tag[i].strict : r->tag[i].soft);
-	}
 }
 
 /* ---- What a step tells ----------------------------------------------------------------------- */
@@ -217,7 +202,7 @@ static int run_epoch(struct trainer *t, struct samples *s, struct update_stats *
 		if (!u->skipped)
 			t->at.skipped_in_row = 0;
 	}
-	*eta = policies_after_epoch(&t->policies, t->at.stage_step);
+	*eta = policies_after_epoch(&t->policies, t->at.epoch + 1, t->at.stage_step);
 	if (check_replicas(t, e))
 		return -1;
 	t->at.epoch++;
@@ -261,15 +246,15 @@ static int after_epoch(struct trainer *t, const struct samples *s, const struct 
 			return -1;
 		time->eval = clock_now() - start;
 		evaluated = true;
-		t->at.held_out = eval_held_out(eval);
+		t->at.held_out = eval_held_out(eval)->mean;
 		*last = stage_is_over(t);
 	}
 	if (t->metrics) {
 		add_metrics(t, s, u, eta, time);
 		if (evaluated) {
-			add_eval(t->metrics, eval);
+			eval_add_metrics(eval, t->metrics);
 			log_info("step %lld  held-out %s %.3f", (long long)t->at.step,
-				 eval->has_strict ? "strict" : "reward", eval_held_out(eval));
+				 eval_held_out_name(eval), eval_held_out(eval)->mean);
 		}
 		struct tensorboard *tb = metrics_tensorboard(t->metrics);
 		if (tb && due(10, before, t->at.step)) {
@@ -338,10 +323,10 @@ static int train_loop(struct trainer *t, struct err *e)
 		if (!ret) {
 			last = stage_is_over(t);
 			ret = after_epoch(t, &s, &u, eta, &time, before, &last, &eval, e);
-			progress_tick(&bar, t->at.stage_step,
-				      "reward %.3f  held-out %.3f  grad %.2f  %.1f s/step",
-				      s.stats.reward_mean, eval_held_out(eval.n_tags ? &eval : &t->before),
-				      u.grad_norm, s.rollout_seconds + s.reward_wait_seconds + u.seconds);
+			progress_tick(
+			    &bar, t->at.stage_step, "reward %.3f  held-out %.3f  grad %.2f  %.1f s/step",
+			    s.stats.reward_mean, eval_held_out(eval.n_tags ? &eval : &t->before)->mean,
+			    u.grad_norm, s.rollout_seconds + s.reward_wait_seconds + u.seconds);
 		}
 		samples_release(&s);
 	}
@@ -396,8 +381,8 @@ static int run_stage(struct trainer *t, struct err *e)
 	if (t->test.n && t->at.stage_step == 0) {
 		if (evaluate_ema(t, &t->before, e) || save_grid(t, e))
 			return -1;
-		log_info("before training: held-out %s %.3f", t->before.has_strict ? "strict" : "reward",
-			 eval_held_out(&t->before));
+		log_info("before training: held-out %s %.3f", eval_held_out_name(&t->before),
+			 eval_held_out(&t->before)->mean);
 	}
 	if (train_loop(t, e))
 		return -1;

@@ -12,7 +12,7 @@
 #include "rewards/mixture/mixture.h"
 #include "sampler/sample.h"
 #include "trainer/batches.h"
-#include "trainer/evaluate.h"
+#include "trainer/evaluation/evaluate.h"
 #include "trainer/experiment.h"
 #include "trainer/judging.h"
 #include "trainer/record/metrics.h"
@@ -76,8 +76,10 @@ struct samples {
 	struct mixture_scores scores; /* of all n: totals, values, what could not be had */
 	at_t x0_NCHW;                 /* count rows, kept, on the pipeline's device */
 	int steps;
-	at_t *state_NCHW; /* NEEDS_LAW: x before each of the steps that took noise, as x0; NULL for others */
-	struct cond cond; /* of the groups that this rank's share is in; kept */
+	/* NEEDS_LAW: x before each of the steps that took noise, and with NEEDS_NEXT after them, as x0; NULL
+	 * for others. */
+	at_t *state_NCHW;
+	struct cond cond;    /* of the groups that this rank's share is in; kept */
 	int64_t first_group; /* row 0 of cond */
 	struct advantage_stats stats;
 	/* For the log. */

@@ -14,7 +14,8 @@ static const struct field entry_fields[] = {
 	      .doc = "the reward's type; empty: the entry's name is the type. With a `type`, an entry may "
 		     "have any "
 		     "name, so the same type can be used several times"),
-	FIELD(struct entry_conf, weight, .init = "1", .doc = "weight of this reward in the total"),
+	FIELD(struct entry_conf, weight, .init = "1", .min = -1e6, .max = 1e6,
+	      .doc = "weight of this reward in the total"),
 	FIELD(struct entry_conf, deadline, .init = "0", .min = 0, .max = 1e6, .unit = "s",
 	      .doc =
 		  "time limit for a batch of images; after it the images count as unavailable and a late "
@@ -302,15 +303,14 @@ int mixture_resolve(const struct conf_node *root, struct conf_node *out, struct 
 	return 0;
 }
 
-bool mixture_find_sub(const struct mixture *m, const char *name, int *k, int *sub)
+int mixture_sub(const struct mixture *m, int k, const char *name)
 {
-	for (*k = 0; *k < mixture_count(m); ++*k)
-		for (*sub = 0; *sub < REWARD_SUBS; ++*sub) {
-			const char *is = mixture_at(m, *k)->type->sub_names[*sub];
-			if (is && !strcmp(is, name))
-				return true;
-		}
-	return false;
+	const char *const *names = mixture_at(m, k)->type->sub_names;
+
+	for (int sub = 0; sub < REWARD_SUBS && names[sub]; sub++)
+		if (!strcmp(names[sub], name))
+			return sub;
+	return -1;
 }
 
 bool mixture_has_quorum(const struct mixture *m)

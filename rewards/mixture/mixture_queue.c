@@ -25,6 +25,7 @@ static void store(struct mixture *m, const struct task *t, const struct err *e)
 {
 	struct mixture_scores *s = t->set;
 	const struct reward_score *score = t->score;
+	char why[REWARD_WHY];
 
 	for (int i = 0; i < t->n; i++) {
 		int sample = t->batch->sample[t->offset + i], at = t->reward * s->n + sample;
@@ -32,8 +33,8 @@ static void store(struct mixture *m, const struct task *t, const struct err *e)
 			note_reason(m, s, sample, t->reward, e->msg);
 		else if (!score[i].ok)
 			note_reason(m, s, sample, t->reward, score[i].why[0] ? score[i].why : "unavailable");
-		else if (!isfinite(score[i].value))
-			note_reason(m, s, sample, t->reward, "the score is not a finite number");
+		else if (!reward_sane(score[i].value, "the", why))
+			note_reason(m, s, sample, t->reward, why);
 		else
 			s->value[at] = score[i].value;
 		if (!isnan(s->value[at]))

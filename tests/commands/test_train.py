@@ -111,7 +111,11 @@ def test_run_directory(tmp_path):
         r = result[when]
         assert r["images"] == 144 and 0 <= r["strict"] <= 1 and 0 <= r["soft"] <= 1
         assert set(r["tags"]) == {"single_object", "two_object", "counting", "colors", "position", "color_attr"}
-        assert abs(r["strict"] - np.mean([t["strict"] for t in r["tags"].values()])) < 1e-9
+        for kind in "geneval", "strict", "soft":
+            assert abs(r[kind] - np.mean([t[kind] for t in r["tags"].values()])) < 1e-9
+            assert r[f"{kind}_95"][0] < r[kind] < r[f"{kind}_95"][1]
+        assert r["geneval"] >= r["strict"] and r["prompts"] == len({(p["tag"], p["prompt"]) for p in read_lines(ROOT / "data/shapes/test.jsonl")})
+        assert r["rewards"]["geneval"]["score"] == r["reward"]
     lines = read_lines(run / "metrics.jsonl")
     assert len(lines) == 2 and "eval/strict" in lines[0]
     for phase in ("rollout", "reward_wait", "update", "all_reduce", "eval"):

@@ -35,6 +35,12 @@ static int faulty_score(void *state, const struct reward_item *item, int n, stru
 		case 4: /* says nothing at all */
 			out[i] = (struct reward_score) { 0 };
 			break;
+		case 6: /* finite, but its square is not */
+			out[i].value = 1e200;
+			break;
+		case 7: /* any number that is not absurd counts */
+			out[i].value = -REWARD_MOST;
+			break;
 		case 5:
 			return err_set(e, "server gone at sample %d", item[i].rgb[1]);
 		default:
@@ -158,6 +164,31 @@ static void unavailable_is_no_number(void **state)
 		mixture_scores_free(&s);
 		mixture_close(m);
 	}
+}
+
+/* A number whose squares and sums are none must not get as far as the advantages: there a group of them
+ * would train nothing without a word. */
+static void absurd_is_no_number(void **state)
+{
+	static const uint8_t kind[] = { 0, 6, 7, 2 };
+	const struct mixture_entry entry = { .type = &faulty_reward, .weight = 1 };
+	struct mixture *m = mixture_new(&entry, 1, 1);
+	uint8_t pixel[4][3];
+	struct mixture_scores s;
+
+	(void)state;
+	for (int i = 0; i < 4; i++)
+		pixel[i][0] = kind[i], pixel[i][1] = (uint8_t)i, pixel[i][2] = 0;
+	mixture_scores_init(&s, 4, 1);
+	mixture_begin(m, &s);
+	submit_all(m, &s, pixel, 4, 1);
+	finish(m, &s);
+	assert_int_equal(s.unavailable, 2);
+	assert_true(isnan(s.total[1]) && isnan(s.total[3]));
+	assert_true(s.total[0] == 1 && s.total[2] == -REWARD_MOST);
+	assert_string_equal(s.why, "faulty: the score of 1e+200 is beyond +-1e+30");
+	mixture_scores_free(&s);
+	mixture_close(m);
 }
 
 static void first_reason_in_order(void **state)
@@ -380,6 +411,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(weighted_sum),
 		cmocka_unit_test(unavailable_is_no_number),
+		cmocka_unit_test(absurd_is_no_number),
 		cmocka_unit_test(first_reason_in_order),
 		cmocka_unit_test(failing_call),
 		cmocka_unit_test(not_handed_over),

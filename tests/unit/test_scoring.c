@@ -36,7 +36,7 @@ static int picky_score(void *state, const struct reward_item *item, int n, struc
 		if (item[i].rgb[0] == 99)
 			return err_set(e, "gone");
 		out[i].ok = item[i].rgb[0] != 7;
-		out[i].value = item[i].rgb[0] == 8 ? 1e308 : item[i].rgb[0];
+		out[i].value = item[i].rgb[0] == 8 ? 1e29 : item[i].rgb[0];
 		out[i].sub[0] = item[i].rgb[1];
 		if (!out[i].ok) /* no UTF-8: a character cut in two */
 			snprintf(out[i].why, sizeof out[i].why, "caf\xc3");
@@ -156,14 +156,14 @@ static void prompts_that_cannot_be_scored(void **state)
 
 static void totals_that_are_no_numbers(void **state)
 {
-	const struct mixture_entry e = { .type = &picky, .weight = 1e10 };
+	const struct mixture_entry e = { .type = &picky, .weight = 1e280 };
 	struct mixture *m = mixture_new(&e, 1, 1);
 
 	(void)state;
 	json_t *o =
 	    answer(m, (const char *const[]) { "a", "b" }, (const uint8_t[]) { 8, 9 }, 2, clock_now() + 60);
 	expect_error(o, 0, "the total is not a finite number");
-	expect_score(o, 1, 9e10, 9);
+	expect_score(o, 1, 9e280, 9);
 	json_decref(o);
 	mixture_close(m);
 }

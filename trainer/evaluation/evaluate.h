@@ -5,7 +5,7 @@
  */
 #ifndef EVALUATE_H
 #define EVALUATE_H
-#include "trainer/eval_result.h"
+#include "trainer/evaluation/eval_result.h"
 #include "trainer/sampling.h"
 
 struct evaluator {
