@@ -22,6 +22,7 @@
 /* Seconds of an epoch by phase; `eval` is what came before it. */
 struct round_times {
 	double rollout, reward_wait, update, reduce, eval;
+	double forwards; /* of an image, by all ranks: update_stats.forwards and the rollout's */
 };
 
 static struct evaluator make_evaluator(struct trainer *t)
@@ -90,9 +91,13 @@ static void add_metrics(struct trainer *t, const struct samples *s, const struct
 	metrics_add(m, "reward/mean", s->stats.reward_mean);
 	metrics_add(m, "reward/std", s->stats.reward_std);
 	for (int k = 0; k < s->scores.rewards; k++) {
+		if (mixture_at(t->mixture, k)->held_out)
+			continue;
 		snprintf(name, sizeof name, "reward/%s", mixture_at(t->mixture, k)->name);
 		metrics_add(m, name, mean_of(s->scores.value + k * s->n, s->n));
 	}
+	if (s->extra)
+		metrics_add(m, "reward/drawn", s->extra_mean);
 	double strict = mean_of(s->strict, s->n);
 	if (!isnan(strict))
 		metrics_add(m, "reward/strict", strict);
@@ -122,6 +127,7 @@ static void add_metrics(struct trainer *t, const struct samples *s, const struct
 	at_memory_read(t->pipeline.device, &memory);
 	metrics_add(m, "memory/peak", (double)memory.peak / 1073741824);
 	metrics_add(m, "memory/reserved", (double)memory.reserved_peak / 1073741824);
+	metrics_add(m, "compute/forwards", time->forwards);
 	metrics_add(m, "time/rollout", time->rollout);
 	metrics_add(m, "time/reward_wait", time->reward_wait);
 	metrics_add(m, "time/update", time->update);
@@ -191,11 +197,12 @@ static int run_epoch(struct trainer *t, struct samples *s, struct update_stats *
 		return -1;
 	if (t->x->log.rollouts_every && t->at.epoch % t->x->log.rollouts_every == 0 && archive_write(t, s, e))
 		return -1;
-	t->at.images += s->n;
+	t->at.images += s->n + s->extra;
 	t->at.unavailable += s->scores.unavailable;
 	for (int64_t part = 0; part < parts && t->at.stage_step < t->x->train.max_steps; part++) {
 		update_step(t, s, part, parts, u);
 		time->update += u->seconds - u->reduce_seconds;
+		time->forwards += u->forwards;
 		time->reduce += u->reduce_seconds;
 		if (u->skipped && after_skip(t, u, e))
 			return -1;
@@ -208,9 +215,10 @@ static int run_epoch(struct trainer *t, struct samples *s, struct update_stats *
 	t->at.epoch++;
 	time->rollout = s->rollout_seconds;
 	time->reward_wait = s->reward_wait_seconds;
-	double spent[2] = { clock_now() - start, clock_cpu() - cpu }, most = spent[0];
+	double spent[3] = { clock_now() - start, clock_cpu() - cpu, (double)s->forwards }, most = spent[0];
 	dist_max_f64(t->dist, &most, 1);
-	dist_sum_f64(t->dist, spent, 2);
+	dist_sum_f64(t->dist, spent, 3);
+	time->forwards += spent[2];
 	t->at.train_seconds += most;
 	t->at.stage_seconds += most;
 	t->at.cpu_seconds += spent[1];
@@ -388,6 +396,9 @@ static int run_stage(struct trainer *t, struct err *e)
 		return -1;
 	if (t->test.n && (evaluate_ema(t, &after, e) || save_grid(t, e)))
 		goto out;
+	if (t->test.n)
+		log_note("after training: held-out %s %.3f", eval_held_out_name(&after),
+			 eval_held_out(&after)->mean);
 	if (dist_agree(t->dist, t->dist->rank == 0 ? write_result(t, &after, e) : 0, e))
 		goto out;
 	if (t->dist->rank == 0 && t->test.n)

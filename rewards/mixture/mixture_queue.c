@@ -9,13 +9,19 @@
 
 /* ---- scores ---- */
 
+/* Of a score, and why there is none. */
+static void note(struct mixture_scores *s, int sample, int reward, const char *why)
+{
+	if (s->reason)
+		snprintf(s->reason[reward * s->n + sample], sizeof *s->reason, "%.159s", why);
+}
+
 static void note_reason(struct mixture *m, struct mixture_scores *s, int sample, int reward, const char *why)
 {
 	int64_t at = (int64_t)sample * m->entries + reward;
 
-	if (s->reason)
-		snprintf(s->reason[reward * s->n + sample], sizeof *s->reason, "%.159s", why);
-	if (at >= s->why_at)
+	note(s, sample, reward, why);
+	if (at >= s->why_at || m->entry[reward].weight == 0) /* which costs no sample */
 		return;
 	s->why_at = at;
 	snprintf(s->why, sizeof s->why, "%.80s: %.160s", m->entry[reward].name, why);
@@ -37,8 +43,10 @@ static void store(struct mixture *m, const struct task *t, const struct err *e)
 			note_reason(m, s, sample, t->reward, why);
 		else
 			s->value[at] = score[i].value;
-		if (!isnan(s->value[at]))
-			memcpy(s->sub + (size_t)at * REWARD_SUBS, score[i].sub, sizeof score[i].sub);
+		if (isnan(s->value[at]))
+			continue;
+		note(s, sample, t->reward, score[i].why);
+		memcpy(s->sub + (size_t)at * REWARD_SUBS, score[i].sub, sizeof score[i].sub);
 	}
 }
 
@@ -251,7 +259,7 @@ void queue_add(struct mixture *m, struct mixture_scores *s, struct batch *b, int
 				     .reward = k,
 				     .offset = from,
 				     .n = to - from,
-				     .check = s->check,
+				     .check = s->check || m->entry[k].weight == 0,
 				     .since = clock_now() };
 		*m->tail = t;
 		m->tail = &t->next;

@@ -61,6 +61,10 @@ static void bad_configuration(void **state)
 	       ":2: rewards: no reward is called 'genevla'; did you mean 'geneval'?");
 	refuse("rewards:\n  xyz: {weight: 1}\n", "geneval, ocr, clipscore");
 	refuse("rewards:\n  geneval: {wieght: 1}\n", "did you mean 'rewards.geneval.weight'?");
+	refuse("rewards:\n  http: {url: \"http://x\", sub_scores: [a, score]}\n",
+	       "rewards.http.sub_scores: 'score'");
+	refuse("rewards:\n  http: {url: \"http://x\", sub_scores: [a, a]}\n", "rewards.http.sub_scores: 'a'");
+	refuse("rewards:\n  http: {url: \"http://x\", sub_scores: [a, b, c, d, e]}\n", "has 5 entries");
 	refuse("rewards:\n  geneval: {weight: heavy}\n", "rewards.geneval.weight = 'heavy'");
 	refuse("rewards:\n  geneval: {weight: .inf}\n", "rewards.geneval.weight");
 	refuse("rewards:\n  geneval: {detector: blob}\n", "blobs");
@@ -76,6 +80,13 @@ static void bad_configuration(void **state)
 	refuse("rewards:\n  mean: {type: geneval}\n", ":2: rewards: an entry cannot be called 'mean'");
 	refuse("rewards:\n  left_out: {type: geneval}\n",
 	       ":2: rewards: an entry cannot be called 'left_out'");
+	refuse("rewards:\n  geneval: {weight: 0}\n  jpeg_compressibility: {weight: 0}\n",
+	       ":1: rewards: the weight of every entry is 0: at least one must count");
+	refuse("rewards: {geneval: {}}\neval:\n  rewards: {geneval: {}}\n",
+	       ":3: eval.rewards: 'geneval' is an entry of `rewards`, too");
+	refuse("rewards: {geneval: {}}\neval:\n  rewards: {a: {type: geneval, weight: 2}}\n",
+	       ":3: eval.rewards.a.weight: rewards of eval.rewards are never trained on");
+	refuse("eval: {rewards: {geneval: {}}}\n", "rewards: there is none");
 	refuse("rewards:\n  a: geneval\n", "'rewards.a' is a section of keys");
 	refuse("rewards: {judge: {type: plugin, path: ./no.so}}\n", "reward judge: cannot load ./no.so");
 }
