@@ -82,8 +82,10 @@ int session_open(struct session *s, struct dist *d, const struct session_options
 	if (o->lora && add_adapter(s, o->lora, e))
 		goto out;
 	s->latent_CHW = pipeline_latent_shape(&s->pipeline, o->height, o->width);
-	if (sampler_init(&s->sampler, &s->pipeline, &c, s->latent_CHW, e))
+	if (sampler_init(&s->sampler, &s->pipeline, &c, s->latent_CHW, e)) {
+		err_in(e, "%s", command);
 		goto out;
+	}
 	return 0;
 out:
 	session_close(s);
