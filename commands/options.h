@@ -9,6 +9,7 @@
 #include <stdint.h>
 
 #define OPTION_REPEAT 64
+#define OPTION_UNSET  INT64_MIN /* an integer that was not given */
 
 struct option_spec {
 	const char *name; /* without the dashes; "o" is -o */
