@@ -6,6 +6,7 @@
 #include <string.h>
 
 static const char *const std_names[] = { "global", "group", NULL };
+static const char *const over_names[] = { "selected", "drawn", NULL };
 static const char *const combine_names[] = { "sum", "normalised", NULL };
 static const char *const mode_names[] = {
 	"all", "positive_only", "negative_only", "one_only", "binary", NULL
@@ -19,6 +20,10 @@ const struct field advantage_fields[] = {
 	      .doc =
 		  "which advantages count: all; only one sign (positive_only, negative_only); 1 for positive "
 		  "ones and 0 for the rest (one_only); or their sign (binary)"),
+	FIELD(struct advantage_conf, over, .init = "selected", .choices = over_names,
+	      .doc =
+		  "where more images are drawn than trained (prompts.draw), whose rewards have the mean and "
+		  "the standard deviation: those of the trained, or of all that were drawn"),
 	FIELD(struct advantage_conf, clip, .init = "5", .min = 1e-3, .max = 1000,
 	      .doc = "clip advantages to plus or minus this before they become probabilities"),
 	FIELD(struct advantage_conf, combine, .init = "sum", .choices = combine_names,

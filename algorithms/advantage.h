@@ -18,6 +18,7 @@ struct advantage_conf {
 	char *mode; /* all, positive_only, negative_only, one_only, binary */
 	double clip;
 	char *combine;      /* sum, normalised: how several rewards become one */
+	char *over;         /* selected, drawn: prompts.draw */
 	double reward_clip; /* bound of each reward's own advantages before they are added; 0: none */
 };
 extern const struct field advantage_fields[];

@@ -68,6 +68,11 @@ static const struct field prompts_fields[] = {
 	FIELD(struct prompts_conf, group_size, .init = "24", .min = 2, .max = 1e4, .unit = "images",
 	      .doc = "images per prompt: the group within which rewards are compared"),
 	FIELD(
+	    struct prompts_conf, draw, .init = "0", .min = 0, .max = 1e5, .unit = "images",
+	    .doc =
+		"draw so many images of each prompt and train on group_size of them, the best and the worst "
+		"half by total reward; 0: as many as are trained"),
+	FIELD(
 	    struct prompts_conf, by_tag, .init = "false",
 	    .doc =
 		"sample the metadata's tags in turn, so that rare tags are trained as often as common ones"),
@@ -75,6 +80,17 @@ static const struct field prompts_fields[] = {
 	      .doc = "height of an image; 0: the model's own size"),
 	FIELD(struct prompts_conf, width, .init = "0", .min = 0, .max = 16384, .unit = "pixels",
 	      .doc = "width of an image; 0: the model's own size"),
+	FIELD_END
+};
+static const struct field preview_fields[] = {
+	FIELD(struct preview_conf, steps, .init = "0", .min = 0, .max = 1000,
+	      .doc =
+		  "with prompts.draw, choose by images of so few steps; the chosen ones are sampled again, "
+		  "from the same noise, as `rollout` says, and their scores alone count; 0: choose by images "
+		  "of the rollout's own steps"),
+	FIELD(struct preview_conf, solver, .init = "", .doc = "solver of these images; empty: the rollout's"),
+	FIELD(struct preview_conf, fp8, .init = "false",
+	      .doc = "sample them with 8-bit weights and activations"),
 	FIELD_END
 };
 static const struct field_word block_words[] = {
@@ -157,6 +173,10 @@ const struct experiment_section experiment_sections[] = {
 	SECTION(lora, lora_fields, .doc = "The LoRA adapter that is trained"),
 	SECTION(prompts, prompts_fields, .doc = "Prompts and image sizes of an epoch"),
 	SECTION(rollout, rollout_fields, .doc = "How the old policy samples"),
+	{ .name = "rollout.preview",
+	  .fields = preview_fields,
+	  .offset = offsetof(struct experiment, preview),
+	  .doc = "Cheaper images to choose from" },
 	SECTION(advantage, advantage_fields,
 		.doc = "From rewards to advantages and optimality probabilities"),
 	SECTION(train, train_fields, .doc = "The update"),
@@ -176,6 +196,10 @@ const struct experiment_section experiment_sections[] = {
 static const char *const *others_of(const char *section)
 {
 	static const char *const in_eval[] = { "sampler", "rewards", NULL };
+	static const char *const in_rollout[] = { "preview", NULL };
+
+	if (!strcmp(section, "rollout"))
+		return in_rollout;
 	return strcmp(section, "eval") ? NULL : in_eval;
 }
 
@@ -228,6 +252,32 @@ static bool has_law(const struct sampler_conf *c)
 
 	solver_close(type);
 	return law;
+}
+
+/* More images drawn than trained. */
+static int check_draw(const struct experiment *x, struct err *e)
+{
+	const struct prompts_conf *c = &x->prompts;
+	bool more = c->draw > c->group_size;
+
+	if (c->draw && c->draw < c->group_size)
+		return err_set(
+		    e, "prompts.draw = %lld: fewer than the prompts.group_size = %lld that are trained",
+		    (long long)c->draw, (long long)c->group_size);
+	if (!more && (x->preview.steps || !strcmp(x->advantage.over, "drawn")))
+		return err_set(e, "%s: nothing is chosen from without prompts.draw above prompts.group_size",
+			       x->preview.steps ? "rollout.preview.steps" : "advantage.over = 'drawn'");
+	if (x->preview.steps && !strcmp(x->advantage.over, "drawn"))
+		return err_set(e,
+			       "advantage.over = 'drawn': scores of previews (rollout.preview.steps) are not "
+			       "those of the images that are trained");
+	if (x->preview.steps && x->algorithm->demands(x->algorithm_conf, &x->advantage).needs & NEEDS_LAW)
+		return err_set(
+		    e,
+		    "rollout.preview.steps: %s samples with noise on the way, and a preview would show "
+		    "another image",
+		    x->algorithm->name);
+	return 0;
 }
 
 /* What the algorithm has against the rest of the configuration. */
@@ -334,7 +384,8 @@ int experiment_stage(struct experiment *out, const struct experiment *x, int i, 
 		free(section);
 		free(rewards);
 	}
-	if (fill(out, e) || check_algorithm(out, e) || mixture_resolve(out->tree, NULL, e)) {
+	if (fill(out, e) || check_algorithm(out, e) || check_draw(out, e) ||
+	    mixture_resolve(out->tree, NULL, e)) {
 		experiment_release(out);
 		return x->n_stages ? err_in(e, "stage %s", x->stage[i]) : -1;
 	}
@@ -346,7 +397,7 @@ int experiment_stage(struct experiment *out, const struct experiment *x, int i, 
 int experiment_from(struct experiment *x, const struct conf_node *tree, struct err *e)
 {
 	*x = (struct experiment) { .tree = conf_copy(tree, "") };
-	if (!fill(x, e) && !check_algorithm(x, e))
+	if (!fill(x, e) && !check_algorithm(x, e) && !check_draw(x, e))
 		return 0;
 	experiment_release(x);
 	return -1;

@@ -22,6 +22,7 @@
 /* Seconds of an epoch by phase; `eval` is what came before it. */
 struct round_times {
 	double rollout, reward_wait, update, reduce, eval;
+	double forwards; /* of an image, by all ranks: update_stats.forwards and the rollout's */
 };
 
 static struct evaluator make_evaluator(struct trainer *t)
@@ -110,6 +111,8 @@ static void add_metrics(struct trainer *t, const struct samples *s, const struct
 		snprintf(name, sizeof name, "reward/%s", mixture_at(t->mixture, k)->name);
 		metrics_add(m, name, mean_of(s->scores.value + k * s->n, s->n));
 	}
+	if (s->extra)
+		metrics_add(m, "reward/drawn", s->extra_mean);
 	double strict = mean_of(s->strict, s->n);
 	if (!isnan(strict))
 		metrics_add(m, "reward/strict", strict);
@@ -139,6 +142,7 @@ static void add_metrics(struct trainer *t, const struct samples *s, const struct
 	at_memory_read(t->pipeline.device, &memory);
 	metrics_add(m, "memory/peak", (double)memory.peak / 1073741824);
 	metrics_add(m, "memory/reserved", (double)memory.reserved_peak / 1073741824);
+	metrics_add(m, "compute/forwards", time->forwards);
 	metrics_add(m, "time/rollout", time->rollout);
 	metrics_add(m, "time/reward_wait", time->reward_wait);
 	metrics_add(m, "time/update", time->update);
@@ -208,11 +212,12 @@ static int run_epoch(struct trainer *t, struct samples *s, struct update_stats *
 		return -1;
 	if (t->x->log.rollouts_every && t->at.epoch % t->x->log.rollouts_every == 0 && archive_write(t, s, e))
 		return -1;
-	t->at.images += s->n;
+	t->at.images += s->n + s->extra;
 	t->at.unavailable += s->scores.unavailable;
 	for (int64_t part = 0; part < parts && t->at.stage_step < t->x->train.max_steps; part++) {
 		update_step(t, s, part, parts, u);
 		time->update += u->seconds - u->reduce_seconds;
+		time->forwards += u->forwards;
 		time->reduce += u->reduce_seconds;
 		if (u->skipped && after_skip(t, u, e))
 			return -1;
@@ -225,9 +230,10 @@ static int run_epoch(struct trainer *t, struct samples *s, struct update_stats *
 	t->at.epoch++;
 	time->rollout = s->rollout_seconds;
 	time->reward_wait = s->reward_wait_seconds;
-	double spent[2] = { clock_now() - start, clock_cpu() - cpu }, most = spent[0];
+	double spent[3] = { clock_now() - start, clock_cpu() - cpu, (double)s->forwards }, most = spent[0];
 	dist_max_f64(t->dist, &most, 1);
-	dist_sum_f64(t->dist, spent, 2);
+	dist_sum_f64(t->dist, spent, 3);
+	time->forwards += spent[2];
 	t->at.train_seconds += most;
 	t->at.stage_seconds += most;
 	t->at.cpu_seconds += spent[1];
