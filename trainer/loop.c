@@ -428,7 +428,7 @@ static int next_stage(struct trainer *t, struct err *e)
 	t->at.stage++;
 	t->at.stage_step = 0;
 	t->at.stage_seconds = 0;
-	t->at.held_out = 0;
+	t->at.held_out = NAN;
 	t->batches = (struct batches) { 0 };
 	if (trainer_enter(t, t->at.stage, e) || batches_resolve(t, e))
 		return -1;
