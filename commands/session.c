@@ -69,6 +69,7 @@ static void fill(struct session_options *o, const struct experiment *x, int64_t 
 				      .steps = 40,
 				      .guidance = 1,
 				      .eta = -1,
+				      .grid = (char *)(uintptr_t) "diffusers",
 				      .timesteps = (char *)(uintptr_t) "float" };
 	const struct sampler_conf *c = x ? &x->eval.sampler : &plain;
 	const struct {
@@ -84,6 +85,7 @@ static void fill(struct session_options *o, const struct experiment *x, int64_t 
 
 	o->solver = text(o->solver, c->solver, NULL);
 	o->negative = text(o->negative, c->negative, NULL);
+	o->grid = text(o->grid, c->grid, NULL);
 	o->timesteps = text(o->timesteps, c->timesteps, NULL);
 	o->dtype = text(o->dtype, x ? x->run.dtype : NULL, "float32");
 	o->vae_dtype = text(o->vae_dtype, x ? x->model.vae_dtype : NULL, "float32");
@@ -113,8 +115,6 @@ static int check(const struct session_options *o, const char *command, struct er
 		return err_set(e, "%s: --height and --width must be in [0, 16384]", command);
 	if (o->eta != -1 && !(o->eta >= 0 && o->eta <= 100)) /* -1: the solver's own */
 		return err_set(e, "%s: --eta %g: must be in [0, 100]", command, o->eta);
-	if (strcmp(o->timesteps, "float") && strcmp(o->timesteps, "integer"))
-		return err_set(e, "%s: --timesteps %s: must be float or integer", command, o->timesteps);
 	return 0;
 }
 
@@ -128,6 +128,7 @@ static struct sampler_conf sampler_of(const struct session_settings *s)
 				       .negative = (char *)(uintptr_t)o->negative,
 				       .shift = o->shift,
 				       .eta = o->eta,
+				       .grid = (char *)(uintptr_t)o->grid,
 				       .timesteps = (char *)(uintptr_t)o->timesteps,
 				       .batch = o->batch,
 				       .cuda_graphs = s->cuda_graphs };
@@ -174,10 +175,15 @@ json_t *session_json(const struct session *s, const struct session_settings *o)
 	const struct pipeline *p = &s->pipeline;
 	const struct {
 		const char *key, *value;
-	} words[] = { { "model", o->o.model },         { "lora", o->o.lora },
-		      { "solver", o->o.solver },       { "negative", o->o.negative ? o->o.negative : "" },
-		      { "timesteps", o->o.timesteps }, { "dtype", o->o.dtype },
-		      { "vae_dtype", o->o.vae_dtype }, { "device", at_device_text(p->device) },
+	} words[] = { { "model", o->o.model },
+		      { "lora", o->o.lora },
+		      { "solver", o->o.solver },
+		      { "negative", o->o.negative ? o->o.negative : "" },
+		      { "grid", o->o.grid },
+		      { "timesteps", o->o.timesteps },
+		      { "dtype", o->o.dtype },
+		      { "vae_dtype", o->o.vae_dtype },
+		      { "device", at_device_text(p->device) },
 		      { "settings_of", o->from } };
 	json_t *j = json_object();
 	int64_t scale = p->vae_type->scale(p->vae);

@@ -16,7 +16,8 @@
  * configuration
  * (`config`, where that is an experiment), else from the run of `lora`, else it is the command's default. */
 struct session_options {
-	const char *model, *lora, *solver, *negative, *timesteps, *dtype, *vae_dtype, *device, *text_cache;
+	const char *model, *lora, *solver, *grid, *timesteps, *negative, *dtype, *vae_dtype, *device,
+	    *text_cache;
 	int64_t steps, batch, threads, text_length, vae_batch, height, width;
 	double guidance, shift, eta;
 };
@@ -40,10 +41,12 @@ struct session_options {
 	      "classifier-free guidance scale (default: the run's, or 1: none)" },                           \
 	    { "negative", 's', &(o).negative, "TEXT", "negative prompt (default: the run's, or empty)" },    \
 	    { "shift", 'r', &(o).shift, "X", "timestep shift (default: the run's, or the model's)" },        \
+	    { "grid", 's', &(o).grid, "NAME",                                                                \
+	      "noise levels: diffusers (as the model's pipeline there) or even (1 - i / steps, shifted); "   \
+	      "default: the run's, or diffusers" },                                                          \
 	    { "timesteps", 's', &(o).timesteps, "KIND",                                                      \
-	      "what the transformer is told of a noise level: float, 1000 sigma, or integer, its whole "     \
-	      "part "                                                                                        \
-	      "(default: the run's, or float)" },                                                            \
+	      "what the transformer is told of a level: float (1000 sigma) or integer (its whole part); "    \
+	      "default: the run's, or float" },                                                              \
 	    { "height", 'i', &(o).height, "PIXELS",                                                          \
 	      "image height (default: the run's, or the model's own)" },                                     \
 	    { "width", 'i', &(o).width, "PIXELS", "image width (default: the run's, or the model's own)" },  \

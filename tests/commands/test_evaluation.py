@@ -115,7 +115,7 @@ def test_sample_of_a_run(tmp_path, run):
     contraflow("sample", *args, "--timesteps", "float", "-o", tmp_path / "c.png")
     a, b, c = ((tmp_path / f"{n}.png").read_bytes() for n in "abc")
     assert a == b != c
-    assert "--timesteps whole" in fails("sample", *args, "--timesteps", "whole", "-o", tmp_path / "d.png")
+    assert "timesteps: 'whole' is neither float nor integer" in fails("sample", *args, "--timesteps", "whole", "-o", tmp_path / "d.png")
     (tmp_path / "config.yaml").write_text("somebody: else\n")  # beside an adapter that is in no run
     (tmp_path / "lora").mkdir()
     for file in (folder / "checkpoints/step-00000002/lora").iterdir():
