@@ -40,8 +40,9 @@ int st_merge(struct st_file *f, struct st_file *shard, struct err *e);
 /* The weights in a model folder as diffusers and transformers save them, whatever the number of files:
  *   STEM.safetensors, or STEM.safetensors.index.json and its shards, or a variant of either
  *   (STEM.fp16.safetensors, STEM.safetensors.index.fp16.json, STEM.fp16.safetensors.index.json).
- * `variant` NULL: the plain files, and where there are none, the only variant there is.  f->path is the file
- * or the index.  The index and its shards must tell of the same tensors. */
+ * Where both are there, the index counts for a stem of diffusers, the single file for one of transformers, as
+ * each of them decides.  `variant` NULL: the plain files, and where there are none, the only variant there
+ * is.  f->path is the file or the index.  The index and its shards must tell of the same tensors. */
 int st_open_model(struct st_file *f, const char *dir, const char *stem, const char *variant, struct err *e);
 
 const struct st_entry *st_find(const struct st_file *f, const char *name); /* NULL when absent */

@@ -36,6 +36,7 @@ static struct conf_node *copy(const struct conf_node *n)
 
 	out->value = mem_str(n->value);
 	out->quoted = n->quoted;
+	out->unset = n->unset;
 	out->layer = n->layer;
 	for (int i = 0; i < n->n; i++)
 		node_add(out, copy(n->child[i]));
@@ -82,12 +83,35 @@ void node_add(struct conf_node *parent, struct conf_node *child)
 	MEM_PUSH(parent->child, parent->n, parent->cap) = child;
 }
 
+static void node_remove(struct conf_node *map, int i)
+{
+	conf_node_free(map->child[i]);
+	memmove(map->child + i, map->child + i + 1, (size_t)(map->n - i - 1) * sizeof *map->child);
+	map->n--;
+}
+
+/* Keys that are set to null are not set. */
+static void drop_unset(struct conf_node *n)
+{
+	for (int i = n->n - 1; i >= 0; i--) {
+		if (n->child[i]->unset)
+			node_remove(n, i);
+		else
+			drop_unset(n->child[i]);
+	}
+}
+
 void node_merge(struct conf_node *map, struct conf_node *child)
 {
 	for (int i = 0; i < map->n; i++) {
 		struct conf_node *old = map->child[i];
 		if (strcmp(old->key, child->key))
 			continue;
+		if (child->unset) {
+			node_remove(map, i);
+			conf_node_free(child);
+			return;
+		}
 		if (old->kind != NODE_MAP || child->kind != NODE_MAP) {
 			map->child[i] = child;
 			conf_node_free(old);
@@ -101,7 +125,10 @@ void node_merge(struct conf_node *map, struct conf_node *child)
 		conf_node_free(child);
 		return;
 	}
-	node_add(map, child);
+	if (child->unset)
+		conf_node_free(child);
+	else
+		node_add(map, child);
 }
 
 /* ---- Parsing --------------------------------------------------------------------------------- */
@@ -198,8 +225,20 @@ static int read_list(struct reader *r, struct conf_node *list, int depth)
 		struct conf_node *child = read_node(r, &ev, NULL, depth);
 		if (!child)
 			return -1;
+		if (child->unset) {
+			int ret =
+			    err_set(r->e, "%s: null in a list: quote it if the word is meant", child->where);
+			conf_node_free(child);
+			return ret;
+		}
 		node_add(list, child);
 	}
+}
+
+/* YAML's own words for nothing; an empty value stays an empty text. */
+static bool is_null(const char *s)
+{
+	return !strcmp(s, "null") || !strcmp(s, "Null") || !strcmp(s, "NULL") || !strcmp(s, "~");
 }
 
 /* The node that begins with ev, which is consumed. */
@@ -217,6 +256,7 @@ static struct conf_node *read_node(struct reader *r, yaml_event_t *ev, const cha
 		n = node_new(NODE_SCALAR, key, where);
 		n->value = mem_str((const char *)ev->data.scalar.value);
 		n->quoted = ev->data.scalar.style != YAML_PLAIN_SCALAR_STYLE;
+		n->unset = !n->quoted && is_null(n->value);
 	} else if (ev->type == YAML_MAPPING_START_EVENT) {
 		n = node_new(NODE_MAP, key, where);
 		ret = read_map(r, n, depth + 1);
@@ -358,7 +398,11 @@ static struct conf_node *read_file(const char *path, int depth, struct err *e)
 
 struct conf_node *conf_read(const char *path, struct err *e)
 {
-	return read_file(path, 0, e);
+	struct conf_node *root = read_file(path, 0, e);
+
+	if (root)
+		drop_unset(root);
+	return root;
 }
 
 struct conf_node *conf_parse(const char *text, size_t n, const char *path, struct err *e)
@@ -438,7 +482,7 @@ static void emit_scalar(struct text *out, const struct conf_node *n)
 	static const char plain[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_./+-";
 	const char *s = n->value;
 
-	if (*s && !n->quoted && strspn(s, plain) == strlen(s) && strcmp(s, "-")) {
+	if (*s && !n->quoted && strspn(s, plain) == strlen(s) && strcmp(s, "-") != 0 && !is_null(s)) {
 		text_add(out, s);
 		return;
 	}
