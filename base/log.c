@@ -84,6 +84,17 @@ void log_info(const char *fmt, ...)
 	write_line("", msg, !quiet_mode);
 }
 
+void log_note(const char *fmt, ...)
+{
+	char msg[8192];
+	va_list ap;
+
+	va_start(ap, fmt);
+	vsnprintf(msg, sizeof msg, fmt, ap);
+	va_end(ap);
+	write_line("", msg, false);
+}
+
 void log_warn(const char *fmt, ...)
 {
 	char msg[2048], prefix[64] = "warning: ";
