@@ -231,5 +231,8 @@ double clock_cpu(void)
 
 void clock_sleep(double seconds)
 {
-	nanosleep(&(struct timespec) { .tv_nsec = (long)(seconds * 1e9) }, NULL);
+	struct timespec t = { .tv_sec = (time_t)seconds };
+
+	t.tv_nsec = (long)((seconds - (double)t.tv_sec) * 1e9);
+	nanosleep(&t, NULL);
 }

@@ -34,8 +34,8 @@ void progress_tick(struct progress *p, int64_t done, const char *note_fmt, ...)
     __attribute__((format(printf, 3, 4)));
 void progress_end(struct progress *p);
 
-double clock_now(void);           /* seconds, monotonic */
-double clock_cpu(void);           /* CPU seconds of this process, all threads */
-void clock_sleep(double seconds); /* below one; between two looks at what others do */
+double clock_now(void); /* seconds, monotonic */
+double clock_cpu(void); /* CPU seconds of this process, all threads */
+void clock_sleep(double seconds);
 
 #endif

@@ -303,6 +303,20 @@ static int check_algorithm(const struct experiment *x, struct err *e)
 	return 0;
 }
 
+/* Keys that would change nothing. */
+static int check_effect(const struct experiment *x, struct err *e)
+{
+	const char *where = conf_where(x->tree, "advantage.reward_clip");
+
+	if (x->advantage.reward_clip > 0 && strcmp(x->advantage.combine, "normalised") != 0)
+		return err_set(
+		    e,
+		    "%s%sadvantage.reward_clip = %g: it bounds each reward's own advantages, which "
+		    "only `advantage.combine: normalised` makes: set that, or drop this",
+		    where, *where ? ": " : "", x->advantage.reward_clip);
+	return 0;
+}
+
 /* The tables' sections from x->tree. */
 static int fill(struct experiment *x, struct err *e)
 {
@@ -381,7 +395,7 @@ int experiment_stage(struct experiment *out, const struct experiment *x, int i, 
 		free(rewards);
 	}
 	if (fill(out, e) || check_algorithm(out, e) || check_draw(out, e) ||
-	    mixture_resolve(out->tree, NULL, e)) {
+	    mixture_resolve(out->tree, NULL, e) || check_effect(out, e)) {
 		experiment_release(out);
 		return x->n_stages ? err_in(e, "stage %s", x->stage[i]) : -1;
 	}
