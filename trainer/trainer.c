@@ -215,12 +215,12 @@ static int open_samplers(struct trainer *t, struct err *e)
 		t->gradients = gradient_replays_new();
 	const struct prompts_conf *c = &t->x->prompts;
 	struct at_dims chw = pipeline_latent_shape(&t->pipeline, c->height, c->width);
-	if (sampler_init(&t->rollout, &t->pipeline, &t->x->rollout, chw, e) ||
-	    (t->archives && archived_check(t, e)))
+	if (sampler_init(&t->rollout, &t->pipeline, &t->x->rollout, chw, e))
+		return err_in(e, "rollout");
+	if ((t->archives && archived_check(t, e)) || check_noise(t, e) || open_preview(t, chw, e))
 		return -1;
-	return check_noise(t, e) || open_preview(t, chw, e) ||
-		       sampler_init(&t->eval_sampler, &t->pipeline, &t->x->eval.sampler, chw, e)
-		   ? -1
+	return sampler_init(&t->eval_sampler, &t->pipeline, &t->x->eval.sampler, chw, e)
+		   ? err_in(e, "eval.sampler")
 		   : 0;
 }
 
