@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from command import TINY, build, contraflow, fails, read_lines, read_zst
+from command import TINY, contraflow, fails, read_lines, read_zst
 
 STEPS = 10
 SDE = ["rollout.solver=flow_sde", "train.timestep_fraction=0.5", "policy.old_schedule=on_policy"]
@@ -46,3 +46,28 @@ def test_ranks(tmp_path, name):
         got = scores(tmp_path / str(ranks))
         print(f"{name}, {ranks} ranks: adapters {np.abs(theta - other).max():.1e} apart")
         assert np.array_equal(got, want) and np.abs(theta - other).max() < 1e-5, ranks
+
+
+def test_refused(tmp_path):
+    """What cannot work is said before anything runs."""
+
+    def refused(*sets, command=("config", "show")):
+        return fails(*command, "configs/shapes.yaml", *[x for s in ("train.algorithm=flow_grpo", *sets) for x in ("--set", s)])
+
+    sde = ["rollout.solver=flow_sde"]
+    assert "flow_grpo learns from steps with noise" in refused()
+    assert "is made for rollout.solver = 'flow_sde'" in refused("rollout.solver=cps", "flow_grpo.log_ratio=guard")
+    assert "flow_grpo.window = 6: steps 0 to 5" in refused(*sde, "flow_grpo.window=6")
+    assert "awm.first = 10, awm.last = 0: no level" in refused("train.algorithm=awm", "awm.first=10")
+    assert "dpo: advantage.mode = 'binary'" in refused("train.algorithm=dpo", "advantage.mode=binary")
+    train = ("train", "--run", tmp_path / "r")  # needs the model's own levels
+    assert "step 9 of the rollout adds noise of 0.00" in refused(*sde, "train.timestep_fraction=1", command=train)
+    assert not (tmp_path / "r").exists()
+
+
+def test_window(tmp_path):
+    """Fast: the steps that take noise move from epoch to epoch, and only they are trained."""
+    _, log = train(tmp_path / "r", "fast")
+    assert len({round(line["compute/forwards"], 3) for line in log}) <= 3
+    pairs = 15 * 2 * 2.135
+    assert any(abs(line["compute/forwards"] - 150 - pairs) < 1e-6 for line in log)
