@@ -138,6 +138,10 @@ static const struct field eval_fields[] = {
 	      .doc = "steps between evaluations on the held-out prompts; 0: only before and after training"),
 	FIELD(struct eval_conf, images_per_prompt, .init = "1", .min = 1, .max = 10000, .unit = "images",
 	      .doc = "images per held-out prompt, each from its own fixed noise"),
+	FIELD(struct eval_conf, max_unavailable, .init = "0.5", .min = 0, .max = 1,
+	      .doc = "where more than this share of an evaluation's images lacks the held-out score, its "
+		     "numbers are "
+		     "logged with a warning and decide nothing (`train.stop_at`)"),
 	FIELD_END
 };
 const struct field checkpoint_fields[] = {
@@ -461,6 +465,19 @@ int experiment_read_text(struct experiment *x, const char *text, size_t size, co
 			 const char *const *set, int n, struct err *e)
 {
 	return read_tree(x, conf_parse(text, size, path, e), path, set, n, e);
+}
+
+uint64_t experiment_hash(const struct experiment *x)
+{
+	struct conf_node *tree = conf_empty();
+	struct text text = { 0 };
+
+	experiment_store(x, tree);
+	conf_emit(&text, tree);
+	uint64_t hash = file_hash(text.s, text.n, 0);
+	text_free(&text);
+	conf_node_free(tree);
+	return hash;
 }
 
 char *experiment_cache(const struct experiment *x)

@@ -65,6 +65,21 @@ static int evaluate_ema(struct trainer *t, struct eval_result *r, struct err *e)
 	return evaluate(&v, &ema, r, e);
 }
 
+/* The newest held-out score, unless it is of a remnant, which decides nothing. */
+static void take_held_out(struct trainer *t, const struct eval_result *r)
+{
+	double lacking = eval_lacking(r);
+
+	if (lacking <= t->x->eval.max_unavailable) {
+		t->at.held_out = eval_held_out(r)->mean;
+		return;
+	}
+	if (t->dist->rank == 0)
+		log_warn("evaluation: %.0f %% of the images have no score (eval.max_unavailable is %g): its "
+			 "numbers decide nothing; %s",
+			 100 * lacking, t->x->eval.max_unavailable, r->why);
+}
+
 /* ---- What a step tells ----------------------------------------------------------------------- */
 
 static double mean_of(const double *v, int64_t n)
@@ -254,7 +269,7 @@ static int after_epoch(struct trainer *t, const struct samples *s, const struct 
 			return -1;
 		time->eval = clock_now() - start;
 		evaluated = true;
-		t->at.held_out = eval_held_out(eval)->mean;
+		take_held_out(t, eval);
 		*last = stage_is_over(t);
 	}
 	if (t->metrics) {
@@ -396,6 +411,9 @@ static int run_stage(struct trainer *t, struct err *e)
 		return -1;
 	if (t->test.n && (evaluate_ema(t, &after, e) || save_grid(t, e)))
 		goto out;
+	if (t->test.n)
+		log_note("after training: held-out %s %.3f", eval_held_out_name(&after),
+			 eval_held_out(&after)->mean);
 	if (dist_agree(t->dist, t->dist->rank == 0 ? write_result(t, &after, e) : 0, e))
 		goto out;
 	if (t->dist->rank == 0 && t->test.n)
@@ -413,7 +431,7 @@ static int next_stage(struct trainer *t, struct err *e)
 	t->at.stage++;
 	t->at.stage_step = 0;
 	t->at.stage_seconds = 0;
-	t->at.held_out = 0;
+	t->at.held_out = NAN;
 	t->batches = (struct batches) { 0 };
 	if (trainer_enter(t, t->at.stage, e) || batches_resolve(t, e))
 		return -1;
