@@ -2,6 +2,7 @@
  * advantages. */
 #include "aten/transfer.h"
 #include "base/log.h"
+#include "base/machine/stop.h"
 #include "base/mem.h"
 #include "trainer/sampling.h"
 #include "trainer/trainer.h"
@@ -159,7 +160,7 @@ static void submit(void *ctx, int64_t at, at_t rgb_BHW3)
 }
 
 /* Samples this rank's share batch by batch; scoring goes on beside. */
-static void sample_share(struct trainer *t, struct samples *s, struct judging *j)
+static int sample_share(struct trainer *t, struct samples *s, struct judging *j, struct err *e)
 {
 	struct at_scope *sc = at_begin(AT_NO_GRAD);
 	const struct prompts_conf *c = &t->x->prompts;
@@ -179,7 +180,6 @@ static void sample_share(struct trainer *t, struct samples *s, struct judging *j
 				.take = submit,
 				.take_ctx = &share };
 	int64_t *id = mem_zero((size_t)s->count, sizeof *id);
-	struct err none; /* the conditioning is there already */
 
 	for (int64_t i = 0; i < s->count; i++)
 		id[i] = s->first + i;
@@ -188,8 +188,12 @@ static void sample_share(struct trainer *t, struct samples *s, struct judging *j
 	how.x0_NCHW = s->x0_NCHW;
 	samples_make_states(t, s, how.chw);
 	how.state_NCHW = s->state_NCHW;
-	sampling_run(&how, id, s->count, &none);
+	int ret = sampling_run(&how, id, s->count, e);
 	free(id);
+	if ((ret = dist_agree(t->dist, ret, e))) {
+		at_end(sc);
+		return ret;
+	}
 	s->x0_norm = s->count ? at_sum_squares(s->x0_NCHW) : 0;
 	double sums[5] = { s->x0_norm, (double)at_numel(s->x0_NCHW), s->pixel_mean, s->pixel_saturated,
 			   s->pixels };
@@ -198,6 +202,7 @@ static void sample_share(struct trainer *t, struct samples *s, struct judging *j
 	s->pixel_mean = sums[2] / sums[4];
 	s->pixel_saturated = sums[3] / sums[4];
 	at_end(sc);
+	return 0;
 }
 
 static void take_strict(const struct trainer *t, struct samples *s)
@@ -242,8 +247,13 @@ int rollout_epoch(struct trainer *t, struct samples *s, struct err *e)
 	if ((ret = encode_groups(t, s, e)))
 		return ret;
 	judging_begin(&judging, t->dist, t->mixture, s->n, t->x->prompts.group_size);
-	sample_share(t, s, &judging);
+	if (sample_share(t, s, &judging, e)) {
+		judging_drop(&judging);
+		return -1;
+	}
 	judging_finish(&judging, &s->scores, &s->reward_wait_seconds);
+	if (dist_stops(t->dist)) /* some may not have waited for the scores */
+		return stop_check(e);
 	const struct mixture_scores *all = &s->scores; /* the same on every rank, and so is what follows */
 	if ((double)all->unavailable > t->x->train.max_unavailable * (double)s->n)
 		return err_set(

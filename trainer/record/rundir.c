@@ -60,7 +60,9 @@ int rundir_open(struct trainer *t, const char *run, bool resume, struct err *e)
 			log_info("resuming at step %lld", (long long)t->at.step);
 		else if (resume)
 			log_info("%s has no checkpoint yet: starting from the beginning", t->dir);
-		ret = metrics_open(&t->metrics, t->dir, t->at.step, t->x->log.tensorboard, e);
+		ret = metrics_open(&t->metrics, t->dir, t->at.step, found ? t->at.rows : 0,
+				   t->x->log.tensorboard, e);
+		t->at.rows = ret ? 0 : metrics_rows(t->metrics);
 	}
 	return dist_agree(t->dist, ret, e);
 }
