@@ -4,6 +4,10 @@
 /* Every algorithm, a line each. */
 #define EVERY(X)                                                                                             \
 	X(nft)                                                                                               \
+	X(flow_grpo)                                                                                         \
+	X(awm)                                                                                               \
+	X(dpo)                                                                                               \
+	X(dgpo)                                                                                              \
 	/* the end */
 
 #define DECLARE(name) extern const struct algorithm_type algorithm_##name;

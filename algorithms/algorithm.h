@@ -41,6 +41,7 @@ enum {
 	NEEDS_REFERENCE = 2, /* v_ref of every pair; the pull to the base (kl) alone does not need this */
 	NEEDS_LAW =
 	    4, /* pairs are noisy steps of the rollout: x_t is where it was, z and law how it went on */
+	NEEDS_NEXT = 8, /* with NEEDS_LAW: where the step led, as the rollout computed it */
 };
 struct demands {
 	unsigned needs;
@@ -75,6 +76,8 @@ struct pair {
 	int level;      /* of the schedule: t = sigma[level]; NEEDS_LAW: left out where law[level].std is 0 */
 	int64_t noise; /* the sample whose noise of that level makes x_t: its own, or one for a whole group */
 	double weight; /* of its policy loss; 0: nothing of it is computed, but the means count it */
+	double sigma; /* 0, or t itself, which need not be in the schedule; `level` then only names the pair's
+		       * noise and its group's sum.  Not with NEEDS_LAW. */
 };
 
 /* A micro-batch.  float32 unless it says otherwise; v alone has a gradient. */
@@ -89,7 +92,8 @@ struct terms {
 	/* NEEDS_LAW, else NULL: the step went to x * x_t + v * v_old + std * z, and law_B4 are x, v, std and
 	 * dt (struct transition). */
 	at_t z_BCHW, law_B4;
-	at_t group_B; /* float64: what `group` gave, summed over the prompt's pairs of this level */
+	at_t next_BCHW; /* NEEDS_NEXT, else NULL */
+	at_t group_B;   /* float64: what `group` gave, summed over the prompt's pairs of this level */
 };
 /* Of each pair, float64. */
 struct losses {
@@ -108,6 +112,9 @@ struct algorithm_type {
 	const char *const *notes, *const *metrics;
 	void (*summary)(const double *sum, double n, double *metric);
 	int (*check)(const void *conf, const struct setting *s, struct err *e); /* NULL: any run will do */
+	/* NULL, or: are these steps such as it can learn from?  Of *r are there the schedule, the levels and,
+	 * with NEEDS_LAW, the laws that the steps have when they take noise. */
+	int (*check_steps)(const void *conf, const struct round *r, struct err *e);
 	struct demands (*demands)(const void *conf, const struct advantage_conf *a);
 	/* NEEDS_LAW: the steps from <= i < to of a round take noise, the others none; NULL: all do. */
 	void (*window)(const void *conf, uint64_t seed, uint64_t epoch, int steps, int *from, int *to);
@@ -137,5 +144,11 @@ int pairs_at_random(const struct round *r, int64_t sample, struct pair *out);
 at_t terms_noised(at_t x0_BCHW, at_t eps_BCHW, at_t t_B);
 /* mean((x - y)^2) over all but the batch: float64 (B). */
 at_t terms_distance(at_t x_BCHW, at_t y_BCHW);
+/* The flow-matching error of a velocity, mean((v - (eps - x0))^2): float64 (B). */
+at_t terms_error(const struct terms *m, at_t v_BCHW);
+/* terms_error(m, v) - terms_error(m, w), without the loss of digits where the two are close. */
+at_t terms_further(const struct terms *m, at_t v_BCHW, at_t w_BCHW);
+/* 1 where x > 0, else 0: float64, without gradient. */
+at_t terms_above_zero(at_t x);
 
 #endif

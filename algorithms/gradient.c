@@ -12,7 +12,25 @@
 	   */
 
 /* Inputs: those that are always there, those that may be, in this order, and then the conditioning's. */
-enum { X0, EPS, XT, T, TIMESTEP, ADVANTAGE, R, WEIGHT, WEIGHTS, V_OLD, V_REF, ROW, GROUP, Z, LAW, SLOTS };
+enum {
+	X0,
+	EPS,
+	XT,
+	T,
+	TIMESTEP,
+	ADVANTAGE,
+	R,
+	WEIGHT,
+	WEIGHTS,
+	V_OLD,
+	V_REF,
+	ROW,
+	GROUP,
+	Z,
+	LAW,
+	NEXT,
+	SLOTS
+};
 enum { MOST_IN = SLOTS + COND_TENSORS };
 enum { GRAD, TOLD, DEVIATION, KL, OUT };
 
@@ -81,6 +99,7 @@ static struct terms terms_of(const struct function *f, const at_t slot[SLOTS], a
 				.v_ref_BCHW = f->task.needs & NEEDS_REFERENCE ? slot[V_REF] : NULL,
 				.z_BCHW = slot[Z],
 				.law_B4 = slot[LAW],
+				.next_BCHW = slot[NEXT],
 				.group_B = slot[GROUP] };
 }
 
@@ -205,7 +224,8 @@ static int list_inputs(at_t in[MOST_IN], struct function *f, const struct gradie
 				   [ROW] = b->v_ref_KCHW ? b->row_K : NULL,
 				   [GROUP] = m->group_B,
 				   [Z] = m->z_BCHW,
-				   [LAW] = m->law_B4 };
+				   [LAW] = m->law_B4,
+				   [NEXT] = m->next_BCHW };
 	int n = 0;
 
 	f->has = 0;

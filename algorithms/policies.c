@@ -18,8 +18,12 @@ const struct field policy_fields[] = {
 	      .doc = "largest eta; 0: the published value, 0.5 for linear and 0.999 for warm"),
 	FIELD(struct policy_conf, old_start, .init = "75", .min = 0, .max = 1e9, .unit = "steps",
 	      .doc = "with `warm`: steps on policy at the start"),
+	FIELD(struct policy_conf, old_every, .init = "1", .min = 1, .max = 1e9, .unit = "epochs",
+	      .doc = "epochs between updates of the old policy"),
 	FIELD(struct policy_conf, ema_decay, .init = "0.9", .min = 0, .max = 1,
 	      .doc = "largest decay of the averaged (EMA) policy, which is evaluated and exported"),
+	FIELD(struct policy_conf, ema_every, .init = "1", .min = 1, .max = 1e6, .unit = "optimizer steps",
+	      .doc = "steps between updates of the averaged policy"),
 	FIELD(struct policy_conf, merge, .init = "auto", .choices = lora_form_names,
 	      .doc = "do the old and the averaged policy run on weights that have their adapters in them? "
 		     "always: yes, which is faster; never: the adapters' products are added as they run; "
@@ -97,7 +101,9 @@ struct pass policies_ema_pass(struct policies *p)
 void policies_after_step(struct policies *p, int64_t step)
 {
 	double s = (double)step, decay = fmin((1 + s) / (10 + s), p->conf->ema_decay);
-	at_lerp_(p->ema.flat, p->theta.flat, 1 - decay);
+
+	if (step % p->conf->ema_every == 0)
+		at_lerp_(p->ema.flat, p->theta.flat, 1 - decay);
 	p->old_is_theta = false;
 }
 
@@ -114,9 +120,12 @@ double policies_eta(const struct policy_conf *c, int64_t step)
 	return fmin(slope * (double)step, max);
 }
 
-double policies_after_epoch(struct policies *p, int64_t step)
+double policies_after_epoch(struct policies *p, int64_t epoch, int64_t step)
 {
 	double eta = policies_eta(p->conf, step);
+
+	if (epoch % p->conf->old_every)
+		return 1;
 	at_lerp_(p->old.flat, p->theta.flat, 1 - eta);
 	policies_refresh(p);
 	return eta;

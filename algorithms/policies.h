@@ -14,9 +14,10 @@
 struct policy_conf {
 	char *old_schedule; /* on_policy, linear, warm */
 	double old_slope, old_max;
-	int64_t old_start;
+	int64_t old_start, old_every; /* steps, epochs */
 	double ema_decay;
-	char *merge; /* lora_form_names */
+	int64_t ema_every; /* steps */
+	char *merge;       /* lora_form_names */
 };
 extern const struct field policy_fields[];
 
@@ -36,11 +37,12 @@ int policies_init(struct policies *p, const struct policy_conf *c, const struct 
 		  struct err *e);
 void policies_release(struct policies *p);
 
-/* After optimizer step `step` (from 1): ema += (1 - min((1 + step) / (10 + step), ema_decay)) (theta - ema).
- */
+/* After optimizer step `step` (from 1), if ema_every divides it:
+ * ema += (1 - min((1 + step) / (10 + step), ema_decay)) (theta - ema). */
 void policies_after_step(struct policies *p, int64_t step);
-/* After an epoch that ended at optimizer step `step`: old <- eta old + (1 - eta) theta.  Returns eta. */
-double policies_after_epoch(struct policies *p, int64_t step);
+/* After epoch `epoch` (from 1), which ended at optimizer step `step`, if old_every divides it: old <- eta old
+ * + (1 - eta) theta.  Returns eta, 1 where old stayed. */
+double policies_after_epoch(struct policies *p, int64_t epoch, int64_t step);
 double policies_eta(const struct policy_conf *c, int64_t step);
 
 /* After values were set from outside (a checkpoint): merged weights follow. */

@@ -40,3 +40,22 @@ at_t terms_distance(at_t x_BCHW, at_t y_BCHW)
 	at_t d_BCHW = at_square(at_sub(x_BCHW, y_BCHW));
 	return at_return(s, at_cast(at_mean_dim(at_flatten(d_BCHW, 1, -1), 1, false), AT_F64));
 }
+
+at_t terms_error(const struct terms *m, at_t v_BCHW)
+{
+	return terms_distance(v_BCHW, at_sub(m->eps_BCHW, m->x0_BCHW));
+}
+
+at_t terms_further(const struct terms *m, at_t v_BCHW, at_t w_BCHW)
+{
+	struct at_scope *s = at_begin(AT_GRAD_AS_IS);
+	at_t u_BCHW = at_sub(m->eps_BCHW, m->x0_BCHW);
+	at_t both_BCHW = at_add(at_sub(v_BCHW, u_BCHW), at_sub(w_BCHW, u_BCHW));
+	at_t product_BCHW = at_mul(at_sub(v_BCHW, w_BCHW), both_BCHW);
+	return at_return(s, at_cast(at_mean_dim(at_flatten(product_BCHW, 1, -1), 1, false), AT_F64));
+}
+
+at_t terms_above_zero(at_t x)
+{
+	return at_cast(at_lt(at_neg(at_detach(x)), 0), AT_F64);
+}

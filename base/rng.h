@@ -25,6 +25,8 @@ enum rng_purpose {                   /* values are part of the file format: appe
 		   RNG_USER = 13,        /* `sample --seed` */
 		   RNG_EVAL_SOLVER = 14, /* noise inside a stochastic solver, in an evaluation */
 		   RNG_USER_SOLVER = 15, /* and in `sample` */
+		   RNG_WINDOW = 16,      /* which steps of a rollout take noise */
+		   RNG_BOOTSTRAP = 17,   /* prompts drawn again, for intervals */
 };
 
 struct rng { /* a stream: (seed, purpose, epoch, sample) name it, index runs */

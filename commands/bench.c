@@ -422,7 +422,7 @@ void bench_measure(struct bench *b, struct bench_times *out)
 		v[1] = bench_now(b) - start;
 		v[2] = u.reduce_seconds;
 		start = bench_now(b);
-		policies_after_epoch(&b->t.policies, b->t.at.step);
+		policies_after_epoch(&b->t.policies, b->t.at.epoch + 1, b->t.at.step);
 		v[3] = bench_now(b) - start;
 		start = bench_now(b);
 		if (b->t.pipeline.vae)

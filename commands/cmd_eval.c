@@ -1,6 +1,6 @@
 /* cmd_eval.c -- contraflow eval: the score of a model, with or without an adapter, on a prompt file. */
 #include "base/log.h"
-#include "trainer/evaluate.h"
+#include "trainer/evaluation/evaluate.h"
 #include "trainer/judging.h"
 #include "commands/options.h"
 #include "trainer/reward_ranks.h"

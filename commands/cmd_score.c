@@ -5,7 +5,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "data/gallery.h"
-#include "trainer/eval_result.h"
+#include "trainer/evaluation/eval_result.h"
 #include "commands/reward_options.h"
 #include "dist/startup.h"
 #include <math.h>
@@ -82,24 +82,22 @@ static void report(struct scoring *x, const struct piece *p, int i)
 					    counted(mean + 1 + j, s->sub[(k * s->n + i) * REWARD_SUBS + j]));
 		json_object_set_new(o, mixture_at(x->mixture, k)->name, r);
 	}
-	eval_count(&x->result, x->mixture, s, i, pic->prompt->tag);
+	eval_count(&x->result, x->mixture, s, i, pic->prompt->tag, pic->prompt->text);
 	x->entry[x->order[p->first + i]] = o;
 }
 
 static json_t *summary(const struct scoring *x)
 {
-	json_t *o = eval_json(&x->result), *rewards = json_object();
+	json_t *o = eval_json(&x->result), *rewards = json_object_get(o, "rewards");
 
 	for (int k = 0; k < mixture_count(x->mixture); k++) {
 		const struct reward_type *type = mixture_at(x->mixture, k)->type;
 		const struct mean *mean = x->mean + k * (1 + REWARD_SUBS);
-		json_t *r = json_pack("{s:o, s:I}", "score", mean_of(mean), "images", (json_int_t)mean->n);
+		json_t *r = json_object_get(rewards, mixture_at(x->mixture, k)->name);
 
 		for (int j = 0; j < REWARD_SUBS && type->sub_names[j]; j++)
 			json_object_set_new(r, type->sub_names[j], mean_of(mean + 1 + j));
-		json_object_set_new(rewards, mixture_at(x->mixture, k)->name, r);
 	}
-	json_object_set_new(o, "rewards", rewards);
 	return o;
 }
 

@@ -1,6 +1,7 @@
 /* cmd_train.c -- contraflow train CONFIG */
 #include "base/alive.h"
 #include "base/log.h"
+#include "base/machine/stop.h"
 #include "commands/options.h"
 #include "trainer/reward_ranks.h"
 #include "trainer/record/rundir.h"
@@ -52,6 +53,9 @@ static int read_and_train(struct dist *d, const char *config, const char *run, b
 	if (dist_agree(d, experiment_read(&x, config, set->v, set->n, e), e))
 		return -1;
 	dist_watch(x.run.timeout);
+	stop_open(d->rank == 0);
+	stop_after(x.run.max_seconds);
+	stop_set_code((int)x.run.requeue_code);
 	at_set_deterministic(x.run.deterministic); /* judges as well, wherever they are */
 	ret = startup_threads(d, x.run.threads, e) || reward_ranks_split(d, x.ranks.reward, "ranks.reward", e)
 		  ? -1

@@ -4,13 +4,7 @@
 #include <math.h>
 #include <stdlib.h>
 
-/* f of the schedule: one of two. */
-struct shift {
-	bool dynamic;
-	double s, m;
-};
-
-static double shifted(const struct shift *f, double u)
+static double shifted(const struct schedule_shift *f, double u)
 {
 	return f->dynamic ? f->m / (f->m + (1 / u - 1)) : f->s * u / (1 + (f->s - 1) * u);
 }
@@ -28,14 +22,14 @@ static double mu_of(const struct schedule_conf *c, enum schedule_mu mu, int step
 				   (double)(c->max_image_seq_len - c->base_image_seq_len);
 }
 
-static struct shift shift_of(const struct schedule_conf *c, enum schedule_mu mu, double fixed, int steps,
-			     int64_t tokens)
+static struct schedule_shift shift_of(const struct schedule_conf *c, enum schedule_mu mu, double fixed,
+				      int steps, int64_t tokens)
 {
 	if (fixed > 0 || !c->dynamic)
-		return (struct shift) { .s = fixed > 0 ? fixed : c->shift };
+		return (struct schedule_shift) { .s = fixed > 0 ? fixed : c->shift };
 	assert(tokens > 0);
 	double m = mu_of(c, mu, steps, tokens);
-	return (struct shift) { .dynamic = true, .m = c->linear ? m : exp(m) };
+	return (struct schedule_shift) { .dynamic = true, .m = c->linear ? m : exp(m) };
 }
 
 /* Levels 0 .. steps - 1 moved so that the last is `to`, and 1 stays. */
@@ -45,6 +39,11 @@ static void stretch(struct schedule *s, double to)
 
 	for (int i = 0; i < s->steps; i++)
 		s->sigma[i] = 1 - (1 - s->sigma[i]) * k;
+}
+
+double schedule_shifted(const struct schedule *s, double u)
+{
+	return shifted(&s->shift, u);
 }
 
 double schedule_t(const struct schedule *s, double sigma)
@@ -57,11 +56,11 @@ double schedule_t(const struct schedule *s, double sigma)
 void schedule_init(struct schedule *s, const struct schedule_conf *c, enum schedule_grid grid,
 		   enum schedule_mu mu, double shift, int steps, int64_t tokens, bool integer)
 {
-	struct shift f = shift_of(c, mu, shift, steps, tokens);
+	struct schedule_shift f = shift_of(c, mu, shift, steps, tokens);
 	double first = 1.0 / (double)c->num_train_timesteps;
 	double low = grid == GRID_STEPS ? 1.0 / steps : f.dynamic ? first : shifted(&f, first);
 
-	*s = (struct schedule) { .steps = steps, .integer = integer };
+	*s = (struct schedule) { .shift = f, .steps = steps, .integer = integer };
 	s->sigma = mem_zero((size_t)steps + 1, sizeof(double));
 	s->t = mem_zero((size_t)steps, sizeof(double));
 	for (int i = 0; i < steps; i++)

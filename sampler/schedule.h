@@ -19,7 +19,12 @@
 #define SCHEDULE_H
 #include "models/schedule_conf.h"
 
+struct schedule_shift { /* f: dynamic by m, else by s */
+	bool dynamic;
+	double s, m;
+};
 struct schedule {
+	struct schedule_shift shift;
 	int steps;
 	double *sigma; /* steps + 1, falling */
 	double *t;     /* steps: schedule_t of each */
@@ -31,6 +36,8 @@ void schedule_init(struct schedule *s, const struct schedule_conf *c, enum sched
 		   enum schedule_mu mu, double shift, int steps, int64_t tokens, bool integer);
 void schedule_free(struct schedule *s);
 
+/* f(u), u in (0, 1]. */
+double schedule_shifted(const struct schedule *s, double u);
 /* The transformer's timestep input at any level: 1000 sigma, or its integer part. */
 double schedule_t(const struct schedule *s, double sigma);
 

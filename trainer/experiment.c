@@ -34,10 +34,11 @@ static const struct field run_fields[] = {
 		  "file or a GPU, or it, its host or the network is lost; longer than anything that shows "
 		  "none in between (a call of a reward, a micro-batch, reading a file's weights); 0: never"),
 	FIELD(struct run_conf, max_seconds, .init = "0", .min = 0, .max = 1e9, .unit = "s",
-	      .doc = "end this process after so many seconds, start-up included, as SIGTERM would: with a "
-		     "checkpoint and `run.requeue_code`, and no epoch is begun that would not end in time. For "
-		     "slices of a queue; `train.max_seconds` counts over resumes, and ends the run; 0: no "
-		     "limit"),
+	      .doc =
+		  "end this process after so many seconds, start-up included, as SIGTERM would: with a "
+		  "checkpoint and `run.requeue_code`, and no epoch is begun that would not end in time. For "
+		  "slices of a queue; `train.max_seconds` counts over resumes, and ends the run; 0: no "
+		  "limit"),
 	FIELD(struct run_conf, requeue_code, .init = "75", .min = 1, .max = 255,
 	      .doc = "exit code of a run that SIGTERM, SIGUSR1, SIGINT or `run.max_seconds` ended early and "
 		     "that `--resume` goes on with"),
@@ -121,8 +122,9 @@ static const struct field train_fields[] = {
 	FIELD(struct train_conf, max_grad_norm, .init = "1", .min = 0, .max = 1e9,
 	      .doc = "clip gradients to this norm; 0: no clipping"),
 	FIELD(struct train_conf, max_skipped, .init = "5", .min = 1, .max = 1e6, .unit = "steps",
-	      .doc = "go back to the last checkpoint after this many non-finite steps in a row, and end the run "
-		     "after this many in a row that had nothing to learn from"),
+	      .doc =
+		  "go back to the last checkpoint after this many non-finite steps in a row, and end the run "
+		  "after this many in a row that had nothing to learn from"),
 	FIELD(struct train_conf, max_rollbacks, .init = "3", .min = 0, .max = 1e6,
 	      .doc = "how often a run goes back to a checkpoint before it ends with an error"),
 	FIELD(struct train_conf, max_unavailable, .init = "0.5", .min = 0, .max = 1,

@@ -21,7 +21,7 @@ struct run_conf {
 	char *memory;    /* fit_parse_memory's */
 	int64_t threads; /* a rank; 0: as startup_threads says */
 	bool deterministic;
-	double timeout; /* s without a sign of life; 0: none is too long */
+	double timeout;     /* s without a sign of life; 0: none is too long */
 	double max_seconds; /* s of this process; 0: no limit */
 	int64_t requeue_code;
 };

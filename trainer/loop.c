@@ -7,7 +7,7 @@
 #include "base/mem.h"
 #include "algorithms/gradient.h"
 #include "sampler/replay.h"
-#include "trainer/grids.h"
+#include "trainer/evaluation/grids.h"
 #include "trainer/record/archive.h"
 #include "trainer/record/rows.h"
 #include "trainer/reward_ranks.h"
@@ -74,7 +74,7 @@ static int evaluate_ema(struct trainer *t, const char *when, struct eval_result 
 		return -1;
 	if (t->metrics) {
 		rows_eval(t, r);
-		log_info("%s: held-out %s %.3f", when, r->has_strict ? "strict" : "reward", eval_held_out(r));
+		log_info("%s: held-out %s %.3f", when, eval_held_out_name(r), eval_held_out(r)->mean);
 	}
 	return write_row(t, e);
 }
@@ -213,7 +213,7 @@ static int run_epoch(struct trainer *t, struct samples *s, struct update_stats *
 			return -1;
 		else if (*back)
 			return 0;
-	*eta = policies_after_epoch(&t->policies, t->at.stage_step);
+	*eta = policies_after_epoch(&t->policies, t->at.epoch + 1, t->at.stage_step);
 	if (check_replicas(t, e)) {
 		t->unsaved = false;
 		return -1;
@@ -248,8 +248,8 @@ static bool stage_is_over(const struct trainer *t)
 	       (c->stop_at > 0 && t->at.held_out >= c->stop_at);
 }
 
-/* The evaluation and the grid that are due where the run stands, unless it ends there, where both come anyway.
- * An early end may come between them: the run then goes on here. */
+/* The evaluation and the grid that are due where the run stands, unless it ends there, where both come
+ * anyway. An early end may come between them: the run then goes on here. */
 static int look(struct trainer *t, bool *last, struct eval_result *eval, struct err *e)
 {
 	if (!t->test.n || *last)
@@ -260,7 +260,7 @@ static int look(struct trainer *t, bool *last, struct eval_result *eval, struct 
 		snprintf(when, sizeof when, "step %lld", (long long)t->at.step);
 		if (evaluate_ema(t, when, eval, e))
 			return -1;
-		t->at.held_out = eval_held_out(eval);
+		t->at.held_out = eval_held_out(eval)->mean;
 	}
 	t->at.evaluated = t->at.step;
 	*last = stage_is_over(t);
@@ -347,7 +347,7 @@ static int turn(struct trainer *t, struct progress *bar, bool *last, struct eval
 		if (!ret && (*last || due(t->x->checkpoint.every, before, t->at.step)))
 			ret = save(t, e);
 		progress_tick(bar, t->at.stage_step, "reward %.3f  held-out %.3f  grad %.2f  %.1f s/step",
-			      s.stats.reward_mean, eval_held_out(eval->n_tags ? eval : &t->before),
+			      s.stats.reward_mean, eval_held_out(eval->n_tags ? eval : &t->before)->mean,
 			      u.grad_norm, s.rollout_seconds + s.reward_wait_seconds + u.seconds);
 	}
 	samples_release(&s);
@@ -419,6 +419,8 @@ static int run_stage(struct trainer *t, struct err *e)
 	struct eval_result after = { 0 };
 	int ret = -1;
 
+	if (t->at.stage_step && t->at.evaluated < 0) /* without test prompts until now */
+		t->at.evaluated = t->at.drawn = t->at.step;
 	if (t->test.n && t->at.evaluated < 0) {
 		if (evaluate_ema(t, "before training", &t->before, e))
 			return -1;

@@ -26,12 +26,18 @@ void samples_release(struct samples *s)
 	*s = (struct samples) { 0 };
 }
 
-struct transition *trainer_laws(const struct trainer *t)
+static bool needs(const struct trainer *t, unsigned what)
 {
 	const struct experiment *x = t->x;
+
+	return x->algorithm->demands(x->algorithm_conf, &x->advantage).needs & what;
+}
+
+struct transition *trainer_laws(const struct trainer *t)
+{
 	int steps = t->rollout.schedule.steps;
 
-	if (!(x->algorithm->demands(x->algorithm_conf, &x->advantage).needs & NEEDS_LAW))
+	if (!needs(t, NEEDS_LAW))
 		return NULL;
 	struct transition *law = mem_zero((size_t)steps, sizeof *law);
 	for (int i = 0; i < steps; i++)
@@ -60,7 +66,7 @@ void samples_make_states(const struct trainer *t, struct samples *s, struct at_d
 	s->steps = t->rollout.schedule.steps;
 	s->state_NCHW = mem_zero((size_t)s->steps, sizeof *s->state_NCHW);
 	for (int i = 0; i < s->steps; i++)
-		if (law[i].std > 0)
+		if (law[i].std > 0 || (i && law[i - 1].std > 0 && needs(t, NEEDS_NEXT)))
 			s->state_NCHW[i] = at_keep(at_zeros(nchw, AT_F32, t->pipeline.device));
 	at_end(sc);
 	free(law);
@@ -188,6 +194,7 @@ static int sample_share(struct trainer *t, struct samples *s, struct judging *j,
 	how.x0_NCHW = s->x0_NCHW;
 	samples_make_states(t, s, how.chw);
 	how.state_NCHW = s->state_NCHW;
+	how.keep_next = needs(t, NEEDS_NEXT);
 	int ret = sampling_run(&how, id, s->count, e);
 	free(id);
 	if ((ret = dist_agree(t->dist, ret, e))) {
@@ -207,11 +214,12 @@ static int sample_share(struct trainer *t, struct samples *s, struct judging *j,
 
 static void take_strict(const struct trainer *t, struct samples *s)
 {
-	int k, sub;
-	bool has = mixture_find_sub(t->mixture, "strict", &k, &sub);
+	int judge = -1;
 
+	for (int64_t i = 0; i < s->n && judge < 0; i++)
+		judge = mixture_judge(t->mixture, &s->scores, i);
 	for (int64_t i = 0; i < s->n; i++)
-		s->strict[i] = has ? s->scores.sub[(k * s->n + i) * REWARD_SUBS + sub] : NAN;
+		s->strict[i] = judge < 0 ? NAN : mixture_sub_of(t->mixture, &s->scores, judge, i, "strict");
 }
 
 /* Advantages and optimality probabilities from everybody's scores: the same on every rank. */

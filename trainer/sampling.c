@@ -26,16 +26,19 @@ static void hand_over(const struct sampling *s, struct pixels *p)
 
 /* Where a batch's states go. */
 struct states {
-	at_t *state_NCHW;
+	const struct sampling *s;
 	int64_t at;
 };
 
 static void keep_state(void *ctx, int i, at_t x_BCHW, at_t next_BCHW)
 {
 	const struct states *k = ctx;
+	const struct sampling *s = k->s;
+	int64_t n = at_size(x_BCHW, 0);
 
-	(void)next_BCHW;
-	at_copy_(at_narrow(k->state_NCHW[i], 0, k->at, at_size(x_BCHW, 0)), x_BCHW);
+	at_copy_(at_narrow(s->state_NCHW[i], 0, k->at, n), x_BCHW);
+	if (s->keep_next && i + 1 < s->sampler->schedule.steps)
+		at_copy_(at_narrow(s->state_NCHW[i + 1], 0, k->at, n), next_BCHW);
 }
 
 /* Images id[0..n), which are at .. at + n - 1 of the list. */
@@ -49,7 +52,7 @@ static int sample_batch(const struct sampling *s, const int64_t *id, int64_t at,
 	*out = (struct pixels) { .at = at };
 	if (!ret) {
 		at_t noise = sampler_noise(s->pipeline, s->seed, s->purpose, s->epoch, id, n, s->chw);
-		struct states states = { s->state_NCHW, at };
+		struct states states = { s, at };
 		struct sampler_steps steps = { .seed = s->seed,
 					       .epoch = s->epoch,
 					       .purpose = s->steps,

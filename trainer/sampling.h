@@ -21,6 +21,7 @@ struct sampling {
 	at_t x0_NCHW;             /* where the latents go, a row an image; NULL: nowhere */
 	/* NULL, or by step where x before it goes, likewise: of the steps that take noise. */
 	at_t *state_NCHW;
+	bool keep_next; /* and where each of those led, into the step after it */
 	/* Conditioning of images id[0..n), of the innermost scope. */
 	int (*cond)(void *ctx, const int64_t *id, int n, struct cond *out, struct err *e);
 	void *cond_ctx;
@@ -30,7 +31,8 @@ struct sampling {
 	void (*take)(void *ctx, int64_t at, at_t rgb_BHW3);
 	void *take_ctx;
 };
-/* Images id[0..n).  After an error, which is cond's or a request to stop (base/machine/stop.h), those sampled until then have been handed over. */
+/* Images id[0..n).  After an error, which is cond's or a request to stop (base/machine/stop.h), those sampled
+ * until then have been handed over. */
 int sampling_run(const struct sampling *s, const int64_t *id, int64_t n, struct err *e);
 
 /* ---- Conditioning of a file's prompts ---- */

@@ -156,11 +156,30 @@ static void close_judges(struct trainer *t)
 	t->mixture = NULL;
 }
 
+/* What the algorithm has against the steps, all of them with noise. */
+static int check_steps(struct trainer *t, struct err *e)
+{
+	const struct algorithm_type *type = t->x->algorithm;
+	struct sampler *s = &t->rollout;
+
+	if (!type->check_steps)
+		return 0;
+	s->noisy_from = 0;
+	s->noisy_to = s->schedule.steps;
+	struct transition *law = trainer_laws(t);
+	const struct round r = { .schedule = &s->schedule, .levels = trainer_levels(t), .law = law };
+	int ret = type->check_steps(t->x->algorithm_conf, &r, e);
+	free(law);
+	return ret ? err_in(e, "train.algorithm %s", type->name) : 0;
+}
+
 /* That some step takes noise, where the algorithm learns from those: a solver may have a law without. */
 static int check_noise(struct trainer *t, struct err *e)
 {
 	bool some = false;
 
+	if (check_steps(t, e))
+		return -1;
 	trainer_window(t);
 	struct transition *law = trainer_laws(t);
 	for (int i = 0; law && i < t->rollout.schedule.steps; i++)
@@ -269,7 +288,7 @@ int trainer_open(struct trainer *t, const struct experiment *x, struct dist *d, 
 {
 	enum at_device dev;
 
-	*t = (struct trainer) { .file = x, .dist = d };
+	*t = (struct trainer) { .file = x, .dist = d, .at = { .evaluated = -1, .drawn = -1 } };
 	if (dist_agree(d, startup_device(&dev, x->run.device, d, e), e) ||
 	    dist_agree(d, open_stages(t, first, e), e) || open_pipeline(t, dev, e) ||
 	    (t->pipeline.device == AT_CUDA && d->ranks > 1 && dist_use_nccl(d, e)) ||

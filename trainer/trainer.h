@@ -12,7 +12,7 @@
 #include "rewards/mixture/mixture.h"
 #include "sampler/sample.h"
 #include "trainer/batches.h"
-#include "trainer/evaluate.h"
+#include "trainer/evaluation/evaluate.h"
 #include "trainer/experiment.h"
 #include "trainer/judging.h"
 #include "trainer/record/metrics.h"
@@ -27,10 +27,11 @@ struct progress_state {
 	double held_out;           /* this stage's newest held-out score; 0: none yet */
 	int64_t epoch;             /* epochs (rollout and update) finished */
 	int64_t part;              /* of the epoch that runs: parts that are through */
-	int64_t evaluated, drawn;  /* steps after which evaluation and grid were last looked at; -1: none yet */
-	int64_t rows;              /* lines of metrics.jsonl, on rank 0; -1: unknown */
-	int64_t images;            /* images sampled for training, in whole epochs */
-	int64_t skipped;           /* steps skipped for non-finite numbers */
+	int64_t evaluated,
+	    drawn;       /* steps after which evaluation and grid were last looked at; -1: none yet */
+	int64_t rows;    /* lines of metrics.jsonl, on rank 0; -1: unknown */
+	int64_t images;  /* images sampled for training, in whole epochs */
+	int64_t skipped; /* steps skipped for non-finite numbers */
 	int64_t skipped_in_row;
 	int64_t empty_in_row; /* parts of epochs with nothing to learn from */
 	int64_t rollbacks;    /* returns to a checkpoint for non-finite numbers */
@@ -55,7 +56,7 @@ struct trainer {
 	struct gradient_replays *gradients; /* NULL: the update has no CUDA graphs */
 	at_t grad_P;
 	struct progress_state at;
-	bool unsaved; /* all of this is of a finished step, and no checkpoint holds it */
+	bool unsaved;           /* all of this is of a finished step, and no checkpoint holds it */
 	struct batches batches; /* of the stage that runs */
 	struct eval_result before;
 	struct metrics *metrics; /* NULL on ranks other than 0 */
@@ -79,8 +80,10 @@ struct samples {
 	struct mixture_scores scores; /* of all n: totals, values, what could not be had */
 	at_t x0_NCHW;                 /* count rows, kept, on the pipeline's device */
 	int steps;
-	at_t *state_NCHW; /* NEEDS_LAW: x before each of the steps that took noise, as x0; NULL for others */
-	struct cond cond; /* of the groups that this rank's share is in; kept */
+	/* NEEDS_LAW: x before each of the steps that took noise, and with NEEDS_NEXT after them, as x0; NULL
+	 * for others. */
+	at_t *state_NCHW;
+	struct cond cond;    /* of the groups that this rank's share is in; kept */
 	int64_t first_group; /* row 0 of cond */
 	struct advantage_stats stats;
 	/* For the log. */
@@ -121,7 +124,8 @@ void update_step(struct trainer *t, const struct samples *s, int64_t part, int64
 void update_try(struct trainer *t, const struct samples *s, int n, int64_t blocks);
 
 /* Runs to train.max_steps, evaluates before and after, writes result.json.  A request to stop
- * (base/machine/stop.h) and every other error that all ranks have leave a checkpoint of the last finished step. */
+ * (base/machine/stop.h) and every other error that all ranks have leave a checkpoint of the last finished
+ * step. */
 int trainer_run(struct trainer *t, struct err *e);
 
 /* ---- record/checkpoint.c, checkpoint_read.c: collective ---- */

@@ -57,6 +57,8 @@ static void add_pairs(struct work_list *l, const struct trainer *t, const struct
 		if (room[k].level < 0 || room[k].level >= r->schedule->steps)
 			at_panic("%s: a pair at level %d of %d", type->name, room[k].level,
 				 r->schedule->steps);
+		if (room[k].sigma < 0 || room[k].sigma > 1 || (r->law && room[k].sigma > 0))
+			at_panic("%s: a pair at sigma %g", type->name, room[k].sigma);
 		if (r->law && !(r->law[room[k].level].std > 0))
 			continue;
 		l->total++;
@@ -186,6 +188,11 @@ static struct rng noise_of(const struct trainer *t, const struct samples *s, con
 		   : rng_make(seed, RNG_DIFFUSE, epoch, at_level(t, pair->noise, pair));
 }
 
+static double level_of(const struct trainer *t, const struct pair *pair)
+{
+	return pair->sigma > 0 ? pair->sigma : t->rollout.schedule.sigma[pair->level];
+}
+
 static void fill_tables(const struct trainer *t, const struct samples *s, const struct pair *pair, int n,
 			at_t table[TABLES])
 {
@@ -196,13 +203,13 @@ static void fill_tables(const struct trainer *t, const struct samples *s, const 
 
 	for (int i = 0; i < n; i++) {
 		struct rng noise = noise_of(t, s, &pair[i]);
-		double r = s->r[pair[i].sample];
+		double r = s->r[pair[i].sample], t_at = level_of(t, &pair[i]);
 
 		row[i] = pair[i].sample - s->first;
 		cond[i] = s->group[pair[i].sample] - s->first_group;
 		rng_name(&noise, name + 2 * i);
-		f[LEVEL * n + i] = (float)t->rollout.schedule.sigma[pair[i].level];
-		f[TIMESTEP * n + i] = (float)t->rollout.schedule.t[pair[i].level];
+		f[LEVEL * n + i] = (float)t_at;
+		f[TIMESTEP * n + i] = (float)schedule_t(&t->rollout.schedule, t_at);
 		f[R * n + i] = (float)r;
 		f[ADVANTAGE * n + i] = (float)((2 * r - 1) * t->x->advantage.clip);
 		f[WEIGHT * n + i] = (float)pair[i].weight;
@@ -221,13 +228,17 @@ static void fill_tables(const struct trainer *t, const struct samples *s, const 
 	}
 }
 
-/* x before each pair's step. */
-static at_t states_before(const struct samples *s, const struct pair *pair, int n)
+/* x before each pair's step (0) or after it (1). */
+static at_t states(const struct samples *s, const struct pair *pair, int n, int after)
 {
 	at_t *x = mem_zero((size_t)n, sizeof *x), all;
 
-	for (int i = 0; i < n; i++)
-		x[i] = at_narrow(s->state_NCHW[pair[i].level], 0, pair[i].sample - s->first, 1);
+	for (int i = 0; i < n; i++) {
+		int step = pair[i].level + after;
+		at_t from = step < s->steps ? s->state_NCHW[step] : s->x0_NCHW;
+
+		x[i] = at_narrow(from, 0, pair[i].sample - s->first, 1);
+	}
 	all = at_cat(n, x, 0);
 	free(x);
 	return all;
@@ -265,7 +276,9 @@ static struct gradient_batch gather(const struct trainer *t, const struct work *
 	at_t z_BCHW = at_normals((uint64_t)t->x->run.seed, table[TABLE_NAME], noise);
 	if (s->state_NCHW) {
 		m.terms.z_BCHW = z_BCHW;
-		m.terms.xt_BCHW = states_before(s, pair, n);
+		m.terms.xt_BCHW = states(s, pair, n, 0);
+		if (w->asked.needs & NEEDS_NEXT)
+			m.terms.next_BCHW = states(s, pair, n, 1);
 	} else {
 		m.terms.eps_BCHW = z_BCHW;
 		m.terms.xt_BCHW = terms_noised(m.terms.x0_BCHW, z_BCHW, m.terms.t_B);
@@ -422,6 +435,7 @@ void update_try(struct trainer *t, const struct samples *s, int n, int64_t block
 {
 	struct pair *pair = mem_zero((size_t)n, sizeof *pair);
 	struct sampler plain = t->rollout;
+	struct transition *law = trainer_laws(t);
 	struct work w = work_of(t, &plain, blocks);
 	struct at_scope *sc = at_begin(AT_NO_GRAD);
 	struct tally tally = tally_new(t, n, 1);
@@ -429,7 +443,7 @@ void update_try(struct trainer *t, const struct samples *s, int n, int64_t block
 	int level = 0;
 
 	for (int i = 0; i < n; i++, level++) {
-		while (s->state_NCHW && !s->state_NCHW[level % s->steps])
+		while (law && !(law[level % s->steps].std > 0))
 			level++; /* some step takes noise: trainer.c saw to it */
 		pair[i] = (struct pair) { .sample = i % s->count,
 					  .level = level % plain.schedule.steps,
@@ -442,6 +456,7 @@ void update_try(struct trainer *t, const struct samples *s, int n, int64_t block
 	accumulate(t, &w, s, pair, n, n, &tally);
 	at_end(sc);
 	free(w.group);
+	free(law);
 	free(pair);
 }
 

@@ -274,6 +274,49 @@ struct conf_node *node_parse(const char *text, size_t n, const char *where, bool
 
 /* ---- Files and assignments ------------------------------------------------------------------- */
 
+static struct conf_node *read_file(const char *path, int depth, struct err *e);
+
+/* The children of `over` over those of base; frees over. */
+static void merge_all(struct conf_node *base, struct conf_node *over)
+{
+	for (int i = 0; i < over->n; i++)
+		node_merge(base, over->child[i]);
+	over->n = 0;
+	conf_node_free(over);
+}
+
+/* What `extends` of the file `path` names: one file, or several, each over those before it. */
+static struct conf_node *read_bases(const struct conf_node *ext, const char *path, int depth, struct err *e)
+{
+	const struct conf_node *const one[] = { ext };
+	const struct conf_node *const *name = ext->kind == NODE_LIST ? (const void *)ext->child : one;
+	int n = ext->kind == NODE_LIST ? ext->n : 1;
+	struct conf_node *base = NULL;
+	char *dir = file_dir(path);
+
+	if (ext->kind == NODE_MAP || n == 0)
+		err_set(e, "%s: 'extends' names a file, or several in a list", ext->where);
+	for (int i = 0; i < n && ext->kind != NODE_MAP; i++) {
+		char *other = file_join(dir, name[i]->value);
+		struct conf_node *next = read_file(other, depth + 1, e);
+
+		free(other);
+		if (!next) {
+			if (depth < EXTENDS_MAX && strstr(e->msg, "circle") == NULL)
+				err_in(e, "%s: extends", name[i]->where);
+			conf_node_free(base);
+			base = NULL;
+			break;
+		}
+		if (base)
+			merge_all(base, next);
+		else
+			base = next;
+	}
+	free(dir);
+	return base;
+}
+
 static struct conf_node *read_file(const char *path, int depth, struct err *e)
 {
 	struct conf_node *root, *ext;
@@ -298,15 +341,7 @@ static struct conf_node *read_file(const char *path, int depth, struct err *e)
 	}
 	if (!(ext = node_child(root, "extends", 7)))
 		return root;
-	if (ext->kind != NODE_SCALAR) {
-		err_set(e, "%s: 'extends' names one file", ext->where);
-		conf_node_free(root);
-		return NULL;
-	}
-	char *dir = file_dir(path), *other = file_join(dir, ext->value);
-	struct conf_node *base = read_file(other, depth + 1, e);
-	if (!base && depth < EXTENDS_MAX && strstr(e->msg, "circle") == NULL)
-		err_in(e, "%s: extends", ext->where);
+	struct conf_node *base = read_bases(ext, path, depth, e);
 	for (int i = 0; base && i < root->n; i++) {
 		if (root->child[i] == ext)
 			conf_node_free(ext);
@@ -318,8 +353,6 @@ static struct conf_node *read_file(const char *path, int depth, struct err *e)
 		root->n = 0;
 	}
 	conf_node_free(root);
-	free(dir);
-	free(other);
 	return base;
 }
 

@@ -25,8 +25,9 @@ static int code = STOP_AGAIN;
 /* Nothing here but what a handler may do. */
 static void on_signal(int number)
 {
-	static const char text[] = ": ends after what is in hand, and keeps the work; a second signal ends at "
-				   "once\n";
+	static const char text[] =
+	    ": ends after what is in hand, and keeps the work; a second signal ends at "
+	    "once\n";
 	const char *name = "signal", *nobody = NULL;
 	double now = clock_now();
 

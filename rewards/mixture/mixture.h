@@ -64,8 +64,8 @@ int mixture_left_behind(void);
 void mixture_entry_close(struct mixture_entry *k); /* its name, state and conf */
 int mixture_count(const struct mixture *m);
 const struct mixture_entry *mixture_at(const struct mixture *m, int k);
-/* Where a sub-score of that name is: reward *k, column *sub; false when no reward has one. */
-bool mixture_find_sub(const struct mixture *m, const char *name, int *k, int *sub);
+/* The column of reward k's sub-score of that name; -1: it has none. */
+int mixture_sub(const struct mixture *m, int k, const char *name);
 bool mixture_has_quorum(const struct mixture *m); /* some reward may be left out of a group */
 bool mixture_has_groups(const struct mixture *m); /* some reward gets whole groups */
 /* Can all rewards score this prompt?  Of several, *bad is the first that cannot be scored. */
@@ -98,6 +98,12 @@ struct mixture_scores {
 	int open_tasks; /* queued or running */
 	int64_t why_at; /* sample * rewards + reward of the reason kept: the first, whoever came first */
 };
+/* The reward that gives the verdicts `strict` and `correct`: the first that has them by itself, else the
+ * first that was told one of sample i; -1: none. */
+int mixture_judge(const struct mixture *m, const struct mixture_scores *s, int64_t i);
+/* Sub-score `name` of sample i by reward k; NAN: there is none. */
+double mixture_sub_of(const struct mixture *m, const struct mixture_scores *s, int k, int64_t i,
+		      const char *name);
 void mixture_scores_init(struct mixture_scores *s, int n, int rewards);
 void mixture_scores_keep_reasons(struct mixture_scores *s);
 void mixture_scores_free(struct mixture_scores *s);

@@ -303,15 +303,14 @@ int mixture_resolve(const struct conf_node *root, struct conf_node *out, struct 
 	return 0;
 }
 
-bool mixture_find_sub(const struct mixture *m, const char *name, int *k, int *sub)
+int mixture_sub(const struct mixture *m, int k, const char *name)
 {
-	for (*k = 0; *k < mixture_count(m); ++*k)
-		for (*sub = 0; *sub < REWARD_SUBS; ++*sub) {
-			const char *is = mixture_at(m, *k)->type->sub_names[*sub];
-			if (is && !strcmp(is, name))
-				return true;
-		}
-	return false;
+	const char *const *names = mixture_at(m, k)->type->sub_names;
+
+	for (int sub = 0; sub < REWARD_SUBS && names[sub]; sub++)
+		if (!strcmp(names[sub], name))
+			return sub;
+	return -1;
 }
 
 bool mixture_has_quorum(const struct mixture *m)

@@ -29,6 +29,27 @@ void mixture_scores_free(struct mixture_scores *s)
 	*s = (struct mixture_scores) { 0 };
 }
 
+double mixture_sub_of(const struct mixture *m, const struct mixture_scores *s, int k, int64_t i,
+		      const char *name)
+{
+	int sub = mixture_sub(m, k, name);
+
+	return sub < 0 ? NAN : s->sub[(k * s->n + i) * REWARD_SUBS + sub];
+}
+
+int mixture_judge(const struct mixture *m, const struct mixture_scores *s, int64_t i)
+{
+	for (int k = 0; k < s->rewards; k++)
+		if (!(mixture_at(m, k)->type->flags & REWARD_TOLD_SUBS) &&
+		    (mixture_sub(m, k, "strict") >= 0 || mixture_sub(m, k, "correct") >= 0))
+			return k;
+	for (int k = 0; k < s->rewards; k++)
+		if (!isnan(mixture_sub_of(m, s, k, i, "strict")) ||
+		    !isnan(mixture_sub_of(m, s, k, i, "correct")))
+			return k;
+	return -1;
+}
+
 /* Which groups go without reward k. */
 static void leave_out(struct mixture_scores *s, int k, double quorum, const int64_t *group)
 {

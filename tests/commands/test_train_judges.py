@@ -186,7 +186,7 @@ def test_left_out_of_an_evaluation(tmp_path, every):
     for r in states[0]["before"], json.loads((tmp_path / "cut/result.json").read_text())["after"]:
         assert (r["images"], r["unavailable"]) == (18, 0) and np.isfinite(r["reward"])
         if every == 1:
-            assert (r["strict"], r["strict_95"], r["soft"], r["strict_images"]) == (None, None, None, 0)
+            assert (r["strict"], r["strict_95"], r["geneval"], r["soft"], r["strict_images"]) == (None, None, None, None, 0)
         else:
             assert 0 < r["strict_images"] < 18
             assert (r["tags"]["circle"]["strict"], r["tags"]["square"]["strict"], r["strict"]) == (1, 0, 0.5)

@@ -123,3 +123,13 @@ def judge(metadata, candidates, **limits):
         strict = all(right) and wanted_there(metadata, found)
         out.append((sum(terms) / len(terms), strict, benchmark(metadata, found), right))
     return out
+
+
+def summary_scores(results):
+    """What GenEval's evaluation/summary_scores.py makes of its results.jsonl, one dict with tag and correct an image: the tags' shares of
+    correct images in the order the tags came (pandas' groupby with sort=False), and the mean of these, its overall score."""
+    tags = {}
+    for x in results:
+        tags.setdefault(x["tag"], []).append(x["correct"])
+    tasks = {tag: sum(v) / len(v) for tag, v in tags.items()}
+    return tasks, sum(tasks.values()) / len(tasks)

@@ -2,7 +2,8 @@
  * nft_probe.c -- what tests/golden/test_nft.py runs.
  *
  *   golden_nft loss ALGORITHM IN OUT ADV_CLIP [KEY=VALUE ...]
- *     terms (v, v_old, x0, eps, xt, t, r, ...) and v_ref -> loss, policy, note.NAME, grad_v
+ *     terms (v, v_old, x0, eps, xt, t, r, ...) and v_ref -> loss, policy, note.NAME, grad_v, and what `group`
+ *     gives, if the algorithm has one
  *   golden_nft advantage IN OUT STD MODE CLIP REWARD_CLIP
  *     reward, group -> advantage, r
  *   golden_nft train TRANSFORMER ADAPTER IN OUT BETA KL_BETA ADV_CLIP SCHEDULE STEPS
@@ -69,18 +70,24 @@ static struct chosen choose(const char *name, double clip, int n, char **set)
 }
 
 /* The weights of the two terms, as the trainer applies them to one micro-batch that is the whole step. */
-static at_t total_loss(const struct chosen *c, const struct losses *l, at_t v, at_t v_ref)
+static at_t total_loss(const struct chosen *c, const struct losses *l, at_t weight_B, at_t v, at_t v_ref)
 {
 	double n = (double)at_size(v, 0);
-	at_t loss = at_mul(at_sum(l->policy_B), c->asks.times / c->asks.over / n);
+	at_t policy_B = weight_B ? at_mul(l->policy_B, at_cast(weight_B, AT_F64)) : l->policy_B;
+	at_t loss = at_mul(at_sum(policy_B), c->asks.times / c->asks.over / n);
 
-	return c->asks.kl > 0 ? at_add(loss, at_mul(at_sum(terms_distance(v, v_ref)), c->asks.kl / n)) : loss;
+	if (!(c->asks.kl > 0))
+		return loss;
+	at_t far_B = terms_distance(v, v_ref);
+	if (l->kl_weight_B)
+		far_B = at_mul(far_B, l->kl_weight_B);
+	return at_add(loss, at_mul(at_sum(far_B), c->asks.kl / n));
 }
 
 static void loss(int n, char **a)
 {
 	struct chosen c = choose(a[2], atof(a[5]), n - 6, a + 6);
-	struct st_item items[3 + ALGORITHM_NOTES];
+	struct st_item items[4 + ALGORITHM_NOTES];
 	struct st_file f;
 	struct err e;
 	at_t grad;
@@ -90,7 +97,10 @@ static void loss(int n, char **a)
 	at_t v = at_clone(take(&f, "v", -1));
 	at_set_requires_grad(v, true);
 	struct terms m = { .x0_BCHW = take(&f, "x0", -1),
-			   .eps_BCHW = take(&f, "eps", -1),
+			   .eps_BCHW = take_if(&f, "eps"),
+			   .z_BCHW = take_if(&f, "z"),
+			   .law_B4 = take_if(&f, "law"),
+			   .next_BCHW = take_if(&f, "next"),
 			   .xt_BCHW = take(&f, "xt", -1),
 			   .t_B = take(&f, "t", -1),
 			   .r_B = take(&f, "r", -1),
@@ -100,8 +110,10 @@ static void loss(int n, char **a)
 			   .v_BCHW = v,
 			   .v_old_BCHW = take(&f, "v_old", -1),
 			   .v_ref_BCHW = take(&f, "v_ref", -1) };
+	if (c.type->group)
+		items[k++] = (struct st_item) { "group", at_detach(c.type->group(c.conf, &m)) };
 	struct losses l = c.type->loss(c.conf, &m);
-	at_t sum = total_loss(&c, &l, v, m.v_ref_BCHW);
+	at_t sum = total_loss(&c, &l, m.weight_B, v, m.v_ref_BCHW);
 	at_grad(sum, 1, &v, &grad);
 	items[0] = (struct st_item) { "loss", sum };
 	items[1] = (struct st_item) { "policy", l.policy_B };
@@ -179,7 +191,9 @@ static void train(char **a)
 					.old_slope = 0.1,
 					.old_max = 0.25,
 					.old_start = 1,
+					.old_every = 1,
 					.ema_decay = 0.9,
+					.ema_every = 1,
 					.merge = (char[]) { "auto" } };
 	char *set[] = { mem_printf("beta=%s", a[6]), mem_printf("kl_beta=%s", a[7]) };
 	struct chosen c = choose("nft", atof(a[8]), 2, set);
@@ -208,14 +222,15 @@ static void train(char **a)
 		terms.v_old_BCHW =
 		    p.old_is_theta ? at_detach(terms.v_BCHW) : velocity(&m, &old, xt, t, &f, k, AT_NO_GRAD);
 		struct losses l = c.type->loss(c.conf, &terms);
-		at_t sum = total_loss(&c, &l, terms.v_BCHW, velocity(&m, &base, xt, t, &f, k, AT_NO_GRAD));
+		at_t sum =
+		    total_loss(&c, &l, NULL, terms.v_BCHW, velocity(&m, &base, xt, t, &f, k, AT_NO_GRAD));
 		at_t grad_P = lora_backward(&p.theta, sum);
 		item[n++] = (struct st_item) { mem_printf("loss.%d", k), at_detach(sum) };
 		item[n++] = (struct st_item) { mem_printf("grad_norm.%d", k),
 					       at_scalar(optimizer_clip(grad_P, 1.0), AT_F64, AT_CPU) };
 		optimizer_update(&o, p.theta.flat, grad_P, oc.lr);
 		policies_after_step(&p, k + 1);
-		policies_after_epoch(&p, k + 1);
+		policies_after_epoch(&p, k + 1, k + 1);
 	}
 	save_policy(item, &n, "theta", &p.theta);
 	save_policy(item, &n, "old", &p.old);

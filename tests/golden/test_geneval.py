@@ -168,7 +168,7 @@ def run_score(folder, keys, metas, images, check=True):
     (folder / "p.jsonl").write_text("".join(json.dumps(m) + "\n" for m in metas))
     for i, im in enumerate(images):
         Image.fromarray(im).save(folder / f"{i:03}.png")
-    return json.loads(contraflow("score", "--config", folder / "c.yaml", "--prompts", folder / "p.jsonl", *sorted(folder.glob("*.png"))))["images"]
+    return json.loads(contraflow("score", "--config", folder / "c.yaml", "--prompts", folder / "p.jsonl", *sorted(folder.glob("*.png"))))
 
 
 @pytest.fixture(scope="module")
@@ -186,21 +186,29 @@ def without_colors(meta):
 @deprecated
 @pytest.mark.parametrize("reference", [False, True])
 def test_script_detector(folder, reader, reference):
-    """What the network says goes through the rules: sizes mixed, several a batch."""
+    """What the network says goes through the rules: sizes mixed, several a batch; and its summary is that of GenEval's own scripts."""
     r = np.random.default_rng(6)
     metas = [without_colors(random_metadata(r)) for _ in range(80)]
+    metas = [{**m, "tag": m.get("tag") or "another", "prompt": f"x {i // 2}"} for i, m in enumerate(metas)]
     sizes = [(96, 64) if i % 7 < 4 else (80, 72) for i in range(80)]
     written = [random_written(r, m, *s) for m, s in zip(metas, sizes)]
     images = [written_image(r, *s, o) for s, o in zip(sizes, written)]
     keys = {**reader, "batch": 3, "threshold": 0.5, "counting_threshold": 0.8, "max_overlap": 0.4, "reference_scoring": reference}
-    got = run_score(folder, keys, metas, images)
+    report = run_score(folder, keys, metas, images)
+    got, results = report["images"], []
     limits, strict = dict(threshold=0.5, counting_threshold=0.8, max_overlap=0.4), 0
     for meta, objects, x in zip(metas, written, got):
         candidates = [(CLASSES[c], None, [float(v) for v in box], np.float32(s) / np.float32(255)) for c, box, s in objects]
         want = geneval_oracle.judge(meta, candidates, **limits)[2 if reference else 1]
         assert (abs(x["reward"] - want[0]) < 1e-9, x["geneval"]["strict"], x["geneval"]["correct"]) == (True, want[1], want[2]), (meta, objects, x)
         strict += want[1]
+        results.append(dict(tag=meta["tag"], correct=geneval_oracle.judge(meta, candidates, **limits)[1][2]))
     assert 10 < strict < 70
+    tasks, overall = geneval_oracle.summary_scores(results)
+    s = report["summary"]
+    assert f"{s['geneval']:.5f}" == f"{overall:.5f}" and abs(s["geneval"] - overall) < 1e-15
+    assert {k: t["geneval"] for k, t in s["tags"].items()} == tasks
+    assert s["geneval"] > s["strict"] and s["geneval_95"][0] < overall < s["geneval_95"][1] and s["prompts"] == len({(m["tag"], m["prompt"]) for m in metas})
 
 
 def test_coco_names(folder, reader):
@@ -210,7 +218,7 @@ def test_coco_names(folder, reader):
     metas = [dict(prompt="x", include=[{"class": name, "count": 1}]) for _, name in pairs]
     images = [written_image(r, 32, 32, [(i, (4, 4, 20, 20), 200)]) for i, _ in pairs]
     keys = {k: v for k, v in reader.items() if k != "classes"}
-    assert [x["geneval"]["strict"] for x in run_score(folder, keys, metas, images)] == [1.0] * len(pairs)
+    assert [x["geneval"]["strict"] for x in run_score(folder, keys, metas, images)["images"]] == [1.0] * len(pairs)
     with pytest.raises(RuntimeError) as e:
         run_score(folder, keys, [dict(prompt="x", include=[{"class": "cellphone", "count": 1}])] * len(images), images)
     assert "did you mean 'cell phone'" in str(e.value)
@@ -380,7 +388,7 @@ def test_colors_in_the_reward(folder, reader, clip):
                 clause["color"] = there[0] if there and r.random() < 0.7 else str(r.choice(HUES))
         candidates = [(CLASSES[i], h, [float(v) for v in b], np.float32(s) / np.float32(255)) for h, (i, b, s) in zip(hue, written)]
         done.append((meta, image, geneval_oracle.judge(meta, candidates)[1]))
-    got = run_score(folder, {**reader, "clip": str(clip[0])}, [m for m, _, _ in done], [im for _, im, _ in done])
+    got = run_score(folder, {**reader, "clip": str(clip[0])}, [m for m, _, _ in done], [im for _, im, _ in done])["images"]
     for x, (meta, _, want) in zip(got, done):
         assert (abs(x["reward"] - want[0]) < 1e-9, x["geneval"]["strict"], x["geneval"]["correct"]) == (True, want[1], want[2]), (meta, x)
     colored = [w[1] for m, _, w in done if any("color" in c for c in m["include"])]

@@ -185,6 +185,17 @@ static void test_extends(void **state)
 	conf_release(&s, fields);
 	assert_non_null(strstr(fill(&s, "extends: none.yaml\n", NULL), "none.yaml"));
 	assert_non_null(strstr(fill(&s, "extends: t.yaml\n", NULL), "circle"));
+	char *more = put("more.yaml", "steps: 7\nopt: {kind: linear}\n");
+	assert_string_equal(fill(&s, "extends: [base.yaml, more.yaml]\nitems: [c]\n", NULL), "");
+	assert_int_equal(s.steps, 7); /* the last file's, */
+	assert_string_equal(s.opt.kind, "linear");
+	assert_true(s.opt.rate == 0.5); /* and what it does not have from the one before */
+	assert_string_equal(s.items.v[0], "c");
+	conf_release(&s, fields);
+	assert_non_null(strstr(fill(&s, "extends: [base.yaml, none.yaml]\n", NULL), "none.yaml"));
+	assert_non_null(strstr(fill(&s, "extends: {a: b}\n", NULL), "or several in a list"));
+	assert_non_null(strstr(fill(&s, "extends: []\n", NULL), "or several in a list"));
+	free(more);
 	free(put("base.yaml", "stesp: 3\n"));
 	assert_non_null(strstr(fill(&s, "extends: base.yaml\n", NULL), "base.yaml:1"));
 	free(base);

@@ -1,4 +1,5 @@
-/* trainer/eval_result.h: means over tags, what lacks a score, and there and back through JSON. */
+/* trainer/evaluation/eval_result.h: means over tags, what lacks a score, differences, and there and back
+ * through JSON. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -10,23 +11,28 @@
 #include <string.h>
 #include <unistd.h>
 #include "tests/unit/made_up.h"
-#include "trainer/eval_result.h"
+#include "trainer/evaluation/eval_result.h"
 
-static const struct reward_type judge = {
-	.abi = REWARD_ABI, .name = "judge", .sub_names = { "other", "strict" }, .score = value_score
-};
+static const struct reward_type judge = { .abi = REWARD_ABI,
+					  .name = "judge",
+					  .sub_names = { "other", "strict", "correct" },
+					  .score = value_score };
 
 #define N 6
 static const char *const tags[N] = { "a", "a", "a", "b", "b", "a" };
-static const double soft[N] = { 0.5, 1, 0, 0.25, 0.75, 0.9 }, strict[N] = { 0, 1, 0, 0, 1, 1 };
+static const double soft[N] = { 0.5, 1, 0, 0.25, 0.75, 0.9 }, strict[N] = { 0, 1, 0, 0, 1, 1 },
+		    correct[N] = { 1, 1, 0, 0, 1, 1 };
+static const char *const texts[N] = { "p", "p", "q", "p", "q", "r" };
 
 /* N images, each a group of its own, of a plain reward (3 for all) and the judge, whose scores in `lacks`
  * could not be had; the judge may be left out. */
 static struct eval_result count(const struct reward_type *type, unsigned lacks, unsigned plain_lacks,
 				double quorum)
 {
-	const struct mixture_entry entry[] = { { .type = &value_reward, .weight = 1 },
-					       { .type = type, .weight = 2, .quorum = quorum } };
+	const struct mixture_entry entry[] = {
+		{ .type = &value_reward, .name = mem_str("plain"), .weight = 1 },
+		{ .type = type, .weight = 2, .quorum = quorum }
+	};
 	struct mixture *m = mixture_new(entry, 2, 1);
 	struct eval_result r = { 0 };
 	struct mixture_scores s;
@@ -41,10 +47,11 @@ static struct eval_result count(const struct reward_type *type, unsigned lacks, 
 			continue;
 		s.value[N + i] = soft[i];
 		s.sub[(N + i) * REWARD_SUBS + 1] = strict[i];
+		s.sub[(N + i) * REWARD_SUBS + 2] = correct[i];
 	}
 	mixture_total(m, &s, group, N);
 	for (int i = 0; i < N; i++)
-		eval_count(&r, m, &s, i, tags[i]);
+		eval_count(&r, m, &s, i, tags[i], texts[i]);
 	eval_finish(&r);
 	mixture_scores_free(&s);
 	mixture_close(m);
@@ -55,6 +62,13 @@ static void near(double a, double b)
 {
 	if (!(fabs(a - b) < 1e-12) && !(isnan(a) && isnan(b)))
 		fail_msg("%.17g is not %.17g", a, b);
+}
+
+static void same(const struct eval_number *a, const struct eval_number *b)
+{
+	near(a->mean, b->mean);
+	near(a->in.low, b->in.low);
+	near(a->in.high, b->in.high);
 }
 
 /* To a file and back: the same, by name. */
@@ -71,19 +85,20 @@ static void round_trip(struct eval_result *r)
 	assert_non_null(read = json_read(path, &e));
 	assert_int_equal(eval_from_json(&back, read, path, &e), 0);
 	assert_int_equal(eval_from_json(&back, read, path, &e), 0); /* over an earlier one */
-	assert_true(back.has_strict == r->has_strict && back.n_tags == r->n_tags);
+	assert_true(!memcmp(back.has, r->has, sizeof r->has) && back.n_tags == r->n_tags);
+	assert_true(back.prompts == r->prompts && back.n_rewards == r->n_rewards);
 	assert_true(back.images == r->images && back.unavailable == r->unavailable);
-	assert_true(back.n_strict == r->n_strict);
-	near(eval_held_out(&back), eval_held_out(r));
-	near(back.soft, r->soft);
-	near(back.total, r->total);
+	same(&back.total, &r->total);
+	for (int k = 0; k < EVAL_KINDS; k++)
+		same(&back.of[k], &r->of[k]);
 	for (int i = 0; i < r->n_tags; i++)
 		for (int k = 0; k < r->n_tags; k++) {
 			if (strcmp(r->tag[i].name, back.tag[k].name))
 				continue;
-			near(back.tag[k].soft, r->tag[i].soft);
-			near(back.tag[k].strict, r->tag[i].strict);
+			for (int of = 0; of < EVAL_KINDS; of++)
+				near(back.tag[k].of[of].mean, r->tag[i].of[of].mean);
 			assert_int_equal(back.tag[k].images, r->tag[i].images);
+			assert_int_equal(back.tag[k].prompts, r->tag[i].prompts);
 		}
 	json_t *again = eval_json(&back);
 	assert_true(json_equal(again, read)); /* every digit */
@@ -100,16 +115,25 @@ static void all_there(void **state)
 	struct eval_result r = count(&judge, 0, 0, 0);
 
 	(void)state;
-	assert_true(r.images == N && r.unavailable == 0 && r.has_strict && r.n_strict == N && r.n_tags == 2);
+	assert_true(r.images == N && r.unavailable == 0 && r.has[EVAL_STRICT] && r.has[EVAL_GENEVAL]);
+	assert_true(r.of[EVAL_STRICT].n == N && r.n_tags == 2 && r.prompts == 5);
+	assert_true(r.tag[0].prompts == 3 && r.tag[1].prompts == 2);
 	assert_string_equal(r.tag[0].name, "a");
-	near(r.tag[0].strict, 0.5);
-	near(r.tag[0].soft, 0.6);
-	near(r.tag[1].strict, 0.5);
-	near(r.strict, 0.5);
-	near(r.soft, (0.6 + 0.5) / 2);
-	near(r.total, 3 + 2 * (0.5 + 1 + 0 + 0.25 + 0.75 + 0.9) / N);
-	near(r.strict_95, 1.96 * sqrt(0.25 / 4 + 0.25 / 2) / 2);
-	near(eval_held_out(&r), r.strict);
+	near(r.tag[0].of[EVAL_GENEVAL].mean, 0.75);
+	near(r.tag[0].of[EVAL_STRICT].mean, 0.5);
+	near(r.tag[0].of[EVAL_SOFT].mean, 0.6);
+	near(r.tag[1].of[EVAL_STRICT].mean, 0.5);
+	near(r.of[EVAL_GENEVAL].mean, (0.75 + 0.5) / 2);
+	near(r.of[EVAL_STRICT].mean, 0.5);
+	near(r.of[EVAL_SOFT].mean, (0.6 + 0.5) / 2);
+	near(r.total.mean, 3 + 2 * (0.5 + 1 + 0 + 0.25 + 0.75 + 0.9) / N);
+	assert_int_equal(r.n_rewards, 2);
+	near(r.reward[0].score.mean, 3);
+	near(r.reward[0].score.in.low, 3);
+	near(r.reward[1].score.mean, (0.5 + 1 + 0 + 0.25 + 0.75 + 0.9) / N);
+	assert_true(r.of[EVAL_STRICT].in.low < 0.5 && r.of[EVAL_STRICT].in.high > 0.5);
+	assert_ptr_equal(eval_held_out(&r), &r.of[EVAL_STRICT]);
+	near(eval_lacking(&r), 0);
 	round_trip(&r);
 	eval_release(&r);
 }
@@ -120,11 +144,34 @@ static void no_strict(void **state)
 	struct eval_result r = count(&value_reward, 0, 0, 0);
 
 	(void)state;
-	assert_false(r.has_strict);
-	assert_true(isnan(r.strict) && isnan(r.tag[0].strict) && isnan(r.strict_95) && r.n_strict == 0);
-	near(r.tag[0].soft, 3 + 2 * 0.6);
-	near(eval_held_out(&r), r.soft);
+	assert_false(r.has[EVAL_STRICT] || r.has[EVAL_GENEVAL]);
+	assert_true(isnan(r.of[EVAL_STRICT].mean) && isnan(r.tag[0].of[EVAL_STRICT].mean));
+	assert_true(isnan(r.of[EVAL_STRICT].in.low) && r.of[EVAL_STRICT].n == 0);
+	near(r.tag[0].of[EVAL_SOFT].mean, 3 + 2 * 0.6);
+	assert_ptr_equal(eval_held_out(&r), &r.of[EVAL_SOFT]);
 	round_trip(&r);
+	eval_print(&r, NULL, "images");
+	eval_release(&r);
+}
+
+/* A reward that is told verdicts, as `http` is, has them if it was told some. */
+static void told(void **state)
+{
+	struct reward_type http = judge;
+	struct eval_result r;
+
+	(void)state;
+	http.flags |= REWARD_TOLD_SUBS;
+	r = count(&http, 0, 0, 0);
+	assert_true(r.has[EVAL_STRICT]);
+	near(r.of[EVAL_GENEVAL].mean, (0.75 + 0.5) / 2);
+	eval_release(&r);
+	r = count(&http, 63, 0, 0);
+	assert_false(r.has[EVAL_STRICT]);
+	eval_release(&r);
+	r = count(&http, 1 | 1 << 3, 0,
+		  0.5); /* the first of each tag without: the scores are its own all the same */
+	near(r.tag[0].of[EVAL_SOFT].mean, 1.9 / 3);
 	eval_release(&r);
 }
 
@@ -134,11 +181,13 @@ static void left_out(void **state)
 	struct eval_result r = count(&judge, 1 << 1, 0, 0.5);
 
 	(void)state;
-	assert_true(r.images == N && r.unavailable == 0 && r.n_strict == N - 1);
+	assert_true(r.images == N && r.unavailable == 0 && r.of[EVAL_STRICT].n == N - 1);
 	assert_int_equal(r.tag[0].images, 4);
-	near(r.tag[0].strict, 1.0 / 3);
-	near(r.tag[0].soft, 1.4 / 3);
-	near(r.strict, (1.0 / 3 + 0.5) / 2);
+	near(r.tag[0].of[EVAL_STRICT].mean, 1.0 / 3);
+	near(r.tag[0].of[EVAL_SOFT].mean, 1.4 / 3);
+	near(r.of[EVAL_STRICT].mean, (1.0 / 3 + 0.5) / 2);
+	near(eval_lacking(&r), 1.0 / N);
+	near(r.reward[1].score.mean, (0.5 + 0 + 0.25 + 0.75 + 0.9) / 5);
 	round_trip(&r);
 	eval_release(&r);
 }
@@ -149,8 +198,8 @@ static void another_lacks(void **state)
 	struct eval_result r = count(&judge, 0, 1 << 1, 0);
 
 	(void)state;
-	assert_true(r.images == N - 1 && r.unavailable == 1 && r.n_strict == N);
-	near(r.tag[0].strict, 0.5);
+	assert_true(r.images == N - 1 && r.unavailable == 1 && r.of[EVAL_STRICT].n == N);
+	near(r.tag[0].of[EVAL_STRICT].mean, 0.5);
 	assert_int_equal(r.tag[0].images, 3);
 	round_trip(&r);
 	eval_release(&r);
@@ -163,32 +212,72 @@ static void nothing_there(void **state)
 	struct eval_result r = count(&judge, 1 << 3 | 1 << 4, 0, 0.5);
 
 	(void)state;
-	assert_true(isnan(r.tag[1].strict) && isnan(r.tag[1].soft));
-	near(r.strict, 0.5);
-	near(r.strict_95, 1.96 * 0.25);
+	assert_true(isnan(r.tag[1].of[EVAL_STRICT].mean) && isnan(r.tag[1].of[EVAL_SOFT].mean));
+	near(r.of[EVAL_STRICT].mean, 0.5);
 	round_trip(&r);
 	eval_print(&r, NULL, "images");
 	eval_release(&r);
 	r = count(&judge, 63, 0, 0.5);
-	assert_true(r.images == N && r.has_strict && isnan(r.strict) && isnan(r.soft) && isnan(r.strict_95));
-	near(r.total, 3);
-	assert_true(isnan(eval_held_out(&r)));
+	assert_true(r.images == N && r.has[EVAL_STRICT] && isnan(r.of[EVAL_STRICT].mean));
+	assert_true(isnan(r.of[EVAL_SOFT].mean) && isnan(r.of[EVAL_STRICT].in.high));
+	near(r.total.mean, 3);
+	near(eval_lacking(&r), 1);
 	round_trip(&r);
 	eval_print(&r, &r, "images");
 	eval_release(&r);
 	r = count(&judge, 63, 63, 0);
-	assert_true(r.images == 0 && r.unavailable == N && isnan(r.total));
+	assert_true(r.images == 0 && r.unavailable == N && isnan(r.total.mean));
 	round_trip(&r);
 	eval_release(&r);
+}
+
+/* a minus b, of the images that both have; equal ones differ by nothing, and only so far as prompts tell. */
+static void difference(void **state)
+{
+	struct eval_result a = count(&judge, 0, 0, 0), b = count(&judge, 1 << 1, 0, 0.5), c, d;
+	struct err e = { "" };
+
+	(void)state;
+	assert_int_equal(eval_difference(&d, &a, &b, &e), 0);
+	assert_true(d.of[EVAL_STRICT].n == N - 1 && d.prompts == 5 && d.tag[1].prompts == 2);
+	for (int k = 0; k < EVAL_KINDS; k++)
+		near(d.of[k].mean, 0);
+	near(d.of[EVAL_SOFT].in.low, 0);
+	near(d.of[EVAL_SOFT].in.high, 0);
+	assert_true(d.of[EVAL_STRICT].in.high > 0.1 && d.of[EVAL_STRICT].in.high < 1);
+	near(d.of[EVAL_STRICT].in.low, -d.of[EVAL_STRICT].in.high);
+	eval_print_difference(&d, "a", "b");
+	eval_release(&d);
+	b.rows.value[1] = 0; /* image 0's strict was 0 already; 4 and 5 were 1 */
+	b.rows.value[4 * b.rows.columns + 1] = 0;
+	b.rows.value[5 * b.rows.columns + 1] = 0;
+	assert_int_equal(eval_difference(&d, &a, &b, &e), 0);
+	near(d.tag[0].of[EVAL_STRICT].mean, 1.0 / 3);
+	near(d.of[EVAL_STRICT].mean, (1.0 / 3 + 1.0 / 2) / 2);
+	eval_release(&d);
+	c = count(&judge, 0, 0, 0);
+	c.rows.n--;
+	assert_int_equal(eval_difference(&d, &a, &c, &e), -1);
+	eval_release(&d);
+	eval_release(&a);
+	eval_release(&b);
+	eval_release(&c);
 }
 
 /* Before any evaluation. */
 static void empty(void **state)
 {
 	struct eval_result r = { 0 };
+	struct err e = { "" };
+	json_t *j = eval_json(&r);
 
 	(void)state;
-	round_trip(&r);
+	assert_true(json_is_null(json_object_get(j, "soft")) && json_is_null(json_object_get(j, "strict")));
+	assert_int_equal(eval_from_json(&r, j, "none", &e), 0);
+	assert_true(isnan(r.of[EVAL_SOFT].mean) && isnan(eval_held_out(&r)->mean) && r.n_tags == 0);
+	near(eval_lacking(&r), 0);
+	json_decref(j);
+	eval_release(&r);
 }
 
 /* As many tags as there are, as long as they are. */
@@ -198,7 +287,7 @@ static void many_tags(void **state)
 	struct mixture *m = mixture_new(&entry, 1, 1);
 	struct eval_result r = { 0 };
 	struct mixture_scores s;
-	char name[80];
+	static char name[200][80];
 
 	(void)state;
 	mixture_scores_init(&s, 200, 1);
@@ -208,16 +297,17 @@ static void many_tags(void **state)
 	}
 	mixture_total(m, &s, NULL, 0);
 	for (int i = 0; i < 200; i++) {
-		snprintf(name, sizeof name, "a tag of more than thirty-two characters, number %d", i % 100);
-		eval_count(&r, m, &s, i, i == 199 ? "" : name);
+		snprintf(name[i], sizeof *name, "a tag of more than thirty-two characters, number %d",
+			 i % 100);
+		eval_count(&r, m, &s, i, i == 199 ? "" : name[i], "p");
 	}
 	eval_finish(&r);
 	assert_int_equal(r.n_tags, 101);
 	assert_string_equal(r.tag[100].name, "all");
 	for (int i = 0; i < 99; i++) {
 		assert_int_equal(r.tag[i].images, 2);
-		near(r.tag[i].soft, i);
-		near(r.tag[i].strict, 0.5);
+		near(r.tag[i].of[EVAL_SOFT].mean, i);
+		near(r.tag[i].of[EVAL_STRICT].mean, 0.5);
 	}
 	round_trip(&r);
 	eval_release(&r);
@@ -238,11 +328,12 @@ static void other_files(void **state)
 
 	(void)state;
 	assert_int_equal(eval_from_json(&r, j, "old", &e), 0);
-	assert_true(r.has_strict && r.strict == 0.5 && r.n_tags == 1 && r.tag[0].images == 3);
+	assert_true(r.has[EVAL_STRICT] && !r.has[EVAL_GENEVAL] && r.of[EVAL_STRICT].mean == 0.5);
+	assert_true(r.n_tags == 1 && r.tag[0].images == 3 && isnan(r.of[EVAL_STRICT].in.low));
 	json_decref(j);
 	j = json_parse(none, strlen(none), "none", &e);
 	assert_int_equal(eval_from_json(&r, j, "none", &e), 0);
-	assert_true(!r.has_strict && r.n_tags == 0 && eval_held_out(&r) == 0.75);
+	assert_true(!r.has[EVAL_STRICT] && r.n_tags == 0 && eval_held_out(&r)->mean == 0.75);
 	json_decref(j);
 	j = json_parse(bad, strlen(bad), "bad", &e);
 	assert_int_equal(eval_from_json(&r, j, "bad", &e), -1);
@@ -254,8 +345,10 @@ static void other_files(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(all_there),     cmocka_unit_test(no_strict),     cmocka_unit_test(left_out),
-		cmocka_unit_test(another_lacks), cmocka_unit_test(nothing_there), cmocka_unit_test(empty),
+		cmocka_unit_test(all_there),     cmocka_unit_test(no_strict),
+		cmocka_unit_test(left_out),      cmocka_unit_test(told),
+		cmocka_unit_test(difference),    cmocka_unit_test(another_lacks),
+		cmocka_unit_test(nothing_there), cmocka_unit_test(empty),
 		cmocka_unit_test(many_tags),     cmocka_unit_test(other_files),
 	};
 

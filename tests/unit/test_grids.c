@@ -5,7 +5,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 #include <string.h>
-#include "trainer/grids.h"
+#include "trainer/evaluation/grids.h"
 
 static void check(const char *tags, int n, const char *want)
 {

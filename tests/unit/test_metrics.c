@@ -93,7 +93,8 @@ static void test_resume_cuts(void **state)
 /* A step has several lines, and the checkpoint knows how many of them it has seen. */
 static void test_resume_counts(void **state)
 {
-	static const char all[] = "{\"step\": 1}\n{\"step\": 2}\n{\"step\": 2, \"eval/soft\": 1}\n{\"step\": 3}\n";
+	static const char all[] =
+	    "{\"step\": 1}\n{\"step\": 2}\n{\"step\": 2, \"eval/soft\": 1}\n{\"step\": 3}\n";
 	struct metrics *m;
 	struct err e;
 
@@ -251,6 +252,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup(test_line, empty_dir),
 		cmocka_unit_test_setup(test_resume_cuts, empty_dir),
+		cmocka_unit_test_setup(test_resume_counts, empty_dir),
 		cmocka_unit_test_setup(test_resume_after_a_crash, empty_dir),
 		cmocka_unit_test(test_open_errors),
 		cmocka_unit_test_setup(test_full_disk, empty_dir),

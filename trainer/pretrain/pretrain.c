@@ -10,7 +10,7 @@
 #include "base/mem.h"
 #include "models/pipeline.h"
 #include "models/tiny/tiny_model.h"
-#include "trainer/evaluate.h"
+#include "trainer/evaluation/evaluate.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -412,11 +412,13 @@ static int train(struct pretrainer *p, const char *temp, struct err *e)
 		if (!ret && (last || (p->c->eval.every && (step + 1) % p->c->eval.every == 0))) {
 			ret = eval_model(p, temp, &r, e);
 			if (!ret) {
-				log_info("step %lld  loss %.4f  strict %.3f  soft %.3f", (long long)step + 1,
-					 mean, r.strict, r.soft);
+				log_info("step %lld  loss %.4f  geneval %.3f  strict %.3f  soft %.3f",
+					 (long long)step + 1, mean, r.of[EVAL_GENEVAL].mean,
+					 r.of[EVAL_STRICT].mean, r.of[EVAL_SOFT].mean);
 				for (int i = 0; i < r.n_tags; i++)
-					log_info("    %-16s strict %.3f  soft %.3f", r.tag[i].name,
-						 r.tag[i].strict, r.tag[i].soft);
+					log_info("    %-16s geneval %.3f  strict %.3f  soft %.3f",
+						 r.tag[i].name, r.tag[i].of[EVAL_GENEVAL].mean,
+						 r.tag[i].of[EVAL_STRICT].mean, r.tag[i].of[EVAL_SOFT].mean);
 			}
 		}
 	}

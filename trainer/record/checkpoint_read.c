@@ -184,7 +184,8 @@ static int take_batches(struct trainer *t, const json_t *j, const char *path, st
 	return 0;
 }
 
-/* Of an early end; checkpoints of earlier versions were written at the end of an epoch, after its evaluation. */
+/* Of an early end; checkpoints of earlier versions were written at the end of an epoch, after its evaluation.
+ */
 static int take_place(struct progress_state *at, const json_t *j, const char *path, struct err *e)
 {
 	int64_t looked = at->stage_step ? at->step : -1;

@@ -21,7 +21,7 @@ void metrics_add(struct metrics *m, const char *name, double v);
 /* The line {"step": 7, "loss/policy": 0.5, ...} in one write, what is not finite as null, and a fresh start.
  */
 int metrics_write(struct metrics *m, int64_t step, struct err *e);
-int64_t metrics_rows(const struct metrics *m); /* lines that are there */
+int64_t metrics_rows(const struct metrics *m);              /* lines that are there */
 struct tensorboard *metrics_tensorboard(struct metrics *m); /* NULL when off */
 
 #endif

@@ -70,18 +70,9 @@ void rows_step(struct trainer *t, const struct samples *s, const struct update_s
 void rows_eval(struct trainer *t, const struct eval_result *r)
 {
 	struct metrics *m = t->metrics;
-	char name[64];
 
 	if (t->file->n_stages)
 		metrics_add(m, "stage", (double)t->at.stage + 1);
-	if (r->has_strict)
-		metrics_add(m, "eval/strict", r->strict);
-	metrics_add(m, "eval/soft", r->soft);
-	metrics_add(m, "eval/reward", r->total);
-	metrics_add(m, "eval/unavailable", (double)r->unavailable);
-	for (int i = 0; i < r->n_tags; i++) {
-		snprintf(name, sizeof name, "eval/%s/%s", r->has_strict ? "strict" : "soft", r->tag[i].name);
-		metrics_add(m, name, r->has_strict ? r->tag[i].strict : r->tag[i].soft);
-	}
+	eval_add_metrics(r, m);
 	metrics_add(m, "time/eval", r->seconds);
 }

@@ -1,6 +1,7 @@
 /*
- * rows.h -- what the lines of metrics.jsonl hold: one of every epoch that made a step, with that step's number,
- * and one of every evaluation, with the number of the step that it comes after (0: before training).  Rank 0.
+ * rows.h -- what the lines of metrics.jsonl hold: one of every epoch that made a step, with that step's
+ * number, and one of every evaluation, with the number of the step that it comes after (0: before training).
+ * Rank 0.
  */
 #ifndef ROWS_H
 #define ROWS_H

@@ -1,31 +1,47 @@
-#include "trainer/grids.h"
+#include "trainer/evaluation/grids.h"
 #include "base/mem.h"
 #include <stdlib.h>
 #include <string.h>
 
+static int by_tag(const void *a, const void *b, void *ctx)
+{
+	const struct prompts *p = ctx;
+	int64_t i = *(const int64_t *)a, j = *(const int64_t *)b;
+	int c = strcmp(p->v[i].tag, p->v[j].tag);
+
+	return c ? c : (i > j) - (i < j);
+}
+
+/* A prompt and how many of its tag come before it. */
+struct turn {
+	int64_t before, prompt;
+};
+static int by_turn(const void *a, const void *b)
+{
+	const struct turn *x = a, *y = b;
+
+	if (x->before != y->before)
+		return x->before < y->before ? -1 : 1;
+	return (x->prompt > y->prompt) - (x->prompt < y->prompt);
+}
+
 int grid_choose(const struct prompts *p, int n, int64_t *prompt)
 {
-	struct seen {
-		const char *tag;
-		int64_t n;
-	} *tag = NULL;
-	int64_t *turn = mem_zero((size_t)p->n, sizeof *turn);
-	int tags = 0, cap = 0, got = 0;
+	int64_t *order = mem_zero((size_t)p->n + 1, sizeof *order);
+	struct turn *turn = mem_zero((size_t)p->n + 1, sizeof *turn);
+	int got = 0;
 
+	for (int64_t i = 0; i < p->n; i++)
+		order[i] = i;
+	qsort_r(order, (size_t)p->n, sizeof *order, by_tag, (void *)(uintptr_t)p);
 	for (int64_t i = 0; i < p->n; i++) {
-		int k = 0;
-
-		while (k < tags && strcmp(tag[k].tag, p->v[i].tag))
-			k++;
-		if (k == tags)
-			MEM_PUSH(tag, tags, cap) = (struct seen) { p->v[i].tag, 0 };
-		turn[i] = tag[k].n++;
+		bool first = !i || strcmp(p->v[order[i]].tag, p->v[order[i - 1]].tag);
+		turn[i] = (struct turn) { first ? 0 : turn[i - 1].before + 1, order[i] };
 	}
-	for (int64_t t = 0; got < n && t < p->n; t++)
-		for (int64_t i = 0; i < p->n && got < n; i++)
-			if (turn[i] == t)
-				prompt[got++] = i;
-	free(tag);
+	qsort(turn, (size_t)p->n, sizeof *turn, by_turn);
+	for (; got < n && got < p->n; got++)
+		prompt[got] = turn[got].prompt;
+	free(order);
 	free(turn);
 	return got;
 }

@@ -1,4 +1,4 @@
-#include "trainer/evaluate.h"
+#include "trainer/evaluation/evaluate.h"
 #include "base/log.h"
 #include "base/machine/stop.h"
 #include "base/mem.h"
@@ -100,7 +100,8 @@ int evaluate(const struct evaluator *v, const struct pass *pass, struct eval_res
 		return stop_check(e);
 	}
 	for (int64_t i = 0; i < n; i++)
-		eval_count(r, v->mixture, &all, i, v->prompts->v[i / v->images_per_prompt].tag);
+		eval_count(r, v->mixture, &all, i, v->prompts->v[i / v->images_per_prompt].tag,
+			   v->prompts->v[i / v->images_per_prompt].text);
 	eval_finish(r);
 	if (!r->images)
 		ret = err_set(e, "evaluation: no image could be scored; %s", all.why);

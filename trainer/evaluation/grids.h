@@ -2,7 +2,7 @@
 #ifndef GRIDS_H
 #define GRIDS_H
 #include "base/image.h"
-#include "trainer/evaluate.h"
+#include "trainer/evaluation/evaluate.h"
 
 /* The first image of up to n prompts, tags taking turns, `cols` a row, each pixel zoom x zoom.  Every rank
  * calls; rank 0 gets it, others an empty image. */
