@@ -6,6 +6,7 @@
 #include <string.h>
 
 static const char *const std_names[] = { "global", "group", NULL };
+static const char *const over_names[] = { "selected", "drawn", NULL };
 static const char *const combine_names[] = { "sum", "normalised", NULL };
 static const char *const mode_names[] = {
 	"all", "positive_only", "negative_only", "one_only", "binary", NULL
@@ -19,6 +20,10 @@ const struct field advantage_fields[] = {
 	      .doc =
 		  "which advantages count: all; only one sign (positive_only, negative_only); 1 for positive "
 		  "ones and 0 for the rest (one_only); or their sign (binary)"),
+	FIELD(struct advantage_conf, over, .init = "selected", .choices = over_names,
+	      .doc =
+		  "where more images are drawn than trained (prompts.draw), whose rewards have the mean and "
+		  "the standard deviation: those of the trained, or of all that were drawn"),
 	FIELD(struct advantage_conf, clip, .init = "5", .min = 1e-3, .max = 1000,
 	      .doc = "clip advantages to plus or minus this before they become probabilities"),
 	FIELD(struct advantage_conf, combine, .init = "sum", .choices = combine_names,
@@ -119,6 +124,8 @@ void advantage_combine(const struct advantage_conf *c, int64_t n, int rewards, c
 	for (int64_t i = 0; i < n; i++)
 		out[i] = 0;
 	for (int k = 0; k < rewards; k++) {
+		if (weight[k] == 0)
+			continue;
 		memcpy(v, value + (int64_t)k * n, (size_t)n * sizeof *v);
 		add_normalised(c, n, v, weight[k], group, groups, left_out ? left_out + k * groups : NULL,
 			       out);
@@ -126,7 +133,7 @@ void advantage_combine(const struct advantage_conf *c, int64_t n, int rewards, c
 	for (int64_t i = 0; i < n && left_out; i++) {
 		int counts = 0;
 		for (int k = 0; k < rewards; k++)
-			counts += !left_out[k * groups + group[i]];
+			counts += weight[k] != 0 && !left_out[k * groups + group[i]];
 		if (!counts)
 			out[i] = NAN;
 	}

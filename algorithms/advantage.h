@@ -18,6 +18,7 @@ struct advantage_conf {
 	char *mode; /* all, positive_only, negative_only, one_only, binary */
 	double clip;
 	char *combine;      /* sum, normalised: how several rewards become one */
+	char *over;         /* selected, drawn: prompts.draw */
 	double reward_clip; /* bound of each reward's own advantages before they are added; 0: none */
 };
 extern const struct field advantage_fields[];
@@ -32,9 +33,9 @@ struct advantage_stats {
  * Several rewards as one by their advantages rather than by their values (GDPO, arXiv 2601.05242): each
  * reward's A, by `std` and without the mode, bounded by reward_clip, times its weight; the sum goes through
  * advantage_compute like a reward.  A reward with a wide scale then does not drown the others.
- * value[k * n + i]: reward k of sample i; out[i] is NAN where one of them is.  left_out[k * groups + g]
- * (NULL: none): reward k does not count in group g; it adds nothing there, and the group nothing to its
- * spread.  A group that all are left out of gets NAN.
+ * value[k * n + i]: reward k of sample i; out[i] is NAN where one of them is whose weight is not 0.
+ * left_out[k * groups + g] (NULL: none): reward k does not count in group g; it adds nothing there, and the
+ * group nothing to its spread.  A group that all are left out of gets NAN.
  */
 void advantage_combine(const struct advantage_conf *c, int64_t n, int rewards, const double *value,
 		       const double *weight, const int64_t *group, int64_t groups, const bool *left_out,

@@ -56,7 +56,9 @@ static void all_tables(bool docs)
 		    "\n\n# `contraflow train`\n\n"
 		    "An experiment may run in stages, in the order of the file: `stages: {NAME: {...}, "
 		    "...}`. A stage may have any section except run, ranks, model and lora; its keys "
-		    "override the file's, and its `rewards`, if given, replace the file's as a whole. The "
+		    "override the file's, and its `rewards` and `eval.rewards`, if given, replace the file's "
+		    "as a "
+		    "whole. The "
 		    "adapter, the optimizer's moments and the counters carry over from stage to stage. "
 		    "`max_steps`, `max_seconds` and the schedules of the learning rate and the old policy "
 		    "count the steps of the stage.\n\n");
@@ -69,7 +71,10 @@ static void all_tables(bool docs)
 		free(title);
 	}
 	mixture_fields(NULL, every);
-	table(&t, docs, "Every entry of `rewards`", every, "rewards.NAME");
+	table(&t, docs,
+	      "Every entry of `rewards` and of `eval.rewards` (which score evaluations alone and are never "
+	      "trained on)",
+	      every, "rewards.NAME");
 	for (int i = 0; reward_types[i]; i++) {
 		const struct reward_type *type = reward_types[i];
 		char *section = mem_printf("rewards.%s", type->name);

@@ -65,8 +65,10 @@ int reward_options_open(struct mixture **m, const struct reward_options *o, stru
 	struct conf_node *tree = o->config ? conf_read(o->config, e) : conf_empty();
 	int ret = tree ? read_rewards(tree, o, command, e) : -1;
 
-	if (!ret)
+	if (!ret) {
+		conf_remove(tree, "eval"); /* rewards of evaluations */
 		ret = mixture_open(m, tree, at_threads(), e);
+	}
 	if (!ret)
 		ret = mixture_load(*m, e);
 	conf_node_free(tree);

@@ -122,6 +122,11 @@ void sampler_release(struct sampler *s)
 	*s = (struct sampler) { 0 };
 }
 
+int sampler_passes(const struct sampler *s)
+{
+	return s->guidance == 1 || s->pipeline->transformer.facts.guided ? 1 : 2;
+}
+
 at_t sampler_velocity(const struct sampler *s, const struct pass *pass, at_t x_BCHW, at_t t_B,
 		      const struct cond *c)
 {
@@ -166,8 +171,12 @@ static at_t velocity_at_level(void *ctx, double sigma, at_t x_BCHW)
 {
 	struct run *r = ctx;
 	struct at_scope *sc = at_begin(AT_NO_GRAD);
-	at_t t_B = at_full(DIMS(at_size(x_BCHW, 0)), schedule_t(&r->sampler->schedule, sigma), AT_F32,
-			   r->sampler->pipeline->device);
+	int64_t n = at_size(x_BCHW, 0);
+
+	if (r->steps && r->steps->forwards)
+		*r->steps->forwards += n * sampler_passes(r->sampler);
+	at_t t_B =
+	    at_full(DIMS(n), schedule_t(&r->sampler->schedule, sigma), AT_F32, r->sampler->pipeline->device);
 	return at_return(sc, sampler_still_velocity(r->sampler, r->pass, x_BCHW, t_B, r->cond));
 }
 

@@ -52,7 +52,8 @@ struct sampler_steps {
 	/* NULL, or called after each step that has a law and noise in it (solver.h). */
 	void (*record)(void *ctx, int i, at_t x_BCHW, at_t next_BCHW);
 	void *ctx;
-	int stop; /* end after so many steps, for who measures; 0: after all */
+	int64_t *forwards; /* NULL, or counts up: forwards of an image, two a velocity with guidance */
+	int stop;          /* end after so many steps, for who measures; 0: after all */
 };
 /* x at sigma 1 -> clean latents (B, C, H, W), float32, of the innermost scope.  `steps` may be NULL for a
  * solver that adds no noise. */
@@ -67,6 +68,9 @@ struct transition sampler_law(const struct sampler *s, int i);
 /* v(x, t) as the sampler has it: with guidance, both branches.  Differentiable; t_B float32 in [0, 1000]. */
 at_t sampler_velocity(const struct sampler *s, const struct pass *pass, at_t x_BCHW, at_t t_B,
 		      const struct cond *c);
+
+/* Forwards of the transformer that a velocity takes: with guidance 2, unless the model is told of it. */
+int sampler_passes(const struct sampler *s);
 
 /* The same without gradients, replayed on a GPU where it can be (replay.h): *s must stay where it is. */
 at_t sampler_still_velocity(const struct sampler *s, const struct pass *pass, at_t x_BCHW, at_t t_B,

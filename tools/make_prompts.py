@@ -6,7 +6,8 @@
     tools/make_prompts.py ocr 20000 --distinct > train.txt
 
 geneval: COCO's 80 classes and GenEval's six tasks and metadata (arXiv 2310.11513), by default in FlowGRPO's proportions of
-position, counting, color_attr, colors and two_object, 7:5:3:1:1.  There are 240 counting prompts and 790 with one colour, so
+position, counting, color_attr, colors and two_object, 7:5:3:1:1.  What shows the same scene as an excluded prompt
+("B right of A" for "A left of B", "B and A" for "A and B") is excluded with it.  There are 240 counting prompts and 790 with one colour, so
 a long list in these proportions repeats them many times.  ocr: one prompt per line, the text to be drawn in double quotes.  The same
 seed gives the same file.
 """
@@ -14,6 +15,7 @@ seed gives the same file.
 import argparse
 import json
 import random
+import re
 import sys
 
 OBJECTS = """person, bicycle, car, motorcycle, airplane, bus, train, truck, boat, traffic light, fire hydrant, stop sign, parking meter,
@@ -85,11 +87,21 @@ def ocr(r):
     return prompt[0].upper() + prompt[1:]
 
 
-def seen_in(files):
+def family(kind, text):
+    """Equal for prompts that show the same scenes in other words."""
+    if kind == "geneval":
+        for said, turned in [(" left of ", " right of "), (" above ", " below "), (" and ", " and ")]:
+            a, word, b = re.sub(r"^a photo of ", "", text).partition(said if said in text else turned)
+            if word:
+                return tuple(sorted((a, b))) if said == turned else (said, a, b) if word == said else (said, b, a)
+    return text
+
+
+def families_in(kind, files):
     seen = set()
     for name in files:
         with open(name, encoding="utf-8") as f:
-            seen |= {json.loads(line)["prompt"] if line.startswith("{") else line.strip() for line in f if line.strip()}
+            seen |= {family(kind, json.loads(line)["prompt"] if line.startswith("{") else line.strip()) for line in f if line.strip()}
     return seen
 
 
@@ -99,10 +111,10 @@ def main():
     args.add_argument("count", type=int)
     args.add_argument("--seed", type=int, default=0)
     args.add_argument("--distinct", action="store_true", help="every prompt only once; tags with few prompts may run out")
-    args.add_argument("--exclude", nargs="*", default=[], help="files whose prompts are not used")
+    args.add_argument("--exclude", nargs="*", default=[], help="files whose prompts are not used, nor others that show the same scenes")
     args.add_argument("--proportions", help="proportions of geneval's tags, e.g. position=7,counting=5,single_object=1")
     args = args.parse_args()
-    r, seen = random.Random(args.seed), seen_in(args.exclude)
+    r, excluded, seen = random.Random(args.seed), families_in(args.kind, args.exclude), set()
     shares = {k: float(v) for k, v in (x.split("=") for x in args.proportions.split(","))} if args.proportions else PROPORTIONS
     if set(shares) - set(PROPORTIONS) or sum(shares.values()) <= 0:
         sys.exit(f"--proportions: the tags are {', '.join(PROPORTIONS)}, and some share must be above 0")
@@ -115,7 +127,7 @@ def main():
             text, line = p["prompt"], json.dumps(p)
         else:
             text = line = ocr(r)
-        if text in seen:
+        if text in seen or family(args.kind, text) in excluded:
             misses += 1
             if misses > 1000 + 50 * args.count:
                 sys.exit(f"there are only {made} such prompts that are not excluded")

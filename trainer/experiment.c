@@ -77,6 +77,11 @@ static const struct field prompts_fields[] = {
 	FIELD(struct prompts_conf, group_size, .init = "24", .min = 2, .max = 1e4, .unit = "images",
 	      .doc = "images per prompt: the group within which rewards are compared"),
 	FIELD(
+	    struct prompts_conf, draw, .init = "0", .min = 0, .max = 1e5, .unit = "images",
+	    .doc =
+		"draw so many images of each prompt and train on group_size of them, the best and the worst "
+		"half by total reward; 0: as many as are trained"),
+	FIELD(
 	    struct prompts_conf, by_tag, .init = "false",
 	    .doc =
 		"sample the metadata's tags in turn, so that rare tags are trained as often as common ones"),
@@ -84,6 +89,17 @@ static const struct field prompts_fields[] = {
 	      .doc = "height of an image; 0: the model's own size"),
 	FIELD(struct prompts_conf, width, .init = "0", .min = 0, .max = 16384, .unit = "pixels",
 	      .doc = "width of an image; 0: the model's own size"),
+	FIELD_END
+};
+static const struct field preview_fields[] = {
+	FIELD(struct preview_conf, steps, .init = "0", .min = 0, .max = 1000,
+	      .doc =
+		  "with prompts.draw, choose by images of so few steps; the chosen ones are sampled again, "
+		  "from the same noise, as `rollout` says, and their scores alone count; 0: choose by images "
+		  "of the rollout's own steps"),
+	FIELD(struct preview_conf, solver, .init = "", .doc = "solver of these images; empty: the rollout's"),
+	FIELD(struct preview_conf, fp8, .init = "false",
+	      .doc = "sample them with 8-bit weights and activations"),
 	FIELD_END
 };
 static const struct field_word block_words[] = {
@@ -167,6 +183,10 @@ const struct experiment_section experiment_sections[] = {
 	SECTION(lora, lora_fields, .doc = "The LoRA adapter that is trained"),
 	SECTION(prompts, prompts_fields, .doc = "Prompts and image sizes of an epoch"),
 	SECTION(rollout, rollout_fields, .doc = "How the old policy samples"),
+	{ .name = "rollout.preview",
+	  .fields = preview_fields,
+	  .offset = offsetof(struct experiment, preview),
+	  .doc = "Cheaper images to choose from" },
 	SECTION(advantage, advantage_fields,
 		.doc = "From rewards to advantages and optimality probabilities"),
 	SECTION(train, train_fields, .doc = "The update"),
@@ -185,7 +205,11 @@ const struct experiment_section experiment_sections[] = {
 /* First-level names below `section` that tables of their own or plug-ins read. */
 static const char *const *others_of(const char *section)
 {
-	static const char *const in_eval[] = { "sampler", NULL };
+	static const char *const in_eval[] = { "sampler", "rewards", NULL };
+	static const char *const in_rollout[] = { "preview", NULL };
+
+	if (!strcmp(section, "rollout"))
+		return in_rollout;
 	return strcmp(section, "eval") ? NULL : in_eval;
 }
 
@@ -238,6 +262,32 @@ static bool has_law(const struct sampler_conf *c)
 
 	solver_close(type);
 	return law;
+}
+
+/* More images drawn than trained. */
+static int check_draw(const struct experiment *x, struct err *e)
+{
+	const struct prompts_conf *c = &x->prompts;
+	bool more = c->draw > c->group_size;
+
+	if (c->draw && c->draw < c->group_size)
+		return err_set(
+		    e, "prompts.draw = %lld: fewer than the prompts.group_size = %lld that are trained",
+		    (long long)c->draw, (long long)c->group_size);
+	if (!more && (x->preview.steps || !strcmp(x->advantage.over, "drawn")))
+		return err_set(e, "%s: nothing is chosen from without prompts.draw above prompts.group_size",
+			       x->preview.steps ? "rollout.preview.steps" : "advantage.over = 'drawn'");
+	if (x->preview.steps && !strcmp(x->advantage.over, "drawn"))
+		return err_set(e,
+			       "advantage.over = 'drawn': scores of previews (rollout.preview.steps) are not "
+			       "those of the images that are trained");
+	if (x->preview.steps && x->algorithm->demands(x->algorithm_conf, &x->advantage).needs & NEEDS_LAW)
+		return err_set(
+		    e,
+		    "rollout.preview.steps: %s samples with noise on the way, and a preview would show "
+		    "another image",
+		    x->algorithm->name);
+	return 0;
 }
 
 /* What the algorithm has against the rest of the configuration. */
@@ -326,16 +376,26 @@ int experiment_stage(struct experiment *out, const struct experiment *x, int i, 
 	conf_remove(out->tree, "stages");
 	if (x->n_stages) {
 		char *section = mem_printf("stages.%s", x->stage[i]),
-		     *rewards = mem_printf("%s.rewards", section);
+		     *rewards = mem_printf("%s.rewards", section),
+		     *held_out = mem_printf("%s.eval.rewards", section);
 		struct conf_node *over = conf_copy(x->tree, section);
 
 		if (*conf_where(x->tree, rewards))
 			conf_remove(out->tree, "rewards");
+		if (*conf_where(x->tree, held_out)) {
+			struct conf_node *eval = conf_copy(out->tree, "eval");
+
+			conf_remove(eval, "rewards");
+			conf_remove(out->tree, "eval");
+			conf_put(out->tree, "eval", eval);
+		}
+		free(held_out);
 		conf_overlay(out->tree, over);
 		free(section);
 		free(rewards);
 	}
-	if (fill(out, e) || check_algorithm(out, e) || mixture_resolve(out->tree, NULL, e)) {
+	if (fill(out, e) || check_algorithm(out, e) || check_draw(out, e) ||
+	    mixture_resolve(out->tree, NULL, e)) {
 		experiment_release(out);
 		return x->n_stages ? err_in(e, "stage %s", x->stage[i]) : -1;
 	}
@@ -347,7 +407,7 @@ int experiment_stage(struct experiment *out, const struct experiment *x, int i, 
 int experiment_from(struct experiment *x, const struct conf_node *tree, struct err *e)
 {
 	*x = (struct experiment) { .tree = conf_copy(tree, "") };
-	if (!fill(x, e) && !check_algorithm(x, e))
+	if (!fill(x, e) && !check_algorithm(x, e) && !check_draw(x, e))
 		return 0;
 	experiment_release(x);
 	return -1;
@@ -402,13 +462,20 @@ void experiment_release(struct experiment *x)
 	*x = (struct experiment) { 0 };
 }
 
-static void put_rewards(struct conf_node *out, const struct conf_node *tree, const char *section)
+/* `rewards` and `eval.rewards`, their names behind `prefix`. */
+static void put_rewards(struct conf_node *out, const struct conf_node *tree, const char *prefix)
 {
+	static const char *const sections[] = { "rewards", "eval.rewards" };
 	struct conf_node *resolved = conf_empty();
 	struct err ignored; /* experiment_read has tried */
 
-	if (!mixture_resolve(tree, resolved, &ignored))
-		conf_put(out, section, conf_copy(resolved, "rewards"));
+	for (int i = 0; i < 2 && (i || !mixture_resolve(tree, resolved, &ignored)); i++) {
+		char *section = mem_printf("%s%s", prefix, sections[i]);
+
+		if (conf_is_section(resolved, sections[i]))
+			conf_put(out, section, conf_copy(resolved, sections[i]));
+		free(section);
+	}
 	conf_node_free(resolved);
 }
 
@@ -433,19 +500,17 @@ void experiment_store(const struct experiment *x, struct conf_node *out)
 {
 	put_sections(out, x, "", true);
 	if (!x->n_stages)
-		put_rewards(out, x->tree, "rewards");
+		put_rewards(out, x->tree, "");
 	for (int i = 0; i < x->n_stages; i++) {
 		struct experiment stage;
 		struct err ignored; /* as above */
-		char *prefix = mem_printf("stages.%s.", x->stage[i]),
-		     *rewards = mem_printf("%srewards", prefix);
+		char *prefix = mem_printf("stages.%s.", x->stage[i]);
 
 		if (!experiment_stage(&stage, x, i, &ignored)) {
 			put_sections(out, &stage, prefix, false);
-			put_rewards(out, stage.tree, rewards);
+			put_rewards(out, stage.tree, prefix);
 			experiment_release(&stage);
 		}
 		free(prefix);
-		free(rewards);
 	}
 }

@@ -36,8 +36,14 @@ struct model_conf {
 struct prompts_conf {
 	char *train, *test;
 	int64_t groups, group_size; /* prompts an epoch, images a prompt */
+	int64_t draw;               /* images a prompt that group_size are chosen from; 0: as many */
 	bool by_tag;
 	int64_t height, width;
+};
+struct preview_conf {
+	int64_t steps; /* 0: no preview */
+	char *solver;  /* "": the rollout's */
+	bool fp8;
 };
 struct train_conf {
 	char *algorithm;
@@ -68,6 +74,7 @@ struct experiment {
 	struct lora_conf lora;
 	struct prompts_conf prompts;
 	struct sampler_conf rollout;
+	struct preview_conf preview;
 	struct advantage_conf advantage;
 	struct train_conf train;
 	struct optimizer_conf optimizer;

@@ -29,6 +29,11 @@ void judging_begin(struct judging *j, struct dist *d, struct mixture *m, int64_t
 	grouping_begin(&j->groups, d, m, n, group_size);
 }
 
+void judging_hold_out(struct judging *j)
+{
+	j->scores.held_out = j->groups.scores.held_out = true;
+}
+
 void judging_submit(struct judging *j, int64_t at, const struct reward_item *item, int k)
 {
 	mixture_submit(j->mixture, &j->scores, (int)at, item, k);

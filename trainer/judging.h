@@ -23,6 +23,8 @@ struct judging {
 /* Every prompt of the file can be scored. */
 int judging_check(struct mixture *m, const struct prompts *p, struct err *e);
 void judging_begin(struct judging *j, struct dist *d, struct mixture *m, int64_t n, int64_t group_size);
+/* Before the first image: those of eval.rewards score, too. */
+void judging_hold_out(struct judging *j);
 /* The next k images of this rank's share, in order, all of one size; `at` counts from its first.  Prompts
  * and metadata must stay until the end.  Scoring goes on beside. */
 void judging_submit(struct judging *j, int64_t at, const struct reward_item *item, int k);

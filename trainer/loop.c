@@ -167,6 +167,7 @@ static int run_part(struct trainer *t, const struct samples *s, struct update_st
 		return stop_check(e);
 	time->update += now.seconds - now.reduce_seconds;
 	time->reduce += now.reduce_seconds;
+	time->forwards += now.forwards;
 	t->unsaved = true;
 	t->at.part++;
 	if (now.empty)
@@ -220,13 +221,14 @@ static int run_epoch(struct trainer *t, struct samples *s, struct update_stats *
 	}
 	t->at.part = 0;
 	t->at.epoch++;
-	t->at.images += s->n;
+	t->at.images += s->n + s->extra;
 	t->at.unavailable += s->scores.unavailable;
 	time->rollout = s->rollout_seconds;
 	time->reward_wait = s->reward_wait_seconds;
-	double spent[2] = { clock_now() - start, clock_cpu() - cpu }, most = spent[0];
+	double spent[3] = { clock_now() - start, clock_cpu() - cpu, (double)s->forwards }, most = spent[0];
 	dist_max_f64(t->dist, &most, 1);
-	dist_sum_f64(t->dist, spent, 2);
+	dist_sum_f64(t->dist, spent, 3);
+	time->forwards += spent[2];
 	t->at.train_seconds += most;
 	t->at.stage_seconds += most;
 	t->at.cpu_seconds += spent[1];

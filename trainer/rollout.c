@@ -1,6 +1,7 @@
 /* rollout.c -- the images of an epoch: prompts, noise keyed by sample, the old policy, rewards beside,
  * advantages. */
 #include "aten/transfer.h"
+#include "algorithms/selection.h"
 #include "base/log.h"
 #include "base/machine/stop.h"
 #include "base/mem.h"
@@ -14,11 +15,14 @@ void samples_release(struct samples *s)
 {
 	free(s->prompt);
 	free(s->group);
+	free(s->drawn);
 	free(s->advantage);
 	free(s->r);
 	free(s->strict);
 	mixture_scores_free(&s->scores);
 	at_free(s->x0_NCHW);
+	at_free(s->given_t_NT);
+	at_free(s->given_noise_NTCHW);
 	for (int i = 0; i < s->steps; i++)
 		at_free(s->state_NCHW[i]);
 	free(s->state_NCHW);
@@ -72,20 +76,26 @@ void samples_make_states(const struct trainer *t, struct samples *s, struct at_d
 	free(law);
 }
 
-static void draw(const struct trainer *t, struct samples *s)
+void samples_make(struct samples *s, int64_t n, int64_t groups)
 {
-	const struct prompts_conf *c = &t->x->prompts;
-	int64_t *of_group = mem_zero((size_t)c->groups, sizeof *of_group), end;
-
-	*s = (struct samples) { .groups = c->groups, .n = c->groups * c->group_size };
+	*s = (struct samples) { .groups = groups, .n = n };
 	s->prompt = mem_zero((size_t)s->n, sizeof *s->prompt);
 	s->group = mem_zero((size_t)s->n, sizeof *s->group);
 	s->advantage = mem_zero((size_t)s->n, sizeof *s->advantage);
 	s->r = mem_zero((size_t)s->n, sizeof *s->r);
 	s->strict = mem_zero((size_t)s->n, sizeof *s->strict);
+}
+
+/* `each` images of every prompt of the epoch. */
+static void draw(const struct trainer *t, struct samples *s, int64_t each)
+{
+	const struct prompts_conf *c = &t->x->prompts;
+	int64_t *of_group = mem_zero((size_t)c->groups, sizeof *of_group), end;
+
+	samples_make(s, c->groups * each, c->groups);
 	prompts_draw(&t->train, (uint64_t)t->x->run.seed, t->at.epoch, c->groups, c->by_tag, of_group);
 	for (int64_t i = 0; i < s->n; i++) {
-		s->group[i] = i / c->group_size;
+		s->group[i] = i / each;
 		s->prompt[i] = of_group[s->group[i]];
 	}
 	prompts_share(s->n, t->dist->rank, t->dist->ranks, &s->first, &end);
@@ -107,8 +117,8 @@ static void pixel_health(struct samples *s, const uint8_t *rgb, size_t n)
 	s->pixel_saturated += (double)saturated;
 }
 
-/* Conditioning of this rank's groups, for the rollout and the update of the epoch. */
-static int encode_groups(struct trainer *t, struct samples *s, struct err *e)
+/* For the rollout and the update of the epoch. */
+int samples_encode(struct trainer *t, struct samples *s, struct err *e)
 {
 	struct at_scope *sc = at_begin(AT_NO_GRAD);
 	int64_t last = s->group[s->first + s->count - 1], n, *prompt;
@@ -145,14 +155,22 @@ struct share {
 	struct trainer *t;
 	struct samples *s;
 	struct judging *judging;
+	const struct sampler *sampler;
+	bool fp8, keep; /* keep the latents */
+	int64_t each;   /* images drawn of a prompt: id / each is the prompt's place */
 };
 
 static int condition(void *ctx, const int64_t *id, int n, struct cond *out, struct err *e)
 {
 	const struct share *x = ctx;
+	at_t row_B = at_empty(DIMS(n), AT_I64, AT_CPU);
+	int64_t *row = at_data(row_B);
 
 	(void)e;
-	*out = samples_cond(x->t, x->s, id, n);
+	for (int i = 0; i < n; i++)
+		row[i] = id[i] / x->each - x->s->first_group;
+	at_send_all(1, &row_B, &row_B, x->t->pipeline.device);
+	*out = cond_rows(&x->s->cond, row_B);
 	return 0;
 }
 
@@ -165,42 +183,9 @@ static void submit(void *ctx, int64_t at, at_t rgb_BHW3)
 	pixel_health(s, at_data(rgb_BHW3), (size_t)at_numel(rgb_BHW3));
 }
 
-/* Samples this rank's share batch by batch; scoring goes on beside. */
-static int sample_share(struct trainer *t, struct samples *s, struct judging *j, struct err *e)
+/* Means over all ranks of what a rank has summed. */
+static void sum_health(struct trainer *t, struct samples *s)
 {
-	struct at_scope *sc = at_begin(AT_NO_GRAD);
-	const struct prompts_conf *c = &t->x->prompts;
-	struct pass old = policies_sampling_pass(&t->policies, t->x->rollout.fp8);
-	struct share share = { t, s, j };
-	struct sampling how = { .pipeline = &t->pipeline,
-				.sampler = &t->rollout,
-				.pass = &old,
-				.chw = pipeline_latent_shape(&t->pipeline, c->height, c->width),
-				.batch = t->batches.rollout,
-				.seed = (uint64_t)t->x->run.seed,
-				.epoch = (uint64_t)t->at.epoch,
-				.purpose = RNG_LATENT,
-				.steps = RNG_SOLVER,
-				.cond = condition,
-				.cond_ctx = &share,
-				.take = submit,
-				.take_ctx = &share };
-	int64_t *id = mem_zero((size_t)s->count, sizeof *id);
-
-	for (int64_t i = 0; i < s->count; i++)
-		id[i] = s->first + i;
-	s->x0_NCHW = at_keep(
-	    at_empty(DIMS(s->count, how.chw.d[0], how.chw.d[1], how.chw.d[2]), AT_F32, t->pipeline.device));
-	how.x0_NCHW = s->x0_NCHW;
-	samples_make_states(t, s, how.chw);
-	how.state_NCHW = s->state_NCHW;
-	how.keep_next = needs(t, NEEDS_NEXT);
-	int ret = sampling_run(&how, id, s->count, e);
-	free(id);
-	if ((ret = dist_agree(t->dist, ret, e))) {
-		at_end(sc);
-		return ret;
-	}
 	s->x0_norm = s->count ? at_sum_squares(s->x0_NCHW) : 0;
 	double sums[5] = { s->x0_norm, (double)at_numel(s->x0_NCHW), s->pixel_mean, s->pixel_saturated,
 			   s->pixels };
@@ -208,8 +193,52 @@ static int sample_share(struct trainer *t, struct samples *s, struct judging *j,
 	s->x0_norm = sqrt(sums[0] / sums[1]);
 	s->pixel_mean = sums[2] / sums[4];
 	s->pixel_saturated = sums[3] / sums[4];
+}
+
+static void keep_latents(struct trainer *t, struct samples *s, struct sampling *how)
+{
+	s->x0_NCHW = at_keep(at_empty(DIMS(s->count, how->chw.d[0], how->chw.d[1], how->chw.d[2]), AT_F32,
+				      t->pipeline.device));
+	how->x0_NCHW = s->x0_NCHW;
+	samples_make_states(t, s, how->chw);
+	how->state_NCHW = s->state_NCHW;
+	how->keep_next = needs(t, NEEDS_NEXT);
+}
+
+/* Samples this rank's share batch by batch; scoring goes on beside. */
+static int sample_share(struct share *x, struct err *e)
+{
+	struct trainer *t = x->t;
+	struct samples *s = x->s;
+	struct at_scope *sc = at_begin(AT_NO_GRAD);
+	const struct prompts_conf *c = &t->x->prompts;
+	struct pass old = policies_sampling_pass(&t->policies, x->fp8);
+	struct sampling how = { .pipeline = &t->pipeline,
+				.sampler = x->sampler,
+				.pass = &old,
+				.chw = pipeline_latent_shape(&t->pipeline, c->height, c->width),
+				.batch = t->batches.rollout,
+				.seed = (uint64_t)t->x->run.seed,
+				.epoch = (uint64_t)t->at.epoch,
+				.purpose = RNG_LATENT,
+				.steps = RNG_SOLVER,
+				.forwards = &s->forwards,
+				.cond = condition,
+				.cond_ctx = x,
+				.take = submit,
+				.take_ctx = x };
+	int64_t *id = mem_zero((size_t)s->count, sizeof *id);
+
+	for (int64_t i = 0; i < s->count; i++)
+		id[i] = s->drawn ? s->drawn[s->first + i] : s->first + i;
+	if (x->keep)
+		keep_latents(t, s, &how);
+	int ret = dist_agree(t->dist, sampling_run(&how, id, s->count, e), e);
+	free(id);
+	if (!ret && x->keep)
+		sum_health(t, s);
 	at_end(sc);
-	return 0;
+	return ret;
 }
 
 static void take_strict(const struct trainer *t, struct samples *s)
@@ -244,31 +273,108 @@ static void judge_samples(const struct trainer *t, struct samples *s)
 	free(weight);
 }
 
-int rollout_epoch(struct trainer *t, struct samples *s, struct err *e)
+/* Samples, drawn already, and their scores; collective. */
+static int sample_and_judge(struct share *x, struct err *e)
 {
+	struct trainer *t = x->t;
+	struct samples *s = x->s;
 	struct judging judging;
-	double start = clock_now();
-	int ret;
+	double waited;
 
-	trainer_window(t);
-	draw(t, s);
-	if ((ret = encode_groups(t, s, e)))
-		return ret;
-	judging_begin(&judging, t->dist, t->mixture, s->n, t->x->prompts.group_size);
-	if (sample_share(t, s, &judging, e)) {
+	if (samples_encode(t, s, e))
+		return -1;
+	x->judging = &judging;
+	judging_begin(&judging, t->dist, t->mixture, s->n, s->n / s->groups);
+	if (sample_share(x, e)) {
 		judging_drop(&judging);
 		return -1;
 	}
-	judging_finish(&judging, &s->scores, &s->reward_wait_seconds);
+	judging_finish(&judging, &s->scores, &waited);
+	s->reward_wait_seconds += waited;
 	if (dist_stops(t->dist)) /* some may not have waited for the scores */
 		return stop_check(e);
 	const struct mixture_scores *all = &s->scores; /* the same on every rank, and so is what follows */
-	if ((double)all->unavailable > t->x->train.max_unavailable * (double)s->n)
-		return err_set(
-		    e, "rewards: %lld of %lld images could not be scored (train.max_unavailable is %g); %s",
-		    (long long)all->unavailable, (long long)s->n, t->x->train.max_unavailable, all->why);
-	take_strict(t, s);
-	judge_samples(t, s);
-	s->rollout_seconds = clock_now() - start - s->reward_wait_seconds;
+	if ((double)all->unavailable <= t->x->train.max_unavailable * (double)s->n)
+		return 0;
+	return err_set(e,
+		       "rewards: %lld of %lld images could not be scored (train.max_unavailable is %g); %s",
+		       (long long)all->unavailable, (long long)s->n, t->x->train.max_unavailable, all->why);
+}
+
+/* The trained images of those drawn. */
+static void choose(const struct trainer *t, struct samples *s, const struct samples *all)
+{
+	int64_t keep = t->x->prompts.group_size, each = all->n / all->groups;
+
+	draw(t, s, keep);
+	s->drawn = mem_zero((size_t)s->n, sizeof *s->drawn);
+	for (int64_t g = 0; g < s->groups; g++) {
+		int64_t *of = s->drawn + g * keep;
+
+		selection_best_worst(all->scores.total + g * each, each, keep, of);
+		for (int64_t k = 0; k < keep; k++)
+			of[k] += g * each;
+	}
+	s->extra = all->n;
+	s->forwards = all->forwards;
+	s->extra_mean = all->stats.reward_mean;
+	s->reward_wait_seconds = all->reward_wait_seconds;
+}
+
+/* Draws and scores more images than are trained, and chooses: *all is the caller's to release. */
+static int draw_many(struct trainer *t, struct samples *s, struct samples *all, struct err *e)
+{
+	int64_t each = t->x->prompts.draw;
+	bool preview = t->preview.pipeline != NULL;
+	struct share x = { .t = t,
+			   .s = all,
+			   .sampler = preview ? &t->preview : &t->rollout,
+			   .fp8 = preview ? t->x->preview.fp8 : t->x->rollout.fp8,
+			   .each = each };
+
+	draw(t, all, each);
+	if (sample_and_judge(&x, e))
+		return -1;
+	judge_samples(t, all);
+	choose(t, s, all);
 	return 0;
+}
+
+/* Advantages among all that were drawn. */
+static void take_advantages(struct samples *s, const struct samples *all)
+{
+	for (int64_t i = 0; i < s->n; i++) {
+		s->advantage[i] = all->advantage[s->drawn[i]];
+		s->r[i] = all->r[s->drawn[i]];
+	}
+	s->stats = all->stats;
+}
+
+int rollout_epoch(struct trainer *t, struct samples *s, struct err *e)
+{
+	const struct prompts_conf *c = &t->x->prompts;
+	struct samples all = { 0 };
+	struct share x = { .t = t, .s = s, .sampler = &t->rollout, .fp8 = t->x->rollout.fp8, .keep = true };
+	double start = clock_now();
+	int ret = 0;
+
+	if (t->archives)
+		return archived_epoch(t, s, e);
+	*s = (struct samples) { 0 };
+	trainer_window(t);
+	x.each = c->draw > c->group_size ? c->draw : c->group_size;
+	if (x.each > c->group_size)
+		ret = draw_many(t, s, &all, e);
+	else
+		draw(t, s, x.each);
+	ret = ret || sample_and_judge(&x, e) ? -1 : 0;
+	if (!ret) {
+		take_strict(t, s);
+		judge_samples(t, s);
+		if (all.n && !strcmp(t->x->advantage.over, "drawn"))
+			take_advantages(s, &all);
+		s->rollout_seconds = clock_now() - start - s->reward_wait_seconds;
+	}
+	samples_release(&all);
+	return ret;
 }

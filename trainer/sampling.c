@@ -57,6 +57,7 @@ static int sample_batch(const struct sampling *s, const int64_t *id, int64_t at,
 					       .epoch = s->epoch,
 					       .purpose = s->steps,
 					       .id = id,
+					       .forwards = s->forwards,
 					       .record = s->state_NCHW ? keep_state : NULL,
 					       .ctx = &states };
 		at_t x0 = sampler_run(s->sampler, s->pass, noise, &c, &steps);

@@ -21,7 +21,8 @@ struct sampling {
 	at_t x0_NCHW;             /* where the latents go, a row an image; NULL: nowhere */
 	/* NULL, or by step where x before it goes, likewise: of the steps that take noise. */
 	at_t *state_NCHW;
-	bool keep_next; /* and where each of those led, into the step after it */
+	int64_t *forwards; /* NULL, or counts up, as in sampler_steps */
+	bool keep_next;    /* and where each of those led, into the step after it */
 	/* Conditioning of images id[0..n), of the innermost scope. */
 	int (*cond)(void *ctx, const int64_t *id, int n, struct cond *out, struct err *e);
 	void *cond_ctx;

@@ -102,6 +102,9 @@ static void leave(struct trainer *t)
 	t->gradients = NULL;
 	sampler_release(&t->rollout);
 	sampler_release(&t->eval_sampler);
+	if (t->preview.pipeline)
+		sampler_release(&t->preview);
+	t->preview = (struct sampler) { 0 };
 	prompts_free(&t->train);
 	prompts_free(&t->test);
 	if (t->x)
@@ -193,6 +196,21 @@ static int check_noise(struct trainer *t, struct err *e)
 		       t->x->rollout.solver, t->x->algorithm->name, t->rollout.schedule.steps);
 }
 
+/* The rollout's, but for what its section says. */
+static int open_preview(struct trainer *t, struct at_dims chw, struct err *e)
+{
+	const struct preview_conf *p = &t->x->preview;
+	struct sampler_conf c = t->x->rollout;
+
+	if (!p->steps)
+		return 0;
+	c.steps = p->steps;
+	c.eta = 0;
+	if (*p->solver)
+		c.solver = p->solver;
+	return sampler_init(&t->preview, &t->pipeline, &c, chw, e) ? err_in(e, "rollout.preview") : 0;
+}
+
 static int open_samplers(struct trainer *t, struct err *e)
 {
 	if (t->x->train.cuda_graphs)
@@ -200,6 +218,7 @@ static int open_samplers(struct trainer *t, struct err *e)
 	const struct prompts_conf *c = &t->x->prompts;
 	struct at_dims chw = pipeline_latent_shape(&t->pipeline, c->height, c->width);
 	return sampler_init(&t->rollout, &t->pipeline, &t->x->rollout, chw, e) || check_noise(t, e) ||
+		       open_preview(t, chw, e) ||
 		       sampler_init(&t->eval_sampler, &t->pipeline, &t->x->eval.sampler, chw, e)
 		   ? -1
 		   : 0;

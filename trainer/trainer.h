@@ -15,6 +15,7 @@
 #include "trainer/evaluation/evaluate.h"
 #include "trainer/experiment.h"
 #include "trainer/judging.h"
+#include "trainer/record/archives.h"
 #include "trainer/record/metrics.h"
 #include "algorithms/optimizer.h"
 #include "algorithms/policies.h"
@@ -51,6 +52,7 @@ struct trainer {
 	struct prompts train, test;
 	struct mixture *mixture; /* its judges: loaded but for those of stages that have not begun */
 	struct sampler rollout, eval_sampler;
+	struct sampler preview; /* pipeline NULL: there is none */
 	struct policies policies;
 	struct optimizer optimizer;
 	struct gradient_replays *gradients; /* NULL: the update has no CUDA graphs */
@@ -61,6 +63,9 @@ struct trainer {
 	struct eval_result before;
 	struct metrics *metrics; /* NULL on ranks other than 0 */
 	char *dir;               /* the run directory */
+	/* Borrowed: what was sampled before, in place of sampling (contraflow replay); NULL for a training
+	 * run. */
+	const struct archives *archives;
 };
 
 /* Everything of every stage is tried before stage `first` begins: but for judges' weights, of which only that
@@ -74,20 +79,28 @@ void trainer_close(struct trainer *t);
 /* The images of one epoch.  Arrays of n are the same on every rank; x0 holds this rank's share. */
 struct samples {
 	int64_t n, groups;
-	int64_t first, count;         /* this rank's share: samples first .. first + count - 1 */
-	int64_t *prompt, *group;      /* n */
-	double *advantage, *r;        /* n; NAN without a reward */
+	int64_t first, count;    /* this rank's share: samples first .. first + count - 1 */
+	int64_t *prompt, *group; /* n */
+	int64_t *drawn;          /* n: which of the images drawn, whose noise it has; NULL: all are trained */
+	double *advantage, *r;   /* n; NAN without a reward */
 	struct mixture_scores scores; /* of all n: totals, values, what could not be had */
 	at_t x0_NCHW;                 /* count rows, kept, on the pipeline's device */
 	int steps;
 	/* NEEDS_LAW: x before each of the steps that took noise, and with NEEDS_NEXT after them, as x0; NULL
 	 * for others. */
 	at_t *state_NCHW;
+	/* Replays whose archive says at what it is trained: 1000 t (count, given), float32 on the CPU, and
+	 * eps (count, given, C, H, W) or NULL.  given 0: the algorithm chooses. */
+	int given;
+	at_t given_t_NT, given_noise_NTCHW;
 	struct cond cond;    /* of the groups that this rank's share is in; kept */
 	int64_t first_group; /* row 0 of cond */
 	struct advantage_stats stats;
 	/* For the log. */
-	double *strict; /* n: the "strict" sub-score, NAN where there is none */
+	double *strict;    /* n: the "strict" sub-score, NAN where there is none */
+	int64_t extra;     /* images drawn to choose from */
+	double extra_mean; /* of their total rewards */
+	int64_t forwards;  /* of an image, by this rank, for all that it sampled */
 	double x0_norm, pixels, pixel_mean, pixel_saturated;
 	double rollout_seconds, reward_wait_seconds;
 };
@@ -99,7 +112,16 @@ struct cond samples_cond(const struct trainer *t, const struct samples *s, const
 
 /* Prompts, rollout, rewards, advantages of epoch t->at.epoch. */
 int rollout_epoch(struct trainer *t, struct samples *s, struct err *e);
+/* The same from t->archives, which has that epoch (archived.c). */
+int archived_epoch(struct trainer *t, struct samples *s, struct err *e);
+/* Whether the configuration can train from them: collective. */
+int archived_check(const struct trainer *t, struct err *e);
 
+/* Parts of an epoch's samples for those two: arrays of s->n, and conditioning of this rank's groups. */
+void samples_make(struct samples *s, int64_t n, int64_t groups);
+int samples_encode(struct trainer *t, struct samples *s, struct err *e);
+
+#define FORWARDS_OF_BACKWARD 1.135 /* by FLOPs, in Stable Diffusion 3.5 Medium at 512 x 512 */
 struct update_stats {
 	double policy_loss, kl, grad_norm, lr;
 	double old_deviation; /* mean (v - v_old)^2, where has_old */
@@ -107,6 +129,8 @@ struct update_stats {
 	double metric[ALGORITHM_NOTES]; /* by algorithm_metrics */
 	double seconds, reduce_seconds;
 	bool stopped; /* somebody was asked to stop: nothing was changed, and nothing here is filled in */
+	/* Of an image, by all ranks; a backward to the adapter counts FORWARDS_OF_BACKWARD. */
+	double forwards;
 	bool empty;   /* no pair in its part: no score, or nothing that the algorithm wants */
 	bool skipped; /* that, or a non-finite number: nothing was changed */
 };

@@ -23,7 +23,16 @@ int trainer_levels(const struct trainer *t)
 
 /* Sums over the pairs of a step, for the log: of policy loss, the algorithm's notes, kl, (v - v_old)^2, n, n
  * with kl. */
-enum { SUM_POLICY, SUM_NOTES, SUM_KL = SUM_NOTES + ALGORITHM_NOTES, SUM_DEVIATION, SUM_N, SUM_KL_N, SUMS };
+enum {
+	SUM_POLICY,
+	SUM_NOTES,
+	SUM_KL = SUM_NOTES + ALGORITHM_NOTES,
+	SUM_DEVIATION,
+	SUM_N,
+	SUM_KL_N,
+	SUM_FORWARDS,
+	SUMS
+};
 
 /* What those are sums of, where it was made until the step's end: to fetch it after each micro-batch would
  * make the GPU wait for the CPU as often.  M micro-batches of a step of L pairs. */
@@ -41,6 +50,26 @@ struct work_list {
 	int64_t total; /* of all ranks, those of weight 0 included */
 };
 
+/* 1000 t of each of a sample's levels, where it is this rank's. */
+static const float *given_t(const struct samples *s, int64_t id)
+{
+	return (const float *)at_data(s->given_t_NT) + (id - s->first) * s->given;
+}
+
+/* Adds the levels that an archive has of a sample. */
+static void add_given(struct work_list *l, const struct samples *s, int64_t id, bool mine)
+{
+	l->total += s->given;
+	for (int k = 0; k < s->given && mine; k++)
+		l->v[l->n++] = (struct pair) {
+			.sample = id,
+			.level = k,
+			.noise = id,
+			.weight = 1,
+			.sigma = (double)given_t(s, id)[k] / 1000,
+		};
+}
+
 /* Adds the pairs of a sample, where it has a score; a step without noise has no law, and is none. */
 static void add_pairs(struct work_list *l, const struct trainer *t, const struct round *r,
 		      const struct samples *s, int64_t id, struct pair *room)
@@ -50,6 +79,10 @@ static void add_pairs(struct work_list *l, const struct trainer *t, const struct
 
 	if (isnan(s->r[id]))
 		return;
+	if (s->given) {
+		add_given(l, s, id, mine);
+		return;
+	}
 	int n = type->pairs ? type->pairs(t->x->algorithm_conf, r, id, room) : pairs_at_random(r, id, room);
 	if (n < 0 || n > r->levels)
 		at_panic("%s: %d pairs of a sample, at most %d", type->name, n, r->levels);
@@ -110,7 +143,8 @@ static struct work_list list_pairs(const struct trainer *t, const struct samples
 	int64_t *order = mem_zero((size_t)units, sizeof *order), *dealt = deal(t, s, units, each, parts);
 	struct rng shuffle = rng_make(r.seed, RNG_SHUFFLE, r.epoch, 0);
 	struct pair *room = mem_zero((size_t)r.levels, sizeof *room);
-	struct work_list l = { .v = mem_zero((size_t)(s->count * r.levels + 1), sizeof *l.v) };
+	int64_t most = s->given > r.levels ? s->given : r.levels;
+	struct work_list l = { .v = mem_zero((size_t)(s->count * most + 1), sizeof *l.v) };
 
 	for (int64_t i = 0; i < units; i++)
 		order[i] = i;
@@ -183,9 +217,10 @@ static struct rng noise_of(const struct trainer *t, const struct samples *s, con
 {
 	uint64_t seed = (uint64_t)t->x->run.seed, epoch = (uint64_t)t->at.epoch;
 
-	return s->state_NCHW
-		   ? rng_make_step(seed, RNG_SOLVER, epoch, (uint64_t)pair->sample, (uint64_t)pair->level)
-		   : rng_make(seed, RNG_DIFFUSE, epoch, at_level(t, pair->noise, pair));
+	return s->state_NCHW ? rng_make_step(seed, RNG_SOLVER, epoch,
+					     (uint64_t)(s->drawn ? s->drawn[pair->sample] : pair->sample),
+					     (uint64_t)pair->level)
+			     : rng_make(seed, RNG_DIFFUSE, epoch, at_level(t, pair->noise, pair));
 }
 
 static double level_of(const struct trainer *t, const struct pair *pair)
@@ -244,6 +279,20 @@ static at_t states(const struct samples *s, const struct pair *pair, int n, int 
 	return all;
 }
 
+/* eps of an archive. */
+static at_t given_noise(const struct trainer *t, const struct samples *s, const struct pair *pair, int n)
+{
+	at_t *z = mem_zero((size_t)n, sizeof *z), all;
+
+	for (int i = 0; i < n; i++)
+		z[i] = at_narrow(at_select(s->given_noise_NTCHW, 0, pair[i].sample - s->first), 0,
+				 pair[i].level, 1);
+	all = at_cat(n, z, 0);
+	free(z);
+	at_send_all(1, &all, &all, t->pipeline.device);
+	return all;
+}
+
 static struct gradient_batch gather(const struct trainer *t, const struct work *w, const struct samples *s,
 				    const struct pair *pair, int n, int *kl_rows)
 {
@@ -273,7 +322,8 @@ static struct gradient_batch gather(const struct trainer *t, const struct work *
 				    .cond = cond_rows(&s->cond, table[TABLE_COND]),
 				    .timestep_B = number[TIMESTEP],
 				    .row_K = table[TABLE_KL] };
-	at_t z_BCHW = at_normals((uint64_t)t->x->run.seed, table[TABLE_NAME], noise);
+	at_t z_BCHW = s->given_noise_NTCHW ? given_noise(t, s, pair, n)
+					   : at_normals((uint64_t)t->x->run.seed, table[TABLE_NAME], noise);
 	if (s->state_NCHW) {
 		m.terms.z_BCHW = z_BCHW;
 		m.terms.xt_BCHW = states(s, pair, n, 0);
@@ -460,6 +510,21 @@ void update_try(struct trainer *t, const struct samples *s, int n, int64_t block
 	free(pair);
 }
 
+/* What a pass over n pairs without gradient takes beside theta's own velocity. */
+static double beside(const struct work *w, double n, double with_kl)
+{
+	return (w->has_old ? n : 0) + with_kl;
+}
+
+/* Forwards of an image that this rank made for a step. */
+static double forwards_of(const struct work *w, const struct tally *tally)
+{
+	double n = tally->pairs, with_kl = (double)tally->with_kl;
+	double once = n * (1 + FORWARDS_OF_BACKWARD) + beside(w, n, with_kl);
+
+	return sampler_passes(w->sampler) * (once + (w->group ? n + beside(w, n, with_kl) : 0));
+}
+
 static void fill_stats(struct update_stats *u, const struct trainer *t, const struct demands *d,
 		       const double *sum)
 {
@@ -470,6 +535,7 @@ static void fill_stats(struct update_stats *u, const struct trainer *t, const st
 	u->kl = sum[SUM_KL_N] > 0 ? sum[SUM_KL] / sum[SUM_KL_N] : 0;
 	u->has_old = d->needs & NEEDS_OLD;
 	u->old_deviation = sum[SUM_DEVIATION] / n;
+	u->forwards = sum[SUM_FORWARDS];
 	if (type->summary)
 		type->summary(sum + SUM_NOTES, n, u->metric);
 	else
@@ -497,6 +563,7 @@ void update_step(struct trainer *t, const struct samples *s, int64_t part, int64
 	if ((u->stopped = dist_stops(t->dist)))
 		goto out;
 	tally_sums(&tally, sum);
+	sum[SUM_FORWARDS] = forwards_of(&w, &tally);
 	t->dist->reduce_seconds = 0;
 	dist_sum_tensor(t->dist, t->grad_P);
 	dist_sum_f64(t->dist, sum, SUMS);

@@ -26,7 +26,7 @@ static json_t *why_not(const struct mixture *m, const struct mixture_scores *s, 
 
 	err_set(&e, "the total is not a finite number");
 	for (int k = 0; k < s->rewards; k++)
-		if (isnan(s->value[k * s->n + i])) {
+		if (isnan(s->value[k * s->n + i]) && mixture_at(m, k)->weight != 0) {
 			err_set(&e, "%s: %s", mixture_at(m, k)->name, s->reason[k * s->n + i]);
 			break;
 		}

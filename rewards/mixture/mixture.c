@@ -220,6 +220,11 @@ void mixture_begin(struct mixture *m, struct mixture_scores *s)
 	s->open_tasks = 0;
 }
 
+static bool asked(const struct mixture_entry *k, const struct mixture_scores *s, bool group)
+{
+	return k->group == group && (!k->held_out || s->held_out);
+}
+
 /* To the rewards that get groups, or to the others. */
 static void hand_over(struct mixture *m, struct mixture_scores *s, const int *sample,
 		      const struct reward_item *item, int n, bool group)
@@ -227,7 +232,7 @@ static void hand_over(struct mixture *m, struct mixture_scores *s, const int *sa
 	bool wanted = false;
 
 	for (int k = 0; k < m->entries; k++)
-		wanted |= m->entry[k].group == group;
+		wanted |= asked(&m->entry[k], s, group);
 	if (n < 1 || !wanted)
 		return;
 	if (m->backend) {
@@ -238,7 +243,7 @@ static void hand_over(struct mixture *m, struct mixture_scores *s, const int *sa
 
 	pthread_mutex_lock(&m->lock);
 	for (int k = 0; k < m->entries; k++)
-		if (m->entry[k].group == group)
+		if (asked(&m->entry[k], s, group))
 			queue_add(m, s, b, k, n);
 	queue_expire(m);
 	pthread_cond_broadcast(&m->work);
@@ -413,7 +418,7 @@ int mixture_check_all(struct mixture *m, const struct reward_item *item, int n, 
 		for (int k = 0; k < m->entries; k++) {
 			const struct mixture_entry *entry = &m->entry[k];
 
-			if (!entry->type->check ||
+			if (!entry->type->check || entry->weight == 0 ||
 			    !entry->type->check(entry->state, item[i].prompt, item[i].meta, e))
 				continue;
 			*bad = i;

@@ -16,20 +16,22 @@
 
 struct mixture_entry {
 	const struct reward_type *type;
-	double weight;
+	double weight; /* 0: watched, see mixture_total; prompts that it cannot score are left to it */
 	void *conf, *state;
 	char *name;      /* its key in the section, by which messages, metrics and results call it */
 	double deadline; /* seconds a call may take; 0: for ever */
 	double quorum;   /* see mixture_total */
 	bool group;      /* it gets whole groups (REWARD_GROUP, or because it asked) */
 	bool loaded;     /* reward.h's load() is done, or there is none */
+	bool held_out;   /* of eval.rewards: scores only sets that say so */
 };
 struct mixture;
 struct mixture_scores;
 
-/* Reads section `rewards` (a mapping: name -> {type, weight, the reward's own keys}; without `type` the name
- * is the type), opens each: prompts can then be checked, and images scored after mixture_load.  `threads`
- * scoring threads, for all rewards that do not have their own. */
+/* Reads the sections `rewards` and, for evaluations, `eval.rewards` (mappings: name -> {type, weight, the
+ * reward's own keys}; without `type` the name is the type), opens each: prompts can then be checked, and
+ * images scored after mixture_load.  `threads` scoring threads, for all rewards that do not have their own.
+ */
 int mixture_open(struct mixture **m, const struct conf_node *root, int threads, struct err *e);
 /* The rewards of `from` whose type and keys one of m's has, too, go over to m as they are, loaded; m's own go
  * to `from` for that, which is closed next.  Nothing may be under way; a reward with calls that were given up
@@ -65,7 +67,7 @@ void mixture_entry_close(struct mixture_entry *k); /* its name, state and conf *
 int mixture_count(const struct mixture *m);
 const struct mixture_entry *mixture_at(const struct mixture *m, int k);
 /* The column of reward k's sub-score of that name; -1: it has none. */
-int mixture_sub(const struct mixture *m, int k, const char *name);
+int mixture_sub_at(const struct mixture *m, int k, const char *name);
 bool mixture_has_quorum(const struct mixture *m); /* some reward may be left out of a group */
 bool mixture_has_groups(const struct mixture *m); /* some reward gets whole groups */
 /* Can all rewards score this prompt?  Of several, *bad is the first that cannot be scored. */
@@ -87,7 +89,8 @@ struct mixture_scores {
 	double *sub;                /* rewards * n * REWARD_SUBS */
 	char why[256];              /* the first reason of an unavailable score */
 	char (*reason)[REWARD_WHY]; /* why value[i] is unavailable; NULL unless mixture_scores_keep_reasons */
-	bool check; /* set before mixture_submit: nobody has asked the rewards about these prompts yet */
+	bool check;    /* set before mixture_submit: nobody has asked the rewards about these prompts yet */
+	bool held_out; /* likewise: the held-out rewards score it, too */
 	/* From mixture_total. */
 	double *total;       /* n */
 	int64_t unavailable; /* samples without a total */
@@ -131,7 +134,8 @@ double mixture_wait_unless(struct mixture *m, struct mixture_scores *s, bool (*e
 void mixture_wait_until(struct mixture *m, struct mixture_scores *s, double end);
 
 /*
- * Totals from the values: the weighted sum, NAN (unavailable) for a sample that lacks a score.
+ * Totals from the values: the weighted sum, NAN (unavailable) for a sample that lacks a score.  A reward of
+ * weight 0 is watched: it is no part of any total, and costs no sample.
  *
  * group[i] in [0, groups): the samples that are compared with each other; NULL: none are.  A group compares
  * totals, so all of its samples must be sums of the same rewards: where fewer than `quorum` of a group have a

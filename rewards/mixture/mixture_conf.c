@@ -15,7 +15,9 @@ static const struct field entry_fields[] = {
 		     "have any "
 		     "name, so the same type can be used several times"),
 	FIELD(struct entry_conf, weight, .init = "1", .min = -1e6, .max = 1e6,
-	      .doc = "weight of this reward in the total"),
+	      .doc =
+		  "weight of this reward in the total; 0: it is only watched: reported, not trained on, and "
+		  "an image that it cannot score is kept"),
 	FIELD(struct entry_conf, deadline, .init = "0", .min = 0, .max = 1e6, .unit = "s",
 	      .doc =
 		  "time limit for a batch of images; after it the images count as unavailable and a late "
@@ -138,10 +140,27 @@ static const struct reward_type *entry_type(const struct conf_node *root, const 
 	return type;
 }
 
-/* Its type and keys. */
-static int entry_read(struct mixture_entry *k, const struct conf_node *root, const char *name, struct err *e)
+/* A held-out reward counts in no total, and says so if it has the key at all. */
+static int hold_out(struct mixture_entry *k, const struct conf_node *root, const char *section, struct err *e)
 {
-	char *section = mem_printf("rewards.%s", name);
+	char *key = mem_printf("%s.weight", section);
+	bool given = *conf_where(root, key);
+	int ret = 0;
+
+	if (given && k->weight != 0)
+		ret = err_set(e, "%s: %s: rewards of eval.rewards are never trained on: they have no weight",
+			      conf_where(root, key), key);
+	k->weight = 0;
+	k->held_out = true;
+	free(key);
+	return ret;
+}
+
+/* Its type and keys. */
+static int entry_read(struct mixture_entry *k, const struct conf_node *root, const char *group,
+		      const char *name, struct err *e)
+{
+	char *section = mem_printf("%s.%s", group, name);
 	struct field common[MIXTURE_FIELDS];
 	struct entry_conf c = { 0 };
 	int ret = -1;
@@ -167,7 +186,7 @@ static int entry_read(struct mixture_entry *k, const struct conf_node *root, con
 		if (fill(k->conf, k->type->fields, common, root, section, e))
 			goto out;
 	}
-	ret = 0;
+	ret = strcmp(group, "rewards") ? hold_out(k, root, section, e) : 0;
 out:
 	free(section);
 	return ret;
@@ -181,23 +200,53 @@ static void entries_free(struct mixture_entry *entry, int n)
 	free(entry);
 }
 
-/* All entries of the section, read and not opened; NULL on error. */
+/* Some reward counts, and no two have one name. */
+static int check_entries(const struct mixture_entry *entry, int n, const struct conf_node *root,
+			 struct err *e)
+{
+	bool some = false;
+
+	for (int k = 0; k < n; k++) {
+		some |= entry[k].weight != 0;
+		for (int i = 0; i < k; i++)
+			if (!strcmp(entry[i].name, entry[k].name))
+				return err_set(
+				    e,
+				    "%s: eval.rewards: '%s' is an entry of `rewards`, too: give it "
+				    "another name (and its `type`)",
+				    conf_where(root, "eval.rewards"), entry[k].name);
+	}
+	const char *where = conf_where(root, "rewards");
+	return some ? 0
+		    : err_set(e, "%s%srewards: the weight of every entry is 0: at least one must count",
+			      where, *where ? ": " : "");
+}
+
+/* All entries of `rewards` and `eval.rewards`, read and not opened; NULL on error. */
 static struct mixture_entry *entries_read(const struct conf_node *root, int *n, struct err *e)
 {
-	const char **names = conf_keys(root, "rewards", n);
-	struct mixture_entry *entry = mem_zero((size_t)*n, sizeof *entry);
+	int own, held_out;
+	const char **names = conf_keys(root, "rewards", &own),
+		   **others = conf_keys(root, "eval.rewards", &held_out);
+	struct mixture_entry *entry = mem_zero((size_t)(own + held_out) + 1, sizeof *entry);
 	int ret = 0;
 
-	if (!*n) {
+	*n = own + held_out;
+	if (!own) {
 		const char *where = conf_where(root, "rewards");
 		ret = err_set(
 		    e,
 		    "%s%srewards: there is none: add at least one, such as `rewards: {geneval: {weight: 1}}`",
 		    where, *where ? ": " : "");
 	}
-	for (int k = 0; k < *n && !ret; k++)
-		ret = entry_read(&entry[k], root, names[k], e);
+	for (int k = 0; k < own && !ret; k++)
+		ret = entry_read(&entry[k], root, "rewards", names[k], e);
+	for (int k = 0; k < held_out && !ret; k++)
+		ret = entry_read(&entry[own + k], root, "eval.rewards", others[k], e);
+	if (!ret)
+		ret = check_entries(entry, *n, root, e);
 	free(names);
+	free(others);
 	if (!ret)
 		return entry;
 	entries_free(entry, *n);
@@ -290,7 +339,7 @@ int mixture_resolve(const struct conf_node *root, struct conf_node *out, struct 
 		return -1;
 	for (int k = 0; k < n && out; k++) {
 		struct entry_conf c = entry_values(&entry[k]);
-		char *section = mem_printf("rewards.%s", entry[k].name);
+		char *section = mem_printf("%srewards.%s", entry[k].held_out ? "eval." : "", entry[k].name);
 		struct field common[MIXTURE_FIELDS];
 
 		mixture_fields(entry[k].type, common);
@@ -303,7 +352,7 @@ int mixture_resolve(const struct conf_node *root, struct conf_node *out, struct 
 	return 0;
 }
 
-int mixture_sub(const struct mixture *m, int k, const char *name)
+int mixture_sub_at(const struct mixture *m, int k, const char *name)
 {
 	const char *const *names = mixture_at(m, k)->type->sub_names;
 

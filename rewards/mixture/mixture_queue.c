@@ -15,7 +15,7 @@ static void note_reason(struct mixture *m, struct mixture_scores *s, int sample,
 
 	if (s->reason)
 		snprintf(s->reason[reward * s->n + sample], sizeof *s->reason, "%.159s", why);
-	if (at >= s->why_at)
+	if (at >= s->why_at || m->entry[reward].weight == 0) /* which costs no sample */
 		return;
 	s->why_at = at;
 	snprintf(s->why, sizeof s->why, "%.80s: %.160s", m->entry[reward].name, why);
@@ -251,7 +251,7 @@ void queue_add(struct mixture *m, struct mixture_scores *s, struct batch *b, int
 				     .reward = k,
 				     .offset = from,
 				     .n = to - from,
-				     .check = s->check,
+				     .check = s->check || m->entry[k].weight == 0,
 				     .since = clock_now() };
 		*m->tail = t;
 		m->tail = &t->next;

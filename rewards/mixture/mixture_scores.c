@@ -32,7 +32,7 @@ void mixture_scores_free(struct mixture_scores *s)
 double mixture_sub_of(const struct mixture *m, const struct mixture_scores *s, int k, int64_t i,
 		      const char *name)
 {
-	int sub = mixture_sub(m, k, name);
+	int sub = mixture_sub_at(m, k, name);
 
 	return sub < 0 ? NAN : s->sub[(k * s->n + i) * REWARD_SUBS + sub];
 }
@@ -41,7 +41,7 @@ int mixture_judge(const struct mixture *m, const struct mixture_scores *s, int64
 {
 	for (int k = 0; k < s->rewards; k++)
 		if (!(mixture_at(m, k)->type->flags & REWARD_TOLD_SUBS) &&
-		    (mixture_sub(m, k, "strict") >= 0 || mixture_sub(m, k, "correct") >= 0))
+		    (mixture_sub_at(m, k, "strict") >= 0 || mixture_sub_at(m, k, "correct") >= 0))
 			return k;
 	for (int k = 0; k < s->rewards; k++)
 		if (!isnan(mixture_sub_of(m, s, k, i, "strict")) ||
@@ -98,6 +98,8 @@ void mixture_total(const struct mixture *m, struct mixture_scores *s, const int6
 		const struct mixture_entry *entry = mixture_at(m, k);
 		double instead = 0;
 
+		if (entry->weight == 0) /* and 0 * NAN would be NAN */
+			continue;
 		if (group && entry->quorum > 0) {
 			leave_out(s, k, entry->quorum, group);
 			instead = stand_in(s, k, group);

@@ -35,7 +35,7 @@ static void submit(void *ctx, struct mixture_scores *s, const int *sample, const
 {
 	struct client *c = ctx;
 	struct remote_batch *r = mem_zero(1, sizeof *r);
-	struct text t = remote_message(group ? REMOTE_SCORE_GROUP : REMOTE_SCORE, c->next_id, n);
+	struct text t = remote_score_message(group, s->held_out, c->next_id, n);
 
 	*r = (struct remote_batch) { .next = c->away, .set = s, .id = c->next_id++, .n = n, .group = group };
 	r->sample = memcpy(mem_alloc((size_t)n * sizeof *sample), sample, (size_t)n * sizeof *sample);

@@ -17,6 +17,17 @@ struct text remote_message(enum remote_kind kind, int id, int n)
 	return t;
 }
 
+struct text remote_score_message(bool group, bool held_out, int id, int n)
+{
+	struct remote_head h = {
+		.kind = group ? REMOTE_SCORE_GROUP : REMOTE_SCORE, .id = id, .n = n, .held_out = held_out
+	};
+	struct text t = { 0 };
+
+	text_add_bytes(&t, &h, sizeof h);
+	return t;
+}
+
 struct text remote_failure(enum remote_kind kind, int id, int n, const struct err *e)
 {
 	struct remote_head h = { .kind = (int32_t)kind, .id = id, .n = n, .bad = 1 };

@@ -22,9 +22,11 @@ struct remote_head {
 	int32_t kind, id;
 	int32_t n;   /* items; of REMOTE_OPENED entries; of REMOTE_CHECKED the item that cannot be scored */
 	int32_t bad; /* an error follows, as text */
+	int32_t held_out; /* the held-out rewards score it, too */
 };
 
 struct text remote_message(enum remote_kind kind, int id, int n); /* with its head; text_free */
+struct text remote_score_message(bool group, bool held_out, int id, int n);
 struct text remote_failure(enum remote_kind kind, int id, int n, const struct err *e);
 /* The head of a message, or a panic when it has none: these come from this program alone. */
 struct remote_head remote_read_head(const char *data, size_t size);

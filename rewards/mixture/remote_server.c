@@ -114,6 +114,7 @@ static void score(struct remote_server *s, int from, const struct remote_head *h
 		sample[i] = i;
 	*j = (struct job) { .next = s->jobs, .to = from, .id = h->id };
 	mixture_scores_init(&j->scores, h->n, mixture_count(s->mixture));
+	j->scores.held_out = h->held_out;
 	mixture_begin(s->mixture, &j->scores);
 	if (h->kind == REMOTE_SCORE_GROUP)
 		mixture_submit_group(s->mixture, &j->scores, sample, item, h->n);

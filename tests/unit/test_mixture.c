@@ -389,6 +389,42 @@ static void quorum(void **state)
 	mixture_scores_free(&s);
 }
 
+/* A reward of weight 0 is no part of a total, and its lack costs no sample; a held-out one scores only sets
+ * that say so. */
+static void watched(void **state)
+{
+	enum { N = 6 };
+	const struct mixture_entry entry[] = { { .type = &value_reward, .name = mem_str("own"), .weight = 2 },
+					       { .type = &faulty_reward, .weight = 0, .quorum = 1 },
+					       { .type = &alone_reward, .held_out = true } };
+	static const int64_t group[N] = { 0, 0, 0, 1, 1, 1 };
+	struct mixture *m = mixture_new(entry, 3, 1);
+	uint8_t pixel[N][3];
+
+	(void)state;
+	for (int i = 0; i < N; i++)
+		memset(pixel[i], i + 1, 3);
+	for (int held_out = 0; held_out < 2; held_out++) {
+		struct mixture_scores s;
+
+		mixture_scores_init(&s, N, 3);
+		s.held_out = held_out;
+		mixture_begin(m, &s);
+		submit_all(m, &s, pixel, N, 4);
+		mixture_wait(m, &s);
+		for (int i = 0; i < N; i++)
+			s.value[N + i] = i % 2 ? s.value[N + i] : NAN;
+		mixture_total(m, &s, group, 2);
+		assert_true(s.unavailable == 0 && s.n_left_out == 0 && !*s.why);
+		for (int i = 0; i < N; i++) {
+			assert_true(s.total[i] == 2 * (i + 1));
+			assert_int_equal(isnan(s.value[2 * N + i]), !held_out);
+		}
+		mixture_scores_free(&s);
+	}
+	mixture_close(m);
+}
+
 static void close_with_work_left(void **state)
 {
 	enum { N = 40 };
@@ -410,6 +446,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(weighted_sum),
+		cmocka_unit_test(watched),
 		cmocka_unit_test(unavailable_is_no_number),
 		cmocka_unit_test(absurd_is_no_number),
 		cmocka_unit_test(first_reason_in_order),

@@ -76,6 +76,13 @@ static void bad_configuration(void **state)
 	refuse("rewards:\n  mean: {type: geneval}\n", ":2: rewards: an entry cannot be called 'mean'");
 	refuse("rewards:\n  left_out: {type: geneval}\n",
 	       ":2: rewards: an entry cannot be called 'left_out'");
+	refuse("rewards:\n  geneval: {weight: 0}\n  jpeg_compressibility: {weight: 0}\n",
+	       ":1: rewards: the weight of every entry is 0: at least one must count");
+	refuse("rewards: {geneval: {}}\neval:\n  rewards: {geneval: {}}\n",
+	       ":3: eval.rewards: 'geneval' is an entry of `rewards`, too");
+	refuse("rewards: {geneval: {}}\neval:\n  rewards: {a: {type: geneval, weight: 2}}\n",
+	       ":3: eval.rewards.a.weight: rewards of eval.rewards are never trained on");
+	refuse("eval: {rewards: {geneval: {}}}\n", "rewards: there is none");
 	refuse("rewards:\n  a: geneval\n", "'rewards.a' is a section of keys");
 	refuse("rewards: {judge: {type: plugin, path: ./no.so}}\n", "reward judge: cannot load ./no.so");
 }

@@ -43,8 +43,8 @@ void eval_count(struct eval_result *r, const struct mixture *m, const struct mix
 	v[TOTAL] = s->total[i];
 	for (int k = 0; k < s->rewards; k++)
 		v[REWARDS + k] = s->value[k * s->n + i];
-	r->has[EVAL_GENEVAL] |= judge >= 0 && mixture_sub(m, judge, "correct") >= 0;
-	r->has[EVAL_STRICT] |= judge >= 0 && mixture_sub(m, judge, "strict") >= 0;
+	r->has[EVAL_GENEVAL] |= judge >= 0 && mixture_sub_at(m, judge, "correct") >= 0;
+	r->has[EVAL_STRICT] |= judge >= 0 && mixture_sub_at(m, judge, "strict") >= 0;
 	r->images += !isnan(v[TOTAL]);
 	r->unavailable += isnan(v[TOTAL]) != 0;
 	rows->tag[rows->n] = *tag ? tag : "all";

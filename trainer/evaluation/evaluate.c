@@ -89,6 +89,7 @@ int evaluate(const struct evaluator *v, const struct pass *pass, struct eval_res
 
 	eval_release(r);
 	judging_begin(&j, d, v->mixture, n, v->images_per_prompt);
+	judging_hold_out(&j);
 	ret = dist_agree(d, score_share(v, pass, &j, e), e);
 	if (ret) {
 		judging_drop(&j);
@@ -103,6 +104,10 @@ int evaluate(const struct evaluator *v, const struct pass *pass, struct eval_res
 		eval_count(r, v->mixture, &all, i, v->prompts->v[i / v->images_per_prompt].tag,
 			   v->prompts->v[i / v->images_per_prompt].text);
 	eval_finish(r);
+	for (int k = 0; k < r->n_rewards; k++)
+		if (r->reward[k].watched && !r->reward[k].score.n)
+			log_warn_once("reward %s, which is watched, scored no image of the evaluation",
+				      r->reward[k].name);
 	if (!r->images)
 		ret = err_set(e, "evaluation: no image could be scored; %s", all.why);
 	r->seconds = clock_now() - start;

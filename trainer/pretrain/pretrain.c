@@ -375,7 +375,7 @@ static int eval_model(struct pretrainer *p, const char *dir, struct eval_result 
 static int train(struct pretrainer *p, const char *temp, struct err *e)
 {
 	const struct pretrain_train *c = &p->c->train;
-	struct eval_result r;
+	struct eval_result r = { 0 };
 	struct progress bar;
 	double mean = NAN;
 	int64_t first, end;
@@ -423,6 +423,7 @@ static int train(struct pretrainer *p, const char *temp, struct err *e)
 		}
 	}
 	progress_end(&bar);
+	eval_release(&r);
 	return ret;
 }
 

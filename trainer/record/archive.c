@@ -55,7 +55,9 @@ static int write_share(struct trainer *t, const struct samples *s, struct err *e
 	item[k++] = (struct st_item) { "r", floats(s->r + first, n) };
 	item[k++] = (struct st_item) { "advantage", floats(s->advantage + first, n) };
 	for (int j = 0; j < s->scores.rewards; j++)
-		item[k++] = (struct st_item) { mem_printf("reward.%s", mixture_at(t->mixture, j)->name),
+		if (!mixture_at(t->mixture, j)->held_out)
+			item[k++] =
+			    (struct st_item) { mem_printf("reward.%s", mixture_at(t->mixture, j)->name),
 					       floats(s->scores.value + j * s->n + first, n) };
 	ret = st_write_bytes(&data, &size, item, k, meta, 5, e);
 	if (!ret)

@@ -27,9 +27,13 @@ void rows_step(struct trainer *t, const struct samples *s, const struct update_s
 	metrics_add(m, "reward/mean", s->stats.reward_mean);
 	metrics_add(m, "reward/std", s->stats.reward_std);
 	for (int k = 0; k < s->scores.rewards; k++) {
+		if (mixture_at(t->mixture, k)->held_out)
+			continue;
 		snprintf(name, sizeof name, "reward/%s", mixture_at(t->mixture, k)->name);
 		metrics_add(m, name, mean_of(s->scores.value + k * s->n, s->n));
 	}
+	if (s->extra)
+		metrics_add(m, "reward/drawn", s->extra_mean);
 	double strict = mean_of(s->strict, s->n);
 	if (!isnan(strict))
 		metrics_add(m, "reward/strict", strict);
@@ -60,6 +64,7 @@ void rows_step(struct trainer *t, const struct samples *s, const struct update_s
 	at_memory_read(t->pipeline.device, &memory);
 	metrics_add(m, "memory/peak", (double)memory.peak / 1073741824);
 	metrics_add(m, "memory/reserved", (double)memory.reserved_peak / 1073741824);
+	metrics_add(m, "compute/forwards", time->forwards);
 	metrics_add(m, "time/rollout", time->rollout);
 	metrics_add(m, "time/reward_wait", time->reward_wait);
 	metrics_add(m, "time/update", time->update);

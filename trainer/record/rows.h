@@ -10,6 +10,7 @@
 /* Seconds of an epoch by phase. */
 struct round_times {
 	double rollout, reward_wait, update, reduce;
+	double forwards; /* of an image, by all ranks: update_stats.forwards and the rollout's */
 };
 
 /* Into the row that is being collected. */
