@@ -14,8 +14,9 @@ static const char *const mode_names[] = {
 
 const struct field advantage_fields[] = {
 	FIELD(struct advantage_conf, std, .init = "global", .choices = std_names,
-	      .doc = "standard deviation that advantages are divided by: the whole epoch's, or the prompt's "
-		     "group's"),
+	      .doc =
+		  "standard deviation that advantages are divided by: the whole epoch's, or the prompt's "
+		  "group's; not read with `combine: normalised`, which takes first one and then the other"),
 	FIELD(struct advantage_conf, mode, .init = "all", .choices = mode_names,
 	      .doc =
 		  "which advantages count: all; only one sign (positive_only, negative_only); 1 for positive "
@@ -26,10 +27,12 @@ const struct field advantage_fields[] = {
 		  "the standard deviation: those of the trained, or of all that were drawn"),
 	FIELD(struct advantage_conf, clip, .init = "5", .min = 1e-3, .max = 1000,
 	      .doc = "clip advantages to plus or minus this before they become probabilities"),
-	FIELD(struct advantage_conf, combine, .init = "sum", .choices = combine_names,
-	      .doc =
-		  "how several rewards are combined: sum: weighted sum of their values; normalised: weighted "
-		  "sum of their advantages (GDPO)"),
+	FIELD(
+	    struct advantage_conf, combine, .init = "sum", .choices = combine_names,
+	    .doc =
+		"how several rewards are combined: sum: weighted sum of their values; normalised: weighted "
+		"sum of their advantages, each divided by its standard deviation in the prompt's group, and "
+		"the sum by its own over the epoch (GDPO)"),
 	FIELD(struct advantage_conf, reward_clip, .init = "0", .min = 0, .max = 1e6,
 	      .doc = "with `normalised`, clip each reward's own advantages to plus or minus this, against "
 		     "outliers; 0: no clipping"),
@@ -90,26 +93,25 @@ static struct moments *group_moments(int64_t n, const double *reward, const int6
 	return m;
 }
 
-static double normalised(double reward, const struct moments *g, const struct moments *all, bool global)
+static double normalised(double reward, const struct moments *around, const struct moments *spread)
 {
-	return (reward - g->mean) / (sqrt(global ? all->var : g->var) + 1e-4);
+	return (reward - around->mean) / (sqrt(spread->var) + 1e-4);
 }
 
 /* Adds one reward's share.  v is the caller's own: values that do not count become NAN. */
 static void add_normalised(const struct advantage_conf *c, int64_t n, double *v, double weight,
 			   const int64_t *group, int64_t groups, const bool *left_out, double *out)
 {
-	bool global = !strcmp(c->std, "global");
 	double bound = c->reward_clip > 0 ? c->reward_clip : INFINITY;
 
 	for (int64_t i = 0; i < n; i++)
 		if (left_out && left_out[group[i]])
 			v[i] = NAN;
-	struct moments all = all_moments(n, v), *of = group_moments(n, v, group, groups);
+	struct moments *of = group_moments(n, v, group, groups);
 	for (int64_t i = 0; i < n; i++) {
 		if (left_out && left_out[group[i]])
 			continue;
-		double a = isnan(v[i]) ? NAN : normalised(v[i], &of[group[i]], &all, global);
+		double a = isnan(v[i]) ? NAN : normalised(v[i], &of[group[i]], &of[group[i]]);
 		out[i] += weight * (isnan(a) ? NAN : fmin(fmax(a, -bound), bound));
 	}
 	free(of);
@@ -152,14 +154,15 @@ void advantage_compute(const struct advantage_conf *c, int64_t n, const double *
 		       int64_t groups, double *advantage, double *r, struct advantage_stats *stats)
 {
 	struct moments all = all_moments(n, reward), *of = group_moments(n, reward, group, groups);
-	bool global = !strcmp(c->std, "global");
+	bool combined = !strcmp(c->combine, "normalised"), global = !strcmp(c->std, "global");
 	double r_sum = 0;
 
 	for (int64_t i = 0; i < n; i++) {
 		advantage[i] = r[i] = NAN;
 		if (isnan(reward[i]))
 			continue;
-		double a = normalised(reward[i], &of[group[i]], &all, global);
+		const struct moments *own = &of[group[i]];
+		double a = normalised(reward[i], combined ? &all : own, combined || global ? &all : own);
 		double clipped = fmin(fmax(a, -c->clip), c->clip);
 		advantage[i] = a;
 		r[i] = fmin(fmax(apply_mode(c->mode, clipped) / c->clip / 2 + 0.5, 0), 1);

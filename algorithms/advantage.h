@@ -14,7 +14,7 @@
 #include <stdint.h>
 
 struct advantage_conf {
-	char *std;  /* global, group */
+	char *std;  /* global, group; of a sum of rewards */
 	char *mode; /* all, positive_only, negative_only, one_only, binary */
 	double clip;
 	char *combine;      /* sum, normalised: how several rewards become one */
@@ -31,11 +31,12 @@ struct advantage_stats {
 
 /*
  * Several rewards as one by their advantages rather than by their values (GDPO, arXiv 2601.05242): each
- * reward's A, by `std` and without the mode, bounded by reward_clip, times its weight; the sum goes through
- * advantage_compute like a reward.  A reward with a wide scale then does not drown the others.
+ * reward's A by the mean and spread of its group, bounded by reward_clip, times its weight.  What
+ * advantage_compute makes of the sum is by the mean and spread of the epoch, whatever `std` says.  So no
+ * reward drowns the others, neither by a wide scale nor by prompts of which some are easier for it.
  * value[k * n + i]: reward k of sample i; out[i] is NAN where one of them is whose weight is not 0.
- * left_out[k * groups + g] (NULL: none): reward k does not count in group g; it adds nothing there, and the
- * group nothing to its spread.  A group that all are left out of gets NAN.
+ * left_out[k * groups + g] (NULL: none): reward k does not count in group g and adds nothing there.  A group
+ * that all are left out of gets NAN.
  */
 void advantage_combine(const struct advantage_conf *c, int64_t n, int rewards, const double *value,
 		       const double *weight, const int64_t *group, int64_t groups, const bool *left_out,

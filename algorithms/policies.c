@@ -40,18 +40,32 @@ static void ready(const struct policies *p, struct lora_merged *m, const struct 
 	lora_ready(m, l, (enum lora_form)form);
 }
 
-int policies_init(struct policies *p, const struct policy_conf *c, const struct nn_net *net,
-		  const struct lora_conf *lora, const char *start, uint64_t seed, enum at_device dev,
-		  struct err *e)
+/* The other two as theta is. */
+static void begin(struct policies *p)
 {
-	*p = (struct policies) { .conf = c, .old_is_theta = true };
-	if (start ? lora_load(&p->theta, net, start, dev, e) : lora_init(&p->theta, net, lora, seed, dev, e))
-		return -1;
 	lora_copy_init(&p->old, &p->theta);
 	lora_copy_init(&p->ema, &p->theta);
 	lora_require_grad(&p->theta);
 	policies_refresh(p);
+}
+
+int policies_init(struct policies *p, const struct policy_conf *c, const struct nn_net *net,
+		  const struct lora_conf *lora, const char *start, uint64_t seed, enum at_device dev,
+		  struct err *e)
+{
+	*p = (struct policies) { .conf = c };
+	if (start ? lora_load(&p->theta, net, start, dev, e) : lora_init(&p->theta, net, lora, seed, dev, e))
+		return -1;
+	begin(p);
 	return 0;
+}
+
+void policies_lay_out(struct policies *p, const struct policy_conf *c, const struct nn_net *net,
+		      const struct lora_size *size, enum at_device dev)
+{
+	*p = (struct policies) { .conf = c };
+	lora_lay_out(&p->theta, net, size, dev);
+	begin(p);
 }
 
 void policies_release(struct policies *p)

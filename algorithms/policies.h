@@ -35,6 +35,9 @@ struct policies {
 int policies_init(struct policies *p, const struct policy_conf *c, const struct nn_net *net,
 		  const struct lora_conf *lora, const char *start, uint64_t seed, enum at_device dev,
 		  struct err *e);
+/* For values that come from outside: of this shape (lora_lay_out), all zero. */
+void policies_lay_out(struct policies *p, const struct policy_conf *c, const struct nn_net *net,
+		      const struct lora_size *size, enum at_device dev);
 void policies_release(struct policies *p);
 
 /* After optimizer step `step` (from 1), if ema_every divides it:

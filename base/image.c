@@ -28,6 +28,88 @@ static int check_size(uint64_t w, uint64_t h, const char *name, struct err *e)
 	return 0;
 }
 
+/* ---- which way is up ---- */
+
+/* The number of n bytes in TIFF's order. */
+static uint32_t tiff_number(const uint8_t *p, size_t n, bool little)
+{
+	uint32_t v = 0;
+
+	for (size_t i = 0; i < n; i++)
+		v = v << 8 | p[little ? n - 1 - i : i];
+	return v;
+}
+
+/* EXIF's orientation, 1 to 8, of a block that begins with TIFF's header; 1 (upright) when it does not say. */
+static int exif_orientation(const uint8_t *data, size_t size)
+{
+	bool little = size >= 8 && !memcmp(data, "II*", 4);
+	uint32_t at, n;
+
+	if (size < 8 || (!little && memcmp(data, "MM\0*", 4) != 0))
+		return 1;
+	at = tiff_number(data + 4, 4, little);
+	if (at > size - 2)
+		return 1;
+	n = tiff_number(data + at, 2, little);
+	for (at += 2; n && at <= size && size - at >= 12; n--, at += 12) {
+		uint32_t v = tiff_number(data + at + 8, 2, little);
+
+		if (tiff_number(data + at, 2, little) == 0x112) /* a SHORT */
+			return v >= 1 && v <= 8 && tiff_number(data + at + 2, 2, little) == 3 ? (int)v : 1;
+	}
+	return 1;
+}
+
+/* The chunk eXIf, wherever in the file it is. */
+static int png_orientation(const uint8_t *data, size_t size)
+{
+	for (size_t at = 8; size - at >= 12;) {
+		size_t n = tiff_number(data + at, 4, false);
+
+		if (n > size - at - 12)
+			break;
+		if (!memcmp(data + at + 4, "eXIf", 4))
+			return exif_orientation(data + at + 8, n);
+		at += n + 12;
+	}
+	return 1;
+}
+
+static int jpeg_orientation(const struct jpeg_decompress_struct *d)
+{
+	for (const struct jpeg_marker_struct *m = d->marker_list; m; m = m->next)
+		if (m->marker == JPEG_APP0 + 1 && m->data_length > 6 && !memcmp(m->data, "Exif\0", 6))
+			return exif_orientation(m->data + 6, m->data_length - 6);
+	return 1;
+}
+
+/* Upright; the pixels, too, where there are any. */
+static void turn(struct image *im, int orientation)
+{
+	bool lies = orientation > 4; /* rows become columns */
+	int w = lies ? im->h : im->w, h = lies ? im->w : im->h;
+	bool right = orientation == 2 || orientation == 3 || orientation == 7 || orientation == 8;
+	bool bottom = orientation == 3 || orientation == 4 || orientation == 6 || orientation == 7;
+
+	if (orientation == 1)
+		return;
+	uint8_t *out = im->rgb ? mem_alloc((size_t)w * (size_t)h * 3) : NULL;
+	for (int y = 0; y < h && out; y++)
+		for (int x = 0; x < w; x++) {
+			int from_x = lies ? y : x, from_y = lies ? x : y;
+
+			from_x = right ? im->w - 1 - from_x : from_x;
+			from_y = bottom ? im->h - 1 - from_y : from_y;
+			memcpy(out + 3 * ((size_t)y * (size_t)w + (size_t)x),
+			       im->rgb + 3 * ((size_t)from_y * (size_t)im->w + (size_t)from_x), 3);
+		}
+	free(im->rgb);
+	*im = (struct image) { .w = w, .h = h, .rgb = out };
+}
+
+/* ---- PNG and JPEG ---- */
+
 /* libpng's simplified reader would apply gAMA and blend alpha, and so change the scores of an image by what
  * is written beside it; the full one reports errors by a callback that must not return. */
 struct png_trap {
@@ -122,6 +204,8 @@ static int read_png(struct image *im, bool pixels, const uint8_t *data, size_t s
 	}
 	png_destroy_read_struct(&png, &info, NULL);
 	free(rows);
+	if (!ret)
+		turn(im, png_orientation(data, size));
 	return ret;
 }
 
@@ -171,6 +255,42 @@ static struct jpeg_error_mgr *jpeg_trap_init(struct jpeg_trap *t)
 	return &t->mgr;
 }
 
+/* A byte times a share of 255, rounded. */
+static int share(int v, int of)
+{
+	int x = v * of + 128;
+
+	return (x + (x >> 8)) >> 8;
+}
+
+/* A line of inks as Adobe writes them, 255 for none. */
+static void rgb_of_cmyk(uint8_t *rgb, const uint8_t *cmyk, int w)
+{
+	for (int x = 0; x < w; x++, rgb += 3, cmyk += 4)
+		for (int c = 0; c < 3; c++)
+			rgb[c] = (uint8_t)(cmyk[3] - share(255 - cmyk[c], cmyk[3]));
+}
+
+static void jpeg_rows(struct jpeg_decompress_struct *d, struct image *im)
+{
+	bool inks = d->jpeg_color_space == JCS_CMYK || d->jpeg_color_space == JCS_YCCK;
+	size_t row = (size_t)im->w * 3;
+	JSAMPARRAY line;
+
+	d->out_color_space = inks ? JCS_CMYK : JCS_RGB;
+	jpeg_start_decompress(d);
+	line = d->mem->alloc_sarray((j_common_ptr)d, JPOOL_IMAGE, (JDIMENSION)im->w * 4, 1);
+	im->rgb = mem_alloc((size_t)im->h * row);
+	while (d->output_scanline < d->output_height) {
+		JSAMPROW to = im->rgb + (size_t)d->output_scanline * row;
+
+		jpeg_read_scanlines(d, inks ? line : &to, 1);
+		if (inks)
+			rgb_of_cmyk(to, line[0], im->w);
+	}
+	jpeg_finish_decompress(d);
+}
+
 static int read_jpeg(struct image *im, bool pixels, const uint8_t *data, size_t size, const char *name,
 		     struct err *e)
 {
@@ -187,24 +307,17 @@ static int read_jpeg(struct image *im, bool pixels, const uint8_t *data, size_t 
 	jpeg_create_decompress(&d);
 	d.progress = &watch;
 	jpeg_mem_src(&d, data, (unsigned long)size);
+	jpeg_save_markers(&d, JPEG_APP0 + 1, 0xffff);
 	jpeg_read_header(&d, TRUE);
 	im->w = (int)d.image_width;
 	im->h = (int)d.image_height;
-	int ret = check_size(d.image_width, d.image_height, name, e);
-	if (ret || !pixels) {
-		jpeg_destroy_decompress(&d);
-		return ret;
-	}
-	d.out_color_space = JCS_RGB;
-	jpeg_start_decompress(&d);
-	im->rgb = mem_alloc((size_t)im->w * (size_t)im->h * 3);
-	while (d.output_scanline < d.output_height) {
-		JSAMPROW row = im->rgb + (size_t)d.output_scanline * (size_t)im->w * 3;
-		jpeg_read_scanlines(&d, &row, 1);
-	}
-	jpeg_finish_decompress(&d);
+	int ret = check_size(d.image_width, d.image_height, name, e), orientation = jpeg_orientation(&d);
+	if (!ret && pixels)
+		jpeg_rows(&d, im);
 	jpeg_destroy_decompress(&d);
-	return 0;
+	if (!ret)
+		turn(im, orientation);
+	return ret;
 }
 
 static int read_any(struct image *im, bool pixels, const void *data, size_t size, const char *name,

@@ -14,11 +14,13 @@ struct image {
 };
 
 void image_free(struct image *im);
-/* PNG or JPEG by content, at most 64 Mpixel.  Samples as they are, whatever a file says of gamma or colour
- * spaces: grey three times, 16 bits without their lower half, alpha dropped (as PIL's convert("RGB")). */
+/* PNG or JPEG by content, at most 64 Mpixel, turned as EXIF's orientation says (as PIL's exif_transpose does
+ * it). Samples as they are, whatever a file says of gamma or colour spaces: grey three times, 16 bits without
+ * their lower half, alpha dropped, CMYK as Adobe writes it, inverted (as PIL's convert("RGB"), but for grey
+ * of 16 bits, which PIL clips). */
 int image_read(struct image *im, const char *path, struct err *e);
 int image_decode(struct image *im, const void *data, size_t size, const char *name, struct err *e);
-/* Width and height from the header alone: nothing is decompressed. */
+/* Width and height, of the image upright, from the header alone: nothing is decompressed. */
 int image_size(int *w, int *h, const void *data, size_t size, const char *name, struct err *e);
 int image_write_png(const char *path, int w, int h, const uint8_t *rgb, struct err *e); /* atomic */
 int image_png(uint8_t **out, size_t *size, int w, int h, const uint8_t *rgb,

@@ -31,8 +31,12 @@ static size_t python_number(const char *s)
 	return 0;
 }
 
-/* With integers that 64 bits cannot hold as reals and, of files, what Python alone calls numbers as null. */
-static json_t *parse_again(const char *text, size_t n, bool file, json_error_t *at)
+/* Of whom a text is. */
+enum source { STRICT, OF_FILE, OF_PROGRAM };
+
+/* With integers that 64 bits cannot hold as reals and, if not strict, what Python alone calls numbers as
+ * null. */
+static json_t *parse_again(const char *text, size_t n, enum source source, json_error_t *at)
 {
 	struct text all = { 0 }, t = { 0 };
 	const char *s, *end;
@@ -40,7 +44,7 @@ static json_t *parse_again(const char *text, size_t n, bool file, json_error_t *
 
 	text_add_bytes(&all, text, n);
 	for (s = all.s; *s; s = end) {
-		size_t word = file ? python_number(s) : 0;
+		size_t word = source == STRICT ? 0 : python_number(s);
 
 		end = s + word;
 		if (word) {
@@ -48,6 +52,10 @@ static json_t *parse_again(const char *text, size_t n, bool file, json_error_t *
 			continue;
 		}
 		end = token_end(s, &number);
+		if (number && source == OF_PROGRAM && isinf(strtod(s, NULL))) {
+			text_add(&t, "null");
+			continue;
+		}
 		text_add_bytes(&t, s, (size_t)(end - s));
 		errno = 0;
 		if (number && s + strspn(s, "-0123456789") == end && strtoll(s, NULL, 10) && errno == ERANGE)
@@ -60,14 +68,14 @@ static json_t *parse_again(const char *text, size_t n, bool file, json_error_t *
 	return j;
 }
 
-static json_t *parse(const char *text, size_t n, bool file, const char *what, struct err *e)
+static json_t *parse(const char *text, size_t n, enum source source, const char *what, struct err *e)
 {
 	json_error_t at;
 	json_t *j = json_loadb(text, n, JSON_REJECT_DUPLICATES, &at);
 
 	/* transformers writes "no limit" as the integer 10^30, diffusers as -Infinity */
-	if (!j && (file || json_error_code(&at) == json_error_numeric_overflow))
-		j = parse_again(text, n, file, &at);
+	if (!j && (source != STRICT || json_error_code(&at) == json_error_numeric_overflow))
+		j = parse_again(text, n, source, &at);
 	if (!j)
 		err_set(e, "%s:%d: not valid JSON: %s", what, at.line, at.text);
 	return j;
@@ -75,7 +83,12 @@ static json_t *parse(const char *text, size_t n, bool file, const char *what, st
 
 json_t *json_parse(const char *text, size_t n, const char *what, struct err *e)
 {
-	return parse(text, n, false, what, e);
+	return parse(text, n, STRICT, what, e);
+}
+
+json_t *json_parse_answer(const char *text, size_t n, const char *what, struct err *e)
+{
+	return parse(text, n, OF_PROGRAM, what, e);
 }
 
 json_t *json_read(const char *path, struct err *e)
@@ -86,7 +99,7 @@ json_t *json_read(const char *path, struct err *e)
 
 	if (file_read(&data, &n, path, e))
 		return NULL;
-	j = parse(data, n, true, path, e);
+	j = parse(data, n, OF_FILE, path, e);
 	free(data);
 	return j;
 }

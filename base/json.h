@@ -12,6 +12,9 @@
 json_t *json_read(const char *path, struct err *e);
 /* Of any text, which has to be JSON but for such integers; `what` names it. */
 json_t *json_parse(const char *text, size_t n, const char *what, struct err *e);
+/* Of what a program outside says: NaN, the infinities, as Python's json writes them, and numbers beyond a
+ * double are null, so that one of many that failed spoils only itself. */
+json_t *json_parse_answer(const char *text, size_t n, const char *what, struct err *e);
 int json_write(const char *path, const json_t *j,
 	       struct err *e); /* atomic, indented, sorted keys, newline at the end */
 /* Sorted keys, reals with as few digits (15 to 17) as read back exactly; NULL for what JSON cannot hold;

@@ -84,6 +84,17 @@ void log_info(const char *fmt, ...)
 	write_line("", msg, !quiet_mode);
 }
 
+void log_note(const char *fmt, ...)
+{
+	char msg[8192];
+	va_list ap;
+
+	va_start(ap, fmt);
+	vsnprintf(msg, sizeof msg, fmt, ap);
+	va_end(ap);
+	write_line("", msg, false);
+}
+
 void log_warn(const char *fmt, ...)
 {
 	char msg[2048], prefix[64] = "warning: ";
@@ -220,5 +231,8 @@ double clock_cpu(void)
 
 void clock_sleep(double seconds)
 {
-	nanosleep(&(struct timespec) { .tv_nsec = (long)(seconds * 1e9) }, NULL);
+	struct timespec t = { .tv_sec = (time_t)seconds };
+
+	t.tv_nsec = (long)((seconds - (double)t.tv_sec) * 1e9);
+	nanosleep(&t, NULL);
 }

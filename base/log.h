@@ -17,6 +17,8 @@ void log_close(void);
 void log_quiet(bool quiet); /* no info, no progress on stderr (errors stay) */
 
 void log_info(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+/* Into the file alone, where there is one: what somebody wants to know afterwards. */
+void log_note(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 void log_warn(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 /* What all ranks find alike, and perhaps several times: rank 0 says each line once. */
 void log_warn_once(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
@@ -32,8 +34,8 @@ void progress_tick(struct progress *p, int64_t done, const char *note_fmt, ...)
     __attribute__((format(printf, 3, 4)));
 void progress_end(struct progress *p);
 
-double clock_now(void);           /* seconds, monotonic */
-double clock_cpu(void);           /* CPU seconds of this process, all threads */
-void clock_sleep(double seconds); /* below one; between two looks at what others do */
+double clock_now(void); /* seconds, monotonic */
+double clock_cpu(void); /* CPU seconds of this process, all threads */
+void clock_sleep(double seconds);
 
 #endif

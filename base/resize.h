@@ -8,4 +8,12 @@
  * first, then columns, coefficients in 22-bit fixed point.  Sizes above 0; free() the result, h x w x 3. */
 uint8_t *resize_bicubic(const uint8_t *rgb, int w, int h, int to_w, int to_h);
 
+/* A window of the image that would be to_w x to_h: its pixels, w x h of them from (x, y) on, all inside. Only
+ * these are computed, from the rows they need: of a narrow image the rest may be millions. */
+struct resize_window {
+	int64_t to_w, to_h, x, y;
+	int w, h;
+};
+uint8_t *resize_bicubic_window(const uint8_t *rgb, int w, int h, const struct resize_window *part);
+
 #endif

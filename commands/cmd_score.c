@@ -5,6 +5,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "data/gallery.h"
+#include "rewards/judges/scoring.h"
 #include "trainer/evaluation/eval_result.h"
 #include "commands/reward_options.h"
 #include "dist/startup.h"
@@ -13,8 +14,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Images in memory at a time, twice: while some are scored the next are read. */
-#define PIECE 64
+/* Images in memory at a time, by number and by their pixels, twice: while some are scored the next are read.
+ * A larger image comes alone. */
+#define PIECE        64
+#define PIECE_PIXELS (16 << 20)
 
 struct mean {
 	double sum;
@@ -23,8 +26,9 @@ struct mean {
 struct scoring {
 	struct mixture *mixture;
 	const struct gallery *gallery;
-	int64_t *order; /* in which images are scored */
-	json_t **entry; /* of the report, an image each */
+	int64_t *order;  /* in which images are scored */
+	int64_t *pixels; /* of each image */
+	json_t **entry;  /* of the report, an image each */
 	struct eval_result result;
 	struct mean *mean; /* each reward's score, then its sub-scores */
 	char why[256];     /* the first reason of an unavailable score */
@@ -51,13 +55,12 @@ static const struct gallery_image *image_at(const struct scoring *x, int64_t at)
 
 /* ---- The report ---- */
 
-static json_t *counted(struct mean *m, double v)
+static void count(struct mean *m, double v)
 {
-	if (isfinite(v)) {
-		m->sum += v;
-		m->n++;
-	}
-	return json_number(v);
+	if (!isfinite(v))
+		return;
+	m->sum += v;
+	m->n++;
 }
 
 static json_t *mean_of(const struct mean *m)
@@ -73,14 +76,12 @@ static void report(struct scoring *x, const struct piece *p, int i)
 			      words(pic->prompt->text), "reward", json_number(s->total[i]));
 
 	for (int k = 0; k < s->rewards; k++) {
-		const struct reward_type *type = mixture_at(x->mixture, k)->type;
 		struct mean *mean = x->mean + k * (1 + REWARD_SUBS);
-		json_t *r = json_pack("{s:o}", "score", counted(mean, s->value[k * s->n + i]));
 
-		for (int j = 0; j < REWARD_SUBS && type->sub_names[j]; j++)
-			json_object_set_new(r, type->sub_names[j],
-					    counted(mean + 1 + j, s->sub[(k * s->n + i) * REWARD_SUBS + j]));
-		json_object_set_new(o, mixture_at(x->mixture, k)->name, r);
+		count(mean, s->value[k * s->n + i]);
+		for (int j = 0; j < REWARD_SUBS; j++)
+			count(mean + 1 + j, s->sub[(k * s->n + i) * REWARD_SUBS + j]);
+		json_object_set_new(o, mixture_at(x->mixture, k)->name, scoring_reward(x->mixture, s, k, i));
 	}
 	eval_count(&x->result, x->mixture, s, i, pic->prompt->tag, pic->prompt->text);
 	x->entry[x->order[p->first + i]] = o;
@@ -91,14 +92,31 @@ static json_t *summary(const struct scoring *x)
 	json_t *o = eval_json(&x->result), *rewards = json_object_get(o, "rewards");
 
 	for (int k = 0; k < mixture_count(x->mixture); k++) {
-		const struct reward_type *type = mixture_at(x->mixture, k)->type;
+		const struct mixture_entry *entry = mixture_at(x->mixture, k);
 		const struct mean *mean = x->mean + k * (1 + REWARD_SUBS);
 		json_t *r = json_object_get(rewards, mixture_at(x->mixture, k)->name);
 
-		for (int j = 0; j < REWARD_SUBS && type->sub_names[j]; j++)
-			json_object_set_new(r, type->sub_names[j], mean_of(mean + 1 + j));
+		for (int j = 0; mixture_sub(entry, j); j++)
+			json_object_set_new(r, mixture_sub(entry, j), mean_of(mean + 1 + j));
 	}
 	return o;
+}
+
+/* Why images have no score, or not a full one: a line each. */
+static void print_reasons(const struct scoring *x)
+{
+	for (int64_t i = 0; i < x->gallery->n; i++)
+		for (int k = 0; k < mixture_count(x->mixture); k++) {
+			const char *name = mixture_at(x->mixture, k)->name;
+			const char *why =
+			    json_string_value(json_object_get(json_object_get(x->entry[i], name), "why"));
+			struct err line; /* without the control characters of other people's texts */
+
+			if (!why)
+				continue;
+			err_set(&line, "%s: %s: %s", x->gallery->image[i].path, name, why);
+			printf("%s\n", line.msg);
+		}
 }
 
 static int write_report(const struct scoring *x, const char *out, struct err *e)
@@ -111,6 +129,8 @@ static int write_report(const struct scoring *x, const char *out, struct err *e)
 	o = json_pack("{s:o, s:o}", "images", images, "summary", summary(x));
 	if (out) {
 		ret = json_write(out, o, e);
+		if (!ret)
+			print_reasons(x);
 		if (!ret)
 			eval_print(&x->result, NULL, "images");
 	} else {
@@ -145,6 +165,7 @@ static int check(const struct scoring *x, struct err *e)
 		file_unmap(&m);
 		if (ret)
 			return -1;
+		x->pixels[i] = (int64_t)w * h;
 		if (i && p == g->image[i - 1].prompt)
 			continue;
 		if (mixture_check(x->mixture, p->text, p->meta, e))
@@ -156,12 +177,16 @@ static int check(const struct scoring *x, struct err *e)
 /* How many images from `first` on: a group that some reward compares stays whole. */
 static int piece_size(const struct scoring *x, int64_t first)
 {
-	int64_t end = first, n = x->gallery->n;
+	int64_t end = first, n = x->gallery->n, pixels = 0;
 	bool groups = mixture_has_groups(x->mixture);
 
-	while (end < n && (end - first < PIECE ||
-			   (groups && same_prompt(image_at(x, end)->prompt, image_at(x, end - 1)->prompt))))
+	while (end < n) {
+		pixels += x->pixels[x->order[end]];
+		if (end > first && (end - first >= PIECE || pixels > PIECE_PIXELS) &&
+		    !(groups && same_prompt(image_at(x, end)->prompt, image_at(x, end - 1)->prompt)))
+			break;
 		end++;
+	}
 	return (int)(end - first);
 }
 
@@ -185,6 +210,7 @@ static int piece_begin(struct piece *p, struct scoring *x, int64_t first, int n,
 	}
 	if (!ret) {
 		mixture_scores_init(&p->s, n, mixture_count(x->mixture));
+		mixture_scores_keep_reasons(&p->s);
 		mixture_begin(x->mixture, &p->s);
 		mixture_submit(x->mixture, &p->s, 0, item, n);
 		mixture_submit_groups(x->mixture, &p->s, item, n);
@@ -254,6 +280,7 @@ static int score(struct mixture *m, const struct gallery *g, const char *out, st
 	struct scoring x = { .mixture = m,
 			     .gallery = g,
 			     .order = mem_zero((size_t)g->n, sizeof *x.order),
+			     .pixels = mem_zero((size_t)g->n, sizeof *x.pixels),
 			     .entry = mem_zero((size_t)g->n, sizeof *x.entry),
 			     .mean = mem_zero((size_t)(mixture_count(m) * per), sizeof *x.mean) };
 	double start = clock_now();
@@ -269,6 +296,7 @@ static int score(struct mixture *m, const struct gallery *g, const char *out, st
 		json_decref(x.entry[i]);
 	eval_release(&x.result);
 	free(x.order);
+	free(x.pixels);
 	free(x.entry);
 	free(x.mean);
 	return ret;

@@ -1,13 +1,17 @@
 /* cmd_train.c -- contraflow train CONFIG */
 #include "base/alive.h"
+#include "base/file.h"
 #include "base/log.h"
 #include "base/machine/stop.h"
+#include "base/mem.h"
+#include "base/text.h"
 #include "commands/options.h"
 #include "trainer/reward_ranks.h"
 #include "trainer/record/rundir.h"
 #include "dist/startup.h"
 #include "trainer/trainer.h"
 #include <stdlib.h>
+#include <string.h>
 
 /* For a reward rank: the rewards of stage `set`. */
 static int open_set(void *ctx, struct mixture **m, int set, struct err *e)
@@ -21,39 +25,85 @@ static int open_set(void *ctx, struct mixture **m, int set, struct err *e)
 	return ret;
 }
 
-static int train(struct dist *d, struct experiment *x, const char *run, bool resume, struct err *e)
+/* What the command line says. */
+struct request {
+	const char *config, *dir; /* NULL: not given */
+	enum rundir_want want;
+	const struct option_list *set;
+	const char *words; /* version and command line */
+};
+
+static int train_in(struct rundir *r, struct dist *d, struct experiment *x, const char *words, struct err *e)
 {
 	struct trainer t;
-	int64_t stage = 0;
+	int64_t stage = r->resumes ? checkpoint_stage(r->path, d) : 0;
 
-	if (resume) {
-		char *dir = rundir_path(x, run);
-		stage = checkpoint_stage(dir, d);
-		free(dir);
-		stage = stage < 0 || stage >= experiment_stages(x) ? 0 : stage; /* rundir_open refuses it */
-	}
-	int ret = trainer_open(&t, x, d, stage, e);
+	stage = stage < 0 || stage >= experiment_stages(x) ? 0 : stage; /* rundir_open refuses it */
+	if (trainer_open(&t, x, d, stage, r->resumes ? r->path : NULL, e))
+		return -1;
+	int ret = rundir_open(&t, r, words, e);
+	if (!ret)
+		ret = trainer_run(&t, e);
+	trainer_close(&t);
+	return ret;
+}
+
+static int train(struct dist *d, struct experiment *x, const struct request *q, struct err *e)
+{
+	char *path = rundir_path(x, q->dir);
+	struct rundir r;
+	int ret = rundir_claim(&r, path, q->want, d, e);
 
 	if (!ret) {
-		ret = rundir_open(&t, run, resume, e);
-		if (!ret)
-			ret = trainer_run(&t, e);
-		trainer_close(&t);
+		if (d->rank == 0 && q->want == RUNDIR_AUTO && !r.resumes)
+			log_info("%s holds no run yet: starting afresh", r.path);
+		ret = train_in(&r, d, x, q->words, e);
+		log_note("%s%s",
+			 !ret           ? "came to its end"
+			 : stop_asked() ? "ended early: "
+					: "ended by an error: ",
+			 ret ? e->msg : "");
 	}
+	rundir_release(&r);
+	free(path);
 	reward_ranks_dismiss(d);
 	return ret;
 }
 
-static int read_and_train(struct dist *d, const char *config, const char *run, bool resume,
-			  const struct option_list *set, struct err *e)
+/* The run's own configuration, which rank 0 reads for all.  Collective. */
+static int read_own(struct experiment *x, struct dist *d, const struct request *q, struct err *e)
+{
+	char *path = file_join(q->dir, "config.yaml"), *text = NULL;
+	size_t size = 0;
+	int ret = 0;
+
+	if (d->rank == 0 && !rundir_holds_run(q->dir))
+		ret = err_set(e,
+			      "--resume: %s holds no run; is the name right? Name a configuration to begin "
+			      "one",
+			      q->dir);
+	else if (d->rank == 0)
+		ret = file_read(&text, &size, path, e);
+	if (!(ret = dist_agree(d, ret, e))) {
+		dist_broadcast(d, &size, sizeof size, 0);
+		text = text ? text : mem_alloc(size);
+		dist_broadcast(d, text, size, 0);
+		ret = dist_agree(d, experiment_read_text(x, text, size, path, q->set->v, q->set->n, e), e);
+	}
+	free(text);
+	free(path);
+	return ret;
+}
+
+static int read_and_train(struct dist *d, const struct request *q, struct err *e)
 {
 	struct experiment x;
 	int ret;
 
-	if (dist_agree(d, experiment_read(&x, config, set->v, set->n, e), e))
+	if (q->config ? dist_agree(d, experiment_read(&x, q->config, q->set->v, q->set->n, e), e)
+		      : read_own(&x, d, q, e))
 		return -1;
 	dist_watch(x.run.timeout);
-	stop_open(d->rank == 0);
 	stop_after(x.run.max_seconds);
 	stop_set_code((int)x.run.requeue_code);
 	at_set_deterministic(x.run.deterministic); /* judges as well, wherever they are */
@@ -64,37 +114,74 @@ static int read_and_train(struct dist *d, const char *config, const char *run, b
 	if (!ret && d->serves)
 		reward_ranks_serve(d, &(struct remote_sets) { &x, open_set }, x.run.device);
 	else if (!ret)
-		ret = train(d, &x, run, resume, e);
+		ret = train(d, &x, q, e);
 	experiment_release(&x);
 	log_close();
 	return ret;
 }
 
+/* The words of `resume`, NULL without the option. */
+static int want_of(enum rundir_want *want, const char *resume, struct err *e)
+{
+	*want = !resume ? RUNDIR_NEW : !*resume ? RUNDIR_RESUME : RUNDIR_AUTO;
+	if (*want == RUNDIR_AUTO && strcmp(resume, "auto"))
+		return err_set(e,
+			       "train: --resume=%s: there are --resume, which wants a run in the directory, "
+			       "and --resume=auto",
+			       resume);
+	return 0;
+}
+
+static char *words_of(int argc, char **argv)
+{
+	struct text t = { 0 };
+
+	text_printf(&t, "contraflow %s (libtorch %s%s): train", VERSION, at_version(),
+		    at_cuda_built() ? ", CUDA" : "");
+	for (int i = 0; i < argc; i++) {
+		bool plain = *argv[i] && !strpbrk(argv[i], " \t\n\"'\\$*?;&|<>()[]{}#!`");
+		text_printf(&t, plain ? " %s" : " '%s'", argv[i]);
+	}
+	return t.s;
+}
+
 static int run(int argc, char **argv, struct err *e)
 {
-	const char *config, *dir = NULL;
-	bool resume = false, quiet = false;
+	const char *resume = NULL;
+	bool quiet = false;
 	struct option_list set = { .n = 0 };
+	struct request q = { .set = &set };
 	const struct option_spec spec[] = {
-		{ "run", 's', &dir, "DIR", "the run directory (default: runs/NAME of the configuration)" },
-		{ "resume", 'f', &resume, NULL, "continue from the run directory's newest checkpoint" },
+		{ "run", 's', &q.dir, "DIR", "the run directory (default: runs/NAME of the configuration)" },
+		{ "resume", 'v', &resume, "auto",
+		  "continue the directory's run from its newest checkpoint; auto: or begin one" },
 		{ "set", 'm', &set, "KEY=VALUE", "override a key of the configuration; may be repeated" },
 		{ "quiet", 'f', &quiet, NULL, "print only warnings and the result" },
 		{ NULL, 0, NULL, NULL, NULL }
 	};
 	struct dist d;
-	int n, ret = options_parse(&cmd_train, spec, argc, argv, &config, 1, &n, e);
+	int n, ret = options_parse(&cmd_train, spec, argc, argv, &q.config, 1, &n, e);
 
-	if (ret)
+	if (ret || (ret = want_of(&q.want, resume, e)))
 		return ret;
-	if (n != 1)
-		return err_set(e, "train: name a configuration; usage: contraflow train %s", cmd_train.usage);
+	if (n != 1 && (q.want == RUNDIR_NEW || !q.dir))
+		return err_set(
+		    e,
+		    "train: name a configuration, or with --resume the run's directory (--run DIR); "
+		    "usage: contraflow train %s",
+		    cmd_train.usage);
+	q.config = n ? q.config : NULL;
+	stop_open(false); /* MPI may take its time to start */
 	if ((ret = startup_open(&d, STARTUP_RANKS, e)))
 		return ret;
+	stop_open(d.rank == 0);
 	log_quiet(quiet);
-	ret = read_and_train(&d, config, dir, resume, &set, e);
+	char *words = words_of(argc, argv);
+	q.words = words;
+	ret = read_and_train(&d, &q, e);
+	free(words);
 	return startup_close(&d, ret, e);
 }
 
-const struct command cmd_train = { "train", "CONFIG [--run DIR] [--resume] [--set KEY=VALUE ...]",
+const struct command cmd_train = { "train", "[CONFIG] [--run DIR] [--resume[=auto]] [--set KEY=VALUE ...]",
 				   "train a LoRA adapter with online RL", run };

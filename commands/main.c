@@ -1,5 +1,6 @@
 /* main.c -- the commands, and what happens when something goes wrong: one line on stderr, a non-zero exit. */
 #include "aten/at.h"
+#include "base/log.h"
 #include "base/machine/stop.h"
 #include "base/mem.h"
 #include "base/text.h"
@@ -10,8 +11,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-#define VERSION "0.1.0"
 
 static const struct command *const commands[] = { &cmd_train,  &cmd_eval,    &cmd_sample,   &cmd_export,
 						  &cmd_score,  &cmd_inspect, &cmd_pretrain, &cmd_config,
@@ -32,6 +31,7 @@ static void usage(FILE *out)
 static void panic(const char *message)
 {
 	fprintf(stderr, "%s\n", message);
+	log_note("ended by: %s", message);
 	dist_abort(1);
 }
 

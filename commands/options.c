@@ -13,8 +13,9 @@ static void help(const struct command *c, const struct option_spec *spec)
 		printf("\n");
 	for (; spec->name; spec++) {
 		char left[64];
-		snprintf(left, sizeof left, "%s%s%s%s", spec->name[1] ? "--" : "-", spec->name,
-			 spec->arg ? " " : "", spec->arg ? spec->arg : "");
+		snprintf(left, sizeof left, spec->kind == 'v' ? "%s%s%s[=%s]" : "%s%s%s%s",
+			 spec->name[1] ? "--" : "-", spec->name, spec->arg && spec->kind != 'v' ? " " : "",
+			 spec->arg ? spec->arg : "");
 		printf("  %-24s %s\n", left, spec->doc);
 	}
 }
@@ -92,6 +93,10 @@ int options_parse(const struct command *c, const struct option_spec *spec, int a
 			return unknown(c, spec, a, e);
 		if (s->kind == 'f') {
 			*(bool *)s->out = true;
+			continue;
+		}
+		if (s->kind == 'v') {
+			*(const char **)s->out = eq ? eq + 1 : "";
 			continue;
 		}
 		if (!eq && i + 1 == argc)

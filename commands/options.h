@@ -9,10 +9,13 @@
 #include <stdint.h>
 
 #define OPTION_REPEAT 64
+#define VERSION       "0.1.0" /* of the program */
 
 struct option_spec {
 	const char *name; /* without the dashes; "o" is -o */
-	char kind; /* 's' text, 'i' integer, 'r' real, 'f' flag, 'm' text that may be given many times */
+	/* 's' text, 'i' integer, 'r' real, 'f' flag, 'm' text that may be given many times, 'v' a flag that
+	 * may have a text: "" for --name alone, and what is behind --name= */
+	char kind;
 	void *out; /* const char **, int64_t *, double *, bool *, struct option_list * */
 	const char *arg, *doc;
 };

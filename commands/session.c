@@ -54,7 +54,8 @@ int session_open(struct session *s, struct dist *d, const struct session_options
 				  .negative = (char *)(uintptr_t)o->negative,
 				  .shift = o->shift,
 				  .eta = o->eta,
-				  .timesteps = (char *)(uintptr_t) "float",
+				  .grid = (char *)(uintptr_t)o->grid,
+				  .timesteps = (char *)(uintptr_t)o->timesteps,
 				  .batch = o->batch,
 				  .cuda_graphs = true };
 	if (sampler_check(&c, e))

@@ -9,14 +9,16 @@
 #include "sampler/sample.h"
 
 struct session_options {
-	const char *model, *lora, *solver, *negative, *dtype, *vae_dtype, *device, *text_cache;
+	const char *model, *lora, *solver, *grid, *timesteps, *negative, *dtype, *vae_dtype, *device,
+	    *text_cache;
 	int64_t steps, batch, threads, text_length, vae_batch, height, width;
 	double guidance, shift, eta;
 };
 #define SESSION_DEFAULTS                                                                                     \
 	{                                                                                                    \
-		.solver = "euler", .dtype = "float32", .vae_dtype = "float32", .vae_batch = 1,               \
-		.device = "auto", .steps = 40, .batch = 32, .guidance = 1, .eta = -1                         \
+		.solver = "euler", .grid = "diffusers", .timesteps = "float", .dtype = "float32",            \
+		.vae_dtype = "float32", .vae_batch = 1, .device = "auto", .steps = 40, .batch = 32,          \
+		.guidance = 1, .eta = -1                                                                     \
 	}
 /* The rows of an option table that fill a struct session_options o. */
 #define SESSION_OPTIONS(o)                                                                                   \
@@ -29,6 +31,12 @@ struct session_options {
 	    { "guidance", 'r', &(o).guidance, "X", "classifier-free guidance scale (default 1: none)" },     \
 	    { "negative", 's', &(o).negative, "TEXT", "negative prompt (default: empty)" },                  \
 	    { "shift", 'r', &(o).shift, "X", "timestep shift (default: the model's)" },                      \
+	    { "grid", 's', &(o).grid, "NAME",                                                                \
+	      "noise levels: diffusers (default: as the model's pipeline there) or even (1 - i / steps, "    \
+	      "shifted)" },                                                                                  \
+	    { "timesteps", 's', &(o).timesteps, "KIND",                                                      \
+	      "what the transformer is told of a level: float (default: 1000 sigma) or integer (its whole "  \
+	      "part)" },                                                                                     \
 	    { "height", 'i', &(o).height, "PIXELS", "image height (default: the model's own)" },             \
 	    { "width", 'i', &(o).width, "PIXELS", "image width (default: the model's own)" },                \
 	    { "batch", 'i', &(o).batch, "N", "images at a time (default 32)" },                              \

@@ -1,7 +1,7 @@
 /*
- * A stochastic solver as a shared library: Euler-Maruyama on the SDE that has the flow's marginals, with the
- * noise of Flow-GRPO (arXiv 2505.05470), std^2 = eta^2 s / (1 - s) a unit of time at level s.  Where s = 1
- * the denominator is that of the next level, which is finite.
+ * A stochastic solver as a shared library, to the bit the program's own flow_sde: Euler-Maruyama on the SDE
+ * that has the flow's marginals, with the noise of Flow-GRPO (arXiv 2505.05470), std^2 = eta^2 s / (1 - s) a
+ * unit of time at level s.  Where s = 1 the denominator is that of the next level, which is finite.
  *
  *     cc -shared -fPIC -I. -o flow_sde.so examples/solver_flow_sde.c -lm
  *     rollout: {solver: ./flow_sde.so, eta: 0.7}

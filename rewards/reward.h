@@ -26,8 +26,8 @@ struct reward_item {
 };
 struct reward_score {
 	double value;
-	bool ok; /* false: unavailable, `why` says why */
-	char why[REWARD_WHY];
+	bool ok;                 /* false: unavailable, `why` says why */
+	char why[REWARD_WHY];    /* with a score: what there is to say of it, or "" */
 	double sub[REWARD_SUBS]; /* in the order of sub_names; NAN when an image has none */
 };
 

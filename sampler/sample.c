@@ -4,15 +4,15 @@
 #include <string.h>
 
 static const char *const timestep_names[] = { "float", "integer", NULL };
+static const char *const grid_names[] = { "diffusers", "even", NULL };
 
 const struct field_word batch_words[] = { { "auto", 0 }, { NULL, 0 } };
 static const struct field_word eta_words[] = { { "auto", -1 }, { NULL, 0 } };
 
 #define SAMPLER_FIELDS(SOLVER, STEPS)                                                                        \
 	FIELD(struct sampler_conf, solver, .init = SOLVER, .choices = solver_names, .or_path = true,         \
-	      .doc =                                                                                         \
-		  "solver that integrates the flow: one of these, or the path of a plug-in, with a slash "   \
-		  "in it (docs/extending.md)"),                                                              \
+	      .doc = "solver that integrates the flow: one of these (docs/solvers.md), or the path of a "    \
+		     "plug-in, with a slash in it (docs/extending.md)"),                                     \
 	    FIELD(struct sampler_conf, eta, .init = "auto", .min = 0, .max = 100, .words = eta_words,        \
 		  .doc = "how much noise a stochastic solver adds; 0: none; auto: the solver's own amount"), \
 	    FIELD(struct sampler_conf, steps, .init = STEPS, .min = 1, .max = 1000, .unit = "steps",         \
@@ -23,6 +23,9 @@ static const struct field_word eta_words[] = { { "auto", -1 }, { NULL, 0 } };
 		  .doc = "negative prompt, which guidance leads away from"),                                 \
 	    FIELD(struct sampler_conf, shift, .init = "0", .min = 0, .max = 100,                             \
 		  .doc = "timestep shift of the schedule; 0: the model's"),                                  \
+	    FIELD(struct sampler_conf, grid, .init = "diffusers", .choices = grid_names,                     \
+		  .doc = "noise levels before the shift: as the model's pipeline in diffusers has them, or " \
+			 "1 - i / steps"),                                                                   \
 	    FIELD(struct sampler_conf, timesteps, .init = "float", .choices = timestep_names,                \
 		  .doc = "timestep given to the transformer: 1000 sigma, or its integer part"),              \
 	    FIELD(struct sampler_conf, batch, .init = "32", .min = 1, .max = 65536, .unit = "images",        \
@@ -54,8 +57,19 @@ static const struct solver_type *open_solver(const struct sampler_conf *c, struc
 	return type;
 }
 
+static int check_word(const char *key, const char *word, const char *const *words, struct err *e)
+{
+	for (int i = 0; words[i]; i++)
+		if (!strcmp(word, words[i]))
+			return 0;
+	return err_set(e, "%s: '%s' is neither %s nor %s", key, word, words[0], words[1]);
+}
+
 int sampler_check(const struct sampler_conf *c, struct err *e)
 {
+	if (check_word("timesteps", c->timesteps, timestep_names, e) ||
+	    check_word("grid", c->grid, grid_names, e))
+		return -1;
 	const struct solver_type *type = open_solver(c, e);
 
 	solver_close(type);
@@ -86,8 +100,9 @@ int sampler_init(struct sampler *s, const struct pipeline *p, const struct sampl
 	if (!(s->solver = open_solver(c, e)))
 		return -1;
 	s->eta = c->eta < 0 ? s->solver->strength : c->eta;
-	schedule_init(&s->schedule, &p->schedule, p->family->grid, p->family->mu, c->shift, (int)c->steps,
-		      pipeline_tokens(p, latent_CHW), !strcmp(c->timesteps, "integer"));
+	schedule_init(&s->schedule, &p->schedule, strcmp(c->grid, "even") ? p->family->grid : GRID_STEPS,
+		      p->family->mu, c->shift, (int)c->steps, pipeline_tokens(p, latent_CHW),
+		      !strcmp(c->timesteps, "integer"));
 	struct solver solver = solver_of(s);
 	if (solver_check(&solver, e)) {
 		sampler_release(s);

@@ -16,6 +16,7 @@ struct sampler_conf {
 	char *negative;  /* the prompt that guidance leads away from; NULL: the empty one */
 	double shift;    /* 0: the model's */
 	double eta;      /* noise of a stochastic solver; below 0: as much as the solver has by itself */
+	char *grid;      /* "diffusers": the family's, or "even": GRID_STEPS, f(1 - i / steps) */
 	char *timesteps; /* "float" or "integer": what the transformer is told of sigma */
 	int64_t batch;   /* images a forward; 0: auto */
 	bool cuda_graphs;

@@ -47,6 +47,11 @@ at_t solver_noise(const struct solver *s, int i, at_t x_BCHW)
 	return s->noise(s->ctx, i, x_BCHW);
 }
 
+double solver_log_snr(double sigma)
+{
+	return log(1 - sigma) - log(sigma);
+}
+
 at_t solver_law_step(struct solver *s, int i, at_t x_BCHW)
 {
 	struct at_scope *sc = at_begin(AT_GRAD_AS_IS);

@@ -61,7 +61,8 @@ struct solver {
 };
 
 /* The registry: everything else that knows the solvers' names is made from this list. */
-#define SOLVERS(X)           X(euler) X(dpm2)
+#define SOLVERS(X) X(euler) X(heun) X(ddim) X(dpm1) X(dpm2) X(dpm3) X(unipc) X(flow_sde) X(dance_sde) X(cps)
+
 #define SOLVER_DECLARE(name) extern const struct solver_type solver_##name;
 SOLVERS(SOLVER_DECLARE)
 #define SOLVER_IN_TEXT(name) #name ", "
@@ -86,5 +87,6 @@ double solver_eta(const struct solver *s, int i);              /* what counts at
 at_t solver_noise(const struct solver *s, int i, at_t x_BCHW); /* s->noise, or a panic that says what to do */
 /* The step of every solver that has a law: x * x_t + v * v_t + std * noise. */
 at_t solver_law_step(struct solver *s, int i, at_t x_BCHW);
+double solver_log_snr(double sigma); /* log((1 - sigma) / sigma): -inf at 1, inf at 0 */
 
 #endif

@@ -13,11 +13,11 @@ fi
 name=$(basename "$config" .yaml)
 run=runs/$name
 n=2
-while [[ -e $run && ! " $* " =~ " --run " && ! " $* " =~ " --resume " ]]; do # a run is never overwritten
+while [[ -e $run && ! " $* " =~ " --run " && ! " $* " =~ " --resume" ]]; do # a run is never overwritten
 	run=runs/$name-$n
 	n=$((n + 1))
 done
-[[ " $* " =~ " --run " || " $* " =~ " --resume " ]] || set -- --run "$run" "$@"
+[[ " $* " =~ " --run " || " $* " =~ " --resume" ]] || set -- --run "$run" "$@"
 
 # One rank per core, one thread per rank: small products are not worth dividing among threads.
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1

@@ -317,6 +317,20 @@ static int check_algorithm(const struct experiment *x, struct err *e)
 	return 0;
 }
 
+/* Keys that would change nothing. */
+static int check_effect(const struct experiment *x, struct err *e)
+{
+	const char *where = conf_where(x->tree, "advantage.reward_clip");
+
+	if (x->advantage.reward_clip > 0 && strcmp(x->advantage.combine, "normalised") != 0)
+		return err_set(
+		    e,
+		    "%s%sadvantage.reward_clip = %g: it bounds each reward's own advantages, which "
+		    "only `advantage.combine: normalised` makes: set that, or drop this",
+		    where, *where ? ": " : "", x->advantage.reward_clip);
+	return 0;
+}
+
 /* The tables' sections from x->tree. */
 static int fill(struct experiment *x, struct err *e)
 {
@@ -395,7 +409,7 @@ int experiment_stage(struct experiment *out, const struct experiment *x, int i, 
 		free(rewards);
 	}
 	if (fill(out, e) || check_algorithm(out, e) || check_draw(out, e) ||
-	    mixture_resolve(out->tree, NULL, e)) {
+	    mixture_resolve(out->tree, NULL, e) || check_effect(out, e)) {
 		experiment_release(out);
 		return x->n_stages ? err_in(e, "stage %s", x->stage[i]) : -1;
 	}
@@ -413,10 +427,12 @@ int experiment_from(struct experiment *x, const struct conf_node *tree, struct e
 	return -1;
 }
 
-int experiment_read(struct experiment *x, const char *path, const char *const *set, int n, struct err *e)
+/* Owns the tree (NULL: e says why) that `path` holds. */
+static int read_tree(struct experiment *x, struct conf_node *tree, const char *path, const char *const *set,
+		     int n, struct err *e)
 {
-	*x = (struct experiment) { 0 };
-	if (!(x->tree = conf_read(path, e)))
+	*x = (struct experiment) { .tree = tree };
+	if (!tree)
 		return -1;
 	for (int i = 0; i < n; i++)
 		if (conf_set(x->tree, set[i], e))
@@ -448,6 +464,28 @@ int experiment_read(struct experiment *x, const char *path, const char *const *s
 out:
 	experiment_release(x);
 	return -1;
+}
+
+int experiment_read(struct experiment *x, const char *path, const char *const *set, int n, struct err *e)
+{
+	return read_tree(x, conf_read(path, e), path, set, n, e);
+}
+
+int experiment_read_text(struct experiment *x, const char *text, size_t size, const char *path,
+			 const char *const *set, int n, struct err *e)
+{
+	return read_tree(x, conf_parse(text, size, path, e), path, set, n, e);
+}
+
+char *experiment_cache(const struct experiment *x)
+{
+	const char *xdg = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
+
+	if (*x->model.text_cache)
+		return mem_str(x->model.text_cache);
+	if (xdg && *xdg)
+		return file_join(xdg, "contraflow/text");
+	return home && *home ? file_join(home, ".cache/contraflow/text") : mem_str(".cache/contraflow/text");
 }
 
 void experiment_release(struct experiment *x)

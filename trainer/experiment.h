@@ -101,6 +101,9 @@ extern const struct field checkpoint_fields[];
 
 /* `set`: n assignments "a.b=c" applied over the file. */
 int experiment_read(struct experiment *x, const char *path, const char *const *set, int n, struct err *e);
+/* The same from text that stands alone, as a run's own configuration does; `path` names it. */
+int experiment_read_text(struct experiment *x, const char *text, size_t size, const char *path,
+			 const char *const *set, int n, struct err *e);
 /* The same from a tree, which is copied; without stages. */
 int experiment_from(struct experiment *x, const struct conf_node *tree, struct err *e);
 void experiment_release(struct experiment *x);
@@ -108,6 +111,9 @@ void experiment_release(struct experiment *x);
  * the place of the file's; run, ranks, model and lora are the same for all. */
 int experiment_stage(struct experiment *out, const struct experiment *x, int i, struct err *e);
 int experiment_stages(const struct experiment *x); /* at least 1 */
+/* The folder for embeddings and hashes, which outlive runs, and which runs with the same model share; free().
+ */
+char *experiment_cache(const struct experiment *x);
 /* Resolved, every stage with all its sections. */
 void experiment_store(const struct experiment *x, struct conf_node *out);
 

@@ -7,7 +7,9 @@
 #include "base/text.h"
 #include "algorithms/gradient.h"
 #include "models/content_hash.h"
+#include "models/lora/lora_file.h"
 #include "trainer/record/adapters.h"
+#include "trainer/record/checkpoints.h"
 #include "trainer/reward_ranks.h"
 #include "dist/startup.h"
 #include <stdlib.h>
@@ -26,18 +28,6 @@ static int read_prompts(struct trainer *t, struct err *e)
 			       "start fewer ranks or sample more",
 			       (long long)(c->groups * c->group_size), t->dist->ranks);
 	return 0;
-}
-
-/* Embeddings outlive runs, and runs with the same model share them. */
-static char *cache_dir(const struct experiment *x)
-{
-	const char *xdg = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
-
-	if (*x->model.text_cache)
-		return mem_str(x->model.text_cache);
-	if (xdg && *xdg)
-		return file_join(xdg, "contraflow/text");
-	return home && *home ? file_join(home, ".cache/contraflow/text") : mem_str(".cache/contraflow/text");
 }
 
 /* The model's files are read for their hashes once a job: by rank 0, and where machines have disks each, by
@@ -79,7 +69,7 @@ static int open_pipeline(struct trainer *t, enum at_device dev, struct err *e)
 
 	if (dist_agree(t->dist, ret ? -1 : 0, e))
 		return -1;
-	char *cache = cache_dir(x);
+	char *cache = experiment_cache(x);
 	struct pipeline_options m = { .dir = x->model.path,
 				      .dtype = dt,
 				      .device = dev,
@@ -217,10 +207,12 @@ static int open_samplers(struct trainer *t, struct err *e)
 		t->gradients = gradient_replays_new();
 	const struct prompts_conf *c = &t->x->prompts;
 	struct at_dims chw = pipeline_latent_shape(&t->pipeline, c->height, c->width);
-	return sampler_init(&t->rollout, &t->pipeline, &t->x->rollout, chw, e) || check_noise(t, e) ||
-		       open_preview(t, chw, e) ||
-		       sampler_init(&t->eval_sampler, &t->pipeline, &t->x->eval.sampler, chw, e)
-		   ? -1
+	if (sampler_init(&t->rollout, &t->pipeline, &t->x->rollout, chw, e))
+		return err_in(e, "rollout");
+	if (check_noise(t, e) || open_preview(t, chw, e))
+		return -1;
+	return sampler_init(&t->eval_sampler, &t->pipeline, &t->x->eval.sampler, chw, e)
+		   ? err_in(e, "eval.sampler")
 		   : 0;
 }
 
@@ -275,11 +267,54 @@ static int finish_all(struct trainer *t, int64_t first, struct err *e)
 	return 0;
 }
 
-static int open_policies(struct trainer *t, struct err *e)
+/* The adapter's shape in the newest checkpoint of a run that began with somebody's adapter, whose file may be
+ * gone; rank 0 tells the others.  NULL: there is none, or it cannot be read (an error on rank 0). */
+static struct lora_size *shape_of_run(struct trainer *t, const char *run, int *ret, struct err *e)
+{
+	const struct nn_net *net = t->pipeline.transformer.net;
+	size_t n = (size_t)(net->n_site * NN_PARTS);
+	struct lora_size *size = mem_zero(n, sizeof *size);
+	bool found = false, failed = false;
+
+	if (t->dist->rank == 0) {
+		char *dir = checkpoints_newest(run, &failed, e), *path = dir ? file_join(dir, "lora") : NULL;
+		struct lora l = { 0 };
+
+		failed = failed || (path && lora_load(&l, net, path, AT_CPU, e));
+		found = path && !failed;
+		for (int i = 0; found && i < l.n; i++)
+			size[l.pair[i].site * NN_PARTS + l.pair[i].part] = l.pair[i].size;
+		if (found)
+			lora_release(&l);
+		free(dir);
+		free(path);
+	}
+	*ret = dist_agree(t->dist, failed ? -1 : 0, e);
+	dist_broadcast(t->dist, &found, sizeof found, 0);
+	dist_broadcast(t->dist, size, n * sizeof *size, 0);
+	if (found && !*ret)
+		return size;
+	free(size);
+	return NULL;
+}
+
+/* Collective.  `run`: the directory of one that goes on, or NULL. */
+static int open_policies(struct trainer *t, const char *run, struct err *e)
 {
 	const char *start = t->file->lora.start;
 	char *file = NULL;
 
+	if (*start && run) {
+		int failed;
+		struct lora_size *size = shape_of_run(t, run, &failed, e);
+		bool done = size;
+		if (done)
+			policies_lay_out(&t->policies, &t->x->policy, t->pipeline.transformer.net, size,
+					 t->pipeline.device);
+		free(size);
+		if (done || failed)
+			return failed;
+	}
 	if (*start && !(file = adapters_find(start, e)))
 		return err_in(e, "lora.start");
 	int ret = policies_init(&t->policies, &t->x->policy, t->pipeline.transformer.net, &t->file->lora,
@@ -303,7 +338,8 @@ static int open_stages(struct trainer *t, int64_t first, struct err *e)
 	return load_judges(t, e);
 }
 
-int trainer_open(struct trainer *t, const struct experiment *x, struct dist *d, int64_t first, struct err *e)
+int trainer_open(struct trainer *t, const struct experiment *x, struct dist *d, int64_t first,
+		 const char *run, struct err *e)
 {
 	enum at_device dev;
 
@@ -311,7 +347,7 @@ int trainer_open(struct trainer *t, const struct experiment *x, struct dist *d, 
 	if (dist_agree(d, startup_device(&dev, x->run.device, d, e), e) ||
 	    dist_agree(d, open_stages(t, first, e), e) || open_pipeline(t, dev, e) ||
 	    (t->pipeline.device == AT_CUDA && d->ranks > 1 && dist_use_nccl(d, e)) ||
-	    finish_all(t, first, e) || dist_agree(d, open_policies(t, e), e)) {
+	    finish_all(t, first, e) || dist_agree(d, open_policies(t, run, e), e)) {
 		trainer_close(t);
 		return -1;
 	}
@@ -334,6 +370,7 @@ void trainer_close(struct trainer *t)
 	close_judges(t);
 	pipeline_close(&t->pipeline);
 	eval_release(&t->before);
+	json_decref(t->inputs);
 	free(t->dir);
 	*t = (struct trainer) { 0 };
 }

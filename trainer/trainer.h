@@ -63,14 +63,17 @@ struct trainer {
 	struct eval_result before;
 	struct metrics *metrics; /* NULL on ranks other than 0 */
 	char *dir;               /* the run directory */
+	json_t *inputs;          /* of inputs.h: of the checkpoint, then of this run; NULL on other ranks */
 	/* Borrowed: what was sampled before, in place of sampling (contraflow replay); NULL for a training
 	 * run. */
 	const struct archives *archives;
 };
 
 /* Everything of every stage is tried before stage `first` begins: but for judges' weights, of which only that
- * stage's are loaded. */
-int trainer_open(struct trainer *t, const struct experiment *x, struct dist *d, int64_t first, struct err *e);
+ * stage's are loaded.  `run`: the directory of a run that goes on, whose checkpoint then says what shape the
+ * adapter has that lora.start names; NULL: a new run. */
+int trainer_open(struct trainer *t, const struct experiment *x, struct dist *d, int64_t first,
+		 const char *run, struct err *e);
 /* Closes the prompts, rewards and samplers of the stage that ran, and opens those of stage i; collective.
  * Judges that both stages have stay as they are. */
 int trainer_enter(struct trainer *t, int64_t i, struct err *e);

@@ -69,6 +69,8 @@ struct field {
 /* A parsed file: a tree of mappings and scalars, each knowing its file and line. */
 struct conf_node;
 struct conf_node *conf_read(const char *path, struct err *e); /* follows extends; NULL on error */
+/* The same from text that has no `extends`, as conf_emit writes it; `path` names it in messages. */
+struct conf_node *conf_parse(const char *text, size_t n, const char *path, struct err *e);
 struct conf_node *conf_empty(void);
 int conf_set(struct conf_node *root, const char *assignment,
 	     struct err *e); /* "a.b=c"; makes missing mappings */
@@ -93,6 +95,12 @@ void conf_release(void *conf, const struct field *f);
 /* Names of the keys directly under `section`, in file order (count in *n; the strings are the tree's; free
  * the array). */
 const char **conf_keys(const struct conf_node *root, const char *section, int *n);
+/* Every value by its dotted key, in order; those of a list one by one ("lora.targets[2]"). */
+void conf_each(const struct conf_node *root, void (*leaf)(void *ctx, const char *key, const char *value),
+	       void *ctx);
+/* Keys that have another value in b than in a, or are in one of them alone (NULL); returns their number. */
+int conf_compare(const struct conf_node *a, const struct conf_node *b,
+		 void (*differ)(void *ctx, const char *key, const char *in_a, const char *in_b), void *ctx);
 bool conf_is_section(const struct conf_node *root, const char *key); /* a mapping, not a value or a list */
 /* "FILE:LINE" of a key or section for messages made elsewhere; "" when it is not in a file. The tree's. */
 const char *conf_where(const struct conf_node *root, const char *key);

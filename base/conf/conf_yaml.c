@@ -361,6 +361,20 @@ struct conf_node *conf_read(const char *path, struct err *e)
 	return read_file(path, 0, e);
 }
 
+struct conf_node *conf_parse(const char *text, size_t n, const char *path, struct err *e)
+{
+	struct conf_node *root = node_parse(text, n, path, true, e);
+
+	if (root && root->kind != NODE_MAP)
+		err_set(e, "%s: a configuration is a mapping of keys to values", root->where);
+	else if (root && node_child(root, "extends", 7))
+		err_set(e, "%s: 'extends' in a configuration that stands alone", root->where);
+	else
+		return root;
+	conf_node_free(root);
+	return NULL;
+}
+
 struct conf_node *conf_empty(void)
 {
 	return node_new(NODE_MAP, NULL, "");
@@ -469,4 +483,82 @@ void conf_emit(struct text *out, const struct conf_node *root)
 {
 	text_add(out, "");
 	emit(out, root, 0);
+}
+
+/* ---- Looking at all of it -------------------------------------------------------------------- */
+
+static void each(const struct conf_node *n, const char *key, void (*leaf)(void *, const char *, const char *),
+		 void *ctx)
+{
+	if (n->kind == NODE_SCALAR)
+		leaf(ctx, key, n->value);
+	for (int i = 0; i < n->n; i++) {
+		char *inner = n->kind == NODE_LIST
+				  ? mem_printf("%s[%d]", key, i)
+				  : mem_printf("%s%s%s", key, *key ? "." : "", n->child[i]->key);
+		each(n->child[i], inner, leaf, ctx);
+		free(inner);
+	}
+}
+
+void conf_each(const struct conf_node *root, void (*leaf)(void *ctx, const char *key, const char *value),
+	       void *ctx)
+{
+	each(root, "", leaf, ctx);
+}
+
+struct leaves {
+	struct leaf {
+		char *key, *value;
+	} * v;
+	int n, cap;
+};
+
+static void push(void *ctx, const char *key, const char *value)
+{
+	struct leaves *l = ctx;
+
+	MEM_PUSH(l->v, l->n, l->cap) = (struct leaf) { mem_str(key), mem_str(value) };
+}
+
+static const char *find_leaf(const struct leaves *l, const char *key)
+{
+	for (int i = 0; i < l->n; i++)
+		if (!strcmp(l->v[i].key, key))
+			return l->v[i].value;
+	return NULL;
+}
+
+static void leaves_free(struct leaves *l)
+{
+	for (int i = 0; i < l->n; i++) {
+		free(l->v[i].key);
+		free(l->v[i].value);
+	}
+	free(l->v);
+}
+
+int conf_compare(const struct conf_node *a, const struct conf_node *b,
+		 void (*differ)(void *ctx, const char *key, const char *in_a, const char *in_b), void *ctx)
+{
+	struct leaves x = { 0 }, y = { 0 };
+	int n = 0;
+
+	conf_each(a, push, &x);
+	conf_each(b, push, &y);
+	for (int i = 0; i < y.n; i++) {
+		const char *old = find_leaf(&x, y.v[i].key);
+		if (!old || strcmp(old, y.v[i].value)) {
+			differ(ctx, y.v[i].key, old, y.v[i].value);
+			n++;
+		}
+	}
+	for (int i = 0; i < x.n; i++)
+		if (!find_leaf(&y, x.v[i].key)) {
+			differ(ctx, x.v[i].key, x.v[i].value, NULL);
+			n++;
+		}
+	leaves_free(&x);
+	leaves_free(&y);
+	return n;
 }

@@ -6,12 +6,18 @@
 #include "base/text.h"
 #include <curl/curl.h>
 #include <math.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
+
+#define MOST_PAUSE 10.0 /* s; for a server that was not there the pauses would double beyond its start */
+#define MOST_HOPS  5
 
 struct http_client {
-	char *url;
+	char *url, *shown; /* for messages */
+	bool secret, said; /* with a token or password; that it redirects, or is waited for */
 	struct http_options o;
 	CURLM *multi;
 	struct curl_slist *headers;
@@ -25,7 +31,71 @@ struct job {
 	double next; /* when it may be tried (clock_now) */
 	size_t cap;
 	bool done, too_large;
+	int hops;
+	char *moved; /* where a redirection has sent it; NULL: the client's url */
 };
+
+/* A part of an address, curl_free; NULL when there is none. */
+static char *part_of(const char *url, CURLUPart part)
+{
+	CURLU *u = curl_url();
+	char *out = NULL;
+
+	if (!curl_url_set(u, CURLUPART_URL, url, 0) && curl_url_get(u, part, &out, CURLU_DEFAULT_PORT))
+		out = NULL;
+	curl_url_cleanup(u);
+	return out;
+}
+
+/* localhost, 127.0.0.0/8, ::1: a proxy's is another machine. */
+static bool is_here(const char *url)
+{
+	char *host = part_of(url, CURLUPART_HOST);
+	size_t n = host ? strlen(host) : 0;
+	unsigned b[4];
+	char rest;
+	bool here =
+	    host &&
+	    (!strcasecmp(host, "localhost") || !strcmp(host, "[::1]") ||
+	     (n > 10 && !strcasecmp(host + n - 10, ".localhost")) ||
+	     (sscanf(host, "%3u.%3u.%3u.%3u%c", &b[0], &b[1], &b[2], &b[3], &rest) == 4 && b[0] == 127));
+
+	curl_free(host);
+	return here;
+}
+
+static bool same_server(const char *a, const char *b)
+{
+	static const CURLUPart parts[] = { CURLUPART_SCHEME, CURLUPART_HOST, CURLUPART_PORT };
+	bool same = true;
+
+	for (int i = 0; i < 3; i++) {
+		char *x = part_of(a, parts[i]), *y = part_of(b, parts[i]);
+		same = same && x && y && !strcasecmp(x, y);
+		curl_free(x);
+		curl_free(y);
+	}
+	return same;
+}
+
+/* The address without name and password, and what is asked. */
+static char *shown(const char *url)
+{
+	static const CURLUPart secret[] = { CURLUPART_USER, CURLUPART_PASSWORD, CURLUPART_QUERY,
+					    CURLUPART_FRAGMENT };
+	CURLU *u = curl_url();
+	char *text = NULL, *out;
+
+	if (!curl_url_set(u, CURLUPART_URL, url, 0)) {
+		for (int i = 0; i < 4; i++)
+			curl_url_set(u, secret[i], NULL, 0);
+		curl_url_get(u, CURLUPART_URL, &text, 0);
+	}
+	out = mem_str(text ? text : "the url");
+	curl_free(text);
+	curl_url_cleanup(u);
+	return out;
+}
 
 int http_client_open(struct http_client **out, const char *url, const char *token_env,
 		     const struct http_options *o, struct err *e)
@@ -44,6 +114,8 @@ int http_client_open(struct http_client **out, const char *url, const char *toke
 		curl_global_init(CURL_GLOBAL_DEFAULT);
 	begun = true;
 	c->url = mem_str(url);
+	c->shown = shown(url);
+	c->secret = token || strchr(url, '@');
 	c->o = *o;
 	c->multi = curl_multi_init();
 	c->headers = curl_slist_append(NULL, "Content-Type: application/json");
@@ -65,6 +137,7 @@ void http_client_close(struct http_client *c)
 	curl_multi_cleanup(c->multi);
 	curl_slist_free_all(c->headers);
 	free(c->url);
+	free(c->shown);
 	free(c);
 }
 
@@ -98,12 +171,16 @@ static void start(struct job *j, double left)
 {
 	const struct http_client *c = j->client;
 	double limit = fmin(c->o.timeout, left);
+	const char *url = j->moved ? j->moved : c->url;
 
-	j->post->tries++;
+	if (!j->hops)
+		j->post->tries++;
 	j->post->reply_size = 0;
 	j->too_large = false;
 	j->easy = curl_easy_init();
-	curl_easy_setopt(j->easy, CURLOPT_URL, c->url);
+	curl_easy_setopt(j->easy, CURLOPT_URL, url);
+	if (is_here(url))
+		curl_easy_setopt(j->easy, CURLOPT_PROXY, "");
 	curl_easy_setopt(j->easy, CURLOPT_HTTPHEADER, c->headers);
 	curl_easy_setopt(j->easy, CURLOPT_POSTFIELDS, j->post->body);
 	curl_easy_setopt(j->easy, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)j->post->size);
@@ -126,17 +203,89 @@ static double pause_before(const struct job *j)
 	return j->client->o.pause * pow(2, j->post->tries - 1) * jitter;
 }
 
-static void finish(struct job *j, CURLcode code, double end)
+static void say(struct job *j, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+
+/* The last failure, in one line. */
+static void say(struct job *j, const char *fmt, ...)
 {
 	struct http_post *p = j->post;
+	va_list ap;
+	int n;
+
+	n = snprintf(p->why, sizeof p->why, "%.70s: ", j->client->shown);
+	va_start(ap, fmt);
+	vsnprintf(p->why + n, sizeof p->why - (size_t)n, fmt, ap);
+	va_end(ap);
+	for (char *s = p->why; *s; s++)
+		if ((unsigned char)*s < ' ')
+			*s = ' ';
+}
+
+/* 307 and 308: the same post to where they say.  False: it is not followed, and why says so. */
+static bool follow(struct job *j, long status, const char *to)
+{
+	struct http_client *c = j->client;
+
+	if (status != 307 && status != 308) {
+		say(j, "status %ld: moved to %.60s: set `url` to that", status, to);
+		return false;
+	}
+	if (j->hops++ >= MOST_HOPS) {
+		say(j, "redirected more than %d times", MOST_HOPS);
+		return false;
+	}
+	if (c->secret && !same_server(c->url, to)) {
+		say(j, "status %ld: moved to %.40s, which must not get the token: set `url` to that", status,
+		    to);
+		return false;
+	}
+	if (!c->said)
+		log_warn("%s: redirects every request to %s: set `url` to that", c->shown, to);
+	c->said = true;
+	free(j->moved);
+	j->moved = mem_str(to);
+	j->next = 0;
+	return true;
+}
+
+/* What there is to say when there is no reply. */
+static void say_failure(struct job *j, CURLcode code, long status)
+{
+	const struct http_post *p = j->post;
+
+	if (j->too_large)
+		say(j, "the reply is larger than %zu bytes", j->client->o.limit);
+	else if (code == CURLE_OK)
+		say(j, "status %ld: %.80s", status, p->reply ? p->reply : "");
+	else
+		say(j, "%s", curl_easy_strerror(code));
+}
+
+static void finish(struct job *j, CURLcode code, double end)
+{
+	struct http_client *c = j->client;
+	struct http_post *p = j->post;
+	bool absent = code == CURLE_COULDNT_CONNECT;
 	curl_off_t after = 0;
+	char *to = NULL;
 	long status = 0;
 
 	curl_easy_getinfo(j->easy, CURLINFO_RESPONSE_CODE, &status);
 	curl_easy_getinfo(j->easy, CURLINFO_RETRY_AFTER, &after);
-	curl_multi_remove_handle(j->client->multi, j->easy);
+	curl_easy_getinfo(j->easy, CURLINFO_REDIRECT_URL, &to);
+	if (code == CURLE_OK && status >= 300 && status < 400 && to) {
+		j->done = !follow(j, status, to);
+		curl_multi_remove_handle(c->multi, j->easy);
+		curl_easy_cleanup(j->easy);
+		j->easy = NULL;
+		return;
+	}
+	curl_multi_remove_handle(c->multi, j->easy);
 	curl_easy_cleanup(j->easy);
 	j->easy = NULL;
+	j->hops = 0;
+	free(j->moved);
+	j->moved = NULL;
 	p->ok = code == CURLE_OK && status >= 200 && status < 300;
 	j->done =
 	    p->ok || j->too_large || (code == CURLE_OK && status != 408 && status != 429 && status < 500);
@@ -145,17 +294,13 @@ static void finish(struct job *j, CURLcode code, double end)
 			p->reply = mem_str("");
 		return;
 	}
-	if (j->too_large)
-		snprintf(p->why, sizeof p->why, "the reply is larger than %zu bytes", j->client->o.limit);
-	else if (code == CURLE_OK)
-		snprintf(p->why, sizeof p->why, "status %ld: %.80s", status, p->reply ? p->reply : "");
-	else
-		snprintf(p->why, sizeof p->why, "%s", curl_easy_strerror(code));
-	for (char *s = p->why; *s; s++)
-		if ((unsigned char)*s < ' ')
-			*s = ' ';
-	j->next = clock_now() + fmax(pause_before(j), (double)after);
-	if (p->tries > j->client->o.retries || j->next >= end)
+	say_failure(j, code, status);
+	if (absent && !j->done && !c->said) {
+		log_warn("%s; trying again for %g s (`deadline`)", p->why, c->o.deadline);
+		c->said = true;
+	}
+	j->next = clock_now() + fmax(fmin(pause_before(j), MOST_PAUSE), (double)after);
+	if ((p->tries > c->o.retries && !absent) || j->next >= end)
 		j->done = true;
 }
 
@@ -174,8 +319,7 @@ static int fill(struct job *job, int n, struct http_client *c, double end)
 		if (now >= end && !job[i].easy) {
 			job[i].done = true;
 			if (!*job[i].post->why)
-				snprintf(job[i].post->why, sizeof job[i].post->why,
-					 "the deadline has passed");
+				say(&job[i], "the deadline has passed");
 		} else if (!job[i].easy && busy < c->o.in_flight && job[i].next <= now) {
 			start(&job[i], end - now);
 			busy++;
@@ -210,5 +354,7 @@ void http_post_all(struct http_client *c, struct http_post *post, int n)
 		if (!finished)
 			curl_multi_poll(c->multi, NULL, 0, running ? 100 : 20, NULL);
 	}
+	for (int i = 0; i < n; i++)
+		free(job[i].moved);
 	free(job);
 }

@@ -1,8 +1,13 @@
 /*
  * http.h -- many HTTP posts at once (libcurl), each tried again as long as that makes sense.
  *
- * A connection that fails, a time-out, 408, 429 and 5xx are tried again after a jittered, doubling pause, or
- * after what Retry-After says; any other status is final.  Replies larger than the limit are refused.
+ * A connection that breaks, a time-out, 408, 429 and 5xx are tried again after a jittered, doubling pause, or
+ * after what Retry-After says; any other status is final.  A server that is not there (its connection is
+ * refused) may be starting: the deadline alone ends that.  307 and 308 are followed, with the body; of other
+ * redirections, which would lose it, the message has the address.  Replies larger than the limit are refused.
+ *
+ * The environment's proxies are used, but never for an address of this machine.  Failures name the address,
+ * without a password in it.
  */
 #ifndef HTTP_H
 #define HTTP_H
@@ -26,7 +31,7 @@ struct http_post {
 	int tries;
 	char *reply; /* NUL-terminated; http_post_free */
 	size_t reply_size;
-	char why[160]; /* not ok: the last failure */
+	char why[160]; /* not ok: the address and the last failure */
 };
 
 struct http_client; /* keeps connections open between calls; for one thread at a time */

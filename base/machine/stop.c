@@ -62,7 +62,7 @@ static void handle(void (*handler)(int))
 void stop_open(bool says)
 {
 	atomic_store(&speaks, says);
-	start = clock_now();
+	start = start > 0 ? start : clock_now();
 	handle(on_signal);
 }
 

@@ -16,7 +16,7 @@
 
 /* From now on the first of the three signals is a request, of which `speaks` says a line on stderr; one that
  * comes a second or more later ends the process at once, as it would have before.  (Launchers send one signal
- * by several ways.)  A signal that was ignored stays so. */
+ * by several ways.)  A signal that was ignored stays so.  May be called again, for `speaks`. */
 void stop_open(bool speaks);
 /* The three signals do nothing any more: the process ends by itself. */
 void stop_close(void);

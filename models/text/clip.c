@@ -14,37 +14,48 @@ static const struct pass base = { 0 };
 
 /* ---- Pixels -------------------------------------------------------------------------------------- */
 
-static int nearest_even(double x)
+static int64_t nearest_even(double x)
 {
-	return (int)nearbyint(x); /* as Python rounds */
+	return (int64_t)nearbyint(x); /* as Python rounds */
+}
+
+/* The part of the resized image that is shown, and where its corner is in the square. */
+static struct resize_window place(int S, enum clip_fit fit, int w, int h, int *left, int *top)
+{
+	int64_t small = w < h ? w : h, large = w < h ? h : w;
+	struct resize_window r = { .w = S, .h = S };
+
+	*left = *top = 0;
+	if (fit == CLIP_PAD) {
+		r.to_w = nearest_even(w * ((double)S / (double)large));
+		r.to_h = nearest_even(h * ((double)S / (double)large));
+		r.w = (int)(r.to_w = r.to_w < 1 ? 1 : r.to_w);
+		r.h = (int)(r.to_h = r.to_h < 1 ? 1 : r.to_h);
+		*left = (S - r.w) / 2;
+		*top = (S - r.h) / 2;
+		return r;
+	}
+	int64_t longer = S * large / small; /* cut down to a whole number, by both */
+	bool round = fit == CLIP_CROP_ROUNDED;
+	r.to_w = w < h ? S : longer;
+	r.to_h = w < h ? longer : S;
+	r.x = round ? nearest_even((double)(r.to_w - S) / 2) : (r.to_w - S) / 2;
+	r.y = round ? nearest_even((double)(r.to_h - S) / 2) : (r.to_h - S) / 2;
+	return r;
 }
 
 void clip_pixels(const struct clip *m, enum clip_fit fit, const uint8_t *rgb, int w, int h, float *out)
 {
-	int S = (int)m->vision.image_size, small = w < h ? w : h, large = w < h ? h : w;
-	int to_w, to_h;
-
-	if (fit == CLIP_CROP) { /* transformers cuts the longer side down to a whole number */
-		int longer = (int)((double)S * large / small);
-		to_w = w < h ? S : longer;
-		to_h = w < h ? longer : S;
-	} else {
-		to_w = nearest_even(w * ((double)S / large));
-		to_h = nearest_even(h * ((double)S / large));
-	}
-	to_w = to_w < 1 ? 1 : to_w;
-	to_h = to_h < 1 ? 1 : to_h;
-	uint8_t *sized = resize_bicubic(rgb, w, h, to_w, to_h);
-	/* where the square's corner is in the resized image: inside, or outside by the padding */
-	int left = to_w >= S ? (to_w - S) / 2 : -((S - to_w) / 2);
-	int top = to_h >= S ? (to_h - S) / 2 : -((S - to_h) / 2);
+	int S = (int)m->vision.image_size, left, top;
+	struct resize_window part = place(S, fit, w, h, &left, &top);
+	uint8_t *sized = resize_bicubic_window(rgb, w, h, &part);
 
 	for (int c = 0; c < 3; c++)
 		for (int y = 0; y < S; y++)
 			for (int x = 0; x < S; x++) {
-				int sx = x + left, sy = y + top;
-				bool inside = sx >= 0 && sx < to_w && sy >= 0 && sy < to_h;
-				float v = inside ? (float)sized[(sy * to_w + sx) * 3 + c] / 255.f : 0;
+				int sx = x - left, sy = y - top;
+				bool inside = sx >= 0 && sx < part.w && sy >= 0 && sy < part.h;
+				float v = inside ? (float)sized[(sy * part.w + sx) * 3 + c] / 255.f : 0;
 
 				*out++ = (v - (float)m->mean[c]) / (float)m->std[c];
 			}

@@ -31,8 +31,10 @@ struct clip {
 
 /* How an image that is not square becomes one. */
 enum clip_fit {
-	CLIP_CROP, /* the shorter side is resized, the longer cut off on both sides */
-	CLIP_PAD   /* the longer side is resized, the shorter filled up with black (HPSv2) */
+	CLIP_CROP,         /* the shorter side is resized, the longer cut off on both sides (transformers) */
+	CLIP_CROP_ROUNDED, /* likewise, half a pixel rounded to even ones (torchvision, as open_clip uses it)
+			    */
+	CLIP_PAD           /* the longer side is resized, the shorter filled up with black (HPSv2) */
 };
 
 /* Its configuration, tokenizer and the names and shapes of its weights: all that tokenizing needs.  Must not

@@ -144,7 +144,8 @@ static int ask_some(struct clip_colors *c, struct color_question *const *q, int 
 
 	for (int i = 0, w, h; i < n; i++) {
 		uint8_t *crop = clip_colors_crop(q[i], &w, &h);
-		clip_pixels(m, CLIP_CROP, crop, w, h, at_f32(pixels_B3SS) + (size_t)i * (size_t)(3 * S * S));
+		clip_pixels(m, CLIP_CROP_ROUNDED, crop, w, h,
+			    at_f32(pixels_B3SS) + (size_t)i * (size_t)(3 * S * S));
 		free(crop);
 	}
 	at_t x_BP = clip_image_features(m, pixels_B3SS);

@@ -33,7 +33,7 @@ struct geneval_result {
 	bool strict;    /* every clause exactly right: counts equal, nothing excluded present */
 	bool correct;   /* the original benchmark's verdict: at least the wanted count */
 	unsigned right; /* bit i: include[i] is exactly right */
-	char why[160];  /* the first clause that failed, for people; "" when strict */
+	char why[160];  /* the first clause that failed, for people; "" when exactly right */
 };
 
 /*

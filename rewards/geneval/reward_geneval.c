@@ -3,6 +3,7 @@
 #include "base/json.h"
 #include "base/mem.h"
 #include <stddef.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -108,6 +109,7 @@ static void judge(struct reward_score *out, const struct geneval_conf *c, const 
 		reward_put(out, 1, &r.reward, "the rules'");
 		out->sub[0] = r.strict;
 		out->sub[1] = r.correct;
+		snprintf(out->why, sizeof out->why, "%s", r.why);
 	}
 }
 

@@ -5,7 +5,8 @@
  * A frame is its length (4 bytes, little-endian) and so many bytes.  To the child: one frame of JSON
  * (reply.h; each item also has "width" and "height"), then for each item one frame of its pixels, 8-bit RGB,
  * rows from the top.  From the child: one frame of JSON, {"scores": [...]}.  What it writes to standard error
- * is seen as it is.  A child that dies, hangs or writes nonsense is killed and started again.
+ * is seen as it is.  A child that dies, hangs or writes nonsense is killed and started again, after a pause
+ * that doubles; one that says it cannot score, a batch or an image, goes on.
  */
 #include "base/log.h"
 #include "base/mem.h"
@@ -25,11 +26,14 @@
 #include <unistd.h>
 
 #define MOST_REPLY (1 << 26)
+#define PAUSE      0.25 /* s before a batch's second try */
+#define MOST_PAUSE 10.0
 
 struct exec_conf {
 	struct conf_list command;
 	int64_t batch, retries;
 	double timeout;
+	struct conf_list sub_scores;
 	bool group;
 };
 
@@ -42,7 +46,10 @@ static const struct field fields[] = {
 	      .doc = "time limit of a batch, after which the child is killed; the first batch may take ten "
 		     "times as long"),
 	FIELD(struct exec_conf, retries, .init = "2", .min = 0, .max = 1000,
-	      .doc = "how often the child is started again for a batch before its images are unavailable"),
+	      .doc =
+		  "how often the child is started again for a batch before its images are unavailable, with "
+		  "a pause that doubles each time"),
+	FIELD(struct exec_conf, sub_scores, .init = "", .max = REWARD_SUBS, .doc = REPLY_SUBS_DOC),
 	FIELD(struct exec_conf, group, .init = "false", .doc = REPLY_GROUP_DOC "; `batch` is then ignored"),
 	FIELD_END
 };
@@ -337,8 +344,8 @@ static char *make_header(const struct child *c, const struct reward_item *item, 
 	return text;
 }
 
-/* One batch through the child that runs.  Nonsense in the answer's bytes is an error; in its JSON, where the
- * frames hold, the images are unavailable. */
+/* One batch through the child that runs.  What breaks the protocol is an error; what the child says it cannot
+ * score is unavailable. */
 static int try_batch(struct child *c, const char *header, const struct reward_item *item, int n,
 		     struct reward_score *out, struct err *e)
 {
@@ -353,7 +360,7 @@ static int try_batch(struct child *c, const char *header, const struct reward_it
 			return -1;
 	if (receive_frame(c, &reply, &size, end, e))
 		return -1;
-	int ret = reply_scores(out, n, reply, size, e);
+	int ret = reply_scores(out, n, &c->conf->sub_scores, reply, size, e);
 	free(reply);
 	c->warm = c->warm || !ret;
 	return ret;
@@ -365,6 +372,8 @@ static void score_batch(struct child *c, const struct reward_item *item, int n, 
 	struct err e = { "" };
 
 	for (int64_t tries = 0; tries <= c->conf->retries; tries++) {
+		if (tries)
+			clock_sleep(fmin(PAUSE * pow(2, (double)(tries - 1)), MOST_PAUSE));
 		if ((c->pid || !start(c, &e)) && !try_batch(c, header, item, n, out, &e)) {
 			free(header);
 			return;

@@ -15,6 +15,7 @@ struct http_conf {
 	char *url, *token_env;
 	int64_t batch, in_flight, retries;
 	double timeout, deadline;
+	struct conf_list sub_scores;
 	bool group;
 };
 
@@ -29,10 +30,13 @@ static const struct field fields[] = {
 	FIELD(struct http_conf, timeout, .init = "60", .min = 1e-3, .max = 1e6, .unit = "s",
 	      .doc = "time limit of a request"),
 	FIELD(struct http_conf, retries, .init = "3", .min = 0, .max = 1000,
-	      .doc = "retries of a failed request, with a pause that doubles each time"),
+	      .doc =
+		  "retries of a failed request, with a pause that doubles each time; a refused connection is "
+		  "tried until the deadline"),
 	FIELD(struct http_conf, deadline, .init = "300", .min = 1e-3, .max = 1e6, .unit = "s",
 	      .doc = "time limit of all requests of a batch of samples, retries included; what has no score "
 		     "then is unavailable"),
+	FIELD(struct http_conf, sub_scores, .init = "", .max = REWARD_SUBS, .doc = REPLY_SUBS_DOC),
 	FIELD(struct http_conf, group, .init = "false", .doc = REPLY_GROUP_DOC "; `batch` is then ignored"),
 	FIELD_END
 };
@@ -120,7 +124,8 @@ static int score(void *state, const struct reward_item *item, int n, struct rewa
 		struct err why;
 
 		if (!ret && post[i].ok)
-			reply_scores(out + i * each, k, post[i].reply, post[i].reply_size, &why);
+			reply_scores(out + i * each, k, &j->conf->sub_scores, post[i].reply,
+				     post[i].reply_size, &why);
 		else if (!ret)
 			reward_fail(out + i * each, k, post[i].why);
 		free((char *)(uintptr_t)post[i].body);

@@ -3,12 +3,14 @@
  * (vLLM, SGLang, llama.cpp): a request an image, many in flight, the score read from the text of the answer.
  */
 #define PCRE2_CODE_UNIT_WIDTH 8
+#include "base/file.h"
 #include "base/http/http.h"
 #include "base/image.h"
 #include "base/json.h"
 #include "base/mem.h"
 #include "base/text.h"
 #include "rewards/judges/reply.h"
+#include <ctype.h>
 #include <math.h>
 #include <pcre2.h>
 #include <stdio.h>
@@ -16,12 +18,14 @@
 #include <string.h>
 
 struct openai_conf {
-	char *url, *model, *key_env, *template, *pattern, *image;
-	int64_t in_flight, retries, max_tokens, jpeg_quality;
-	double timeout, deadline, scale, low, high;
+	char *url, *model, *key_env, *template, *template_file, *pattern, *image;
+	int64_t in_flight, retries, max_tokens, max_completion_tokens, jpeg_quality;
+	double timeout, deadline, scale, low, high, temperature;
 };
 
-/* UnifiedReward was trained to judge a caption and its image on these two counts and to end this way. */
+/* UnifiedReward was trained to judge a caption and its image on these two counts and to end this way, but
+ * with words of its own (docs/extending.md says where they are): its published scores are not to be had with
+ * these. */
 #define TEMPLATE                                                                                             \
 	"You see an image that was generated from a caption. Judge it on two criteria: alignment, how well " \
 	"objects, attributes, relations and composition agree with the caption; and quality, how clear, "    \
@@ -40,9 +44,15 @@ static const struct field fields[] = {
 	FIELD(struct openai_conf, template, .init = TEMPLATE,
 	      .doc = "the question; {prompt} stands for the image's prompt and \\n for a new line"),
 	FIELD(
-	    struct openai_conf, pattern, .init = "Final Score:\\s*([-+]?[0-9]*\\.?[0-9]+)",
+	    struct openai_conf, template_file, .init = "",
 	    .doc =
-		"regular expression that finds the score in the answer: its first group, in its last match"),
+		"file with the question, used in place of `template`: {prompt} as there, the rest as it is"),
+	FIELD(
+	    struct openai_conf, pattern, .init = "(?i)final score[\\W_]*?:[\\W_]*?([-+]?[0-9.]+)",
+	    .doc =
+		"regular expression that finds the score in the answer: the number that begins where its "
+		"first "
+		"group does, in its last match. The number is read whole, with its exponent, or not at all"),
 	FIELD(struct openai_conf, image, .was = "picture", .init = "png", .choices = image_kinds,
 	      .doc = "format in which images are sent; jpeg is much smaller, but lossy"),
 	FIELD(struct openai_conf, jpeg_quality, .init = "95", .min = 1, .max = 100,
@@ -53,14 +63,22 @@ static const struct field fields[] = {
 	      .doc = "lowest valid score; an image with a lower one has no score"),
 	FIELD(struct openai_conf, high, .init = "5", .min = -1e9, .max = 1e9,
 	      .doc = "highest valid score; an image with a higher one has no score"),
-	FIELD(struct openai_conf, max_tokens, .init = "512", .min = 1, .max = 1e6,
-	      .doc = "longest answer, in tokens"),
+	FIELD(struct openai_conf, max_tokens, .init = "512", .min = 0, .max = 1e6,
+	      .doc = "longest answer, in tokens; 0: not sent"),
+	FIELD(struct openai_conf, max_completion_tokens, .init = "0", .min = 0, .max = 1e6,
+	      .doc = "the same by its newer name, which OpenAI's reasoning models ask for, thinking "
+		     "included; 0: not "
+		     "sent"),
+	FIELD(struct openai_conf, temperature, .init = "0", .min = -1, .max = 2,
+	      .doc = "randomness of the answer; below 0: not sent, for models that refuse it"),
 	FIELD(struct openai_conf, in_flight, .init = "32", .min = 1, .max = 1024, .unit = "requests",
 	      .doc = "concurrent requests of each rank"),
 	FIELD(struct openai_conf, timeout, .init = "120", .min = 1e-3, .max = 1e6, .unit = "s",
 	      .doc = "time limit of a request"),
 	FIELD(struct openai_conf, retries, .init = "3", .min = 0, .max = 1000,
-	      .doc = "retries of a failed request, with a pause that doubles each time"),
+	      .doc =
+		  "retries of a failed request, with a pause that doubles each time; a refused connection is "
+		  "tried until the deadline"),
 	FIELD(struct openai_conf, deadline, .init = "600", .min = 1e-3, .max = 1e6, .unit = "s",
 	      .doc = "time limit of all requests of a batch of samples, retries included; what has no score "
 		     "then is unavailable"),
@@ -71,6 +89,7 @@ struct openai_judge {
 	const struct openai_conf *conf;
 	struct http_client *client;
 	pcre2_code *pattern;
+	char *question; /* of a file; NULL: the template */
 };
 
 static void close_openai(void *state)
@@ -81,41 +100,65 @@ static void close_openai(void *state)
 		return;
 	http_client_close(j->client);
 	pcre2_code_free(j->pattern);
+	free(j->question);
 	free(j);
+}
+
+/* The file's text, without the line's end that an editor puts behind the last. */
+static int read_question(char **out, const char *path, struct err *e)
+{
+	size_t n;
+
+	if (file_read(out, &n, path, e))
+		return err_in(e, "template_file");
+	if (strlen(*out) != n || !strstr(*out, "{prompt}")) {
+		int ret = err_set(e, "template_file %s has %s", path,
+				  strlen(*out) != n ? "a zero byte"
+						    : "no {prompt}: the model would not know what "
+						      "the image should show");
+		free(*out);
+		*out = NULL;
+		return ret;
+	}
+	if (n && (*out)[n - 1] == '\n')
+		(*out)[n - 1] = '\0';
+	return 0;
+}
+
+static int compile(pcre2_code **out, const char *pattern, struct err *e)
+{
+	uint32_t groups = 0;
+	PCRE2_SIZE at;
+	int code;
+
+	*out = pcre2_compile((PCRE2_SPTR)pattern, PCRE2_ZERO_TERMINATED, PCRE2_UTF, &code, &at, NULL);
+	if (!*out)
+		return err_set(e, "pattern '%s' is not a regular expression", pattern);
+	pcre2_pattern_info(*out, PCRE2_INFO_CAPTURECOUNT, &groups);
+	return groups ? 0 : err_set(e, "pattern '%s' has no group for the score", pattern);
 }
 
 static int open_openai(void **state, const void *conf, struct err *e)
 {
 	const struct openai_conf *c = conf;
 	struct openai_judge *j;
-	uint32_t groups = 0;
-	PCRE2_SIZE at;
-	int code;
 
-	if (!strstr(c->template, "{prompt}"))
+	if (!*c->template_file && !strstr(c->template, "{prompt}"))
 		return err_set(
 		    e, "template has no {prompt}: the model would not know what the image should show");
 	if (!(c->low < c->high))
 		return err_set(e, "low %g is not below high %g", c->low, c->high);
-	pcre2_code *pattern =
-	    pcre2_compile((PCRE2_SPTR)c->pattern, PCRE2_ZERO_TERMINATED, PCRE2_UTF, &code, &at, NULL);
-	if (!pattern)
-		return err_set(e, "pattern '%s' is not a regular expression", c->pattern);
-	pcre2_pattern_info(pattern, PCRE2_INFO_CAPTURECOUNT, &groups);
-	if (groups < 1) {
-		pcre2_code_free(pattern);
-		return err_set(e, "pattern '%s' has no group for the score", c->pattern);
-	}
 	j = mem_zero(1, sizeof *j);
 	j->conf = c;
-	j->pattern = pattern;
 	struct http_options o = { .in_flight = (int)c->in_flight,
 				  .retries = (int)c->retries,
 				  .timeout = c->timeout,
 				  .deadline = c->deadline,
 				  .pause = 0.5,
 				  .limit = 1 << 22 };
-	if (http_client_open(&j->client, c->url, c->key_env, &o, e)) {
+	if (compile(&j->pattern, c->pattern, e) ||
+	    (*c->template_file && read_question(&j->question, c->template_file, e)) ||
+	    http_client_open(&j->client, c->url, c->key_env, &o, e)) {
 		close_openai(j);
 		return -1;
 	}
@@ -123,14 +166,14 @@ static int open_openai(void **state, const void *conf, struct err *e)
 	return 0;
 }
 
-/* The template with the prompt and with new lines. */
-static void ask(struct text *out, const char *template, const char *prompt)
+/* The question with the prompt and, where they are written as \n, with new lines. */
+static void ask(struct text *out, const char *template, bool lines, const char *prompt)
 {
 	for (const char *s = template; *s; s++) {
 		if (text_starts(s, "{prompt}")) {
 			text_add(out, prompt);
 			s += strlen("{prompt}") - 1;
-		} else if (text_starts(s, "\\n")) {
+		} else if (lines && text_starts(s, "\\n")) {
 			text_add(out, "\n");
 			s++;
 		} else {
@@ -139,8 +182,9 @@ static void ask(struct text *out, const char *template, const char *prompt)
 	}
 }
 
-static char *make_body(const struct openai_conf *c, const struct reward_item *item, struct err *e)
+static char *make_body(const struct openai_judge *j, const struct reward_item *item, struct err *e)
 {
+	const struct openai_conf *c = j->conf;
 	struct text url = { 0 }, question = { 0 };
 	bool jpeg = !strcmp(c->image, "jpeg");
 	uint8_t *file;
@@ -154,30 +198,87 @@ static char *make_body(const struct openai_conf *c, const struct reward_item *it
 	text_add(&url, ";base64,");
 	text_base64(&url, file, size);
 	free(file);
-	ask(&question, c->template, item->prompt);
-	json_t *o = json_pack("{s:s, s:i, s:I, s:[{s:s, s:[{s:s, s:{s:s}}, {s:s, s:s}]}]}", "model", c->model,
-			      "temperature", 0, "max_tokens", (json_int_t)c->max_tokens, "messages", "role",
-			      "user", "content", "type", "image_url", "image_url", "url", url.s, "type",
-			      "text", "text", question.s);
-	char *body = o ? json_dumps(o, JSON_COMPACT) : NULL;
+	ask(&question, j->question ? j->question : c->template, !j->question, item->prompt);
+	json_t *o = json_pack("{s:s, s:[{s:s, s:[{s:s, s:{s:s}}, {s:s, s:s}]}]}", "model", c->model,
+			      "messages", "role", "user", "content", "type", "image_url", "image_url", "url",
+			      url.s, "type", "text", "text", question.s);
+	if (c->temperature >= 0)
+		json_object_set_new(o, "temperature", json_number(c->temperature));
+	if (c->max_tokens)
+		json_object_set_new(o, "max_tokens", json_integer(c->max_tokens));
+	if (c->max_completion_tokens)
+		json_object_set_new(o, "max_completion_tokens", json_integer(c->max_completion_tokens));
+	char *body = o ? json_line(o) : NULL;
 	if (!body)
-		err_set(e, "the prompt is not UTF-8");
+		err_set(e, "the question or the prompt is not UTF-8");
 	json_decref(o);
 	text_free(&url);
 	text_free(&question);
 	return body;
 }
 
-/* choices[0].message.content of the reply; borrowed. */
-static const char *content(const json_t *o)
+/* What a choice's message says: its content is a text, or a list of parts, of which some are text; or there
+ * is none, but perhaps a refusal.  OpenAI's schema has all of them.  text_free. */
+static struct text message_text(const json_t *message, const char **refusal)
 {
-	const json_t *first = json_array_get(json_object_get(o, "choices"), 0);
+	const json_t *content = json_object_get(message, "content"), *part;
+	struct text t = { 0 };
+	size_t i;
 
-	return json_string_value(json_object_get(json_object_get(first, "message"), "content"));
+	*refusal = json_string_value(json_object_get(message, "refusal"));
+	if (json_is_string(content))
+		text_add(&t, json_string_value(content));
+	json_array_foreach(content, i, part)
+	{
+		const json_t *text = json_object_get(part, "text");
+
+		/* some servers write the text as {"value": ...}, as OpenAI's assistants do */
+		text = json_is_object(text) ? json_object_get(text, "value") : text;
+		if (json_is_string(part))
+			text = part;
+		if (json_is_string(text))
+			text_add(&t, json_string_value(text));
+		if (!*refusal)
+			*refusal = json_string_value(json_object_get(part, "refusal"));
+	}
+	return t;
 }
 
-/* The number in the last match: a judge that thinks aloud may name a score before its last word. */
-static bool find_score(double *score, const struct openai_judge *j, const char *text)
+static bool continues(const char *s)
+{
+	return isalnum((unsigned char)*s) ||
+	       ((*s == '.' || *s == ',' || *s == '-') && isdigit((unsigned char)s[1]));
+}
+
+/* The number that begins at s, whole; false when there is none, or it is part of something longer: a half
+ * number would be another score.  *end is behind it. */
+static bool whole_number(double *v, const char *text, const char *s, const char **end)
+{
+	const char *digits = s + (*s == '-' || *s == '+');
+	bool inside =
+	    s > text && (isalnum((unsigned char)s[-1]) ||
+			 ((s[-1] == '.' || s[-1] == ',') && s - 1 > text && isdigit((unsigned char)s[-2])));
+	char *stop;
+
+	*v = strtod(s, &stop);
+	*end = stop;
+	if (stop > s && stop[-1] == '.') /* the sentence's */
+		*end = stop - 1;
+	return !inside && stop > s && isfinite(*v) && (isdigit((unsigned char)*digits) || *digits == '.') &&
+	       digits[1] != 'x' && digits[1] != 'X' && !continues(stop);
+}
+
+/* Of a group, what is behind its number may be no more than what ends a sentence or marks text. */
+static bool only_marks(const char *from, const char *to)
+{
+	while (from < to && strchr(" \t\n\r.*_`", *from))
+		from++;
+	return from >= to;
+}
+
+/* The number in the last match: a judge that thinks aloud may name a score before its last word.  `cut`: the
+ * text was cut off, and so may be a number at its end. */
+static bool find_score(double *score, const struct openai_judge *j, const char *text, bool cut)
 {
 	pcre2_match_data *match = pcre2_match_data_create_from_pattern(j->pattern, NULL);
 	size_t n = strlen(text), at = 0;
@@ -185,38 +286,57 @@ static bool find_score(double *score, const struct openai_judge *j, const char *
 
 	while (at <= n && pcre2_match(j->pattern, (PCRE2_SPTR)text, n, at, 0, match, NULL) > 1) {
 		const PCRE2_SIZE *range = pcre2_get_ovector_pointer(match);
-		char *number = mem_printf("%.*s", (int)(range[3] - range[2]), text + range[2]), *end;
+		const char *end = NULL, *group = text + range[2];
 
-		*score = strtod(number, &end);
-		found = end != number && !*end && isfinite(*score);
-		free(number);
+		group += strspn(group, " \t\n\r");
+		found = range[2] != PCRE2_UNSET && group < text + range[3] &&
+			whole_number(score, text, group, &end) && only_marks(end, text + range[3]) &&
+			!(cut && !*end);
 		at = range[1] > at ? range[1] : at + 1;
 	}
 	pcre2_match_data_free(match);
 	return found;
 }
 
-static void read_one(const struct openai_judge *j, const struct http_post *post, struct reward_score *out)
+/* The score, or in e why the answer has none. */
+static int read_answer(double *score, const struct openai_judge *j, const json_t *o, struct err *e)
 {
 	const struct openai_conf *c = j->conf;
+	const json_t *choice = json_array_get(json_object_get(o, "choices"), 0);
+	const json_t *message = json_object_get(choice, "message");
+	const char *finish = json_string_value(json_object_get(choice, "finish_reason")), *refusal;
+	bool cut = finish && !strcmp(finish, "length");
+	int ret = 0;
+
+	if (!json_is_object(message))
+		return err_set(e, "the server's answer has no choices[0].message");
+	struct text t = message_text(message, &refusal);
+	if (!t.n && refusal)
+		ret = err_set(e, "the model refuses: %.100s", refusal);
+	else if (!t.n)
+		ret = err_set(e, "the answer has no text (finish_reason %.40s)%s",
+			      finish ? finish : "is not given", cut ? ": raise max_tokens" : "");
+	else if (!find_score(score, j, t.s, cut) || *score < c->low || *score > c->high)
+		ret = err_set(e, "the answer has no score from %g to %g%s: %.90s", c->low, c->high,
+			      cut ? " (cut off: raise max_tokens)" : "", t.s);
+	text_free(&t);
+	return ret;
+}
+
+static void read_one(const struct openai_judge *j, const struct http_post *post, struct reward_score *out)
+{
 	struct err e;
-	double score;
+	double score = NAN;
 
 	if (!post->ok) {
 		reward_fail(out, 1, post->why);
 		return;
 	}
 	json_t *o = json_parse(post->reply, post->reply_size, "the server's answer", &e);
-	const char *text = content(o);
-
-	if (!o || !text) {
-		reward_fail(out, 1, o ? "the server's answer has no choices[0].message.content" : e.msg);
-	} else if (!find_score(&score, j, text) || score < c->low || score > c->high) {
-		err_set(&e, "the answer has no score from %g to %g: %.90s", c->low, c->high, text);
+	if (!o || read_answer(&score, j, o, &e))
 		reward_fail(out, 1, e.msg);
-	} else {
-		reward_put(out, 1, &(double) { score * c->scale }, "the answer's");
-	}
+	else
+		reward_put(out, 1, &(double) { score * j->conf->scale }, "the answer's");
 	json_decref(o);
 }
 
@@ -227,7 +347,7 @@ static int score(void *state, const struct reward_item *item, int n, struct rewa
 	int ret = 0;
 
 	for (int i = 0; i < n && !ret; i++) {
-		char *body = make_body(j->conf, &item[i], e);
+		char *body = make_body(j, &item[i], e);
 
 		ret = body ? 0 : -1;
 		post[i] = (struct http_post) { .body = body, .size = body ? strlen(body) : 0 };

@@ -2,20 +2,27 @@
 #include <math.h>
 #include <string.h>
 
+json_t *scoring_reward(const struct mixture *m, const struct mixture_scores *s, int k, int i)
+{
+	const struct mixture_entry *entry = mixture_at(m, k);
+	const double *sub = s->sub + (size_t)(k * s->n + i) * REWARD_SUBS;
+	const char *why = s->reason[k * s->n + i];
+	json_t *o = json_object();
+
+	json_object_set_new(o, "score", json_number(s->value[k * s->n + i]));
+	for (int j = 0; mixture_sub(entry, j); j++)
+		json_object_set_new(o, mixture_sub(entry, j), json_number(sub[j]));
+	if (*why)
+		json_object_set_new(o, "why", json_words(why));
+	return o;
+}
+
 static json_t *each_reward(const struct mixture *m, const struct mixture_scores *s, int i)
 {
 	json_t *all = json_object();
 
-	for (int k = 0; k < s->rewards; k++) {
-		const struct mixture_entry *entry = mixture_at(m, k);
-		const double *sub = s->sub + (size_t)(k * s->n + i) * REWARD_SUBS;
-		json_t *o = json_object();
-
-		json_object_set_new(o, "score", json_number(s->value[k * s->n + i]));
-		for (int j = 0; j < REWARD_SUBS && entry->type->sub_names[j]; j++)
-			json_object_set_new(o, entry->type->sub_names[j], json_number(sub[j]));
-		json_object_set_new(all, entry->name, o);
-	}
+	for (int k = 0; k < s->rewards; k++)
+		json_object_set_new(all, mixture_at(m, k)->name, scoring_reward(m, s, k, i));
 	return all;
 }
 

@@ -66,6 +66,9 @@ int mixture_left_behind(void);
 void mixture_entry_close(struct mixture_entry *k); /* its name, state and conf */
 int mixture_count(const struct mixture *m);
 const struct mixture_entry *mixture_at(const struct mixture *m, int k);
+/* The name of its j-th sub-score, NULL behind the last: the type's, or for a judge outside of the program
+ * those of its key `sub_scores`. */
+const char *mixture_sub(const struct mixture_entry *k, int j);
 /* The column of reward k's sub-score of that name; -1: it has none. */
 int mixture_sub_at(const struct mixture *m, int k, const char *name);
 bool mixture_has_quorum(const struct mixture *m); /* some reward may be left out of a group */
@@ -88,7 +91,8 @@ struct mixture_scores {
 	double *value;              /* rewards * n */
 	double *sub;                /* rewards * n * REWARD_SUBS */
 	char why[256];              /* the first reason of an unavailable score */
-	char (*reason)[REWARD_WHY]; /* why value[i] is unavailable; NULL unless mixture_scores_keep_reasons */
+	char (*reason)[REWARD_WHY]; /* why value[i] is unavailable, or what its reward says of it; NULL unless
+				       mixture_scores_keep_reasons */
 	bool check;    /* set before mixture_submit: nobody has asked the rewards about these prompts yet */
 	bool held_out; /* likewise: the held-out rewards score it, too */
 	/* From mixture_total. */

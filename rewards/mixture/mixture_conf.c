@@ -91,13 +91,15 @@ static int fill(void *conf, const struct field *f, const struct field *others, c
 	return ret;
 }
 
+#define NAME_LETTERS "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_"
+
 /* Names are parts of metrics' names, of keys and of files: of letters, digits, '-' and '_', and none that is
  * a metric or a key of its own. */
 static int check_name(const char *name, const char *where, struct err *e)
 {
 	static const char *const taken[] = { "mean",  "std",    "strict", "unavailable", "left_out",
 					     "image", "prompt", "reward", NULL };
-	size_t good = strspn(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_");
+	size_t good = strspn(name, NAME_LETTERS);
 
 	if (!*name || name[good])
 		return err_set(e, "%s%srewards: '%s' is not a valid name: use letters, digits, '-' and '_'",
@@ -138,6 +140,39 @@ static const struct reward_type *entry_type(const struct conf_node *root, const 
 	free(others);
 	free(key);
 	return type;
+}
+
+/* The list of the key `sub_scores`, NULL where the type has no such key. */
+static const struct conf_list *sub_scores(const struct mixture_entry *k)
+{
+	for (const struct field *f = k->type->fields; f && f->name && k->conf; f++)
+		if (f->type == FIELD_LIST && !strcmp(f->name, "sub_scores"))
+			return (const struct conf_list *)((const char *)k->conf + f->offset);
+	return NULL;
+}
+
+/* They are keys of results, beside others. */
+static int check_subs(const struct mixture_entry *k, const char *where, const char *section, struct err *e)
+{
+	static const char *const taken[] = { "score", "images", "why", "error", "rewards", "weight", NULL };
+	const struct conf_list *l = sub_scores(k);
+
+	for (int i = 0; l && i < l->n; i++) {
+		const char *name = l->v[i];
+		bool bad = !*name || name[strspn(name, NAME_LETTERS)];
+
+		for (int j = 0; taken[j]; j++)
+			bad |= !strcmp(taken[j], name);
+		for (int j = 0; j < i; j++)
+			bad |= !strcmp(l->v[j], name);
+		if (bad)
+			return err_set(
+			    e,
+			    "%s%s%s.sub_scores: '%s' is not a name that a sub-score can have: use "
+			    "letters, digits, '-' and '_', each name once, and not `score` or `why`",
+			    where, *where ? ": " : "", section, name);
+	}
+	return 0;
 }
 
 /* A held-out reward counts in no total, and says so if it has the key at all. */
@@ -186,7 +221,10 @@ static int entry_read(struct mixture_entry *k, const struct conf_node *root, con
 		if (fill(k->conf, k->type->fields, common, root, section, e))
 			goto out;
 	}
-	ret = strcmp(group, "rewards") ? hold_out(k, root, section, e) : 0;
+	ret = check_subs(k, conf_where(root, section), section, e) ||
+		      (strcmp(group, "rewards") != 0 && hold_out(k, root, section, e))
+		  ? -1
+		  : 0;
 out:
 	free(section);
 	return ret;
@@ -352,12 +390,19 @@ int mixture_resolve(const struct conf_node *root, struct conf_node *out, struct 
 	return 0;
 }
 
+const char *mixture_sub(const struct mixture_entry *k, int j)
+{
+	const struct conf_list *asked = sub_scores(k);
+
+	if (asked)
+		return j < asked->n ? asked->v[j] : NULL;
+	return j < REWARD_SUBS ? k->type->sub_names[j] : NULL;
+}
+
 int mixture_sub_at(const struct mixture *m, int k, const char *name)
 {
-	const char *const *names = mixture_at(m, k)->type->sub_names;
-
-	for (int sub = 0; sub < REWARD_SUBS && names[sub]; sub++)
-		if (!strcmp(names[sub], name))
+	for (int sub = 0; mixture_sub(mixture_at(m, k), sub); sub++)
+		if (!strcmp(mixture_sub(mixture_at(m, k), sub), name))
 			return sub;
 	return -1;
 }

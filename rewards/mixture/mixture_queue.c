@@ -9,12 +9,18 @@
 
 /* ---- scores ---- */
 
+/* Of a score, and why there is none. */
+static void note(struct mixture_scores *s, int sample, int reward, const char *why)
+{
+	if (s->reason)
+		snprintf(s->reason[reward * s->n + sample], sizeof *s->reason, "%.159s", why);
+}
+
 static void note_reason(struct mixture *m, struct mixture_scores *s, int sample, int reward, const char *why)
 {
 	int64_t at = (int64_t)sample * m->entries + reward;
 
-	if (s->reason)
-		snprintf(s->reason[reward * s->n + sample], sizeof *s->reason, "%.159s", why);
+	note(s, sample, reward, why);
 	if (at >= s->why_at || m->entry[reward].weight == 0) /* which costs no sample */
 		return;
 	s->why_at = at;
@@ -37,8 +43,10 @@ static void store(struct mixture *m, const struct task *t, const struct err *e)
 			note_reason(m, s, sample, t->reward, why);
 		else
 			s->value[at] = score[i].value;
-		if (!isnan(s->value[at]))
-			memcpy(s->sub + (size_t)at * REWARD_SUBS, score[i].sub, sizeof score[i].sub);
+		if (isnan(s->value[at]))
+			continue;
+		note(s, sample, t->reward, score[i].why);
+		memcpy(s->sub + (size_t)at * REWARD_SUBS, score[i].sub, sizeof score[i].sub);
 	}
 }
 

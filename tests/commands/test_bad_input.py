@@ -35,8 +35,9 @@ def train_fails(folder, text="", *args):
         ("train: {max_steps: many}\n", ["x.yaml:2", "train.max_steps", "'many'", "integer"]),
         ("train: {max_steps: 0}\n", ["x.yaml:2", "train.max_steps", "must be in [1,"]),
         ("optimizer: {lr: fast}\n", ["x.yaml:2", "optimizer.lr", "number"]),
-        ("rollout: {solver: dpm3}\n", ["x.yaml:2", "rollout.solver", "did you mean 'dpm2'"]),
+        ("rollout: {solver: dpm22}\n", ["x.yaml:2", "rollout.solver", "did you mean 'dpm2'"]),
         ("nft: 3\n", ["x.yaml:2", "'nft'", "section"]),
+        ("advantage: {reward_clip: 3}\n", ["x.yaml:2", "reward_clip = 3", "advantage.combine: normalised"]),
         ("rewards: {genevil: {}}\n", ["genevil", "did you mean 'geneval'"]),
         ("rewards: {geneval: {detector: yolo}}\n", ["geneval", "detector", "yolo"]),
         ("model: {path: no/such/model}\n", ["no/such/model", "No such file"]),
@@ -155,7 +156,7 @@ def test_command_line(tmp_path):
     assert "--model" in fails("sample", "--prompt", "x", "-o", tmp_path / "x.png")
     assert "--prompt" in fails("sample", "--model", BASE, "-o", tmp_path / "x.png")
     assert "horse" in fails("sample", "--model", BASE, "--prompt", "a horse", "-o", tmp_path / "x.png")
-    assert "dpm2" in fails("sample", "--model", BASE, "--prompt", "a photo of a cross", "--solver", "dpm3", "-o", tmp_path / "x.png")
+    assert "dpm2" in fails("sample", "--model", BASE, "--prompt", "a photo of a cross", "--solver", "dpm22", "-o", tmp_path / "x.png")
 
 
 def test_sample_latents(tmp_path):

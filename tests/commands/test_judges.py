@@ -5,6 +5,7 @@ import http.server
 import io
 import json
 import re
+import socket
 import subprocess
 import sys
 import threading
@@ -19,7 +20,7 @@ from PIL import Image
 class Server:
     """A judge on loopback: answer(request number, parsed body) gives (status, body, headers) or does what it likes."""
 
-    def __init__(self, answer):
+    def __init__(self, answer, port=0):
         outer, self.requests, self.lock = self, [], threading.Lock()
 
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -51,7 +52,7 @@ class Server:
             def handle_error(self, *args):
                 pass
 
-        self.server = Quiet(("127.0.0.1", 0), Handler)
+        self.server = Quiet(("127.0.0.1", port), Handler)
         self.url = f"http://127.0.0.1:{self.server.server_address[1]}/v1"
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
@@ -127,12 +128,14 @@ FAULTS = {
     "no list": (lambda n, b: (200, '{"score": 1}', {}), 0, 1),
     "says why": (lambda n, b: (200, '{"error": "out of memory"}', {}), 0, 1),
     "wrong count": (lambda n, b: (200, '{"scores": [1, 2]}', {}), 0, 1),
-    "NaN": (lambda n, b: (200, '{"scores": [NaN, 1, 1, 1, 1, 1]}', {}), 0, 1),
+    "NaN": (lambda n, b: (200, '{"scores": [NaN, 1, Infinity, 1, {"score": -Infinity}, 1]}', {}), 3, 1),
     "some": (lambda n, b: (200, '{"scores": [1, null, {"score": 2}, {"error": "blurred"}, "5", {}]}', {}), 2, 1),
-    "too large a number": (lambda n, b: (200, '{"scores": [1, 1, 1, 1, 1, 1e400]}', {}), 0, 1),
+    "too large a number": (lambda n, b: (200, '{"scores": [1, 1, 1, 1, 1, 1e400]}', {}), 5, 1),
+    "absurd": (lambda n, b: (200, '{"scores": [1, 1, 1, 1, 1, 1e308]}', {}), 5, 1),
+    "302": (lambda n, b: (302, "", {"Location": "/elsewhere"}), 0, 1),
 }  # fmt: skip
 WHY = {"404": "no such judge", "garbage": "JSON", "no list": "no list", "says why": "out of memory", "wrong count": "2 scores for 6",
-       "500 for ever": "status 500"}  # fmt: skip
+       "500 for ever": "status 500", "absurd": "1e+308", "302": "/elsewhere: set `url`"}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", FAULTS)
@@ -156,6 +159,50 @@ def test_http_slow_and_refused(serve, images, tmp_path):
     assert got == [None] * 6 and "imeout" in done.stderr and time.monotonic() - start < 8
     got, done = score(tmp_path, {"http": dict(url="http://127.0.0.1:9/", timeout=5, retries=20, deadline=1)}, images)
     assert got == [None] * 6 and time.monotonic() - start < 16
+
+
+def test_http_waits_for_a_server_that_starts(images, tmp_path):
+    """Refused connections are the deadline's: two seconds of them are more than no retries.  The address is named."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    late = []
+    timer = threading.Timer(2, lambda: late.append(Server(good, port)))
+    timer.start()
+    got, done = score(tmp_path, {"http": dict(url=f"http://me:secret@127.0.0.1:{port}/v1", retries=0, deadline=60)}, images)
+    timer.join()
+    late[0].server.shutdown()
+    late[0].server.server_close()
+    assert np.allclose(got, true_means(images))
+    assert f"http://127.0.0.1:{port}/v1: " in done.stderr and "secret" not in done.stderr and "deadline" in done.stderr
+
+
+@pytest.mark.parametrize("status", [307, 308])
+def test_http_redirected(serve, images, tmp_path, monkeypatch, status):
+    """As FastAPI answers a path without its slash: the same post goes where it says, though never a token to another server."""
+    monkeypatch.setenv("JUDGE_TOKEN", "s3cret")
+    target = serve(good)
+    s = serve(lambda n, body: (status, "", {"Location": target.url + "/"}))
+    got, done = score(tmp_path, {"http": dict(url=s.url, batch=3, retries=0)}, images)
+    assert np.allclose(got, true_means(images)) and len(target.requests) == 2 and done.stderr.count("redirects every request") == 1
+    got, done = score(tmp_path, {"http": dict(url=s.url, batch=3, retries=0, token_env="JUDGE_TOKEN")}, images)
+    assert got == [None] * 6 and len(target.requests) == 2 and "must not get the token" in done.stderr
+    around = serve(lambda n, body: (status, "", {"Location": "/v1"}))
+    got, done = score(tmp_path, {"http": dict(url=around.url, batch=6, retries=0, token_env="JUDGE_TOKEN")}, images)
+    assert got == [None] * 6 and len(around.requests) == 6 and "redirected more than 5 times" in done.stderr
+
+
+def test_http_proxy_is_not_for_this_machine(serve, images, tmp_path, monkeypatch):
+    """Clusters export http_proxy everywhere.  Another machine's address goes through it."""
+    s, proxy = serve(good), serve(lambda n, body: (404, "a proxy", {}))
+    for name in "http_proxy", "all_proxy":
+        monkeypatch.setenv(name, proxy.url)
+    monkeypatch.delenv("no_proxy", raising=False)
+    for host in "127.0.0.1", "localhost", "127.1.2.3":
+        got, _ = score(tmp_path, {"http": dict(url=s.url.replace("127.0.0.1", host), retries=0, deadline=1)}, images[:1])
+        assert not proxy.requests and (host == "127.1.2.3" or np.allclose(got, true_means(images[:1])))
+    score(tmp_path, {"http": dict(url="http://judge.invalid/", retries=0, deadline=5)}, images[:1])
+    assert len(proxy.requests) == 1
 
 
 def test_http_many_at_once(serve, images, tmp_path):
@@ -192,6 +239,56 @@ def test_openai(serve, images, tmp_path, monkeypatch):
         assert "\nFinal Score: X" in text["text"] and 'é"' in text["text"]
     got, _ = score(tmp_path, {"openai": dict(url=s.url, template="rate {prompt}", pattern="(\\d+)%", scale=0.01, low=0, high=100)}, images)
     assert got == [None] * 6
+
+
+def says(content, **choice):
+    return 200, json.dumps(dict(choices=[dict(message=content if isinstance(content, dict) else dict(content=content), **choice)])), {}
+
+
+# What a model may answer, and the score that a person reads there; None: no score, and what is said.
+ANSWERS = [
+    ("Final Score: 1e-1", None), ("Final Score: 1e0", 1), ("Final Score: 4.5e0.", 4.5), ("Final Score: 4.50", 4.5), ("Final Score: +3", 3),
+    ("**Final Score:** 4", 4), ("Final Score: **4**", 4), ("**Final Score: 3.5**", 3.5), ("### Final Score\n**Final Score**: `2`", 2), ("final score: 4", 4),
+    ("> Final Score: _5_", 5), ("Final Score: 4/5", 4), ("Final Score: .5", None), ("Final Score: 3,5", None), ("Final Score: 3.4.1", None),
+    ("Final Score: 4-5", None), ("Final Score: 0x2", None), ("Final Score: 4th", None), ("Final Score: -3", None), ("Final Score: 1e999", None),
+    ("Final Score: 4 stars, out of 5.", 4), ("Final Score: X\nFinal Score: 2", 2), ("Final Score: four", None),
+    ([dict(type="text", text="Final "), dict(type="text", text="Score: 4")], 4), ([dict(type="text", text=dict(value="Final Score: 2"))], 2),
+    ([dict(type="refusal", refusal="I will not")], "refuses: I will not"), (dict(content=None, refusal="no people"), "refuses: no people"),
+    (None, "no text (finish_reason stop)"), ([], "no text"), ("", "no text"), (dict(content=None, tool_calls=[]), "no text"),
+]  # fmt: skip
+
+
+def test_openai_answers(serve, images, tmp_path):
+    """Numbers whole or not at all, in the markdown that chat models write; every shape of content that the schema allows."""
+    for first in range(0, len(ANSWERS), 6):
+        some = ANSWERS[first : first + 6]
+
+        def answer(n, body, some=some):
+            return says(some[int(re.search(r"prompt (\d)", body["messages"][0]["content"][1]["text"])[1])][0], finish_reason="stop")
+
+        s = serve(answer)
+        got, done = score(tmp_path, {"openai": dict(url=s.url, scale=1)}, images[: len(some)])
+        assert got == [want if isinstance(want, (int, float)) else None for _, want in some], (some, got)
+        for (_, want), row in zip(some, json.loads(done.stdout)["images"], strict=True):
+            if not isinstance(want, (int, float)):
+                assert (want or "no score from 1 to 5") in row["openai"]["why"], (want, row)
+
+
+def test_openai_keys(serve, images, tmp_path):
+    """A question from a file, as it is; what is not to be sent; an answer that was cut off, perhaps within its number."""
+    (tmp_path / "question.txt").write_text("Caption: [{prompt}]\nwith \\n as it is\n")
+    s = serve(lambda n, body: says("Final Score: 4", finish_reason="length"))
+    keys = dict(url=s.url, template_file=str(tmp_path / "question.txt"), temperature=-1, max_tokens=0, max_completion_tokens=900)
+    got, done = score(tmp_path, {"openai": keys}, images[:1])
+    body = s.requests[0][2]
+    assert body["messages"][0]["content"][1]["text"] == 'Caption: [prompt 0 "é"]\nwith \\n as it is'
+    assert "temperature" not in body and "max_tokens" not in body and body["max_completion_tokens"] == 900
+    assert got == [None] and "cut off: raise max_tokens" in done.stderr
+    s = serve(lambda n, body: says("Final Score: 4\nbecause", finish_reason="length"))
+    assert score(tmp_path, {"openai": dict(url=s.url)}, images[:1])[0] == [0.8]
+    (tmp_path / "question.txt").write_text("no place")
+    assert "{prompt}" in score(tmp_path, {"openai": keys}, images[:1])[0]
+    assert "No such file" in score(tmp_path, {"openai": keys | dict(template_file="none.txt")}, images[:1])[0]
 
 
 @pytest.mark.parametrize("kind, quality", [("png", 95), ("jpeg", 95), ("jpeg", 30)])
@@ -251,6 +348,8 @@ while True:
     if mode == "hangs" and first: time.sleep(60)
     if mode == "dies always": os._exit(7)
     if mode == "prints" and first: print("hello, this is no frame"); sys.stdout.flush()
+    if mode == "says why" and batch == 1: say(b'{"error": "out of memory"}'); continue
+    if mode == "NaN": scores[0] = float("nan")
     if mode == "half" and first: sys.stdout.buffer.write(b"\x40\0\0\0{"); sys.stdout.buffer.flush(); os._exit(0)
     say(json.dumps({"scores": scores[:-1] if mode == "short" else scores}).encode())
 """
@@ -258,15 +357,20 @@ while True:
 
 @pytest.mark.parametrize("mode, starts, available", [
     ("works", 1, 6), ("dies", 2, 6), ("killed", 2, 6), ("hangs", 2, 6), ("prints", 2, 6), ("half", 2, 6), ("dies always", 9, 0), ("short", 9, 0),
+    ("says why", 1, 4), ("NaN", 1, 3),
 ])  # fmt: skip
 def test_exec(images, tmp_path, mode, starts, available):
     (tmp_path / "child.py").write_text(CHILD)
     command = [sys.executable, str(tmp_path / "child.py"), str(tmp_path), mode]
+    begun = time.monotonic()
     got, done = score(tmp_path, {"exec": dict(command=command, batch=2, timeout=0.3, retries=2)}, images)
     assert sum(x is not None for x in got) == available, done.stderr
     assert len((tmp_path / "starts").read_text()) == starts
-    if available:
-        assert np.allclose(got, true_means(images))
+    assert all(x is None or np.allclose(x, want) for x, want in zip(got, true_means(images), strict=True))
+    if mode == "says why":
+        assert "the reward says: out of memory" in done.stderr
+    if mode == "dies always":  # a quarter of a second, then half of one, before each batch's second and third try
+        assert time.monotonic() - begun > 3 * 0.75
 
 
 def test_examples(images, tmp_path):

@@ -2,10 +2,11 @@
 
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
-from command import TINY, contraflow, fails, read_lines, read_zst
+from command import ROOT, TINY, contraflow, fails, read_lines, read_zst
 
 CONFIG = "configs/shapes.yaml"
 MIB = 1024 * 1024
@@ -73,6 +74,19 @@ def test_resume(tmp_path):
     # a size that is given wins
     train(tmp_path / "more", *AUTO, *four, "--set", "train.micro_batch=7", "--set", "train.max_steps=5", "--resume")
     assert sizes(tmp_path / "more")[2] == 7
+
+
+def test_resume_at_a_border(tmp_path):
+    """The first checkpoint of a stage has its sizes already: the run goes on with them, whatever memory there is then."""
+    config = tmp_path / "staged.yaml"
+    config.write_text(f"extends: {ROOT / CONFIG}\nstages: {{a: {{train: {{max_steps: 1}}}}, b: {{prompts: {{group_size: 4}}, train: {{max_steps: 1}}}}}}\n")
+    args = ["train", config, *TINY, *AUTO, "--set", "checkpoint.keep=9", "--run"]
+    contraflow(*args, tmp_path / "whole", "--set", "run.memory=26MiB")
+    cut = shutil.copytree(tmp_path / "whole", tmp_path / "cut")
+    shutil.rmtree(cut / "checkpoints/step-00000002")
+    (cut / "checkpoints/latest").write_text("step-00000001")  # as if killed before the first step of stage b
+    contraflow(*args, cut, "--set", "run.memory=100MiB", "--resume")
+    assert sizes(cut) == sizes(tmp_path / "whole") and same(state(cut, 2), state(tmp_path / "whole", 2))
 
 
 def test_ranks(tmp_path):

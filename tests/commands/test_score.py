@@ -66,6 +66,40 @@ def test_a_file_and_a_table(out, tmp_path):
     assert f"{got['summary']['reward']:.3f}" in done.stdout
 
 
+def test_reasons(out, tmp_path):
+    """Why an image has not the full score, in the JSON and before the table; of a score that nothing has, null."""
+    images = json.loads(contraflow("score", out).stdout)["images"]
+    assert all("why" not in x["geneval"] for x in images[::2])  # their own images are right
+    wrong = [x for x in images if not x["geneval"]["strict"]]
+    assert len(wrong) > 20 and sum("found" in x["geneval"]["why"] for x in wrong) > len(wrong) / 2
+    wanted = json.loads(LINES[0])["include"][0]
+    assert f"wanted {wanted['count']} {wanted['class']}, found 0" in {x["geneval"]["why"] for x in wrong}
+    table = contraflow("score", out, "-o", tmp_path / "s.json").stdout
+    assert [l for l in table.splitlines() if ": geneval: " in l] == [f"{x['image']}: geneval: {x['geneval']['why']}" for x in wrong]
+    Image.new("RGB", (8, 8)).save(tmp_path / "x.png")
+    (tmp_path / "x.txt").write_text('a sign "x"')
+    done = contraflow("score", "--reward", "exec", "--set", "rewards.exec.command=[false]", "--set", "rewards.exec.retries=0", tmp_path / "x.png", check=False)
+    got = json.loads(done.stdout)
+    assert done.returncode == 1 and got["images"][0]["reward"] is None and "ended" in got["images"][0]["exec"]["why"]
+    assert got["summary"]["reward"] is got["summary"]["soft"] is got["summary"]["strict"] is got["summary"]["rewards"]["exec"]["score"] is None
+
+
+def test_memory_is_bounded_by_pixels(tmp_path):
+    """Twelve images of 12 Mpixel have 432 MB; read 64 at a time, they and their copies took 860."""
+    for i in range(12):
+        Image.new("L", (4000, 3000), 20 * i).save(tmp_path / f"{i}.png", compress_level=1)
+        (tmp_path / f"{i}.txt").write_text("x")
+    Image.new("L", (8, 8)).save(tmp_path / "small.png")
+    (tmp_path / "small.txt").write_text("x")
+    peak = []
+    for what in tmp_path / "small.png", tmp_path:
+        args = [build() / "contraflow", "score", "--reward", "exec", "--set", "rewards.exec.command=[false]", "--set", "rewards.exec.retries=0", "--quiet"]
+        env = {k: v for k, v in os.environ.items() if k != "LD_LIBRARY_PATH"} | {"CUDA_VISIBLE_DEVICES": ""}
+        child = subprocess.Popen([*args, what], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=env)
+        peak.append(os.wait4(child.pid, 0)[2].ru_maxrss / 1024)
+    assert peak[1] - peak[0] < 250, peak
+
+
 def test_whole_groups(tmp_path):
     """Groups that lie among each other, one larger than a piece."""
     own = ["a"] * 70 + ["b"] * 30 + ["c"]

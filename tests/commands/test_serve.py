@@ -1,6 +1,7 @@
 """contraflow serve-reward as those meet it who call it: real sockets, our own reward `http`, and rude strangers."""
 
 import base64
+import contextlib
 import http.client
 import io
 import json
@@ -64,7 +65,11 @@ class Server:
         return len(list(pathlib.Path(f"/proc/{self.process.pid}/{what}").iterdir()))
 
     def children(self):
-        return [int(pid) for task in pathlib.Path(f"/proc/{self.process.pid}/task").iterdir() for pid in (task / "children").read_text().split()]
+        found = []
+        for task in pathlib.Path(f"/proc/{self.process.pid}/task").iterdir():
+            with contextlib.suppress(FileNotFoundError):  # a thread that ended just now
+                found += [int(pid) for pid in (task / "children").read_text().split()]
+        return found
 
     def left(self):
         return self.count("fd"), self.count("task")
@@ -196,7 +201,16 @@ def test_sub_scores(serve, tmp_path):
     s = serve({"geneval": {}})
     got = s.request(ask(*(item(f.read_bytes(), **json.loads(l)) for f, l in zip(files, lines))))[1]["scores"]
     assert [x["rewards"]["geneval"] for x in got] == [x["geneval"] for x in want] and len({x["reward"] for x in want}) > 2
-    assert "strict" in want[0]["geneval"]
+    assert "strict" in want[0]["geneval"] and any("found" in x["geneval"].get("why", "") for x in want)
+    # ... and through `http`, beside another reward, under the names that it asks for
+    s = serve({"size": dict(type="jpeg_compressibility", weight=0), "rules": dict(type="geneval")})
+    names = ["strict", "correct"]
+    got = in_process(tmp_path, {"far": dict(type="http", url=s.url, sub_scores=names)}, files)
+    assert [{k: x["far"].get(k) for k in ("score", "why", *names)} for x in got] == [{k: x["geneval"].get(k) for k in ("score", "why", *names)} for x in want]
+    config = ["--set", f"rewards.far={json.dumps(dict(type='http', url=s.url, sub_scores=names))}", "--reward", "far"]
+    (tmp_path / "far.yaml").write_text("rewards: {}")
+    done = contraflow("score", "--config", tmp_path / "far.yaml", *config, "--prompts", tmp_path / "prompts.jsonl", *files)
+    assert json.loads(done.stdout)["summary"]["strict"] is not None
 
 
 def test_training(serve, tmp_path):
@@ -224,7 +238,7 @@ def test_what_cannot_be_scored(serve, judge):
     assert status == 200 and ["score" in x for x in scores] == [True, False, False, True]
     for x, mean in zip(scores, (np.array(Image.open(io.BytesIO(base64.b64decode(i["image"])))).mean() for i in items)):
         assert x["rewards"]["light"]["score"] is None or abs(x["rewards"]["light"]["score"] - mean) < 1e-9
-    assert scores[1]["error"].startswith("ocr: the prompt asks for no text") and scores[1]["rewards"]["ocr"] == {"score": None}
+    assert scores[1]["error"].startswith("ocr: the prompt asks for no text") and scores[1]["rewards"]["ocr"] == {"score": None, "why": scores[1]["error"][5:]}
     assert scores[1]["rewards"]["light"]["score"] > 0 and scores[2]["error"].startswith("light: ")
     assert s.request(ask())[1] == {"scores": []}
 

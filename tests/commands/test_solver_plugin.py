@@ -173,7 +173,7 @@ def test_numbers(tmp_path, name):
 def test_names(plugins, tmp_path):
     assert "cannot load ./none.so" in sample_fails("./none.so", tmp_path)
     line = sample_fails("midpoint.so", tmp_path)
-    assert "unknown solver 'midpoint.so'" in line and "euler, dpm2" in line and "path has a slash" in line
+    assert "unknown solver 'midpoint.so'" in line and "euler, heun" in line and "path has a slash" in line
     assert "eta: solver euler adds no noise, so it cannot be 0.5" in sample_fails("euler", tmp_path, "--eta", 0.5)
     assert "adds no noise" in sample_fails(plugins["midpoint"], tmp_path, "--eta", 0.5)
     assert "--eta 101: must be in [0, 100]" in sample_fails(plugins["flow_sde"], tmp_path, "--eta", 101)
@@ -184,7 +184,7 @@ def test_names(plugins, tmp_path):
     [
         ("rollout: {solver: ./none.so}\n", ["x.yaml:2: rollout: solver: cannot load ./none.so"]),
         ("eval: {sampler: {solver: ./none.so}}\n", ["x.yaml:2: eval.sampler: solver: cannot load ./none.so"]),
-        ("rollout: {solver: none.so}\n", ["x.yaml:2", "rollout.solver = 'none.so'", "euler, dpm2, or a path with a slash in it"]),
+        ("rollout: {solver: none.so}\n", ["x.yaml:2", "rollout.solver = 'none.so'", "dance_sde, cps, or a path with a slash in it"]),
         ("rollout: {solver: euler, eta: 0.7}\n", ["x.yaml:2: rollout: eta: solver euler adds no noise"]),
         ("rollout: {eta: much}\n", ["x.yaml:2", "rollout.eta = 'much': not a number, nor one of auto"]),
     ],

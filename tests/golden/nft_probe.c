@@ -126,8 +126,9 @@ static void loss(int n, char **a)
 
 static void advantage(char **a)
 {
+	char sum[] = "sum", normalised[] = "normalised";
 	struct advantage_conf c = {
-		.std = a[4], .mode = a[5], .clip = atof(a[6]), .reward_clip = atof(a[7])
+		.std = a[4], .mode = a[5], .clip = atof(a[6]), .reward_clip = atof(a[7]), .combine = sum
 	};
 	struct advantage_stats stats;
 	struct st_file f;
@@ -141,6 +142,7 @@ static void advantage(char **a)
 		at_t value = take(&f, "value", -1), weight = take(&f, "weight", -1);
 
 		bool *left_out = NULL;
+		c.combine = normalised;
 		if (st_find(&f, "left_out")) { /* (K, groups), 1 where the reward does not count */
 			const int64_t *out = at_i64(take(&f, "left_out", -1));
 			size_t cells = (size_t)(at_size(value, 0) * groups);

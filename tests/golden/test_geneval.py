@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from sd3 import ROOT, contraflow, randomise
+from torchvision.transforms.functional import center_crop, to_tensor
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 from vocabularies import clip_folder
 
@@ -316,12 +317,11 @@ def crop(image, mask, box):
 
 
 def prepared(im, size=30):
-    """CLIP's image, with Pillow's passes in their old order: rows first."""
+    """open_clip's transform, which is torchvision's, with Pillow's passes in their old order: rows first."""
     w, h = im.size
     w, h = (size, int(size * h / w)) if w <= h else (int(size * w / h), size)
     im = im.resize((w, im.height), Image.BICUBIC).resize((w, h), Image.BICUBIC)
-    left, top = (w - size) // 2, (h - size) // 2
-    x = torch.from_numpy(np.array(im.crop((left, top, left + size, top + size)))).permute(2, 0, 1).float() / 255
+    x = to_tensor(center_crop(im, [size, size]))
     mean, std = torch.tensor([0.48145466, 0.4578275, 0.40821073]), torch.tensor([0.26862954, 0.26130258, 0.27577711])
     return (x - mean[:, None, None]) / std[:, None, None]
 

@@ -8,7 +8,7 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 from sd3 import contraflow
 
 # A judge whose score is the checksum of the pixels it gets.
@@ -47,6 +47,13 @@ def palette(n, *alpha):
     return (colours, (b"tRNS", bytes(alpha))) if alpha else (colours,)
 
 
+def exif(orientation, order, at=8):
+    """A block with two entries, written out by hand."""
+    mark = dict([("<", b"II*\0"), (">", b"MM\0*")])[order]
+    entries = struct.pack(order + "HHIHH", 0x100, 3, 1, 70, 0) + struct.pack(order + "HHIHH", 0x112, 3, 1, orientation, 0)
+    return b"Exif\0\0" + mark + struct.pack(order + "IH", at, 2) + entries + bytes(4)
+
+
 def saved(mode, **options):
     a = np.random.default_rng(2).integers(0, 256, (40, 33, 3), dtype=np.uint8)
     out = io.BytesIO()
@@ -65,6 +72,10 @@ CASES = {
     "profile": saved("RGB", format="PNG", icc_profile=b"no profile at all"),
     "jpeg": saved("RGB", format="JPEG"), "jpeg 444": saved("RGB", format="JPEG", quality=97, subsampling=0),
     "jpeg progressive": saved("RGB", format="JPEG", progressive=True), "jpeg grey": saved("L", format="JPEG"),
+    "jpeg cmyk": saved("CMYK", format="JPEG", quality=97), "jpeg cmyk 420": saved("CMYK", format="JPEG", subsampling=2),
+    **{f"{kind} turned {k}{order}": saved("RGB", format=kind, exif=exif(k, order)) for kind in ("JPEG", "PNG") for k in range(10) for order in "<>"},
+    "cmyk turned": saved("CMYK", format="JPEG", exif=exif(6, "<")),
+    "exif cut off": saved("RGB", format="JPEG", exif=exif(6, "<")[:-20]), "exif elsewhere": saved("RGB", format="JPEG", exif=exif(6, "<", 0xFFFF)),
 }  # fmt: skip
 
 
@@ -87,7 +98,8 @@ def read(tmp_path_factory):
 
 def test_as_pil(read):
     got = dict(zip(CASES, read(CASES.values())))
-    want = {name: zlib.crc32(np.array(Image.open(io.BytesIO(data)).convert("RGB")).tobytes()) for name, data in CASES.items()}
+    upright = {name: ImageOps.exif_transpose(Image.open(io.BytesIO(data))) for name, data in CASES.items()}
+    want = {name: zlib.crc32(np.array(im.convert("RGB")).tobytes()) for name, im in upright.items()}
     assert [name for name in CASES if got[name] != want[name]] == []
     assert len(set(want.values())) > 15
 

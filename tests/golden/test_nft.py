@@ -54,6 +54,16 @@ def test_advantage(folder, std, mode, clip):
     assert torch.allclose(got["r"], r, rtol=1e-12, atol=1e-12)
 
 
+def gdpo_oracle(value, weight, group, bound=0.0):
+    """arXiv 2601.05242: every reward by its group's mean and spread, their weighted sum by the batch's."""
+    total = np.zeros(value.shape[1])
+    for v, w in zip(value.numpy(), weight.numpy(), strict=True):
+        for g in np.unique(group):
+            a = (v[group == g] - v[group == g].mean()) / (v[group == g].std() + 1e-4)
+            total[group == g] += w * (np.clip(a, -bound, bound) if bound else a)
+    return (total - total.mean()) / (total.std() + 1e-4)
+
+
 @pytest.mark.parametrize("std, bound", list(itertools.product(["global", "group"], [0.0, 0.8])))
 def test_gdpo(folder, std, bound):
     """Three rewards of very different scales, each normalised before they are added; the sum is normalised again."""
@@ -64,13 +74,22 @@ def test_gdpo(folder, std, bound):
     weight = torch.tensor([1.0, 0.25, -2.0], dtype=torch.float64)
     save_file(dict(value=value, weight=weight, reward=value[0].clone(), group=group), folder / "in.safetensors")
     run("advantage", folder / "in.safetensors", folder / "out.safetensors", std, "all", 5.0, bound)
-    got, total = load_file(folder / "out.safetensors"), np.zeros(len(group))
-    for k in range(3):
-        a = advantage_oracle(value[k], group.numpy(), std, "all", 5.0)[0].numpy()
-        total += weight[k].item() * (np.clip(a, -bound, bound) if bound else a)
-    advantage, r = advantage_oracle(torch.tensor(total), group.numpy(), std, "all", 5.0)
+    got, advantage = load_file(folder / "out.safetensors"), torch.tensor(gdpo_oracle(value, weight, group.numpy(), bound))
     assert torch.allclose(got["advantage"], advantage, rtol=1e-10, atol=1e-12)
-    assert torch.allclose(got["r"], r, rtol=1e-10, atol=1e-12)
+    assert torch.allclose(got["r"], (advantage.clip(-5, 5) / 10 + 0.5), rtol=1e-10, atol=1e-12)
+
+
+def test_gdpo_drowns_nobody(folder):
+    """Two rewards of equal spread within prompts; for one some prompts are easier than others.  Both count alike."""
+    g = torch.Generator().manual_seed(6)
+    group = torch.arange(40).repeat_interleave(24)
+    value = torch.randn(2, len(group), generator=g, dtype=torch.float64)
+    value[1] += 5 * torch.randn(40, generator=g, dtype=torch.float64)[group]
+    save_file(dict(value=value, weight=torch.ones(2, dtype=torch.float64), reward=value[0].clone(), group=group), folder / "in.safetensors")
+    run("advantage", folder / "in.safetensors", folder / "out.safetensors", "global", "all", 5.0, 0)
+    within = value - torch.stack([value[:, group == k].mean(1) for k in range(40)], 1)[:, group]
+    share = [np.corrcoef(load_file(folder / "out.safetensors")["advantage"], w)[0, 1] for w in within]
+    assert abs(share[0] - share[1]) < 0.05 and min(share) > 0.6, share
 
 
 def test_gdpo_without_a_reward(folder):
@@ -86,8 +105,11 @@ def test_gdpo_without_a_reward(folder):
     run("advantage", folder / "in.safetensors", folder / "out.safetensors", "global", "all", 5.0, 0)
     got, total = load_file(folder / "out.safetensors"), np.zeros(18)
     for k, n in (0, 18), (1, 12):  # rewards that count in the first three, and in the first two groups
-        total[:n] += weight[k].item() * advantage_oracle(value[k, :n], group.numpy()[:n], "global", "all", 5.0)[0].numpy()
-    advantage, r = advantage_oracle(torch.tensor(total), group.numpy()[:18], "global", "all", 5.0)
+        for of in (group.numpy()[:n] == i for i in range(n // 6)):
+            v = value[k, :n].numpy()[of]
+            total[:n][of] += weight[k].item() * (v - v.mean()) / (v.std() + 1e-4)
+    advantage = torch.tensor((total - total.mean()) / (total.std() + 1e-4))
+    r = advantage.clip(-5, 5) / 10 + 0.5
     assert torch.allclose(got["advantage"][:18], advantage, rtol=1e-10, atol=1e-12) and torch.allclose(got["r"][:18], r, rtol=1e-10, atol=1e-12)
     assert got["advantage"][18:].isnan().all() and got["r"][18:].isnan().all()
 

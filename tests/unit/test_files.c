@@ -16,6 +16,7 @@
 #include "base/image.h"
 #include "base/json.h"
 #include "base/mem.h"
+#include "base/resize.h"
 #include "base/text.h"
 
 static char folder[] = "/tmp/test-files-XXXXXX";
@@ -420,6 +421,37 @@ static void test_sync_of_links(void **state)
 	free(dir);
 }
 
+/* A window is the whole image's part; and of one that would have 10^12 pixels it costs what it has itself:
+ * white above the middle and black below stay so. */
+static void test_resize_window(void **state)
+{
+	enum { W = 37, H = 53, TALL = 20000000, S = 224 };
+	uint8_t *small = mem_alloc((size_t)W * H * 3), *tall = mem_zero((size_t)TALL, 3), *whole, *part;
+
+	(void)state;
+	for (int i = 0; i < W * H * 3; i++)
+		small[i] = (uint8_t)(i * 7919 >> 3);
+	whole = resize_bicubic(small, W, H, 90, 40);
+	part = resize_bicubic_window(
+	    small, W, H,
+	    &(struct resize_window) { .to_w = 90, .to_h = 40, .x = 21, .y = 3, .w = 50, .h = 30 });
+	for (int y = 0; y < 30; y++)
+		assert_memory_equal(part + (size_t)y * 150, whole + ((size_t)(y + 3) * 90 + 21) * 3, 150);
+	free(whole);
+	free(part);
+	memset(tall, 255, (size_t)TALL / 2 * 3);
+	int64_t long_side = (int64_t)TALL * S;
+	part = resize_bicubic_window(
+	    tall, 1, TALL,
+	    &(struct resize_window) {
+		.to_w = S, .to_h = long_side, .y = long_side / 2 - 512, .w = S, .h = 1024 });
+	for (int x = 0; x < 3 * S; x++)
+		assert_true(part[x] == 255 && part[(size_t)1023 * 3 * S + (size_t)x] == 0);
+	free(small);
+	free(tall);
+	free(part);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -429,6 +461,7 @@ int main(void)
 		cmocka_unit_test(test_images),        cmocka_unit_test(test_jpeg_cut_short),
 		cmocka_unit_test(test_sync_of_links), cmocka_unit_test(test_json_numbers),
 		cmocka_unit_test(test_image_sizes),   cmocka_unit_test(test_json_nan),
+		cmocka_unit_test(test_resize_window),
 	};
 	return cmocka_run_group_tests(tests, make_folder, drop_folder);
 }

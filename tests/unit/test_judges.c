@@ -93,10 +93,10 @@ static void children(void **unused)
 		char keys[200];
 		void *conf;
 
-		snprintf(keys, sizeof keys, "{command: %s, retries: 1, timeout: %s}", commands[i],
+		snprintf(keys, sizeof keys, "{command: %s, retries: 0, timeout: %s}", commands[i],
 			 i == 3 ? "0.002" : "1");
 		void *state = open_reward("exec", keys, &conf, &type);
-		many(type, state, i == 3 ? 20 : 160); /* two children each */
+		many(type, state, i == 3 ? 40 : 320); /* a child each */
 		close_reward(type, state, conf);
 	}
 	assert_int_equal(entries("/proc/self/fd"), before);
@@ -191,13 +191,35 @@ static void base64(void **unused)
 static void replies(void **unused)
 {
 	static const char good[] = "{\"scores\": [1, {\"score\": -2.5}]}";
+	static const char some[] =
+	    "{\"scores\": [{\"score\": NaN}, {\"score\": 0.5, \"strict\": true, \"why\": \"ok\"}]}";
+	static const char served[] =
+	    "{\"scores\": [Infinity, {\"score\": 2, \"rewards\": {\"ocr\": {\"score\": 1, \"why\": "
+	    "null}, \"geneval\": {\"score\": 1, \"strict\": 0, \"why\": \"found 1\"}}}]}";
+	static const char large[] = "{\"scores\": [1e400, -1e308]}", all[] = "{\"error\": \"out of memory\"}";
+	const struct conf_list none = { 0 }, subs = { (char *[]) { "strict", "other" }, 2 };
 	struct reward_score out[2];
 	struct err e;
 
 	(void)unused;
-	assert_int_equal(reply_scores(out, 2, good, strlen(good), &e), 0);
+	assert_int_equal(reply_scores(out, 2, &subs, some, strlen(some), &e), 0);
+	assert_false(out[0].ok);
+	assert_true(out[1].ok && out[1].value == 0.5 && out[1].sub[0] == 1 && isnan(out[1].sub[1]));
+	assert_string_equal(out[1].why, "ok");
+	assert_int_equal(reply_scores(out, 2, &subs, served, strlen(served), &e), 0);
+	assert_false(out[0].ok);
+	assert_true(out[1].ok && out[1].value == 2 && out[1].sub[0] == 0);
+	assert_string_equal(out[1].why, "found 1");
+	assert_int_equal(reply_scores(out, 2, &none, large, strlen(large), &e), 0);
+	assert_false(out[0].ok || out[1].ok);
+	assert_non_null(strstr(out[1].why, "the reward's score of -1e+308 is beyond +-1e+30"));
+	/* it goes on, so this is no error of the protocol */
+	assert_int_equal(reply_scores(out, 2, &none, all, strlen(all), &e), 0);
+	assert_false(out[0].ok || out[1].ok);
+	assert_string_equal(out[1].why, "the reward says: out of memory");
+	assert_int_equal(reply_scores(out, 2, &none, good, strlen(good), &e), 0);
 	assert_true(out[0].ok && out[0].value == 1 && out[1].ok && out[1].value == -2.5);
-	assert_int_equal(reply_scores(out, 1, good, strlen(good), &e), -1);
+	assert_int_equal(reply_scores(out, 1, &none, good, strlen(good), &e), -1);
 	assert_non_null(strstr(out[0].why, "2 scores for 1"));
 	for (int group = 0; group < 2; group++) {
 		json_t *o = reply_request(item, 2, group), *list = json_object_get(o, "items");

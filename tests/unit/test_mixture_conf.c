@@ -61,6 +61,10 @@ static void bad_configuration(void **state)
 	       ":2: rewards: no reward is called 'genevla'; did you mean 'geneval'?");
 	refuse("rewards:\n  xyz: {weight: 1}\n", "geneval, ocr, clipscore");
 	refuse("rewards:\n  geneval: {wieght: 1}\n", "did you mean 'rewards.geneval.weight'?");
+	refuse("rewards:\n  http: {url: \"http://x\", sub_scores: [a, score]}\n",
+	       "rewards.http.sub_scores: 'score'");
+	refuse("rewards:\n  http: {url: \"http://x\", sub_scores: [a, a]}\n", "rewards.http.sub_scores: 'a'");
+	refuse("rewards:\n  http: {url: \"http://x\", sub_scores: [a, b, c, d, e]}\n", "has 5 entries");
 	refuse("rewards:\n  geneval: {weight: heavy}\n", "rewards.geneval.weight = 'heavy'");
 	refuse("rewards:\n  geneval: {weight: .inf}\n", "rewards.geneval.weight");
 	refuse("rewards:\n  geneval: {detector: blob}\n", "blobs");

@@ -260,6 +260,8 @@ static int take(struct trainer *t, struct stored *s, struct err *e)
 
 	if (ret && t->dist->rank == 0)
 		offer_before(s->dir, e);
+	if (!ret && t->dist->rank == 0 && !t->inputs) /* going back within a run: they are this run's */
+		t->inputs = json_incref(json_object_get(j, "inputs"));
 	json_decref(j);
 	free(path);
 	if (!ret)

@@ -1,0 +1,163 @@
+#include "trainer/record/runlock.h"
+#include "base/file.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "base/text.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#define TRIES 16 /* files that vanish between two looks at them */
+
+struct holder {
+	char host[64], since[32];
+	long pid;
+};
+
+/* False: nobody's name is in it. */
+static bool read_holder(int fd, struct holder *h)
+{
+	char line[160];
+	ssize_t n = pread(fd, line, sizeof line - 1, 0);
+
+	*h = (struct holder) { "", "", 0 };
+	line[n > 0 ? n : 0] = '\0';
+	return sscanf(line, "%63s %ld %31s", h->host, &h->pid, h->since) == 3;
+}
+
+static void own_name(struct holder *h)
+{
+	time_t now = time(NULL);
+	struct tm tm;
+
+	*h = (struct holder) { "", "", (long)getpid() };
+	if (gethostname(h->host, sizeof h->host - 1) || !*h->host)
+		snprintf(h->host, sizeof h->host, "localhost");
+	strftime(h->since, sizeof h->since, "%Y-%m-%dT%H:%M:%S", localtime_r(&now, &tm));
+}
+
+static int refuse(int fd, const char *path, struct err *e)
+{
+	struct holder h;
+	char *dir = file_dir(path);
+
+	if (read_holder(fd, &h))
+		err_set(e,
+			"%s: another process works in this run: pid %ld on %s, since %s; wait for its end or "
+			"end it, or take another directory (--run DIR)",
+			dir, h.pid, h.host, h.since);
+	else /* it has the lock, and its name comes in a moment */
+		err_set(e, "%s: another process works in this run", dir);
+	free(dir);
+	return -1;
+}
+
+/* 1: the file system has no locks. */
+static int lock(int fd, const char *path, struct err *e)
+{
+	struct flock all = { .l_type = F_WRLCK, .l_whence = SEEK_SET };
+
+	while (fcntl(fd, F_OFD_SETLK, &all)) {
+		if (errno == EINTR)
+			continue;
+		if (errno == EAGAIN || errno == EACCES)
+			return refuse(fd, path, e);
+		if (errno == ENOLCK || errno == ENOTSUP || errno == ENOSYS || errno == EINVAL)
+			return 1;
+		return err_set(e, "cannot lock %s: %s", path, strerror(errno));
+	}
+	return 0;
+}
+
+static int without_locks(int fd, const char *path, struct err *e)
+{
+	struct holder h, own;
+
+	own_name(&own);
+	if (read_holder(fd, &h) && !strcmp(h.host, own.host) && (!kill((pid_t)h.pid, 0) || errno == EPERM))
+		return refuse(fd, path, e);
+	log_warn("%s: this file system has no locks: see to it yourself that no second process works in this "
+		 "run",
+		 path);
+	return 0;
+}
+
+/* Opened or made.  Who finds that it is gone by the time it is locked has lost it to one that undid its own.
+ */
+static int try(struct runlock *l, bool *again, struct err *e)
+{
+	struct stat own, there;
+
+	*again = false;
+	l->fd = open(l->path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+	l->made = l->fd >= 0;
+	if (l->fd < 0 && errno == EEXIST)
+		l->fd = open(l->path, O_RDWR | O_CLOEXEC);
+	if (l->fd < 0) {
+		*again = errno == ENOENT;
+		return err_set(e, "cannot write %s: %s", l->path, strerror(errno));
+	}
+	int ret = lock(l->fd, l->path, e);
+	if (ret > 0)
+		ret = without_locks(l->fd, l->path, e);
+	if (!ret && (fstat(l->fd, &own) || stat(l->path, &there) || own.st_ino != there.st_ino)) {
+		*again = true;
+		ret = err_set(e, "%s: another process works in this run", l->path);
+	}
+	if (ret) {
+		close(l->fd);
+		l->fd = -1;
+	}
+	return ret;
+}
+
+static int sign(struct runlock *l, struct err *e)
+{
+	struct holder h;
+	char line[160];
+
+	if (read_holder(l->fd, &h))
+		snprintf(l->before, sizeof l->before, "pid %ld on %s, since %s", h.pid, h.host, h.since);
+	own_name(&h);
+	int n = snprintf(line, sizeof line, "%s %ld %s\n", h.host, h.pid, h.since);
+	errno = ENOSPC; /* of a write that is short */
+	if (ftruncate(l->fd, 0) || pwrite(l->fd, line, (size_t)n, 0) != n)
+		return err_set(e, "cannot write %s: %s", l->path, strerror(errno));
+	return 0;
+}
+
+int runlock_take(struct runlock *l, const char *dir, struct err *e)
+{
+	bool again = true;
+	int ret = -1;
+
+	*l = (struct runlock) { .fd = -1, .path = file_join(dir, "lock") };
+	for (int i = 0; i < TRIES && again; i++)
+		ret = try(l, &again, e);
+	if (!ret && (ret = sign(l, e)))
+		runlock_drop(l, true);
+	if (ret) {
+		free(l->path);
+		*l = (struct runlock) { .fd = -1 };
+	}
+	return ret;
+}
+
+void runlock_drop(struct runlock *l, bool undo)
+{
+	if (l->fd >= 0) {
+		if (undo && l->made)
+			(void)!unlink(l->path);
+		else
+			(void)!ftruncate(l->fd, 0);
+		close(l->fd);
+	}
+	free(l->path);
+	*l = (struct runlock) { .fd = -1 };
+}
