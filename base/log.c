@@ -5,17 +5,22 @@
 #include <pthread.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
 
 #define TICK_TERMINAL 0.2  /* seconds between redraws */
 #define TICK_PLAIN    10.0 /* seconds between lines of a log */
+#define EARLY_LINES   64
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static int my_rank, all_ranks = 1;
 static FILE *file;
 static bool quiet_mode, line_drawn;
+/* What was said before the file was there: it belongs into it. */
+static char *early[EARLY_LINES];
+static int n_early;
 
 void log_rank(int rank, int ranks)
 {
@@ -29,7 +34,14 @@ int log_file(const char *path, struct err *e)
 		return 0;
 	log_close();
 	file = fopen(path, "ae");
-	return file ? 0 : err_set(e, "cannot write %s: %s", path, strerror(errno));
+	if (!file)
+		return err_set(e, "cannot write %s: %s", path, strerror(errno));
+	for (int i = 0; i < n_early; i++) {
+		fputs(early[i], file);
+		free(early[i]);
+	}
+	n_early = 0;
+	return 0;
 }
 
 void log_close(void)
@@ -63,10 +75,12 @@ static void write_line(const char *prefix, const char *msg, bool screen)
 		erase_line();
 		fprintf(stderr, "%s%s\n", prefix, msg);
 	}
+	strftime(stamp, sizeof stamp, "%Y-%m-%dT%H:%M:%S", localtime_r(&now, &tm));
 	if (file) {
-		strftime(stamp, sizeof stamp, "%Y-%m-%dT%H:%M:%S", localtime_r(&now, &tm));
 		fprintf(file, "%s %s%s\n", stamp, prefix, msg);
 		fflush(file);
+	} else if (my_rank == 0 && n_early < EARLY_LINES) {
+		early[n_early++] = mem_printf("%s %s%s\n", stamp, prefix, msg);
 	}
 	pthread_mutex_unlock(&lock);
 }

@@ -12,7 +12,7 @@
 #include <stdint.h>
 
 void log_rank(int rank, int ranks);            /* once, after the ranks are known */
-int log_file(const char *path, struct err *e); /* append; rank 0 only opens it */
+int log_file(const char *path, struct err *e); /* append, first what was said until now; rank 0's alone */
 void log_close(void);
 void log_quiet(bool quiet); /* no info, no progress on stderr (errors stay) */
 

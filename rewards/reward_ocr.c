@@ -4,8 +4,10 @@
  * The prompt's text between its first pair of double quotes against what Tesseract 5 reads, both lower-cased
  * and without white space: 1 when the one contains the other, else 1 - min(distance, length) / length, with
  * Levenshtein's distance over code points and the length of the wanted text (flow_grpo's OCR reward, which
- * reads with PaddleOCR).
+ * reads with PaddleOCR).  Of several quoted texts the first counts, as there; apostrophes of either form are
+ * the same letter, unlike there, since an image does not tell which was written.
  */
+#include "base/machine/one_thread.h"
 #include "base/mem.h"
 #include "base/text.h"
 #include "models/text/unicode.h"
@@ -33,7 +35,8 @@ static const char *const layout_names[] = { "auto", "sparse", "block", "line", "
 
 static const struct field fields[] = {
 	FIELD(struct ocr_conf, language, .init = "eng",
-	      .doc = "language, by Tesseract's name for it; several are joined by +"),
+	      .doc = "language, by Tesseract's name for it; several are joined by +. Each is a package of "
+		     "its own"),
 	FIELD(struct ocr_conf, data, .init = "",
 	      .doc = "folder with LANGUAGE.traineddata; empty: Tesseract's own, or $TESSDATA_PREFIX"),
 	FIELD(struct ocr_conf, layout, .init = "sparse", .choices = layout_names,
@@ -54,6 +57,24 @@ struct ocr {
 
 /* ---- Engines ------------------------------------------------------------------------------------- */
 
+/* What is missing and how to get it.  Debian's packages have hyphens where Tesseract's names have not. */
+static void say_missing(const struct ocr_conf *c, struct err *e)
+{
+	struct text packages = { 0 };
+
+	for (const char *s = c->language; *s; s++) {
+		if (s == c->language || s[-1] == '+')
+			text_printf(&packages, "%stesseract-ocr-", s == c->language ? "" : " ");
+		if (*s != '+')
+			text_add_bytes(&packages, *s == '_' ? "-" : s, 1);
+	}
+	err_set(e,
+		"Tesseract has no language '%s'%s%s: install it (on Debian: apt install %s) or set "
+		"rewards.ocr.data to the folder of %s.traineddata",
+		c->language, *c->data ? " in " : "", c->data, packages.s ? packages.s : "", c->language);
+	text_free(&packages);
+}
+
 static struct engine *engine_new(const struct ocr_conf *c, struct err *e)
 {
 	struct engine *x = mem_zero(1, sizeof *x);
@@ -63,6 +84,8 @@ static struct engine *engine_new(const struct ocr_conf *c, struct err *e)
 	const char *names[2], *values[2];
 
 	x->api = TessBaseAPICreate();
+	/* before anything is said: of each image it would print "Estimating resolution as 422" */
+	TessBaseAPISetVariable(x->api, "debug_file", "/dev/null");
 	for (size_t i = 0; i < 2; i++) {
 		names[i] = settings[i][0];
 		values[i] = settings[i][1];
@@ -71,10 +94,7 @@ static struct engine *engine_new(const struct ocr_conf *c, struct err *e)
 			     (char **)(uintptr_t)names, (char **)(uintptr_t)values, 2, 0)) {
 		TessBaseAPIDelete(x->api);
 		free(x);
-		err_set(e,
-			"Tesseract has no language '%s'%s%s: install it (tesseract-ocr-eng on Debian) or set "
-			"rewards.ocr.data to the folder of %s.traineddata",
-			c->language, *c->data ? " in " : "", c->data, c->language);
+		say_missing(c, e);
 		return NULL;
 	}
 	for (size_t i = 0; i < sizeof layouts / sizeof *layouts; i++)
@@ -135,21 +155,29 @@ static void close_ocr(void *state)
 
 /* ---- Texts --------------------------------------------------------------------------------------- */
 
-/* Code points, lower-cased, without white space; what is not UTF-8 is left out.  free(). */
+#define APOSTROPHES(c) ((c) == 0x2018 || (c) == 0x2019 || (c) == 0x2BC)
+
+/* Code points, without white space, lower-cased; what is not UTF-8 is left out.  free(). */
 static int32_t *letters(const char *s, size_t size, size_t *n)
 {
-	int32_t *out = mem_zero(size + 1, sizeof *out);
+	struct text dense = { 0 }, lower = { 0 };
 
-	*n = 0;
 	for (size_t at = 0; at < size;) {
 		utf8proc_int32_t c;
 		utf8proc_ssize_t k =
 		    utf8proc_iterate((const utf8proc_uint8_t *)s + at, (utf8proc_ssize_t)(size - at), &c);
 
 		if (k > 0 && !unicode_is_space(c))
-			out[(*n)++] = utf8proc_tolower(c);
+			unicode_put(&dense, APOSTROPHES(c) ? '\'' : c);
 		at += k > 0 ? (size_t)k : 1;
 	}
+	unicode_lower(&lower, dense.s, dense.n);
+	int32_t *out = mem_zero(lower.n + 1, sizeof *out);
+	*n = 0;
+	for (size_t at = 0; at < lower.n;)
+		at += unicode_next(lower.s + at, lower.n - at, &out[(*n)++]);
+	text_free(&dense);
+	text_free(&lower);
 	return out;
 }
 
@@ -186,19 +214,28 @@ static size_t distance(const int32_t *a, size_t n, const int32_t *b, size_t m)
 	return ret;
 }
 
-/* The text between the first two double quotes; -1 when there is none with a letter in it. */
+/* The text between the first two double quotes; -1 when there is none with a letter in it, or when nobody can
+ * know which quotes are a pair: inches, say. */
 static int wanted(const char *prompt, int32_t **out, size_t *n, struct err *e)
 {
 	const char *from = strchr(prompt, '"'), *to = from ? strchr(from + 1, '"') : NULL;
+	int quotes = 0;
 
 	*out = NULL;
 	*n = 0;
+	for (const char *s = from; s; s = strchr(s + 1, '"'))
+		quotes++;
+	if (quotes % 2)
+		return err_set(
+		    e, "the prompt has an odd number of double quotes: write only the text that is asked "
+		       "for between them");
 	if (to)
 		*out = letters(from + 1, (size_t)(to - from - 1), n);
 	if (*out && *n)
 		return 0;
 	free(*out);
-	return err_set(e, "the prompt asks for no text: write the text between double quotes");
+	return err_set(e, "the prompt asks for no text: write the text between double quotes%s",
+		       strstr(prompt, "\u201c") ? ", straight ones" : "");
 }
 
 static double compare(const int32_t *want, size_t k, const char *read)
@@ -245,21 +282,37 @@ static int read_one(struct engine *x, const struct reward_item *item, double *va
 	return read ? 0 : -1;
 }
 
-static int score(void *state, const struct reward_item *item, int n, struct reward_score *out, struct err *e)
-{
-	struct engine *x = borrow(state, e);
+struct reading {
+	struct engine *engine;
+	const struct reward_item *item;
+	int n;
+	struct reward_score *out;
+};
 
-	if (!x)
-		return -1;
-	for (int i = 0; i < n; i++) {
+static void read_all(void *ctx)
+{
+	const struct reading *r = ctx;
+
+	for (int i = 0; i < r->n; i++) {
 		struct err why;
 		double value;
 
-		if (read_one(x, &item[i], &value, &why))
-			reward_fail(&out[i], 1, why.msg);
+		if (read_one(r->engine, &r->item[i], &value, &why))
+			reward_fail(&r->out[i], 1, why.msg);
 		else
-			reward_put(&out[i], 1, &value, "Tesseract's");
+			reward_put(&r->out[i], 1, &value, "Tesseract's");
 	}
+}
+
+static int score(void *state, const struct reward_item *item, int n, struct reward_score *out, struct err *e)
+{
+	struct engine *x = borrow(state, e);
+	struct reading r = { x, item, n, out };
+
+	if (!x)
+		return -1;
+	/* several images at a time use the cores better than Tesseract's four threads for one */
+	one_thread(read_all, &r);
 	give_back(state, x);
 	return 0;
 }
@@ -267,7 +320,8 @@ static int score(void *state, const struct reward_item *item, int n, struct rewa
 const struct reward_type reward_ocr = {
 	.abi = REWARD_ABI,
 	.name = "ocr",
-	.doc = "How much of the text in the prompt's double quotes Tesseract reads in the image",
+	.doc = "How much of the text in the prompt's double quotes, the first of several, Tesseract reads in "
+	       "the image",
 	.flags = REWARD_THREAD_SAFE,
 	.fields = fields,
 	.conf_size = sizeof(struct ocr_conf),

@@ -437,6 +437,9 @@ static int run_stage(struct trainer *t, struct err *e)
 		return -1;
 	if (t->test.n && (evaluate_ema(t, "after training", &after, e) || save_grid(t, e)))
 		goto out;
+	if (t->test.n)
+		log_note("after training: held-out %s %.3f", eval_held_out_name(&after),
+			 eval_held_out(&after)->mean);
 	if (dist_agree(t->dist, t->dist->rank == 0 ? write_result(t, &after, e) : 0, e))
 		goto out;
 	if (t->dist->rank == 0 && t->test.n)

@@ -5,7 +5,9 @@
 #include <string.h>
 #include <utf8proc.h>
 
-#define DOTTED_I 0x130 /* the one letter whose lower case is two code points */
+#define DOTTED_I    0x130 /* the one letter whose lower case is two code points */
+#define SIGMA       0x3A3 /* the one whose lower case depends on where it is */
+#define FINAL_SIGMA 0x3C2
 
 int unicode_check(const char *s, size_t n, struct err *e)
 {
@@ -48,6 +50,69 @@ void unicode_put_lower(struct text *t, int32_t c)
 		text_add(t, "i\xCC\x87");
 	else
 		unicode_put(t, utf8proc_tolower(c));
+}
+
+/* What stands between the letters of a word as far as case goes: marks, formats, modifiers, and what Unicode
+ * has within words (MidLetter, MidNumLet, Single_Quote of UAX 29). */
+static bool ignores_case(int32_t c)
+{
+	static const int32_t within[] = { '\'',   '.',    ':',    0xB7,   0x387,  0x55F,
+					  0x5F4,  0x2018, 0x2019, 0x2024, 0x2027, 0xFE13,
+					  0xFE52, 0xFE55, 0xFF07, 0xFF0E, 0xFF1A };
+
+	for (size_t i = 0; i < sizeof within / sizeof *within; i++)
+		if (c == within[i])
+			return true;
+	switch (utf8proc_category(c)) {
+	case UTF8PROC_CATEGORY_MN:
+	case UTF8PROC_CATEGORY_ME:
+	case UTF8PROC_CATEGORY_CF:
+	case UTF8PROC_CATEGORY_LM:
+	case UTF8PROC_CATEGORY_SK:
+		return true;
+	default:
+		return false;
+	}
+}
+
+static bool has_case(int32_t c)
+{
+	utf8proc_category_t k = utf8proc_category(c);
+
+	return k == UTF8PROC_CATEGORY_LU || k == UTF8PROC_CATEGORY_LL || k == UTF8PROC_CATEGORY_LT;
+}
+
+/* Is the sigma at `at` the last letter of a word that has others? */
+static bool ends_word(const char *s, size_t n, size_t at)
+{
+	bool before = false;
+	size_t i = 0, k;
+	int32_t c;
+
+	for (; i < at; i += k) {
+		k = unicode_next(s + i, n - i, &c);
+		if (!ignores_case(c))
+			before = has_case(c);
+	}
+	for (i += unicode_next(s + i, n - i, &c); before && i < n; i += k) {
+		k = unicode_next(s + i, n - i, &c);
+		if (!ignores_case(c))
+			return !has_case(c);
+	}
+	return before;
+}
+
+void unicode_lower(struct text *out, const char *s, size_t n)
+{
+	int32_t c;
+
+	for (size_t i = 0, k; i < n; i += k) {
+		k = unicode_next(s + i, n - i, &c);
+		if (c == SIGMA && ends_word(s, n, i))
+			unicode_put(out, FINAL_SIGMA);
+		else
+			unicode_put_lower(out, c);
+	}
 }
 
 /* The text is checked: memory alone can be short. */

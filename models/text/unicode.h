@@ -13,6 +13,8 @@ bool unicode_is_space(int32_t c);
 size_t unicode_next(const char *s, size_t n, int32_t *c);
 void unicode_put(struct text *t, int32_t c);
 void unicode_put_lower(struct text *t, int32_t c); /* in lower case, without its context */
+/* Valid UTF-8 in lower case as Python's str.lower has it: a sigma that ends a word is a final one. */
+void unicode_lower(struct text *out, const char *s, size_t n);
 /* Canonical decomposition of valid UTF-8; *size: its bytes; free(). */
 char *unicode_nfd(const char *s, size_t n, size_t *size);
 /* NFC, runs of white space as one blank, lower case: CLIP's normaliser.  s is valid UTF-8. */

@@ -166,7 +166,9 @@ def test_no_run_there(tmp_path):
             line = fails("train", *config, "--run", run, *(FIXED if config else []), "--resume")
             assert str(run) in line and "is the name right?" in line
     assert not list(run.iterdir())
-    assert f"{run} holds no run yet: starting afresh" in train(run, *steps(1), "--resume=auto").stderr
+    afresh = f"{run} holds no run yet: starting afresh"
+    assert afresh in train(run, *steps(1), "--resume=auto").stderr
+    assert afresh in (run / "log.txt").read_text()  # though it was said before that file was there
     assert "resuming at step 1" in train(run, *steps(2), "--resume=auto").stderr
     assert [r["step"] for r in read_lines(run / "metrics.jsonl")] == [1, 2]
     assert "--resume=auto" in fails("train", CONFIG, "--run", run, "--resume=maybe")

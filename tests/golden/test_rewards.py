@@ -261,9 +261,27 @@ def test_no_text(tmp_path):
     assert max(ocr(tmp_path, ['"Hello World"'], [Image.new("RGB", (256, 256)), noise, Image.new("RGB", (1, 1))])) < 0.5
 
 
+def test_ocr_apostrophes(tmp_path):
+    """An image does not tell which of them was written."""
+    im = [sign("DON'T PANIC", fonts()[0])] * 2
+    a, b = ocr(tmp_path, ['"DON\'T PANIC"', '"DON’T PANIC"'], im)
+    assert a == b >= 0.9
+
+
+def test_ocr_says_nothing(tmp_path):
+    """Tesseract would print a line for every image, and several when a language is missing."""
+    sign("Quiet Garden", fonts()[0]).save(tmp_path / "1.png")
+    (tmp_path / "1.txt").write_text('"Quiet Garden"\n')
+    program = pathlib.Path(os.environ.get("BUILD", "build")) / "contraflow"
+    for keys, lines in ([], 0), (["--set", "rewards.ocr.language=tlh"], 1):
+        done = subprocess.run([ROOT / program, "score", "--quiet", "--reward", "ocr", *keys, tmp_path], capture_output=True, text=True, cwd=ROOT)
+        assert done.stderr.count("\n") == lines, done.stderr
+
+
 @pytest.mark.parametrize("prompt, keys, message", [
-    ("a sign without text", {}, "asks for no text"), ('an "open end', {}, "asks for no text"), ('empty ""', {}, "asks for no text"),
-    ('"  "', {}, "asks for no text"), ('"x"', dict(language="tlh"), "no language 'tlh'"),
+    ("a sign without text", {}, "asks for no text"), ('an "open end', {}, "odd number of double quotes"), ('empty ""', {}, "asks for no text"),
+    ('a 5" nail and "HELLO"', {}, "odd number of double quotes"), ("a sign “HELLO”", {}, "straight ones"),
+    ('"  "', {}, "asks for no text"), ('"x"', dict(language="tlh+chi_sim"), "apt install tesseract-ocr-tlh tesseract-ocr-chi-sim)"),
     ('"x"', dict(data="/nowhere"), "in /nowhere"), ('"x"', dict(layout="page"), "sparse"),
 ])  # fmt: skip
 def test_ocr_mistakes(tmp_path, prompt, keys, message):

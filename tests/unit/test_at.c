@@ -8,7 +8,11 @@
 #include <setjmp.h>
 #include <stdlib.h>
 #include <string.h>
+#include <dlfcn.h>
+#include <pthread.h>
+#include <stdatomic.h>
 #include "base/err.h"
+#include "base/machine/one_thread.h"
 #include "base/rng.h"
 #include "tests/unit/handles.h"
 
@@ -287,10 +291,70 @@ static void test_devices(void **state)
 	}
 }
 
+/* ---- one thread ---- */
+
+typedef void parallel(void (*f)(void *), void *ctx, unsigned threads, unsigned flags);
+
+static parallel *region;
+static atomic_int region_threads;
+
+static void in_region(void *ctx)
+{
+	(void)ctx;
+	atomic_fetch_add(&region_threads, 1);
+}
+
+static int count_threads(void)
+{
+	region_threads = 0;
+	region(in_region, NULL, 4, 0);
+	return region_threads;
+}
+
+static void count_alone(void *ctx)
+{
+	*(int *)ctx = count_threads();
+}
+
+static void *count_elsewhere(void *ctx)
+{
+	*(int *)ctx = count_threads();
+	return NULL;
+}
+
+/* With another thread's region in its middle: that has all of its threads. */
+static void count_both(void *ctx)
+{
+	int *n = ctx;
+	pthread_t other;
+
+	n[0] = count_threads();
+	pthread_create(&other, NULL, count_elsewhere, &n[1]);
+	pthread_join(other, NULL);
+}
+
+static void test_one_thread(void **state)
+{
+	void *found = dlsym(RTLD_DEFAULT, "GOMP_parallel");
+	int n[2] = { 0 };
+
+	(void)state;
+	if (!found)
+		skip(); /* another runtime than GCC's */
+	memcpy(&region, &found, sizeof region);
+	assert_int_equal(count_threads(), 4);
+	one_thread(count_alone, n);
+	assert_int_equal(n[0], 1);
+	one_thread(count_both, n);
+	assert_int_equal(n[0], 1);
+	assert_int_equal(n[1], 4);
+	assert_int_equal(count_threads(), 4);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = { T(test_scopes), T(test_grad_modes), T(test_panic),
 					    T(test_grad),   T(test_checkpoint), T(test_ops),
-					    T(test_views),  T(test_devices) };
+					    T(test_views),  T(test_devices),    T(test_one_thread) };
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -433,6 +433,43 @@ static void test_pages(void **state)
 	text_free(&t);
 }
 
+static void note_difference(void *ctx, const char *key, const char *a, const char *b)
+{
+	text_printf(ctx, "%s: %s -> %s\n", key, a ? a : "-", b ? b : "-");
+}
+
+/* Key by key, in the order of the second one, and then what is in the first alone. */
+static void test_compare(void **state)
+{
+	static const char one[] = "a: {x: 1, gone: {y: z}}\nlist: [p, q]\nsame: 'true'\n",
+			  other[] = "list: [p, r, s]\nsame: true\na: {x: 1.0, new: ''}\n";
+	struct text said = { 0 };
+	struct err e;
+	struct conf_node *a = conf_parse(one, strlen(one), "one", &e),
+			 *b = conf_parse(other, strlen(other), "other", &e);
+
+	(void)state;
+	assert_non_null(a);
+	assert_non_null(b);
+	assert_int_equal(conf_compare(a, b, note_difference, &said), 5);
+	assert_string_equal(said.s, "list[1]: q -> r\nlist[2]: - -> s\na.x: 1 -> 1.0\na.new: - -> \n"
+				    "a.gone.y: z -> -\n");
+	text_free(&said);
+	text_add(&said, "");
+	assert_int_equal(conf_compare(a, a, note_difference, &said), 0);
+	assert_string_equal(said.s, "");
+	text_free(&said);
+	conf_node_free(a);
+	conf_node_free(b);
+	/* text that stands alone */
+	assert_null(conf_parse("[a]", 3, "run/config.yaml", &e));
+	assert_string_equal(e.msg, "run/config.yaml:1: a configuration is a mapping of keys to values");
+	assert_null(conf_parse("extends: x.yaml", 15, "run/config.yaml", &e));
+	assert_non_null(strstr(e.msg, "run/config.yaml:1: 'extends'"));
+	assert_null(conf_parse("a: [", 4, "run/config.yaml", &e));
+	assert_non_null(strstr(e.msg, "not valid YAML"));
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -441,6 +478,7 @@ int main(void)
 		cmocka_unit_test(test_round_trip),    cmocka_unit_test(test_words),
 		cmocka_unit_test(test_real_words),    cmocka_unit_test(test_paths),
 		cmocka_unit_test(test_earlier_names), cmocka_unit_test(test_pages),
+		cmocka_unit_test(test_compare),
 	};
 	return cmocka_run_group_tests(tests, make_folder, drop_folder);
 }

@@ -103,10 +103,20 @@ static double size_of(const char *path)
 	return sum;
 }
 
+/* Bytes; none where there is no inode for a file.  False: the file system does not tell. */
+static bool room_of(const char *path, double *room)
+{
+	struct statvfs v;
+
+	if (statvfs(path, &v))
+		return false;
+	*room = v.f_files && !v.f_favail ? 0 : (double)v.f_bavail * (double)v.f_frsize;
+	return true;
+}
+
 /* A checkpoint is written before an older one goes. */
 static int check_room(const char *path, struct err *e)
 {
-	struct statvfs v;
 	struct err ignored;
 	char has[32], needs[32];
 	bool failed;
@@ -115,16 +125,11 @@ static int check_room(const char *path, struct err *e)
 
 	free(newest);
 	need = need > LEAST_ROOM ? need : LEAST_ROOM;
-	if (statvfs(path, &v)) /* not every file system tells */
+	double room;
+	if (!room_of(path, &room) || room >= need)
 		return 0;
-	double room = (double)v.f_bavail * (double)v.f_frsize;
-	if (room < need)
-		return err_set(e, "%s: %s of room is left, and a checkpoint takes %s: free some space", path,
-			       text_size(has, room), text_size(needs, need));
-	if (v.f_files && !v.f_favail)
-		return err_set(e, "%s: the file system has no room for another file (its inodes are used up)",
-			       path);
-	return 0;
+	return err_set(e, "%s: %s of room is left, and a checkpoint takes %s: free some space", path,
+		       text_size(has, room), text_size(needs, need));
 }
 
 static int claim(struct rundir *r, enum rundir_want want, struct err *e)
@@ -291,6 +296,12 @@ static void note_start(const struct trainer *t, const struct rundir *r, const ch
 	gethostname(host, sizeof host - 1);
 	log_note("%s", command);
 	log_note("pid %ld on %s, rank 0 of %d", (long)getpid(), host, t->dist->ranks);
+	/* five vectors of the adapter's size, and one once more as its file */
+	double room, need = 6.0 * 4.0 * (double)t->policies.theta.numel;
+	char has[32], needs[32];
+	if (room_of(t->dir, &room) && room < need)
+		log_warn("%s of room is left in %s, and a checkpoint may take %s", text_size(has, room),
+			 t->dir, text_size(needs, need));
 	if (*r->lock.before)
 		log_info("%s did not come to an end in this run", r->lock.before);
 	note_settings(t->file);
