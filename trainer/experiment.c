@@ -152,6 +152,10 @@ static const struct field eval_fields[] = {
 	      .doc = "steps between evaluations on the held-out prompts; 0: only before and after training"),
 	FIELD(struct eval_conf, images_per_prompt, .init = "1", .min = 1, .max = 10000, .unit = "images",
 	      .doc = "images per held-out prompt, each from its own fixed noise"),
+	FIELD(struct eval_conf, max_unavailable, .init = "0.5", .min = 0, .max = 1,
+	      .doc = "where more than this share of an evaluation's images lacks the held-out score, its "
+		     "numbers are "
+		     "logged with a warning and decide nothing (`train.stop_at`)"),
 	FIELD_END
 };
 const struct field checkpoint_fields[] = {

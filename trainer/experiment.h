@@ -58,6 +58,7 @@ struct train_conf {
 };
 struct eval_conf {
 	int64_t every, images_per_prompt;
+	double max_unavailable;
 	struct sampler_conf sampler;
 };
 struct checkpoint_conf {

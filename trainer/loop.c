@@ -79,6 +79,21 @@ static int evaluate_ema(struct trainer *t, const char *when, struct eval_result 
 	return write_row(t, e);
 }
 
+/* The newest held-out score, unless it is of a remnant, which decides nothing. */
+static void take_held_out(struct trainer *t, const struct eval_result *r)
+{
+	double lacking = eval_lacking(r);
+
+	if (lacking <= t->x->eval.max_unavailable) {
+		t->at.held_out = eval_held_out(r)->mean;
+		return;
+	}
+	if (t->dist->rank == 0)
+		log_warn("evaluation: %.0f %% of the images have no score (eval.max_unavailable is %g): its "
+			 "numbers decide nothing; %s",
+			 100 * lacking, t->x->eval.max_unavailable, r->why);
+}
+
 /* ---- The run --------------------------------------------------------------------------------- */
 
 /* The state of the newest checkpoint, and with it its part of the records.  Other images than those that led
@@ -262,7 +277,7 @@ static int look(struct trainer *t, bool *last, struct eval_result *eval, struct 
 		snprintf(when, sizeof when, "step %lld", (long long)t->at.step);
 		if (evaluate_ema(t, when, eval, e))
 			return -1;
-		t->at.held_out = eval_held_out(eval)->mean;
+		take_held_out(t, eval);
 	}
 	t->at.evaluated = t->at.step;
 	*last = stage_is_over(t);
@@ -459,7 +474,7 @@ static int next_stage(struct trainer *t, struct err *e)
 	t->at.stage_step = 0;
 	t->at.evaluated = t->at.drawn = -1;
 	t->at.stage_seconds = 0;
-	t->at.held_out = 0;
+	t->at.held_out = NAN;
 	t->batches = (struct batches) { 0 };
 	if (trainer_enter(t, t->at.stage, e) || batches_resolve(t, e))
 		return -1;

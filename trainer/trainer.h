@@ -25,7 +25,7 @@ struct progress_state {
 	int64_t step;              /* optimizer steps taken */
 	int64_t stage, stage_step; /* which stage runs, and steps taken in it */
 	double stage_seconds;      /* of train_seconds, in this stage */
-	double held_out;           /* this stage's newest held-out score; 0: none yet */
+	double held_out;           /* this stage's newest held-out score; NAN: none yet */
 	int64_t epoch;             /* epochs (rollout and update) finished */
 	int64_t part;              /* of the epoch that runs: parts that are through */
 	int64_t evaluated,
