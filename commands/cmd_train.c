@@ -103,6 +103,11 @@ static int read_and_train(struct dist *d, const struct request *q, struct err *e
 	if (q->config ? dist_agree(d, experiment_read(&x, q->config, q->set->v, q->set->n, e), e)
 		      : read_own(&x, d, q, e))
 		return -1;
+	if (dist_same(d, experiment_hash(&x), "the configuration",
+		      e)) { /* machines with disks of their own */
+		experiment_release(&x);
+		return -1;
+	}
 	dist_watch(x.run.timeout);
 	stop_after(x.run.max_seconds);
 	stop_set_code((int)x.run.requeue_code);
