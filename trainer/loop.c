@@ -260,7 +260,7 @@ static bool stage_is_over(const struct trainer *t)
 {
 	const struct train_conf *c = &t->x->train;
 
-	return t->at.stage_step >= c->max_steps ||
+	return t->at.stage_step >= c->max_steps || (t->archives && t->at.epoch >= t->archives->n) ||
 	       (c->max_seconds > 0 && t->at.stage_seconds >= c->max_seconds) ||
 	       (c->stop_at > 0 && t->at.held_out >= c->stop_at);
 }

@@ -71,9 +71,10 @@ struct trainer {
 
 /* Everything of every stage is tried before stage `first` begins: but for judges' weights, of which only that
  * stage's are loaded.  `run`: the directory of a run that goes on, whose checkpoint then says what shape the
- * adapter has that lora.start names; NULL: a new run. */
+ * adapter has that lora.start names; NULL: a new run.  `archives`: trained in
+ * place of images of its own, or NULL. */
 int trainer_open(struct trainer *t, const struct experiment *x, struct dist *d, int64_t first,
-		 const char *run, struct err *e);
+		 const char *run, const struct archives *archives, struct err *e);
 /* Closes the prompts, rewards and samplers of the stage that ran, and opens those of stage i; collective.
  * Judges that both stages have stay as they are. */
 int trainer_enter(struct trainer *t, int64_t i, struct err *e);
@@ -117,7 +118,7 @@ struct cond samples_cond(const struct trainer *t, const struct samples *s, const
 int rollout_epoch(struct trainer *t, struct samples *s, struct err *e);
 /* The same from t->archives, which has that epoch (archived.c). */
 int archived_epoch(struct trainer *t, struct samples *s, struct err *e);
-/* Whether the configuration can train from them: collective. */
+/* Whether the configuration can train from them; all ranks find the same. */
 int archived_check(const struct trainer *t, struct err *e);
 
 /* Parts of an epoch's samples for those two: arrays of s->n, and conditioning of this rank's groups. */

@@ -313,6 +313,8 @@ static int begin(struct trainer *t, struct rundir *r, bool found, const char *co
 	char *samples = file_join(t->dir, "samples"), *log = file_join(t->dir, "log.txt");
 	json_t *inputs = inputs_hash(t->file);
 
+	if (t->archives)
+		inputs_add(inputs, "archives", t->archives->hash);
 	r->begun = true;
 	int ret = file_mkdirs(samples, e) || log_file(log, e) ? -1 : 0;
 	if (!ret) {
