@@ -352,7 +352,10 @@ int trainer_open(struct trainer *t, const struct experiment *x, struct dist *d, 
 {
 	enum at_device dev;
 
-	*t = (struct trainer) { .file = x, .dist = d, .archives = archives, .at.held_out = NAN };
+	*t = (struct trainer) { .file = x,
+				.dist = d,
+				.archives = archives,
+				.at = { .held_out = NAN, .evaluated = -1, .drawn = -1 } };
 	if (dist_agree(d, startup_device(&dev, x->run.device, d, e), e) ||
 	    dist_agree(d, open_stages(t, first, e), e) || open_pipeline(t, dev, e) ||
 	    (t->pipeline.device == AT_CUDA && d->ranks > 1 && dist_use_nccl(d, e)) ||

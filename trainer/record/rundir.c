@@ -342,10 +342,11 @@ static int begin(struct trainer *t, struct rundir *r, bool found, const char *co
 		else if (r->resumes)
 			log_info("%s has no checkpoint yet: starting from the beginning", t->dir);
 		inputs_say(t->inputs, inputs);
-		ret = write_config(t, e) ||
-			      metrics_open(&t->metrics, t->dir, t->at.step, t->x->log.tensorboard, e)
+		ret = write_config(t, e) || metrics_open(&t->metrics, t->dir, t->at.step,
+							 found ? t->at.rows : 0, t->x->log.tensorboard, e)
 			  ? -1
 			  : 0;
+		t->at.rows = ret ? 0 : metrics_rows(t->metrics);
 	}
 	json_decref(t->inputs);
 	t->inputs = inputs;
