@@ -346,14 +346,13 @@ static const char *last_part(const char *key)
 static int hint(struct err *e)
 {
 	static const char words[] = "unknown key '";
-	const char *key = strstr(e->msg, words), *end;
+	const char *key = strstr(e->msg, words);
 	struct text found = { 0 };
 
 	if (!key || strstr(e->msg, "did you mean"))
 		return -1;
 	key += strlen(words);
-	end = key + strcspn(key, "'");
-	char *name = mem_printf("%.*s", (int)(end - key), key);
+	char *name = mem_printf("%.*s", (int)strcspn(key, "'"), key);
 	for (const struct experiment_section *s = experiment_sections; s->name; s++)
 		for (const struct field *f = s->fields; f->name; f++)
 			if (!strcmp(last_part(f->name), last_part(name)))

@@ -26,6 +26,8 @@ void node_add(struct conf_node *parent, struct conf_node *child);
 /* Puts child under its key in the mapping, replacing scalars and lists and merging mappings; what is unset
  * takes the key out.  Owns child afterwards. */
 void node_merge(struct conf_node *map, struct conf_node *child);
+/* Takes out, at any depth, the keys that are set to null: once nothing is merged over them any more. */
+void node_drop_unset(struct conf_node *n);
 /* One YAML document from text; `where` is the file's name, or the whole place when `line` is false. */
 struct conf_node *node_parse(const char *text, size_t n, const char *where, bool line, struct err *e);
 
