@@ -22,6 +22,8 @@ static int read_prompts(struct trainer *t, struct err *e)
 
 	if (prompts_read(&t->train, c->train, e) || (*c->test && prompts_read(&t->test, c->test, e)))
 		return -1;
+	if (t->test.n)
+		prompts_warn_seen(&t->test, &t->train);
 	if (c->groups * c->group_size < t->dist->ranks)
 		return err_set(e,
 			       "%lld images per epoch (prompts.groups x prompts.group_size) are fewer than "

@@ -85,7 +85,8 @@ static int fit_autoencoder(struct pretrainer *p, struct err *e)
 
 	for (int i = 0; i < AE_SCENES && !ret; i++) {
 		struct rng r = rng_make((uint64_t)p->c->run.seed, RNG_SCENE, (1ull << 47) + 1, (uint64_t)i);
-		ret = render(p, draw_prompt(p, 0, &r), &r, rgb + each * (size_t)i, e);
+		ret =
+		    render(p, draw_prompt(p, p->c->train.relation_steps, &r), &r, rgb + each * (size_t)i, e);
 	}
 	if (!ret) {
 		at_t x = at_view(to_pixels(rgb, AE_SCENES, side), DIMS(AE_SCENES, 3, side, side));
@@ -235,7 +236,10 @@ static int open_all(struct pretrainer *p, struct err *e)
 	    prompts_read(&p->test, p->c->eval.prompts, e) || mixture_open(&p->mixture, p->c->tree, 1, e) ||
 	    mixture_load(p->mixture, e))
 		return -1;
-	if (sort_prompts(p, e) || make_network(p, e) || tokenize(p, e) || fit_autoencoder(p, e))
+	prompts_warn_seen(&p->test, &p->train);
+	if (sort_prompts(p, e) || make_network(p, e) || tokenize(p, e))
+		return -1;
+	if (*p->c->model.start ? tiny_model_load(&p->model, p->c->model.start, e) : fit_autoencoder(p, e))
 		return -1;
 	flatten(p);
 	optimizer_init(&p->optimizer, &p->c->optimizer, at_numel(p->flat_P), AT_CPU);
@@ -378,12 +382,12 @@ static int train(struct pretrainer *p, const char *temp, struct err *e)
 	struct eval_result r = { 0 };
 	struct progress bar;
 	double mean = NAN;
-	int64_t first, end;
+	int64_t first, end, steps = c->end && c->end < c->steps ? c->end : c->steps;
 	int ret = 0;
 
 	prompts_share(c->batch, p->dist->rank, p->dist->ranks, &first, &end);
-	progress_begin(&bar, "pretrain", 0, c->steps);
-	for (int64_t step = 0; step < c->steps && !ret; step++) {
+	progress_begin(&bar, "pretrain", 0, steps);
+	for (int64_t step = 0; step < steps && !ret; step++) {
 		struct at_scope *s = at_begin(AT_NO_GRAD);
 		struct scenes scenes;
 		at_zero_(p->grad_P);
@@ -408,7 +412,7 @@ static int train(struct pretrainer *p, const char *temp, struct err *e)
 			progress_tick(&bar, step + 1, "loss %.4f", mean);
 		}
 		at_end(s);
-		bool last = step + 1 == c->steps;
+		bool last = step + 1 == steps;
 		if (!ret && (last || (p->c->eval.every && (step + 1) % p->c->eval.every == 0))) {
 			ret = eval_model(p, temp, &r, e);
 			if (!ret) {
