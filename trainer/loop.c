@@ -65,21 +65,6 @@ static int evaluate_ema(struct trainer *t, struct eval_result *r, struct err *e)
 	return evaluate(&v, &ema, r, e);
 }
 
-/* The newest held-out score, unless it is of a remnant, which decides nothing. */
-static void take_held_out(struct trainer *t, const struct eval_result *r)
-{
-	double lacking = eval_lacking(r);
-
-	if (lacking <= t->x->eval.max_unavailable) {
-		t->at.held_out = eval_held_out(r)->mean;
-		return;
-	}
-	if (t->dist->rank == 0)
-		log_warn("evaluation: %.0f %% of the images have no score (eval.max_unavailable is %g): its "
-			 "numbers decide nothing; %s",
-			 100 * lacking, t->x->eval.max_unavailable, r->why);
-}
-
 /* ---- What a step tells ----------------------------------------------------------------------- */
 
 static double mean_of(const double *v, int64_t n)
@@ -252,7 +237,7 @@ static bool stage_is_over(const struct trainer *t)
 
 	return t->at.stage_step >= c->max_steps ||
 	       (c->max_seconds > 0 && t->at.stage_seconds >= c->max_seconds) ||
-	       (c->stop_at > 0 && t->at.held_out >= c->stop_at);
+	       (c->stop_at > 0 && t->at.held_out >= c->stop_at) || t->alarm.stopped;
 }
 
 /* Evaluation, grid, metrics and checkpoint after an epoch that began at step `before`. */
@@ -269,7 +254,7 @@ static int after_epoch(struct trainer *t, const struct samples *s, const struct 
 			return -1;
 		time->eval = clock_now() - start;
 		evaluated = true;
-		take_held_out(t, eval);
+		trainer_take_evaluation(t, eval);
 		*last = stage_is_over(t);
 	}
 	if (t->metrics) {
@@ -337,6 +322,7 @@ static int train_loop(struct trainer *t, struct err *e)
 		struct samples s;
 		struct update_stats u = { 0 };
 		struct round_times time = { 0 };
+		char note[160];
 		double eta = 0;
 		int64_t before = t->at.step;
 		ret = run_epoch(t, &s, &u, &eta, &time, e);
@@ -346,10 +332,8 @@ static int train_loop(struct trainer *t, struct err *e)
 		if (!ret) {
 			last = stage_is_over(t);
 			ret = after_epoch(t, &s, &u, eta, &time, before, &last, &eval, e);
-			progress_tick(
-			    &bar, t->at.stage_step, "reward %.3f  held-out %.3f  grad %.2f  %.1f s/step",
-			    s.stats.reward_mean, eval_held_out(eval.n_tags ? &eval : &t->before)->mean,
-			    u.grad_norm, s.rollout_seconds + s.reward_wait_seconds + u.seconds);
+			trainer_note(t, &s, &u, &eval, note, sizeof note);
+			progress_tick(&bar, t->at.stage_step, "%s", note);
 		}
 		samples_release(&s);
 	}
@@ -406,6 +390,7 @@ static int run_stage(struct trainer *t, struct err *e)
 			return -1;
 		log_info("before training: held-out %s %.3f", eval_held_out_name(&t->before),
 			 eval_held_out(&t->before)->mean);
+		trainer_take_evaluation(t, &t->before);
 	}
 	if (train_loop(t, e))
 		return -1;
@@ -432,6 +417,7 @@ static int next_stage(struct trainer *t, struct err *e)
 	t->at.stage_step = 0;
 	t->at.stage_seconds = 0;
 	t->at.held_out = NAN;
+	alarm_release(&t->alarm);
 	t->batches = (struct batches) { 0 };
 	if (trainer_enter(t, t->at.stage, e) || batches_resolve(t, e))
 		return -1;

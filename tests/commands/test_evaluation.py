@@ -168,3 +168,33 @@ def test_a_remnant(tmp_path, prompts):
     assert "83 % of the images have no reward score (--max-unavailable is 0.5): judge: " in line
     assert json.loads((tmp_path / "e.json").read_text())["unavailable"] == 10
     evaluate(tmp_path / "e.json", "--lora", tmp_path / "run", "--max-unavailable", "0.9")
+
+
+# A score that moves by so much with every batch.
+MOVING = FRAMES + r"""
+k, slope = 0, float(sys.argv[1])
+while True:
+    items = json.loads(frame())["items"]
+    for _ in items: frame()
+    k += 1
+    answer([slope * k] * len(items))
+"""
+
+
+def test_alarm(tmp_path, prompts):
+    """A held-out reward that falls while the trained one rises: said, the end, or a stronger pull to the base, as the key says; a checkpoint knows."""
+    moving = {name: {"type": "exec", "command": [sys.executable, "-c", MOVING, slope]} for name, slope in (("up", "1"), ("down", "-1"))}
+    states, rewards = {}, {"geneval": {}, "up": moving["up"]}
+    for alarm in "warn", "stop", "kl", "none":
+        run = tmp_path / alarm
+        more = [] if alarm == "warn" else ["--set", f"eval.alarm={alarm}"]
+        said = train(run, prompts, rewards, *more, held_out={"down": moving["down"]}, steps=3).stderr
+        assert ("down fell from" in said) == (alarm != "none") and ("this ends here" in said) == (alarm == "stop")
+        states[alarm] = json.loads(sorted(run.glob("checkpoints/step-*/state.json"))[-1].read_text())
+    assert [states[a]["step"] for a in states] == [3, 1, 3, 3] and states["stop"]["alarm"]["stopped"]
+    assert states["kl"]["alarm"]["kl"] == 4 and states["warn"]["alarm"]["kl"] == 0 and states["warn"]["alarm"]["marks"]["down"]["best"] < 0
+    theta = {a: (tmp_path / a / "checkpoints/step-00000003/lora/adapter_model.safetensors").read_bytes() for a in ("warn", "kl", "none")}
+    assert theta["warn"] == theta["none"] != theta["kl"]
+    done = contraflow("train", "--run", tmp_path / "stop", "--resume")
+    assert json.loads((tmp_path / "stop/result.json").read_text())["optimizer_steps"] == 1, done.stderr
+    assert "kl_beta" in train(tmp_path / "no", prompts, rewards, "--set", "eval.alarm=kl", "--set", "nft.kl_beta=0", check=False).stderr
