@@ -98,6 +98,11 @@ static int read_and_train(struct dist *d, const struct request *q, struct err *e
 	if (q->config ? dist_agree(d, experiment_read(&x, q->config, q->set->v, q->set->n, e), e)
 		      : read_own(&x, d, q, e))
 		return -1;
+	if (dist_same(d, experiment_hash(&x), "the configuration",
+		      e)) { /* machines with disks of their own */
+		experiment_release(&x);
+		return -1;
+	}
 	dist_watch(x.run.timeout);
 	at_set_deterministic(x.run.deterministic); /* judges as well, wherever they are */
 	ret = startup_threads(d, x.run.threads, e) || reward_ranks_split(d, x.ranks.reward, "ranks.reward", e)

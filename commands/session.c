@@ -249,8 +249,10 @@ int session_open(struct session *s, struct dist *d, const struct session_setting
 	if (session_adapter(s, o->lora, &s->merged, &s->pass, e))
 		goto out;
 	s->latent_CHW = pipeline_latent_shape(&s->pipeline, o->height, o->width);
-	if (sampler_init(&s->sampler, &s->pipeline, &c, s->latent_CHW, e))
+	if (sampler_init(&s->sampler, &s->pipeline, &c, s->latent_CHW, e)) {
+		err_in(e, "%s", command);
 		goto out;
+	}
 	return 0;
 out:
 	session_close(s);

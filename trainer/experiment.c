@@ -482,6 +482,19 @@ int experiment_read_text(struct experiment *x, const char *text, size_t size, co
 	return read_tree(x, conf_parse(text, size, path, e), path, set, n, e);
 }
 
+uint64_t experiment_hash(const struct experiment *x)
+{
+	struct conf_node *tree = conf_empty();
+	struct text text = { 0 };
+
+	experiment_store(x, tree);
+	conf_emit(&text, tree);
+	uint64_t hash = file_hash(text.s, text.n, 0);
+	text_free(&text);
+	conf_node_free(tree);
+	return hash;
+}
+
 char *experiment_cache(const struct experiment *x)
 {
 	const char *xdg = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");

@@ -1,9 +1,11 @@
 #include "trainer/sampling.h"
 #include "aten/transfer.h"
+#include "base/file.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/text.h"
 #include <stdlib.h>
+#include <string.h>
 
 /* ---- Sampling ------------------------------------------------------------------------------------ */
 
@@ -161,16 +163,30 @@ static int encode_missing(struct dist *d, const struct pipeline *p, struct encod
 	return dist_agree(d, encode_rest(p, x, e), e);
 }
 
+/* Ranks whose machines have disks of their own may have other files by this name: what they share out among
+ * them, and sum, would then be of different prompts. */
+static int check_same(struct dist *d, const struct prompts *in, struct err *e)
+{
+	uint64_t hash = (uint64_t)in->n;
+
+	for (int64_t i = 0; i < in->n; i++) {
+		hash = file_hash(in->v[i].text, strlen(in->v[i].text) + 1, hash);
+		hash = file_hash(in->v[i].meta, strlen(in->v[i].meta) + 1, hash);
+	}
+	return dist_same(d, hash, "the file of prompts", e);
+}
+
 int prepare_prompts(struct dist *d, const struct pipeline *p, const struct prompts *in, struct err *e)
 {
 	struct encoding x = { .text = mem_zero((size_t)in->n, sizeof *x.text),
 			      .missing = mem_zero((size_t)in->n, sizeof *x.missing) };
-	int ret;
 
 	for (int64_t i = 0; i < in->n; i++)
 		x.text[i] = in->v[i].text;
+	int ret = check_same(d, in, e);
 	/* shared among all ranks, and then, where machines have a cache each, among those of a machine */
-	ret = encode_missing(d, p, &x, in->n, d->rank, d->ranks, e);
+	if (!ret)
+		ret = encode_missing(d, p, &x, in->n, d->rank, d->ranks, e);
 	if (!ret && d->local_ranks < d->ranks)
 		ret = encode_missing(d, p, &x, in->n, d->local_rank, d->local_ranks, e);
 	free(x.text);

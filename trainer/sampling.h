@@ -37,7 +37,8 @@ int sampling_run(const struct sampling *s, const int64_t *id, int64_t n, struct 
 
 /* ---- Conditioning of a file's prompts ---- */
 
-/* Collective: every prompt of a file can be encoded, and is in the cache where the model has one. */
+/* Collective: every prompt of a file can be encoded, and is in the cache where the model has one; all ranks
+ * have the same ones. */
 int prepare_prompts(struct dist *d, const struct pipeline *p, const struct prompts *in, struct err *e);
 /* Conditioning of prompts index[0..n) of a file, row by row; of the innermost scope. */
 int encode_prompts(const struct pipeline *p, const struct prompts *in, const int64_t *index, int n,
