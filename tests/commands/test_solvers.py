@@ -29,11 +29,11 @@ def test_batch_size(tmp_path, solver, more):
 
 def test_solvers_agree(tmp_path):
     """All that follow the flow's ODE come to the same images; those of higher order sooner, at 40 forwards."""
-    exact = sample(tmp_path, "heun", "--grid", "even", steps=100)
+    exact = sample(tmp_path, "heun", "--grid", "even", steps=60)
     error = {s: rms(sample(tmp_path, s, "--grid", "even", *(["--eta", 0] if s == "ddim" else []), steps=n), exact) for s, n in
              [("euler", 40), ("ddim", 40), ("heun", 20), ("dpm2", 40), ("dpm3", 40), ("unipc", 40)]}  # fmt: skip
     assert error["ddim"] == error["euler"] < 0.05
-    assert all(error[s] < 0.0 * error["euler"] for s in ("heun", "dpm2", "dpm3", "unipc")), error
+    assert all(error[s] < 0.8 * error["euler"] for s in ("heun", "dpm2", "dpm3", "unipc")), error
 
 
 def test_timesteps(tmp_path):

@@ -313,6 +313,8 @@ static int begin(struct trainer *t, struct rundir *r, bool found, const char *co
 	char *samples = file_join(t->dir, "samples"), *log = file_join(t->dir, "log.txt");
 	json_t *inputs = inputs_hash(t->file);
 
+	if (t->archives)
+		inputs_add(inputs, "archives", t->archives->hash);
 	r->begun = true;
 	int ret = file_mkdirs(samples, e) || log_file(log, e) ? -1 : 0;
 	if (!ret) {
@@ -322,10 +324,11 @@ static int begin(struct trainer *t, struct rundir *r, bool found, const char *co
 		else if (r->resumes)
 			log_info("%s has no checkpoint yet: starting from the beginning", t->dir);
 		inputs_say(t->inputs, inputs);
-		ret = write_config(t, e) ||
-			      metrics_open(&t->metrics, t->dir, t->at.step, t->x->log.tensorboard, e)
+		ret = write_config(t, e) || metrics_open(&t->metrics, t->dir, t->at.step,
+							 found ? t->at.rows : 0, t->x->log.tensorboard, e)
 			  ? -1
 			  : 0;
+		t->at.rows = ret ? 0 : metrics_rows(t->metrics);
 	}
 	json_decref(t->inputs);
 	t->inputs = inputs;
