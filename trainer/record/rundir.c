@@ -307,6 +307,23 @@ static void note_start(const struct trainer *t, const struct rundir *r, const ch
 	note_settings(t->file);
 }
 
+/* Of writes that a kill cut short, by the names that a run writes. */
+static void sweep(const char *dir)
+{
+	static const struct {
+		const char *folder, *names[5];
+	} written[] = { { "", { "config", "metrics.jsonl", "result", NULL } },
+			{ "checkpoints", { "latest", NULL } },
+			{ "samples", { "step-", NULL } },
+			{ "rollouts", { "epoch-", NULL } } };
+
+	for (size_t i = 0; i < sizeof written / sizeof *written; i++) {
+		char *folder = file_join(dir, written[i].folder);
+		file_sweep(folder, written[i].names);
+		free(folder);
+	}
+}
+
 /* Of rank 0, when nothing is left that could refuse the run. */
 static int begin(struct trainer *t, struct rundir *r, bool found, const char *command, struct err *e)
 {
@@ -316,6 +333,7 @@ static int begin(struct trainer *t, struct rundir *r, bool found, const char *co
 	if (t->archives)
 		inputs_add(inputs, "archives", t->archives->hash);
 	r->begun = true;
+	sweep(t->dir);
 	int ret = file_mkdirs(samples, e) || log_file(log, e) ? -1 : 0;
 	if (!ret) {
 		note_start(t, r, command);
