@@ -10,6 +10,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#define TEMP ".tmp-" /* and the process's number */
+
 /* "cannot VERB PATH: why (what to do)". */
 static int fail(struct err *e, const char *verb, const char *path)
 {
@@ -87,7 +89,7 @@ int file_read(char **data, size_t *size, const char *path, struct err *e)
 int file_begin(struct file_writer *w, const char *path, struct err *e)
 {
 	*w = (struct file_writer) { .path = mem_str(path),
-				    .temp = mem_printf("%s.tmp-%ld", path, (long)getpid()) };
+				    .temp = mem_printf("%s" TEMP "%ld", path, (long)getpid()) };
 	w->f = fopen(w->temp, "wbe");
 	if (!w->f) {
 		fail(e, "write", path);
@@ -108,6 +110,34 @@ void file_drop(struct file_writer *w)
 	free(w->path);
 	free(w->temp);
 	*w = (struct file_writer) { 0 };
+}
+
+/* "NAME.tmp-PID", where NAME begins with one of them. */
+static bool is_left(const char *name, const char *const *names)
+{
+	const char *temp = strstr(name, TEMP);
+
+	if (!temp || !temp[strlen(TEMP)] ||
+	    strspn(temp + strlen(TEMP), "0123456789") != strlen(temp + strlen(TEMP)))
+		return false;
+	for (; *names; names++)
+		if (text_starts(name, *names) && strlen(*names) <= (size_t)(temp - name))
+			return true;
+	return false;
+}
+
+void file_sweep(const char *dir, const char *const *names)
+{
+	DIR *d = opendir(dir);
+
+	for (struct dirent *x; d && (x = readdir(d));)
+		if (is_left(x->d_name, names)) {
+			char *path = file_join(dir, x->d_name);
+			unlink(path); /* one that stays does no harm */
+			free(path);
+		}
+	if (d)
+		closedir(d);
 }
 
 static int sync_parent(const char *path, struct err *e)

@@ -35,6 +35,9 @@ struct file_writer {
 int file_begin(struct file_writer *w, const char *path, struct err *e);
 int file_commit(struct file_writer *w, struct err *e);
 void file_drop(struct file_writer *w);
+/* Removes what killed processes left of such writes in a folder, for files whose names begin with one of
+ * `names` (NULL ends them); nobody may be writing there. */
+void file_sweep(const char *dir, const char *const *names);
 
 bool file_exists(const char *path);
 bool file_is_in(const char *dir, const char *name); /* is there such a file? */

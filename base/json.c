@@ -242,3 +242,60 @@ int json_get_str(const char **out, const json_t *o, const char *key, const char 
 	*out = v ? json_string_value(v) : absent;
 	return 0;
 }
+
+/* ---- What other programs' files may say ---------------------------------------------------------- */
+
+static bool says_nothing(const json_t *v)
+{
+	return json_is_null(v) || json_is_false(v) || (json_is_object(v) && !json_object_size(v)) ||
+	       (json_is_array(v) && !json_array_size(v)) || (json_is_string(v) && !*json_string_value(v));
+}
+
+static const struct json_known *find_known(const struct json_known *list, const char *key)
+{
+	for (; list && list->key; list++)
+		if (!strcmp(list->key, key))
+			return list;
+	return NULL;
+}
+
+/* Is `value` one of "a|b|c"? */
+static bool is_one_of(const char *value, const char *list)
+{
+	size_t n = strlen(value);
+
+	for (; list; list = strchr(list, '|') ? strchr(list, '|') + 1 : NULL)
+		if (!strncmp(list, value, n) && (!list[n] || list[n] == '|'))
+			return true;
+	return false;
+}
+
+int json_check_keys(const json_t *o, const struct json_known *known, const struct json_known *more,
+		    const char *what, struct err *e)
+{
+	const char *key;
+	json_t *v;
+
+	json_object_foreach((json_t *)o, key, v)
+	{
+		const struct json_known *k = find_known(known, key);
+
+		if (!k)
+			k = find_known(more, key);
+		if (says_nothing(v) || (k && !k->values))
+			continue;
+		char *value = json_line(v);
+		bool fine = k && value && is_one_of(value, k->values);
+		if (!fine && k)
+			err_set(e, "%s: %s is %.60s, which is not supported: there is %s", what, key,
+				value ? value : "?", k->values);
+		else if (!fine)
+			err_set(e,
+				"%s: '%s' is set (%.60s), which is not supported: it may change the result",
+				what, key, value ? value : "?");
+		free(value);
+		if (!fine)
+			return -1;
+	}
+	return 0;
+}

@@ -42,4 +42,15 @@ int json_get_bool(bool *out, const json_t *o, const char *key, bool absent, cons
 int json_get_str(const char **out, const json_t *o, const char *key, const char *absent, const char *what,
 		 struct err *e); /* borrowed */
 
+/* A key that another program's file may have, and what it may say: any value (NULL: it is read, or changes no
+ * result), or one of some, as compact JSON between '|'. */
+struct json_known {
+	const char *key, *values;
+};
+/* Every member of `o` is known to one of the two lists, which end with a NULL key (`more` may be NULL), or
+ * says nothing (null, false, "", [], {}).  Anything else could change a result without a word: an error names
+ * it. */
+int json_check_keys(const json_t *o, const struct json_known *known, const struct json_known *more,
+		    const char *what, struct err *e);
+
 #endif

@@ -90,6 +90,17 @@ out:
 	return ret;
 }
 
+/* What was made, and how. */
+static void say(const struct session *s, const struct session_settings *used, const struct sample_options *r)
+{
+	json_t *j = session_json(s, used);
+	char *text = json_line(j);
+
+	printf("%s %s\n", r->out ? r->out : r->save_latents, text);
+	free(text);
+	json_decref(j);
+}
+
 static int run(int argc, char **argv, struct err *e)
 {
 	struct session_options o = SESSION_DEFAULTS;
@@ -109,6 +120,7 @@ static int run(int argc, char **argv, struct err *e)
 		{ "o", 's', &r.out, "FILE.png", "where the image, or the grid of images, goes" },
 		{ NULL, 0, NULL, NULL, NULL },
 	};
+	struct session_settings used;
 	struct session s;
 	struct dist d;
 	int n, ret = options_parse(&cmd_sample, spec, argc, argv, args, 0, &n, e);
@@ -125,10 +137,16 @@ static int run(int argc, char **argv, struct err *e)
 		return ret;
 	if (startup_threads(&d, o.threads, e))
 		return err_in(e, "sample");
-	if (session_open(&s, &d, &o, "sample", e))
+	if (session_settle(&used, &o, NULL, "sample", e))
 		return -1;
-	ret = sample(&s, &r, o.batch, e);
-	session_close(&s);
+	ret = session_open(&s, &d, &used, "sample", e);
+	if (!ret) {
+		ret = sample(&s, &r, used.o.batch, e);
+		if (!ret)
+			say(&s, &used, &r);
+		session_close(&s);
+	}
+	session_settings_release(&used);
 	return ret;
 }
 

@@ -1,7 +1,8 @@
-/* cmd_train.c -- contraflow train CONFIG */
+/* cmd_train.c -- contraflow train CONFIG, and what replay shares with it */
 #include "base/alive.h"
 #include "base/file.h"
 #include "base/log.h"
+#include "base/machine/stop.h"
 #include "base/mem.h"
 #include "base/text.h"
 #include "commands/options.h"
@@ -29,16 +30,19 @@ struct request {
 	const char *config, *dir; /* NULL: not given */
 	enum rundir_want want;
 	const struct option_list *set;
-	const char *words; /* version and command line */
+	const char *words;          /* version and command line */
+	const char *const *archive; /* of a replay; NULL: images are sampled */
+	int archives;
 };
 
-static int train_in(struct rundir *r, struct dist *d, struct experiment *x, const char *words, struct err *e)
+static int train_in(struct rundir *r, struct dist *d, struct experiment *x, const char *words,
+		    const struct archives *archives, struct err *e)
 {
 	struct trainer t;
 	int64_t stage = r->resumes ? checkpoint_stage(r->path, d) : 0;
 
 	stage = stage < 0 || stage >= experiment_stages(x) ? 0 : stage; /* rundir_open refuses it */
-	if (trainer_open(&t, x, d, stage, r->resumes ? r->path : NULL, e))
+	if (trainer_open(&t, x, d, stage, r->resumes ? r->path : NULL, archives, e))
 		return -1;
 	int ret = rundir_open(&t, r, words, e);
 	if (!ret)
@@ -56,8 +60,16 @@ static int train(struct dist *d, struct experiment *x, const struct request *q, 
 	if (!ret) {
 		if (d->rank == 0 && q->want == RUNDIR_AUTO && !r.resumes)
 			log_info("%s holds no run yet: starting afresh", r.path);
-		ret = train_in(&r, d, x, q->words, e);
-		log_note("%s%s", ret ? "ended by an error: " : "came to its end", ret ? e->msg : "");
+		struct archives archives = { 0 };
+		ret = q->archive ? archives_open(&archives, d, q->archive, q->archives, e) : 0;
+		if (!ret)
+			ret = train_in(&r, d, x, q->words, q->archive ? &archives : NULL, e);
+		archives_free(&archives);
+		log_note("%s%s",
+			 !ret           ? "came to its end"
+			 : stop_asked() ? "ended early: "
+					: "ended by an error: ",
+			 ret ? e->msg : "");
 	}
 	rundir_release(&r);
 	free(path);
@@ -90,6 +102,18 @@ static int read_own(struct experiment *x, struct dist *d, const struct request *
 	return ret;
 }
 
+/* What a replay cannot have. */
+static int check_replay(const struct experiment *x, struct err *e)
+{
+	if (x->n_stages)
+		return err_set(
+		    e, "replay: the configuration has stages, and archives do not say whose they are");
+	if (x->ranks.reward)
+		return err_set(e, "replay: ranks.reward = %lld: nothing is scored, leave it out",
+			       (long long)x->ranks.reward);
+	return 0;
+}
+
 static int read_and_train(struct dist *d, const struct request *q, struct err *e)
 {
 	struct experiment x;
@@ -98,7 +122,15 @@ static int read_and_train(struct dist *d, const struct request *q, struct err *e
 	if (q->config ? dist_agree(d, experiment_read(&x, q->config, q->set->v, q->set->n, e), e)
 		      : read_own(&x, d, q, e))
 		return -1;
+	if (dist_same(d, experiment_hash(&x), "the configuration",
+		      e) || /* machines with disks of their own */
+	    (q->archive && check_replay(&x, e))) {
+		experiment_release(&x);
+		return -1;
+	}
 	dist_watch(x.run.timeout);
+	stop_after(x.run.max_seconds);
+	stop_set_code((int)x.run.requeue_code);
 	at_set_deterministic(x.run.deterministic); /* judges as well, wherever they are */
 	ret = startup_threads(d, x.run.threads, e) || reward_ranks_split(d, x.ranks.reward, "ranks.reward", e)
 		  ? -1
@@ -114,23 +146,23 @@ static int read_and_train(struct dist *d, const struct request *q, struct err *e
 }
 
 /* The words of `resume`, NULL without the option. */
-static int want_of(enum rundir_want *want, const char *resume, struct err *e)
+static int want_of(enum rundir_want *want, const char *command, const char *resume, struct err *e)
 {
 	*want = !resume ? RUNDIR_NEW : !*resume ? RUNDIR_RESUME : RUNDIR_AUTO;
 	if (*want == RUNDIR_AUTO && strcmp(resume, "auto"))
 		return err_set(e,
-			       "train: --resume=%s: there are --resume, which wants a run in the directory, "
+			       "%s: --resume=%s: there are --resume, which wants a run in the directory, "
 			       "and --resume=auto",
-			       resume);
+			       command, resume);
 	return 0;
 }
 
-static char *words_of(int argc, char **argv)
+static char *words_of(const char *command, int argc, char **argv)
 {
 	struct text t = { 0 };
 
-	text_printf(&t, "contraflow %s (libtorch %s%s): train", VERSION, at_version(),
-		    at_cuda_built() ? ", CUDA" : "");
+	text_printf(&t, "contraflow %s (libtorch %s%s): %s", VERSION, at_version(),
+		    at_cuda_built() ? ", CUDA" : "", command);
 	for (int i = 0; i < argc; i++) {
 		bool plain = *argv[i] && !strpbrk(argv[i], " \t\n\"'\\$*?;&|<>()[]{}#!`");
 		text_printf(&t, plain ? " %s" : " '%s'", argv[i]);
@@ -138,40 +170,69 @@ static char *words_of(int argc, char **argv)
 	return t.s;
 }
 
-static int run(int argc, char **argv, struct err *e)
+/* Positional words: a configuration, and for a replay the archives. */
+#define MOST_WORDS 65536
+
+static int parse(const struct command *c, struct request *q, bool *quiet, struct option_list *set,
+		 const char **word, int argc, char **argv, struct err *e)
 {
 	const char *resume = NULL;
-	bool quiet = false;
-	struct option_list set = { .n = 0 };
-	struct request q = { .set = &set };
 	const struct option_spec spec[] = {
-		{ "run", 's', &q.dir, "DIR", "the run directory (default: runs/NAME of the configuration)" },
+		{ "run", 's', &q->dir, "DIR", "the run directory (default: runs/NAME of the configuration)" },
 		{ "resume", 'v', &resume, "auto",
 		  "continue the directory's run from its newest checkpoint; auto: or begin one" },
-		{ "set", 'm', &set, "KEY=VALUE", "override a key of the configuration; may be repeated" },
-		{ "quiet", 'f', &quiet, NULL, "print only warnings and the result" },
+		{ "set", 'm', set, "KEY=VALUE", "override a key of the configuration; may be repeated" },
+		{ "quiet", 'f', quiet, NULL, "print only warnings and the result" },
 		{ NULL, 0, NULL, NULL, NULL }
 	};
-	struct dist d;
-	int n, ret = options_parse(&cmd_train, spec, argc, argv, &q.config, 1, &n, e);
+	bool replay = c == &cmd_replay;
+	int n, ret = options_parse(c, spec, argc, argv, word, replay ? MOST_WORDS : 1, &n, e);
 
-	if (ret || (ret = want_of(&q.want, resume, e)))
+	if (ret || (ret = want_of(&q->want, c->name, resume, e)))
 		return ret;
-	if (n != 1 && (q.want == RUNDIR_NEW || !q.dir))
+	if (replay && n < 2)
+		return err_set(e, "replay: name a configuration and archives; usage: contraflow replay %s",
+			       c->usage);
+	if (n < 1 && (q->want == RUNDIR_NEW || !q->dir))
 		return err_set(
 		    e,
 		    "train: name a configuration, or with --resume the run's directory (--run DIR); "
 		    "usage: contraflow train %s",
-		    cmd_train.usage);
-	q.config = n ? q.config : NULL;
-	if ((ret = startup_open(&d, STARTUP_RANKS, e)))
-		return ret;
-	log_quiet(quiet);
-	char *words = words_of(argc, argv);
-	q.words = words;
-	ret = read_and_train(&d, &q, e);
-	free(words);
-	return startup_close(&d, ret, e);
+		    c->usage);
+	q->config = n ? word[0] : NULL;
+	q->archive = replay ? word + 1 : NULL;
+	q->archives = replay ? n - 1 : 0;
+	q->set = set;
+	return 0;
+}
+
+int train_command(const struct command *c, int argc, char **argv, struct err *e)
+{
+	bool quiet = false;
+	struct option_list set = { .n = 0 };
+	struct request q = { 0 };
+	const char **word = mem_zero(MOST_WORDS, sizeof *word);
+	struct dist d;
+	int ret = parse(c, &q, &quiet, &set, word, argc, argv, e);
+
+	if (!ret)
+		stop_open(false); /* MPI may take its time to start */
+	if (!ret && !(ret = startup_open(&d, STARTUP_RANKS, e))) {
+		stop_open(d.rank == 0);
+		log_quiet(quiet);
+		char *words = words_of(c->name, argc, argv);
+		q.words = words;
+		ret = read_and_train(&d, &q, e);
+		free(words);
+		ret = startup_close(&d, ret, e);
+	}
+	free(word);
+	return ret;
+}
+
+static int run(int argc, char **argv, struct err *e)
+{
+	return train_command(&cmd_train, argc, argv, e);
 }
 
 const struct command cmd_train = { "train", "[CONFIG] [--run DIR] [--resume[=auto]] [--set KEY=VALUE ...]",

@@ -9,7 +9,8 @@
 #include <stdint.h>
 
 #define OPTION_REPEAT 64
-#define VERSION       "0.1.0" /* of the program */
+#define OPTION_UNSET  INT64_MIN /* an integer that was not given */
+#define VERSION       "0.1.0"   /* of the program */
 
 struct option_spec {
 	const char *name; /* without the dashes; "o" is -o */
@@ -36,6 +37,9 @@ int options_parse(const struct command *c, const struct option_spec *spec, int a
 
 /* The commands: each has a file cmd_NAME.c. */
 extern const struct command cmd_bench, cmd_config, cmd_eval, cmd_export, cmd_inspect, cmd_pretrain, cmd_probe,
-    cmd_sample, cmd_score, cmd_serve, cmd_shapes, cmd_train;
+    cmd_replay, cmd_sample, cmd_score, cmd_serve, cmd_shapes, cmd_train;
+
+/* train, and what replay shares with it (cmd_train.c). */
+int train_command(const struct command *c, int argc, char **argv, struct err *e);
 
 #endif

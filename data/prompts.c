@@ -111,6 +111,16 @@ int prompts_read(struct prompts *p, const char *path, struct err *e)
 	return ret;
 }
 
+void prompts_copy(struct prompts *p, const struct prompts *from)
+{
+	*p = (struct prompts) { .n = from->n, .path = mem_str(from->path) };
+	p->v = mem_zero((size_t)p->n, sizeof *p->v);
+	for (int64_t i = 0; i < p->n; i++)
+		p->v[i] = (struct prompt) { .text = mem_str(from->v[i].text),
+					    .meta = mem_str(from->v[i].meta),
+					    .tag = mem_str(from->v[i].tag) };
+}
+
 void prompts_free(struct prompts *p)
 {
 	for (int64_t i = 0; i < p->n; i++) {

@@ -23,6 +23,7 @@ struct prompts {
 };
 int prompts_read(struct prompts *p, const char *path,
 		 struct err *e); /* an empty file is an error, as is a line without `prompt` */
+void prompts_copy(struct prompts *p, const struct prompts *from);
 void prompts_free(struct prompts *p);
 
 /*

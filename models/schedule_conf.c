@@ -1,5 +1,5 @@
 #include "models/schedule_conf.h"
-#include "base/json.h"
+#include "models/known_keys.h"
 #include <string.h>
 
 #define EULER "FlowMatchEulerDiscreteScheduler"
@@ -10,23 +10,6 @@ static int real(double *out, const json_t *o, const char *key, double absent, co
 {
 	*out = absent;
 	return json_is_null(json_object_get(o, key)) ? 0 : json_get_real(out, o, key, absent, path, e);
-}
-
-/* Settings that make another schedule or another solver of it. */
-static int refuse_others(const json_t *o, const char *path, struct err *e)
-{
-	static const char *const others[] = { "use_karras_sigmas", "use_exponential_sigmas",
-					      "use_beta_sigmas", "invert_sigmas", "stochastic_sampling" };
-
-	for (size_t i = 0; i < sizeof others / sizeof *others; i++) {
-		bool on;
-
-		if (json_get_bool(&on, o, others[i], false, path, e))
-			return -1;
-		if (on)
-			return err_set(e, "%s: %s is set, which is not supported", path, others[i]);
-	}
-	return 0;
 }
 
 /* Of a multistep scheduler, which may be another model's than a flow's. */
@@ -61,7 +44,9 @@ static int read_shifts(struct schedule_conf *c, const json_t *o, const char *pat
 	    schedule_conf_class(class_name, path, e))
 		return -1;
 	bool dpm = !strcmp(class_name, DPM);
-	if ((dpm && check_flow(o, path, e)) || real(&c->shift, o, dpm ? "flow_shift" : "shift", 1, path, e) ||
+	if ((dpm && check_flow(o, path, e)) ||
+	    json_check_keys(o, dpm ? known_dpm : known_euler, known_anywhere, path, e) ||
+	    real(&c->shift, o, dpm ? "flow_shift" : "shift", 1, path, e) ||
 	    json_get_int(&c->num_train_timesteps, o, "num_train_timesteps", 1000, path, e) ||
 	    json_get_bool(&c->dynamic, o, "use_dynamic_shifting", false, path, e) ||
 	    real(&c->base_shift, o, "base_shift", 0.5, path, e) ||
@@ -94,7 +79,7 @@ static int check(const struct schedule_conf *c, const char *path, struct err *e)
 int schedule_conf_read(struct schedule_conf *c, const char *path, struct err *e)
 {
 	json_t *o = json_read(path, e);
-	int ret = !o || refuse_others(o, path, e) || read_shifts(c, o, path, e) || check(c, path, e) ? -1 : 0;
+	int ret = !o || read_shifts(c, o, path, e) || check(c, path, e) ? -1 : 0;
 
 	json_decref(o);
 	return ret;

@@ -43,7 +43,7 @@ static int dance_sde_check(const struct solver *s, struct err *e)
 	return err_set(
 	    e,
 	    "eta %g: the last noise level before 0 is %.4g, and must be above eta^2 / 2 = %.4g, or the "
-	    "last step enlarges noise: grid: even, fewer steps or less eta",
+	    "last step enlarges noise: take grid even, fewer steps of it or less eta",
 	    s->eta, last, least);
 }
 

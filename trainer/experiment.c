@@ -33,6 +33,15 @@ static const struct field run_fields[] = {
 		  "end the job when a rank has shown no sign of life for so long: it is stuck in a reward, a "
 		  "file or a GPU, or it, its host or the network is lost; longer than anything that shows "
 		  "none in between (a call of a reward, a micro-batch, reading a file's weights); 0: never"),
+	FIELD(struct run_conf, max_seconds, .init = "0", .min = 0, .max = 1e9, .unit = "s",
+	      .doc =
+		  "end this process after so many seconds, start-up included, as SIGTERM would: with a "
+		  "checkpoint and `run.requeue_code`, and no epoch is begun that would not end in time. For "
+		  "slices of a queue; `train.max_seconds` counts over resumes, and ends the run; 0: no "
+		  "limit"),
+	FIELD(struct run_conf, requeue_code, .init = "75", .min = 1, .max = 255,
+	      .doc = "exit code of a run that SIGTERM, SIGUSR1, SIGINT or `run.max_seconds` ended early and "
+		     "that `--resume` goes on with"),
 	FIELD_END
 };
 static const struct field ranks_fields[] = {
@@ -107,7 +116,8 @@ static const struct field train_fields[] = {
 		  "how many of the transformer's blocks are computed again in the backward pass, which saves "
 		  "memory; true: all; auto: as few as fit into `run.memory`"),
 	FIELD(struct train_conf, max_seconds, .init = "0", .min = 0, .max = 1e9, .unit = "s",
-	      .doc = "end the run after the first step that passes this training time; 0: no limit"),
+	      .doc = "end the run after the first step that passes this training time, resumes included "
+		     "(`run.max_seconds` is of one process); 0: no limit"),
 	FIELD(struct train_conf, steps_per_epoch, .init = "1", .min = 1, .max = 1000,
 	      .unit = "optimizer steps",
 	      .doc = "optimizer steps per epoch, among which the epoch's images are divided"),
@@ -128,7 +138,11 @@ static const struct field train_fields[] = {
 	FIELD(struct train_conf, max_grad_norm, .init = "1", .min = 0, .max = 1e9,
 	      .doc = "clip gradients to this norm; 0: no clipping"),
 	FIELD(struct train_conf, max_skipped, .init = "5", .min = 1, .max = 1e6, .unit = "steps",
-	      .doc = "go back to the last checkpoint after this many non-finite steps in a row"),
+	      .doc =
+		  "go back to the last checkpoint after this many non-finite steps in a row, and end the run "
+		  "after this many in a row that had nothing to learn from"),
+	FIELD(struct train_conf, max_rollbacks, .init = "3", .min = 0, .max = 1e6,
+	      .doc = "how often a run goes back to a checkpoint before it ends with an error"),
 	FIELD(struct train_conf, max_unavailable, .init = "0.5", .min = 0, .max = 1,
 	      .doc = "stop the run when more than this share of an epoch's images has no reward"),
 	FIELD_END
@@ -138,6 +152,10 @@ static const struct field eval_fields[] = {
 	      .doc = "steps between evaluations on the held-out prompts; 0: only before and after training"),
 	FIELD(struct eval_conf, images_per_prompt, .init = "1", .min = 1, .max = 10000, .unit = "images",
 	      .doc = "images per held-out prompt, each from its own fixed noise"),
+	FIELD(struct eval_conf, max_unavailable, .init = "0.5", .min = 0, .max = 1,
+	      .doc = "where more than this share of an evaluation's images lacks the held-out score, its "
+		     "numbers are "
+		     "logged with a warning and decide nothing (`train.stop_at`)"),
 	FIELD_END
 };
 const struct field checkpoint_fields[] = {
@@ -461,6 +479,19 @@ int experiment_read_text(struct experiment *x, const char *text, size_t size, co
 			 const char *const *set, int n, struct err *e)
 {
 	return read_tree(x, conf_parse(text, size, path, e), path, set, n, e);
+}
+
+uint64_t experiment_hash(const struct experiment *x)
+{
+	struct conf_node *tree = conf_empty();
+	struct text text = { 0 };
+
+	experiment_store(x, tree);
+	conf_emit(&text, tree);
+	uint64_t hash = file_hash(text.s, text.n, 0);
+	text_free(&text);
+	conf_node_free(tree);
+	return hash;
 }
 
 char *experiment_cache(const struct experiment *x)

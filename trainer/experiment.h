@@ -21,7 +21,9 @@ struct run_conf {
 	char *memory;    /* fit_parse_memory's */
 	int64_t threads; /* a rank; 0: as startup_threads says */
 	bool deterministic;
-	double timeout; /* s without a sign of life; 0: none is too long */
+	double timeout;     /* s without a sign of life; 0: none is too long */
+	double max_seconds; /* s of this process; 0: no limit */
+	int64_t requeue_code;
 };
 struct ranks_conf {
 	int64_t reward; /* the job's last ranks, which score for the others */
@@ -50,12 +52,13 @@ struct train_conf {
 	int64_t gradient_checkpointing; /* blocks; -1: auto */
 	double max_seconds, stop_at;
 	double timestep_fraction, max_grad_norm;
-	int64_t max_skipped;
+	int64_t max_skipped, max_rollbacks;
 	double max_unavailable;
 	bool cuda_graphs;
 };
 struct eval_conf {
 	int64_t every, images_per_prompt;
+	double max_unavailable;
 	struct sampler_conf sampler;
 };
 struct checkpoint_conf {
@@ -108,7 +111,8 @@ void experiment_release(struct experiment *x);
 /* Stage i as an experiment of its own: the file's keys, and over them the stage's.  A stage's `rewards` take
  * the place of the file's; run, ranks, model and lora are the same for all. */
 int experiment_stage(struct experiment *out, const struct experiment *x, int i, struct err *e);
-int experiment_stages(const struct experiment *x); /* at least 1 */
+int experiment_stages(const struct experiment *x);    /* at least 1 */
+uint64_t experiment_hash(const struct experiment *x); /* of all that is set, defaults included */
 /* The folder for embeddings and hashes, which outlive runs, and which runs with the same model share; free().
  */
 char *experiment_cache(const struct experiment *x);

@@ -1,9 +1,12 @@
 #include "trainer/sampling.h"
 #include "aten/transfer.h"
+#include "base/file.h"
 #include "base/log.h"
+#include "base/machine/stop.h"
 #include "base/mem.h"
 #include "base/text.h"
 #include <stdlib.h>
+#include <string.h>
 
 /* ---- Sampling ------------------------------------------------------------------------------------ */
 
@@ -78,6 +81,8 @@ int sampling_run(const struct sampling *s, const int64_t *id, int64_t n, struct 
 	int ret = 0;
 
 	for (int64_t at = 0; at < n && !ret; at += s->batch) {
+		if ((ret = stop_check(e)))
+			break;
 		ret = sample_batch(s, id + at, at, (int)(n - at < s->batch ? n - at : s->batch), &next, e);
 		hand_over(s, &now);
 		now = next;
@@ -134,7 +139,7 @@ static int encode_rest(const struct pipeline *p, const struct encoding *x, struc
 		return 0;
 	progress_begin(&bar, "encode prompts", 1, x->n);
 	for (int64_t i = 1; i < x->n && !ret; i++) {
-		ret = conditioner_make(p->text, x->text[x->missing[i]], NULL, e);
+		ret = stop_check(e) || conditioner_make(p->text, x->text[x->missing[i]], NULL, e) ? -1 : 0;
 		progress_tick(&bar, i + 1, "%s", "");
 	}
 	progress_end(&bar);
@@ -161,16 +166,30 @@ static int encode_missing(struct dist *d, const struct pipeline *p, struct encod
 	return dist_agree(d, encode_rest(p, x, e), e);
 }
 
+/* Ranks whose machines have disks of their own may have other files by this name: what they share out among
+ * them, and sum, would then be of different prompts. */
+static int check_same(struct dist *d, const struct prompts *in, struct err *e)
+{
+	uint64_t hash = (uint64_t)in->n;
+
+	for (int64_t i = 0; i < in->n; i++) {
+		hash = file_hash(in->v[i].text, strlen(in->v[i].text) + 1, hash);
+		hash = file_hash(in->v[i].meta, strlen(in->v[i].meta) + 1, hash);
+	}
+	return dist_same(d, hash, "the file of prompts", e);
+}
+
 int prepare_prompts(struct dist *d, const struct pipeline *p, const struct prompts *in, struct err *e)
 {
 	struct encoding x = { .text = mem_zero((size_t)in->n, sizeof *x.text),
 			      .missing = mem_zero((size_t)in->n, sizeof *x.missing) };
-	int ret;
 
 	for (int64_t i = 0; i < in->n; i++)
 		x.text[i] = in->v[i].text;
+	int ret = check_same(d, in, e);
 	/* shared among all ranks, and then, where machines have a cache each, among those of a machine */
-	ret = encode_missing(d, p, &x, in->n, d->rank, d->ranks, e);
+	if (!ret)
+		ret = encode_missing(d, p, &x, in->n, d->rank, d->ranks, e);
 	if (!ret && d->local_ranks < d->ranks)
 		ret = encode_missing(d, p, &x, in->n, d->local_rank, d->local_ranks, e);
 	free(x.text);

@@ -12,6 +12,7 @@
 #include "trainer/record/checkpoints.h"
 #include "trainer/reward_ranks.h"
 #include "dist/startup.h"
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -19,8 +20,14 @@ static int read_prompts(struct trainer *t, struct err *e)
 {
 	const struct prompts_conf *c = &t->x->prompts;
 
-	if (prompts_read(&t->train, c->train, e) || (*c->test && prompts_read(&t->test, c->test, e)))
+	if (t->archives)
+		prompts_copy(&t->train, &t->archives->prompts);
+	else if (prompts_read(&t->train, c->train, e))
 		return -1;
+	if (*c->test && prompts_read(&t->test, c->test, e))
+		return -1;
+	if (t->archives)
+		return 0;
 	if (c->groups * c->group_size < t->dist->ranks)
 		return err_set(e,
 			       "%lld images per epoch (prompts.groups x prompts.group_size) are fewer than "
@@ -119,7 +126,7 @@ static int try_stage(struct trainer *t, bool judges, struct err *e)
 		return -1;
 	if (judges && reward_ranks_open(&t->mixture, t->dist, t->x->tree, (int)t->entered, e))
 		return -1;
-	return read_prompts(t, e) || (judges && (judging_check(t->mixture, &t->train, e) ||
+	return read_prompts(t, e) || (judges && ((!t->archives && judging_check(t->mixture, &t->train, e)) ||
 						 (t->test.n && judging_check(t->mixture, &t->test, e))))
 		   ? -1
 		   : 0;
@@ -138,6 +145,8 @@ static int open_stage(struct trainer *t, int64_t i, bool judges, struct err *e)
 
 static int load_judges(struct trainer *t, struct err *e)
 {
+	if (t->archives && !t->test.n)
+		return 0; /* nothing is scored */
 	if (mixture_load(t->mixture, e))
 		return t->file->n_stages ? err_in(e, "stage %s", t->file->stage[t->entered]) : -1;
 	return 0;
@@ -209,7 +218,7 @@ static int open_samplers(struct trainer *t, struct err *e)
 	struct at_dims chw = pipeline_latent_shape(&t->pipeline, c->height, c->width);
 	if (sampler_init(&t->rollout, &t->pipeline, &t->x->rollout, chw, e))
 		return err_in(e, "rollout");
-	if (check_noise(t, e) || open_preview(t, chw, e))
+	if ((t->archives && archived_check(t, e)) || check_noise(t, e) || open_preview(t, chw, e))
 		return -1;
 	return sampler_init(&t->eval_sampler, &t->pipeline, &t->x->eval.sampler, chw, e)
 		   ? err_in(e, "eval.sampler")
@@ -339,11 +348,14 @@ static int open_stages(struct trainer *t, int64_t first, struct err *e)
 }
 
 int trainer_open(struct trainer *t, const struct experiment *x, struct dist *d, int64_t first,
-		 const char *run, struct err *e)
+		 const char *run, const struct archives *archives, struct err *e)
 {
 	enum at_device dev;
 
-	*t = (struct trainer) { .file = x, .dist = d };
+	*t = (struct trainer) { .file = x,
+				.dist = d,
+				.archives = archives,
+				.at = { .held_out = NAN, .evaluated = -1, .drawn = -1 } };
 	if (dist_agree(d, startup_device(&dev, x->run.device, d, e), e) ||
 	    dist_agree(d, open_stages(t, first, e), e) || open_pipeline(t, dev, e) ||
 	    (t->pipeline.device == AT_CUDA && d->ranks > 1 && dist_use_nccl(d, e)) ||

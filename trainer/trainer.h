@@ -25,12 +25,18 @@ struct progress_state {
 	int64_t step;              /* optimizer steps taken */
 	int64_t stage, stage_step; /* which stage runs, and steps taken in it */
 	double stage_seconds;      /* of train_seconds, in this stage */
-	double held_out;           /* this stage's newest held-out score; 0: none yet */
+	double held_out;           /* this stage's newest held-out score; NAN: none yet */
 	int64_t epoch;             /* epochs (rollout and update) finished */
-	int64_t images;            /* images sampled for training */
-	int64_t skipped;           /* steps skipped for non-finite numbers */
+	int64_t part;              /* of the epoch that runs: parts that are through */
+	int64_t evaluated,
+	    drawn;       /* steps after which evaluation and grid were last looked at; -1: none yet */
+	int64_t rows;    /* lines of metrics.jsonl, on rank 0; -1: unknown */
+	int64_t images;  /* images sampled for training, in whole epochs */
+	int64_t skipped; /* steps skipped for non-finite numbers */
 	int64_t skipped_in_row;
-	int64_t unavailable; /* images without a reward */
+	int64_t empty_in_row; /* parts of epochs with nothing to learn from */
+	int64_t rollbacks;    /* returns to a checkpoint for non-finite numbers */
+	int64_t unavailable;  /* images without a reward */
 	double train_seconds,
 	    cpu_seconds; /* spent in epochs, evaluation not counted; CPU over all ranks that train */
 };
@@ -52,6 +58,7 @@ struct trainer {
 	struct gradient_replays *gradients; /* NULL: the update has no CUDA graphs */
 	at_t grad_P;
 	struct progress_state at;
+	bool unsaved;           /* all of this is of a finished step, and no checkpoint holds it */
 	struct batches batches; /* of the stage that runs */
 	struct eval_result before;
 	struct metrics *metrics; /* NULL on ranks other than 0 */
@@ -64,9 +71,10 @@ struct trainer {
 
 /* Everything of every stage is tried before stage `first` begins: but for judges' weights, of which only that
  * stage's are loaded.  `run`: the directory of a run that goes on, whose checkpoint then says what shape the
- * adapter has that lora.start names; NULL: a new run. */
+ * adapter has that lora.start names; NULL: a new run.  `archives`: trained in
+ * place of images of its own, or NULL. */
 int trainer_open(struct trainer *t, const struct experiment *x, struct dist *d, int64_t first,
-		 const char *run, struct err *e);
+		 const char *run, const struct archives *archives, struct err *e);
 /* Closes the prompts, rewards and samplers of the stage that ran, and opens those of stage i; collective.
  * Judges that both stages have stay as they are. */
 int trainer_enter(struct trainer *t, int64_t i, struct err *e);
@@ -110,7 +118,7 @@ struct cond samples_cond(const struct trainer *t, const struct samples *s, const
 int rollout_epoch(struct trainer *t, struct samples *s, struct err *e);
 /* The same from t->archives, which has that epoch (archived.c). */
 int archived_epoch(struct trainer *t, struct samples *s, struct err *e);
-/* Whether the configuration can train from them: collective. */
+/* Whether the configuration can train from them; all ranks find the same. */
 int archived_check(const struct trainer *t, struct err *e);
 
 /* Parts of an epoch's samples for those two: arrays of s->n, and conditioning of this rank's groups. */
@@ -124,6 +132,7 @@ struct update_stats {
 	bool has_old;
 	double metric[ALGORITHM_NOTES]; /* by algorithm_metrics */
 	double seconds, reduce_seconds;
+	bool stopped; /* somebody was asked to stop: nothing was changed, and nothing here is filled in */
 	/* Of an image, by all ranks; a backward to the adapter counts FORWARDS_OF_BACKWARD. */
 	double forwards;
 	bool empty;   /* no pair in its part: no score, or nothing that the algorithm wants */
@@ -142,7 +151,9 @@ void update_step(struct trainer *t, const struct samples *s, int64_t part, int64
  * old policy and the base in it and `blocks` computed twice.  Only grad_P is changed. */
 void update_try(struct trainer *t, const struct samples *s, int n, int64_t blocks);
 
-/* Runs to train.max_steps, evaluates before and after, writes result.json. */
+/* Runs to train.max_steps, evaluates before and after, writes result.json.  A request to stop
+ * (base/machine/stop.h) and every other error that all ranks have leave a checkpoint of the last finished
+ * step. */
 int trainer_run(struct trainer *t, struct err *e);
 
 /* ---- record/checkpoint.c, checkpoint_read.c: collective ---- */

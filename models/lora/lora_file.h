@@ -21,8 +21,8 @@ int lora_save(const struct lora *l, const char *dir, struct err *e);
 
 enum lora_layout { LORA_PEFT, LORA_DIFFUSERS, LORA_KOHYA };
 /* A folder for PEFT (as lora_save), one file for the others.  What is read back has the same scale * B A, and
- * in float32 the same A and B, rank and alpha.  diffusers keeps alphas in the file's metadata, which it reads
- * and some other programs do not: for those, kohya. */
+ * in float32 the same A and rank; B and alpha, too, but in diffusers' layout, where the scale is in B and
+ * alpha is the rank: not every reader of it looks for an alpha. */
 int lora_export(const struct lora *l, enum lora_layout layout, const char *path, enum at_dtype dt,
 		struct err *e);
 

@@ -1,22 +1,29 @@
 /* lora_raw.c -- the layouts of adapter files, taken apart: prefixes, halves, ranks and alphas. */
-#define PCRE2_CODE_UNIT_WIDTH 8
 #include "models/lora/lora_raw.h"
 #include "base/file.h"
 #include "base/json.h"
 #include "base/mem.h"
 #include "models/lora/lora_file.h"
 #include <math.h>
-#include <pcre2.h>
 #include <stdlib.h>
 #include <string.h>
 
 /* ---- Names of tensors ------------------------------------------------------------------------ */
 
+#define PEFT_PREFIX "base_model.model."
+
+/* The first that fits; the last fits all: diffusers' save_lora_adapter() writes module names as they are. */
 static const struct prefix {
 	const char *s, *layout;
 } prefixes[] = {
-	{ "base_model.model.", "PEFT" },  { "transformer.", "diffusers" }, { "lora_unet_", "kohya" },
-	{ "lora_transformer_", "kohya" }, { "diffusion_model.", "kohya" }, { NULL, NULL },
+	{ "transformer." PEFT_PREFIX, "diffusers" },
+	{ PEFT_PREFIX, "PEFT" },
+	{ "transformer.", "diffusers" },
+	{ "diffusion_model.", "ComfyUI" },
+	{ "lora_unet_", "kohya" },
+	{ "lora_transformer_", "kohya" },
+	{ "lycoris_", "kohya" },
+	{ "", "diffusers" },
 };
 
 enum part { PART_A, PART_B, PART_ALPHA };
@@ -30,15 +37,86 @@ static const struct suffix {
 	{ ".alpha", PART_ALPHA },        { NULL, PART_A },
 };
 
+static const struct prefix *prefix_of(const char *name)
+{
+	const struct prefix *p = prefixes;
+
+	while (!text_starts(name, p->s))
+		p++;
+	return p;
+}
+
+/* What a name that is not a plain pair's tells of its file. */
+static const struct {
+	const char *part, *what;
+} others[] = {
+	{ "dora_scale", "belongs to DoRA" },
+	{ "lora_magnitude_vector", "belongs to DoRA" },
+	{ ".magnitude", "belongs to DoRA" },
+	{ ".lokr_", "belongs to LoKr" },
+	{ ".hada_", "belongs to LoHa" },
+	{ ".oft_", "belongs to OFT" },
+	{ ".boft_", "belongs to BOFT" },
+	{ ".lora_mid", "belongs to LoCon with Tucker's core" },
+	{ ".lora_B.bias", "is a bias of LoRA" },
+	{ ".lora_bias", "is a bias of LoRA" },
+	{ ".diff", "is a change of a whole weight" },
+	{ ".vera_", "belongs to VeRA" },
+	{ ".scalar", "is a trained scale of LyCORIS" },
+};
+
+static const char *of_another_kind(const char *name)
+{
+	for (size_t i = 0; i < sizeof others / sizeof *others; i++)
+		if (strstr(name, others[i].part))
+			return others[i].what;
+	return NULL;
+}
+
+static bool of_text(const char *name)
+{
+	return text_starts(name, "text_encoder") || text_starts(name, "lora_te");
+}
+
 static int not_ours(const struct lora_raw *r, const char *name, struct err *e)
 {
-	const char *why = "is no tensor of a LoRA pair";
+	const char *kind = of_another_kind(name);
 
-	if (text_starts(name, "text_encoder") || text_starts(name, "lora_te"))
-		why = "changes a text encoder, and only adapters of the transformer are supported";
-	else if (text_ends(name, ".dora_scale") || strstr(name, "lora_magnitude_vector"))
-		why = "belongs to DoRA, and only plain LoRA is supported";
-	return err_set(e, "adapter %s: '%s' %s", r->file.path, name, why);
+	if (of_text(name))
+		return err_set(
+		    e,
+		    "adapter %s: '%s' changes a text encoder, and only adapters of the transformer "
+		    "are supported",
+		    r->file.path, name);
+	if (kind)
+		return err_set(e, "adapter %s: '%s' %s, and only plain LoRA is supported", r->file.path, name,
+			       kind);
+	return err_set(e, "adapter %s: '%s' is no tensor of a LoRA pair", r->file.path, name);
+}
+
+/* Where the half's name begins, or NULL: ".lora_A.weight", also with PEFT's name of the adapter between, as
+ * state_dict() has it: ".lora_A.default.weight". */
+static const char *find_suffix(const char *name, enum part *part)
+{
+	for (const struct suffix *k = suffixes; k->s; k++)
+		if (text_ends(name, k->s)) {
+			*part = k->part;
+			return name + strlen(name) - strlen(k->s);
+		}
+	if (!text_ends(name, ".weight"))
+		return NULL;
+	const char *own = name + strlen(name) - strlen(".weight"); /* of the adapter's own name */
+	while (own > name && own[-1] != '.')
+		own--;
+	for (int half = 0; half < 2; half++) {
+		const char *s = half ? ".lora_B." : ".lora_A.";
+
+		if (own - name > (long)strlen(s) && !strncmp(own - strlen(s), s, strlen(s))) {
+			*part = half ? PART_B : PART_A;
+			return own - strlen(s);
+		}
+	}
+	return NULL;
 }
 
 static struct lora_raw_pair *pair_of(struct lora_raw *r, const char *module, size_t n)
@@ -72,25 +150,21 @@ static int read_alpha(double *alpha, const struct lora_raw *r, const struct st_e
 
 static int add(struct lora_raw *r, const struct st_entry *x, struct err *e)
 {
-	const struct prefix *p = prefixes;
-	const struct suffix *k = suffixes;
-
-	while (p->s && !text_starts(x->name, p->s))
-		p++;
-	while (k->s && !text_ends(x->name, k->s))
-		k++;
-	if (!p->s || !k->s || strlen(x->name) <= strlen(p->s) + strlen(k->s))
+	const struct prefix *p = prefix_of(x->name);
+	enum part part;
+	const char *end = find_suffix(x->name, &part);
+	const char *module = x->name + strlen(p->s);
+	if (!end || of_text(x->name) || end <= module)
 		return not_ours(r, x->name, e);
-	if (r->layout && strcmp(r->layout, p->layout))
+	if (r->layout && strcmp(r->layout, p->layout) != 0)
 		return err_set(e, "adapter %s: '%s' is named as %s does, the tensors before it as %s does",
 			       r->file.path, x->name, p->layout, r->layout);
 	r->layout = p->layout;
 
-	struct lora_raw_pair *pair =
-	    pair_of(r, x->name + strlen(p->s), strlen(x->name) - strlen(p->s) - strlen(k->s));
-	if (k->part == PART_ALPHA)
+	struct lora_raw_pair *pair = pair_of(r, module, (size_t)(end - module));
+	if (part == PART_ALPHA)
 		return read_alpha(&pair->size.alpha, r, x, e);
-	const struct st_entry **slot = k->part == PART_A ? &pair->a : &pair->b;
+	const struct st_entry **slot = part == PART_A ? &pair->a : &pair->b;
 	if (*slot)
 		return err_set(e, "adapter %s: '%s' and '%s' are the same half of one pair", r->file.path,
 			       (*slot)->name, x->name);
@@ -101,140 +175,35 @@ static int add(struct lora_raw *r, const struct st_entry *x, struct err *e)
 	return 0;
 }
 
-/* ---- PEFT's configuration -------------------------------------------------------------------- */
+/* ---- Configurations -------------------------------------------------------------------------- */
 
-static bool is_empty(const json_t *v)
+/* Before the tensors, by the first one's name: what a configuration says is clearer than a tensor that does
+ * not fit.  *config stays NULL where there is none. */
+static int read_config(struct lora_raw *r, json_t **config, char **what, struct err *e)
 {
-	return !v || json_is_null(v) || json_is_false(v) || (json_is_object(v) && !json_object_size(v)) ||
-	       (json_is_array(v) && !json_array_size(v)) ||
-	       (json_is_string(v) && !strcmp(json_string_value(v), "none"));
-}
+	const char *layout = prefix_of(r->file.entry[0].name)->layout;
+	const char *meta = st_meta(&r->file, LORA_DIFFUSERS_META);
 
-/* What would change the formula W x + (alpha / r) B A x, or the modules' own weights. */
-static int check_features(const json_t *o, const char *what, struct err *e)
-{
-	static const char *const keys[] = { "bias",       "lora_bias",  "fan_in_fan_out", "use_dora",
-					    "use_qalora", "use_bdlora", "arrow_config",   "modules_to_save" };
+	if (!strcmp(layout, "PEFT")) {
+		char *dir = file_dir(r->file.path);
 
-	for (size_t i = 0; i < sizeof keys / sizeof *keys; i++)
-		if (!is_empty(json_object_get(o, keys[i])))
-			return err_set(e, "%s: %s is set, which is not supported: only plain LoRA is", what,
-				       keys[i]);
-	return 0;
-}
-
-/* As PEFT matches: the whole name, or what follows one of its dots, against a regular expression. */
-static int pattern_matches(bool *yes, const char *pattern, const char *module, const char *what,
-			   struct err *e)
-{
-	char *full = mem_printf("(.*\\.)?(%s)$", pattern);
-	int code;
-	PCRE2_SIZE at;
-	pcre2_code *re =
-	    pcre2_compile((PCRE2_SPTR)full, PCRE2_ZERO_TERMINATED, PCRE2_ANCHORED, &code, &at, NULL);
-
-	free(full);
-	if (!re)
-		return err_set(e, "%s: '%s' is not a regular expression", what, pattern);
-	pcre2_match_data *match = pcre2_match_data_create_from_pattern(re, NULL);
-	*yes = pcre2_match(re, (PCRE2_SPTR)module, PCRE2_ZERO_TERMINATED, 0, 0, match, NULL) > 0;
-	pcre2_match_data_free(match);
-	pcre2_code_free(re);
-	return 0;
-}
-
-/* The module's value in {regular expression: number, ...}; *out stays where none matches. */
-static int from_pattern(double *out, json_t *o, const char *key, const char *module, const char *what,
-			struct err *e)
-{
-	json_t *patterns = json_object_get(o, key), *v;
-	const char *pattern;
-	bool yes = false;
-
-	if (!is_empty(patterns) && !json_is_object(patterns))
-		return err_set(e, "%s: %s is not an object", what, key);
-	json_object_foreach(patterns, pattern, v)
-	{
-		if (!json_is_number(v))
-			return err_set(e, "%s: %s: the value of '%s' is not a number", what, key, pattern);
-		if (pattern_matches(&yes, pattern, module, what, e))
-			return -1;
-		if (yes) {
-			*out = json_number_value(v);
-			return 0;
-		}
+		*what = file_join(dir, LORA_PEFT_CONFIG);
+		free(dir);
+		if (!file_exists(*what))
+			return err_set(
+			    e,
+			    "%s: its tensors are named as PEFT does, which keeps ranks and alphas in "
+			    "%s: that file is missing",
+			    r->file.path, *what);
+		*config = lora_peft_read(*what, e);
+		return *config ? 0 : -1;
 	}
-	return 0;
-}
-
-/* Ranks and alphas by PEFT's configuration `o`, said to be in `what`. */
-static int configure(struct lora_raw *r, json_t *o, const char *what, struct err *e)
-{
-	int64_t rank;
-	double alpha;
-	bool stable;
-
-	if (json_get_int(&rank, o, "r", 0, what, e) || json_get_real(&alpha, o, "lora_alpha", 8, what, e) ||
-	    json_get_bool(&stable, o, "use_rslora", false, what, e) || check_features(o, what, e))
-		return -1;
-	if (rank < 1)
-		return err_set(e, "%s: r (the rank) must be a whole number above 0", what);
-	for (int i = 0; i < r->n; i++) {
-		struct lora_raw_pair *p = &r->pair[i];
-		double own_rank = (double)rank, own_alpha = alpha;
-
-		if (from_pattern(&own_rank, o, "rank_pattern", p->module, what, e) ||
-		    from_pattern(&own_alpha, o, "alpha_pattern", p->module, what, e))
-			return -1;
-		if (!(own_rank >= 1) || own_rank != floor(own_rank) || own_rank > 1e6)
-			return err_set(e, "%s: rank_pattern: the rank of %s is %g", what, p->module,
-				       own_rank);
-		/* rank-stabilised: the scale is alpha / sqrt(r) */
-		p->size =
-		    (struct lora_size) { (int64_t)own_rank, stable ? own_alpha * sqrt(own_rank) : own_alpha };
-	}
-	return 0;
-}
-
-static int peft_config(struct lora_raw *r, struct err *e)
-{
-	char *dir = file_dir(r->file.path), *path = file_join(dir, LORA_PEFT_CONFIG);
-	json_t *o = json_read(path, e);
-	const char *type = NULL;
-	int ret = -1;
-
-	if (o && !json_get_str(&type, o, "peft_type", "", path, e)) {
-		if (strcmp(type, "LORA"))
-			err_set(e, "%s: peft_type is '%s': only LORA is supported", path, type);
-		else
-			ret = configure(r, o, path, e);
-	}
-	json_decref(o);
-	free(dir);
-	free(path);
-	return ret;
-}
-
-/* diffusers keeps the same keys in the file's metadata, each behind "transformer.". */
-static int diffusers_config(struct lora_raw *r, const char *text, struct err *e)
-{
-	static const char prefix[] = "transformer.";
-	char *what = mem_printf("%s: " LORA_DIFFUSERS_META, r->file.path);
-	json_t *all = json_parse(text, strlen(text), what, e), *o = json_object(), *v;
-	const char *key;
-	int ret = all ? 0 : -1;
-
-	json_object_foreach(all, key, v)
-	{
-		if (text_starts(key, prefix))
-			json_object_set(o, key + strlen(prefix), v);
-	}
-	if (!ret)
-		ret = configure(r, o, what, e);
-	json_decref(all);
-	json_decref(o);
-	free(what);
-	return ret;
+	/* kohya's alphas are tensors, and its names have no dots for patterns to match */
+	if (!meta || !strcmp(layout, "kohya"))
+		return 0;
+	*what = mem_printf("%s: " LORA_DIFFUSERS_META, r->file.path);
+	*config = lora_peft_parse(meta, *what, e);
+	return *config ? 0 : -1;
 }
 
 /* Ranks as the tensors have them, and alpha = rank where the file says nothing: a scale of 1. */
@@ -266,6 +235,8 @@ int lora_raw_open(struct lora_raw *r, const char *path, struct err *e)
 	char *file = !file_is_dir(path)
 			 ? mem_str(path)
 			 : file_join(path, diffusers ? LORA_DIFFUSERS_WEIGHTS : LORA_PEFT_WEIGHTS);
+	json_t *config = NULL;
+	char *what = NULL;
 	int ret;
 
 	*r = (struct lora_raw) { 0 };
@@ -275,13 +246,14 @@ int lora_raw_open(struct lora_raw *r, const char *path, struct err *e)
 		return err_in(e, "adapter");
 	if (!r->file.n)
 		ret = err_set(e, "adapter %s: it holds no tensors", r->file.path);
+	if (!ret)
+		ret = read_config(r, &config, &what, e);
 	for (int i = 0; i < r->file.n && !ret; i++)
 		ret = add(r, &r->file.entry[i], e);
-	const char *meta = st_meta(&r->file, LORA_DIFFUSERS_META);
-	if (!ret && !strcmp(r->layout, "PEFT"))
-		ret = peft_config(r, e);
-	else if (!ret && !strcmp(r->layout, "diffusers") && meta)
-		ret = diffusers_config(r, meta, e);
+	if (!ret && json_object_size(config)) /* {}: of another part of a pipeline */
+		ret = lora_peft_apply(r, config, what, e);
+	json_decref(config);
+	free(what);
 	if (ret)
 		lora_raw_close(r);
 	else

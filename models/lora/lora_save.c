@@ -11,18 +11,27 @@
 
 /* ---- PEFT's configuration -------------------------------------------------------------------- */
 
+/* What a file says of pair i.  Folded: the scale is in B, and alpha = rank is what a reader that knows of no
+ * alpha takes it for. */
+static struct lora_size said(const struct lora *l, int i, bool folded)
+{
+	struct lora_size s = l->pair[i].size;
+
+	return folded ? (struct lora_size) { s.rank, (double)s.rank } : s;
+}
+
 /* The rank and alpha of most pairs (of equals the first), written once; the others get patterns. */
-static struct lora_size commonest(const struct lora *l)
+static struct lora_size commonest(const struct lora *l, bool folded)
 {
 	struct lora_size best = { 0 };
 	int most = 0;
 
 	for (int i = 0; i < l->n; i++) {
-		struct lora_size s = l->pair[i].size;
+		struct lora_size s = said(l, i, folded);
 		int n = 0;
 
 		for (int k = 0; k < l->n; k++)
-			n += l->pair[k].size.rank == s.rank && l->pair[k].size.alpha == s.alpha;
+			n += said(l, k, folded).rank == s.rank && said(l, k, folded).alpha == s.alpha;
 		if (n > most) {
 			most = n;
 			best = s;
@@ -36,14 +45,14 @@ static json_t *number(double v)
 	return v == floor(v) && fabs(v) < 1e15 ? json_integer((json_int_t)v) : json_number(v);
 }
 
-static json_t *config(const struct lora *l)
+static json_t *config(const struct lora *l, bool folded)
 {
 	json_t *o = json_object(), *targets = json_array(), *ranks = json_object(), *alphas = json_object();
-	struct lora_size most = commonest(l);
+	struct lora_size most = commonest(l, folded);
 
 	/* whole names: PEFT then matches exactly these, whatever else the model has */
 	for (int i = 0; i < l->n; i++) {
-		struct lora_size s = l->pair[i].size;
+		struct lora_size s = said(l, i, folded);
 
 		json_array_append_new(targets, json_string(lora_module(l, i)));
 		if (s.rank != most.rank)
@@ -88,19 +97,26 @@ static void items_free(struct items *out)
 	free(out->v);
 }
 
-static void push_pairs(struct items *out, const struct lora *l, const char *prefix, enum at_dtype dt)
+static void push_pairs(struct items *out, const struct lora *l, const char *prefix, bool folded,
+		       enum at_dtype dt)
 {
 	for (int i = 0; i < l->n; i++) {
+		struct lora_size s = l->pair[i].size;
+		at_t b_OR = l->pair[i].b_OR;
+
+		if (folded && s.alpha != (double)s.rank)
+			b_OR = at_mul(b_OR, s.alpha / (double)s.rank);
 		push(out, mem_printf("%s%s.lora_A.weight", prefix, lora_module(l, i)),
 		     at_cast(l->pair[i].a_RI, dt));
-		push(out, mem_printf("%s%s.lora_B.weight", prefix, lora_module(l, i)),
-		     at_cast(l->pair[i].b_OR, dt));
+		push(out, mem_printf("%s%s.lora_B.weight", prefix, lora_module(l, i)), at_cast(b_OR, dt));
 	}
 }
 
+/* diffusers keeps alphas in metadata, which its older versions and ComfyUI do not read: no file of theirs
+ * says another scale than 1. */
 static int write_diffusers(const struct lora *l, const char *path, enum at_dtype dt, struct err *e)
 {
-	json_t *from = config(l), *to = json_object(), *v;
+	json_t *from = config(l, true), *to = json_object(), *v;
 	struct items out = { 0 };
 	const char *key;
 	int ret;
@@ -115,7 +131,7 @@ static int write_diffusers(const struct lora *l, const char *path, enum at_dtype
 	char *text = json_line(to);
 	struct st_meta_item meta[] = { { "format", "pt" }, { LORA_DIFFUSERS_META, text } };
 
-	push_pairs(&out, l, "transformer.", dt);
+	push_pairs(&out, l, "transformer.", true, dt);
 	ret = st_write(path, out.v, out.n, meta, 2, e);
 	items_free(&out);
 	free(text);
@@ -148,7 +164,7 @@ static int push_fused(struct items *out, const struct lora *l, int site, enum at
 static int write_kohya(const struct lora *l, const char *path, enum at_dtype dt, struct err *e)
 {
 	struct items out = { 0 };
-	struct lora_size most = commonest(l);
+	struct lora_size most = commonest(l, false);
 	char *dim = mem_printf("%lld", (long long)most.rank), *alpha = mem_printf("%.9g", most.alpha);
 	struct st_meta_item meta[] = { { "format", "pt" },
 				       { "ss_network_module", "networks.lora_sd3" },
@@ -175,10 +191,10 @@ static int write_peft(const struct lora *l, const char *dir, enum at_dtype dt, s
 	char *config_path = file_join(temp, LORA_PEFT_CONFIG), *weights = file_join(temp, LORA_PEFT_WEIGHTS);
 	struct st_meta_item meta = { "format", "pt" };
 	struct items out = { 0 };
-	json_t *o = config(l);
+	json_t *o = config(l, false);
 	struct err ignored;
 
-	push_pairs(&out, l, "base_model.model.", dt);
+	push_pairs(&out, l, "base_model.model.", false, dt);
 	int ret = file_mkdirs(temp, e) || st_write(weights, out.v, out.n, &meta, 1, e) ||
 			  json_write(config_path, o, e) || file_sync_tree(temp, e) ||
 			  file_rename_synced(temp, dir, e)

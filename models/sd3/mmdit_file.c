@@ -4,6 +4,7 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "base/mem.h"
+#include "models/known_keys.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -107,7 +108,8 @@ int mmdit_read_config(struct mmdit_conf *c, const json_t *o, const char *what, s
 	const char *norm = "";
 
 	*c = (struct mmdit_conf) { 0 };
-	if (read_sizes(c, o, what, e) || read_dual(c, o, what, e))
+	if (json_check_keys(o, known_sd3, known_anywhere, what, e) || read_sizes(c, o, what, e) ||
+	    read_dual(c, o, what, e))
 		return -1;
 	if (!json_is_null(json_object_get(o, "qk_norm")) && json_get_str(&norm, o, "qk_norm", "", what, e))
 		return -1;

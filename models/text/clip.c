@@ -3,6 +3,7 @@
 #include "base/file.h"
 #include "base/mem.h"
 #include "base/resize.h"
+#include "models/known_keys.h"
 #include "models/text/tokenizer.h"
 #include <math.h>
 #include <stdlib.h>
@@ -129,7 +130,8 @@ static int read_transformers(struct clip *m, const json_t *o, const char *path, 
 
 	if (!json_is_object(text) || !json_is_object(vision))
 		return err_set(e, "%s: it has no text_config and vision_config: not a CLIPModel", path);
-	if (clip_text_read(&m->text, text, path, e) ||
+	if (json_check_keys(vision, known_clip_vision, known_anywhere, path, e) ||
+	    clip_text_read(&m->text, text, path, e) ||
 	    clip_layers_read(&v->layers, vision, 768, 12, path, e) ||
 	    json_get_int(&v->image_size, vision, "image_size", 224, path, e) ||
 	    json_get_int(&v->patch_size, vision, "patch_size", 32, path, e) ||

@@ -7,6 +7,7 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "base/mem.h"
+#include "models/known_keys.h"
 #include <stdlib.h>
 
 static const struct pass base = { 0 };
@@ -65,7 +66,8 @@ int clip_text_read(struct clip_text *m, const json_t *o, const char *path, struc
 {
 	struct clip_text_conf *c = &m->conf;
 
-	if (clip_layers_read(&m->layers, o, 512, 8, path, e) ||
+	if (json_check_keys(o, known_clip_text, known_anywhere, path, e) ||
+	    clip_layers_read(&m->layers, o, 512, 8, path, e) ||
 	    json_get_int(&c->vocab_size, o, "vocab_size", 49408, path, e) ||
 	    json_get_int(&c->max_position_embeddings, o, "max_position_embeddings", 77, path, e) ||
 	    json_get_int(&c->projection_dim, o, "projection_dim", 512, path, e) ||

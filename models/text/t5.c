@@ -7,6 +7,7 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "base/mem.h"
+#include "models/known_keys.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -113,7 +114,8 @@ static int read_config(struct t5_conf *c, const char *path, struct err *e)
 	json_t *o = json_read(path, e);
 	int ret = -1;
 
-	if (!o || json_get_int(&c->vocab_size, o, "vocab_size", 32128, path, e) ||
+	if (!o || json_check_keys(o, known_t5, known_anywhere, path, e) ||
+	    json_get_int(&c->vocab_size, o, "vocab_size", 32128, path, e) ||
 	    json_get_int(&c->d_model, o, "d_model", 512, path, e) ||
 	    json_get_int(&c->d_kv, o, "d_kv", 64, path, e) ||
 	    json_get_int(&c->d_ff, o, "d_ff", 2048, path, e) ||

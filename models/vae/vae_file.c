@@ -1,5 +1,6 @@
 /* vae_file.c -- AutoencoderKL's configuration and parameters, and the VAE as an autoencoder_type. */
 #include "models/encoder.h"
+#include "models/known_keys.h"
 #include "models/vae/vae.h"
 #include "aten/images.h"
 #include "base/file.h"
@@ -64,7 +65,8 @@ static int read_config(struct vae_conf *c, const char *path, struct err *e)
 	const char *act = NULL;
 	int ret = -1;
 
-	if (!o || json_get_int(&c->in_channels, o, "in_channels", 3, path, e) ||
+	if (!o || json_check_keys(o, known_vae, known_anywhere, path, e) ||
+	    json_get_int(&c->in_channels, o, "in_channels", 3, path, e) ||
 	    json_get_int(&c->out_channels, o, "out_channels", 3, path, e) ||
 	    json_get_int(&c->latent_channels, o, "latent_channels", 4, path, e) ||
 	    json_get_int(&c->layers_per_block, o, "layers_per_block", 1, path, e) ||

@@ -58,3 +58,30 @@ def test_curriculum():
         assert stage["rollout"]["steps"] == 40 and {"pickscore", "hpsv2", "clipscore"} <= set(stage["rewards"])
     kinds = [s["prompts"]["train"].split("/")[-1].split("-")[0] for s in c["stages"].values()]
     assert kinds == ["pickapic", "geneval", "pickapic", "geneval", "ocr"]
+
+
+# FlowGRPO's published settings: guidance, solver, eta, clip, weight of the pull, window, standard deviation.
+GRPO = {
+    "flowgrpo-geneval": (4.5, "flow_sde", 0.7, 1e-4, 0.04, 0, "global"), "flowgrpo-ocr": (4.5, "flow_sde", 0.7, 1e-4, 0.04, 0, "global"),
+    "flowgrpo-pickscore": (4.5, "flow_sde", 0.7, 1e-4, 0.01, 0, "global"), "flowgrpo-geneval-fast": (1, "cps", 0.8, 1e-5, 0, 3, "global"),
+    "flowgrpo-pickscore-fast": (1, "cps", 0.8, 1e-5, 0, 3, "global"), "flowgrpo-guard-geneval": (4.5, "flow_sde", 0.7, 2e-6, 0, 0, "group"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", GRPO)
+def test_flow_grpo(name):
+    c, (guidance, solver, eta, clip, beta, window, std) = resolve(name), GRPO[name]
+    assert (c["rollout"]["guidance"], c["eval"]["sampler"]["guidance"]) == (guidance, guidance)
+    assert (c["rollout"]["solver"], c["rollout"]["eta"], c["rollout"]["steps"], c["rollout"]["timesteps"]) == (solver, eta, 10, "float")
+    g = c["flow_grpo"]
+    assert (float(g["clip"]), float(g["kl_beta"]), g["window"], c["advantage"]["std"]) == (clip, beta, window, std)
+    assert (c["train"]["algorithm"], c["train"]["steps_per_epoch"], c["policy"]["old_schedule"], c["policy"]["ema_every"]) == ("flow_grpo", 2, "on_policy", 8)
+    assert g["log_ratio"] == ("guard" if "guard" in name else "unscaled" if window else "exact")
+    assert (c["eval"]["sampler"]["solver"], c["eval"]["sampler"]["steps"], c["run"]["dtype"], c["model"]["text_length"]) == ("euler", 40, "float16", 128)
+
+
+def test_others():
+    awm, dpo, dgpo = resolve("awm-geneval"), resolve("dpo-pickscore"), resolve("dgpo-geneval")
+    assert (awm["train"]["algorithm"], awm["rollout"]["steps"], int(14 * awm["train"]["timestep_fraction"]), awm["prompts"]["groups"]) == ("awm", 14, 6, 72)
+    assert (dpo["train"]["algorithm"], dpo["policy"]["old_every"], float(dpo["dpo"]["beta"])) == ("dpo", 40, 100)
+    assert (dgpo["train"]["algorithm"], int(10 * dgpo["train"]["timestep_fraction"]), dgpo["dgpo"]["first_levels"]) == ("dgpo", 4, 7)

@@ -70,6 +70,22 @@ def test_rank_that_does_not_see_the_directory(tmp_path):
     assert [r["step"] for r in read_lines(tmp_path / "here/run/metrics.jsonl")] == [1, 2, 3]
 
 
+def test_ranks_with_other_files(tmp_path):
+    """Files of one name that are not the same on all machines would train a mixture of two runs."""
+    here, there = tmp_path / "here", tmp_path / "there"
+    config = f"{CONFIG.read_text().split('rewards:')[0]}\nrewards: {{jpeg_compressibility: {{}}}}\n"
+    for folder, prompt in (here, "a photo of a cross"), (there, "a photo of a square"):
+        folder.mkdir()
+        (folder / "p.txt").write_text(f"{prompt}\na photo of a circle\n")
+        (folder / "c.yaml").write_text(config)
+    args = ["train", "c.yaml", "--run", "run", *FIXED, *steps(1), "--set", "prompts.train=p.txt", "--set", "prompts.by_tag=false"]
+    for what in "p.txt: rank 1: the file of prompts is not what rank 0 has", "rank 1: the configuration is not what rank 0 has":
+        done = mpirun([here, there], args)
+        assert done.returncode and [l for l in done.stderr.splitlines() if l.startswith("contraflow: ")] == [f"contraflow: {what}"], done.stderr
+        assert not (here / "run").exists()
+        (there / "c.yaml").write_text(config.replace("seed: 0", "seed: 2"))
+
+
 FAULT = r"""
 #include <mpi.h>
 

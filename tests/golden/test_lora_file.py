@@ -5,7 +5,8 @@ import warnings
 
 import pytest
 import torch
-from peft import PeftModel
+from diffusers import SD3Transformer2DModel
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from sd3 import add_adapter, error, make_inputs, make_transformer, ours, probe, velocity
 
@@ -77,6 +78,15 @@ REFUSED = {
     "rank_pattern": (dict(rank_pattern={"add_k_proj": 8}), "has rank 4 for"),
     "bias": (dict(bias="all"), "bias"),
     "kind": (dict(peft_type="LOHA"), "only LORA"),
+    "PiSSA": (dict(init_lora_weights="pissa_niter_4"), "init_lora_weights is 'pissa_niter_4': PEFT takes"),
+    "OLoRA": (dict(init_lora_weights="OLoRA"), "path_initial_model_for_weight_conversion"),
+    "LoftQ": (dict(init_lora_weights="loftq"), "init_lora_weights is 'loftq'"),
+    "a start of tomorrow": (dict(init_lora_weights="new"), 'init_lora_weights is "new", which is not supported'),
+    "a key of tomorrow": (dict(use_tomorrow=True), "'use_tomorrow' is set (true)"),
+    "kasa": (dict(kasa_config={"beta": 1e-4}), "'kasa_config' is set"),
+    "target_parameters": (dict(target_parameters=["x.weight"]), "'target_parameters' is set"),
+    "lora_bias": (dict(lora_bias=True), "'lora_bias' is set"),
+    "modules_to_save": (dict(modules_to_save=["proj_out"]), "'modules_to_save' is set"),
     "rank": (dict(r=8), "has rank 4 for transformer_blocks.0.attn.add_k_proj of shape [16, 16]"),
 }
 
@@ -89,6 +99,16 @@ def test_refused_config(folder, transformer, name):
     with pytest.raises(RuntimeError) as e:
         probe("adapters", folder / "transformer", folder / "adapter", folder / "again")
     assert message in str(e.value) and str(e.value).count("\n") == 1
+
+
+def test_every_default_of_peft_is_known(folder, transformer):
+    """Whatever PEFT writes for a plain LoRA, and starts that leave the base alone, change nothing."""
+    for start in True, False, "gaussian", "eva", "orthogonal":
+        config = LoraConfig(r=4, lora_alpha=6, target_modules=["add_k_proj"], revision="main", lora_dropout=0.1)
+        model = get_peft_model(SD3Transformer2DModel.from_pretrained(folder / "transformer"), config)
+        model.save_pretrained(folder / f"adapter {start}")
+        edit_config(folder / f"adapter {start}", init_lora_weights=start, use_tomorrow=None, also=[], tomorrow=False)
+        probe("adapters", folder / "transformer", folder / f"adapter {start}", folder / f"again {start}")
 
 
 KEY = "base_model.model.transformer_blocks.0.attn.to_q.lora_A.weight"

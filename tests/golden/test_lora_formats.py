@@ -148,6 +148,76 @@ def test_diffusers_reads_ours(folder, base, sizes):
     agrees(folder, file, model, base)
 
 
+@pytest.mark.parametrize("sizes", [dict(rank_pattern=RANKS, alpha_pattern=ALPHAS), dict(r=4, lora_alpha=8)])
+def test_diffusers_files_need_no_metadata(folder, base, sizes):
+    """Readers that know nothing of lora_adapter_metadata (diffusers until 0.33, ComfyUI) take alpha for the rank."""
+    model, adapter = peft_adapter(folder, **sizes)
+    file = export(folder, adapter, "diffusers", DIFFUSERS)
+    inputs = make_inputs(model)
+    with safe_open(file, "pt") as f:
+        meta = json.loads(f.metadata()["lora_adapter_metadata"])
+    assert meta["transformer.lora_alpha"] == meta["transformer.r"]
+    assert meta["transformer.alpha_pattern"] == meta["transformer.rank_pattern"]
+    tensors = load_file(file)
+    a, b = load_file(adapter / "adapter_model.safetensors"), "transformer_blocks.0.attn.to_v.lora_B.weight"
+    if not sizes.get("rank_pattern"):
+        assert torch.equal(tensors["transformer." + b], 2 * a["base_model.model." + b])
+    save_file(tensors, file)
+    assert error(velocity(in_diffusers(folder, file), inputs), velocity(model, inputs)) <= 1e-5
+    again = export(folder, file, "peft", "again")
+    fresh = SD3Transformer2DModel.from_pretrained(folder / "transformer")
+    assert error(velocity(PeftModel.from_pretrained(fresh, again).eval(), inputs), velocity(model, inputs)) <= 1e-5
+
+
+def test_names_of_other_savers(folder, base):
+    """The same pairs under the names and with the metadata that other programs give them."""
+    sizes = dict(rank_pattern=RANKS, alpha_pattern=ALPHAS)
+    model, adapter = peft_adapter(folder, **sizes)
+    inputs = make_inputs(model)
+    v = velocity(model, inputs)
+    saved = load_file(adapter / "adapter_model.safetensors")
+    pairs = {k.removeprefix("base_model.model."): x for k, x in saved.items()}
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    behind = {f"transformer.{k}": x for k, x in config.items()}
+
+    def check(name, tensors, meta, want=v):
+        meta = {"format": "pt", **({"lora_adapter_metadata": json.dumps(meta)} if meta is not None else {})}
+        save_file(tensors, folder / name, metadata=meta)
+        assert error(ours(folder, inputs, adapter=folder / name)["v"], want) <= 1e-5, name
+
+    own = SD3Transformer2DModel.from_pretrained(folder / "transformer")
+    own.add_adapter(LoraConfig(**{**dict(r=4, lora_alpha=6, target_modules=EVERY), **sizes}))
+    own.load_state_dict({k.replace("lora_A.", "lora_A.default.").replace("lora_B.", "lora_B.default."): x
+                         for k, x in pairs.items()}, strict=False)  # fmt: skip
+    own.save_lora_adapter(folder / "own")
+    assert error(velocity(own.eval(), inputs), v) <= 1e-6
+    assert error(ours(folder, inputs, adapter=folder / "own")["v"], v) <= 1e-5
+
+    check("prefix.safetensors", {"transformer." + k: x for k, x in pairs.items()}, config)
+    check("peft.safetensors", {"transformer.base_model.model." + k: x for k, x in pairs.items()}, behind)
+    check("comfy.safetensors", {"diffusion_model." + k: x for k, x in pairs.items()}, config)
+    for name in "default", "default_0":
+        named = {k.replace("_A.", f"_A.{name}.").replace("_B.", f"_B.{name}."): x for k, x in pairs.items()}
+        check(name + ".safetensors", {"transformer." + k: x for k, x in named.items()}, behind)
+
+    # LyCORIS: module names with underscores, alphas as tensors
+    from peft.tuners.lora import LoraLayer
+
+    lycoris = {}
+    for name, layer in model.base_model.model.named_modules():
+        if isinstance(layer, LoraLayer):
+            at = "lycoris_" + name.replace(".", "_")
+            lycoris[at + ".lora_down.weight"] = layer.lora_A["default"].weight.detach()
+            lycoris[at + ".lora_up.weight"] = layer.lora_B["default"].weight.detach()
+            lycoris[at + ".alpha"] = torch.tensor(layer.scaling["default"] * layer.r["default"])
+    check("lycoris.safetensors", lycoris, None)
+
+    # metadata about another part alone say nothing of this one: alpha is the rank
+    plain, _ = peft_adapter(folder, name="plain", **{**sizes, "lora_alpha": 4, "alpha_pattern": RANKS})
+    check("other.safetensors", {"transformer." + k: x for k, x in pairs.items()},
+          {"text_encoder.r": 4, "text_encoder.lora_alpha": 8}, velocity(plain, inputs))  # fmt: skip
+
+
 @pytest.mark.parametrize("sizes", [{}, dict(rank_pattern=RANKS, alpha_pattern=ALPHAS), dict(alpha_pattern={"attn.to_q": 0})])
 def test_kohya_readers_read_ours(folder, base, sizes):
     model, adapter = peft_adapter(folder, **sizes)
@@ -164,8 +234,7 @@ def test_round_trips_lose_nothing(folder, base, targets):
     _, adapter = peft_adapter(folder, targets, rank_pattern={"to_v": 3}, alpha_pattern={"to_v": 4.5, "proj_out": 7})
     step = export(folder, adapter, "peft", "first")
     step = export(folder, step, "kohya", "second.safetensors")
-    step = export(folder, step, "diffusers", "third.safetensors")
-    step = export(folder, step, "kohya", "fourth.safetensors")
+    step = export(folder, step, "kohya", "third.safetensors")
     same(export(folder, adapter, "peft", "a"), export(folder, step, "peft", "b"))
 
 
@@ -266,7 +335,8 @@ def test_inspect(folder, base):
         norm = float(text.split("norm of the change of the weights ")[1].split()[0])
         assert abs(norm / total**0.5 - 1) < 1e-5
         if layout != "kohya":
-            assert "rank" in text and "alphas 6 to 8, 7 modules" in text and "proj_out" in text
+            assert ("alphas 6 to 8" if layout == "PEFT" else "alpha 4") + ", 7 modules" in text
+            assert "rank" in text and "proj_out" in text
             assert " transformer_blocks.*.attn.to_q" in text
 
 
@@ -281,7 +351,13 @@ def test_inspect_what_is_refused(folder):
 REFUSED = {
     "text encoder": ({"text_encoder.text_model.x.lora_A.weight": (4, 16)}, "changes a text encoder"),
     "DoRA": ({"transformer.proj_out.lora_magnitude_vector": (16,)}, "belongs to DoRA"),
-    "LoKr": ({"lora_unet_final_layer_linear.lokr_w1": (4, 4)}, "is no tensor of a LoRA pair"),
+    "LoKr": ({"lora_unet_final_layer_linear.lokr_w1": (4, 4)}, "belongs to LoKr, and only plain LoRA"),
+    "LoKr of LyCORIS": ({"lycoris_proj_out.lokr_w2_a": (4, 4)}, "belongs to LoKr"),
+    "LoHa": ({"lycoris_proj_out.hada_w1_a": (4, 4)}, "belongs to LoHa"),
+    "OFT": ({"lora_unet_final_layer_linear.oft_blocks": (2, 4, 4)}, "belongs to OFT"),
+    "DoRA of ai-toolkit": ({"transformer.proj_out.magnitude": (16,)}, "belongs to DoRA"),
+    "no configuration": ({"base_model.model.proj_out.lora_A.weight": (4, 16)}, "named as PEFT does"),
+    "another program's": ({"proj_out.weight": (4, 16)}, "is no tensor of a LoRA pair"),
     "no such module": ({"lora_unet_input_blocks_1.lora_up.weight": (4, 4)}, "matches no linear module"),
     "twice": (
         {"lora_unet_proj_out.lora_down.weight": (4, 16), "lora_unet_proj_out.lora_up.weight": (16, 4),

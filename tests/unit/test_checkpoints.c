@@ -17,12 +17,23 @@
 int __real_rename(const char *from, const char *to);
 int __real_renameat2(int fd, const char *from, int fd2, const char *to, unsigned flags);
 int __wrap_rename(const char *from, const char *to);
+int __real_unlink(const char *path);
+int __wrap_unlink(const char *path);
 int __wrap_renameat2(int fd, const char *from, int fd2, const char *to, unsigned flags);
 
 static char run[] = "/tmp/test_checkpoints.XXXXXX";
 static char *all;
 static bool watched, exchanges = true;
 static int looks;
+static const char *stuck; /* nothing with this in its path is removed */
+
+int __wrap_unlink(const char *path)
+{
+	if (!stuck || !strstr(path, stuck))
+		return __real_unlink(path);
+	errno = EPERM;
+	return -1;
+}
 
 /* What a kill would leave right now: the newest checkpoint is there and whole, its text being one of those.
  */
@@ -221,6 +232,22 @@ static void test_went_back(void **state)
 	free(latest);
 }
 
+/* What cannot be removed is a warning: the new one is written, and others go. */
+static void test_stuck(void **state)
+{
+	(void)state;
+	for (int step = 1; step <= 3; step++)
+		save(step, "old", 3);
+	stuck = "step-00000001";
+	save(4, "new", 1);
+	stuck = NULL;
+	expect_newest("step-00000004", "new");
+	assert_true(is_there("step-00000001"));
+	assert_false(is_there("step-00000002") || is_there("step-00000003"));
+	save(5, "new", 1); /* and goes when it can */
+	assert_false(is_there("step-00000001") || is_there("step-00000004"));
+}
+
 /* No run, and one whose newest cannot be told. */
 static void test_none(void **state)
 {
@@ -265,6 +292,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_killed_in_between, make, drop),
 		cmocka_unit_test_setup_teardown(test_prune, make, drop),
 		cmocka_unit_test_setup_teardown(test_went_back, make, drop),
+		cmocka_unit_test_setup_teardown(test_stuck, make, drop),
 		cmocka_unit_test_setup_teardown(test_none, make, drop),
 	};
 

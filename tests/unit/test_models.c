@@ -166,7 +166,7 @@ static void config_errors(void **state)
 	config_says("dual_attention_layers", json_pack("[i,i]", 1, 2), "names layer 2 of 2");
 	config_says("out_channels", json_null(), NULL);
 	config_says("_diffusers_version", json_string("1.0"), NULL);
-	config_says("some_new_key", json_pack("{s:i}", "a", 1), NULL);
+	config_says("some_new_key", json_pack("{s:i}", "a", 1), "'some_new_key' is set");
 }
 
 /* The config decides which tensors there must be. */
@@ -527,9 +527,9 @@ static void pipeline_errors(void **state)
 		{ "model_index.json", "{", "", "model_index.json" },
 		{ "scheduler/scheduler_config.json", "\"shift\": 3", "\"shift\": 0", "shift" },
 		{ "scheduler/scheduler_config.json", "{", "{\"use_karras_sigmas\": true,",
-		  "use_karras_sigmas is set" },
+		  "'use_karras_sigmas' is set" },
 		{ "scheduler/scheduler_config.json", "{", "{\"stochastic_sampling\": true,",
-		  "stochastic_sampling is set" },
+		  "'stochastic_sampling' is set" },
 		{ "scheduler/scheduler_config.json", "{", "{\"time_shift_type\": \"cosine\",",
 		  "time_shift_type 'cosine': there are exponential and linear" },
 		{ "scheduler/scheduler_config.json", "{",

@@ -43,6 +43,7 @@ struct eval_result {
 	struct eval_number of[EVAL_KINDS];
 	struct eval_number total; /* the weighted reward, over all images */
 	double seconds;
+	char why[256];        /* the first reason of a lacking score; not in JSON */
 	struct eval_tag *tag; /* in the order they came */
 	int n_tags, cap_tags;
 	struct eval_reward *reward;

@@ -1,5 +1,6 @@
 #include "trainer/record/adapters.h"
 #include "base/file.h"
+#include "base/json.h"
 #include "base/mem.h"
 #include "models/lora/lora_raw.h"
 #include "trainer/experiment.h"
@@ -40,23 +41,50 @@ char *adapters_find(const char *path, struct err *e)
 	return ret;
 }
 
-/* RUN/config.yaml, for RUN/checkpoints/step-1/lora and every folder on the way. */
-char *adapters_model(const char *path, struct err *e)
+/* The stage that a checkpoint says it is of, beside its adapter; -1: it does not. */
+static int64_t stage_of(const char *path)
 {
-	char *dir = mem_str(path), *config = NULL, *model = NULL;
-	struct experiment x;
+	struct err ignored;
+	char *lora = adapters_find(path, &ignored), *state = lora ? file_join(lora, "../state.json") : NULL;
+	json_t *j = state && file_exists(state) ? json_read(state, &ignored) : NULL;
+	int64_t stage = -1;
 
-	for (int up = 0; up < 4; up++) {
-		char *above = file_join(dir, "..");
+	if (j && json_get_int(&stage, j, "stage", -1, state, &ignored))
+		stage = -1;
+	json_decref(j);
+	free(state);
+	free(lora);
+	return stage;
+}
+
+/* RUN/config.yaml, for RUN/checkpoints/step-1/lora and every folder on the way. */
+char *adapters_run(const char *path, int64_t *stage)
+{
+	char *dir = mem_str(path), *config = NULL;
+
+	for (int up = 0; up < 4 && !config; up++) {
+		char *above = file_join(dir, ".."), *checkpoints = file_join(dir, "checkpoints");
 
 		config = file_join(dir, "config.yaml");
+		if (!file_exists(config) || !file_exists(checkpoints)) {
+			free(config);
+			config = NULL;
+		}
+		free(checkpoints);
 		free(dir);
 		dir = above;
-		if (file_exists(config))
-			break;
-		free(config);
-		config = NULL;
 	}
+	free(dir);
+	if (config && stage)
+		*stage = stage_of(path);
+	return config;
+}
+
+char *adapters_model(const char *path, struct err *e)
+{
+	char *config = adapters_run(path, NULL), *model = NULL;
+	struct experiment x;
+
 	if (!config) {
 		err_set(e, "%s does not belong to a run: give --model DIR", path);
 	} else if (experiment_read(&x, config, NULL, 0, e)) {
@@ -66,6 +94,5 @@ char *adapters_model(const char *path, struct err *e)
 		experiment_release(&x);
 	}
 	free(config);
-	free(dir);
 	return model;
 }

@@ -334,10 +334,11 @@ static int add_part(json_t *epoch, const struct part *p, json_t *order, json_t *
 }
 
 /* All files, on rank 0; {"texts": [...], "epochs": [...]} or NULL. */
-static json_t *read_all(char *const *path, int n, struct err *e)
+static json_t *read_all(const char *const *path, int n, struct err *e)
 {
 	json_t *order = json_object(), *texts = json_array(), *epochs = json_array(), *last = NULL;
 	int ret = n ? 0 : err_set(e, "there is no archive to train from");
+	uint64_t hash = 0;
 
 	for (int i = 0; i < n && !ret; i++) {
 		struct part p;
@@ -349,10 +350,13 @@ static json_t *read_all(char *const *path, int n, struct err *e)
 			json_array_append_new(epochs, last);
 		}
 		ret = add_part(last, &p, order, texts, e);
+		uint64_t own = st_hash(&p.f);
+		hash = file_hash(&own, sizeof own, hash);
 		part_free(&p);
 	}
 	json_decref(order);
-	json_t *all = json_pack("{s:o, s:o}", "texts", texts, "epochs", epochs);
+	json_t *all =
+	    json_pack("{s:o, s:o, s:I}", "texts", texts, "epochs", epochs, "hash", (json_int_t)hash);
 	if (!ret)
 		return all;
 	json_decref(all);
@@ -425,13 +429,14 @@ static void fill_all(struct archives *a, const json_t *all)
 		    (struct prompt) { .text = mem_str(json_string_value(json_array_get(texts, (size_t)i))),
 				      .meta = mem_str("{}"),
 				      .tag = mem_str("") };
+	a->hash = (uint64_t)json_integer_value(json_object_get(all, "hash"));
 	a->n = (int)json_array_size(epochs);
 	a->epoch = mem_zero((size_t)a->n, sizeof *a->epoch);
 	for (int i = 0; i < a->n; i++)
 		fill_epoch(&a->epoch[i], json_array_get(epochs, (size_t)i));
 }
 
-int archives_open(struct archives *a, struct dist *d, char *const *path, int n, struct err *e)
+int archives_open(struct archives *a, struct dist *d, const char *const *path, int n, struct err *e)
 {
 	json_t *all = d->rank == 0 ? read_all(path, n, e) : NULL;
 	char *text = all ? json_line(all) : NULL;

@@ -36,11 +36,12 @@ struct archives {
 	int n;
 	struct archive_epoch *epoch;
 	struct prompts prompts; /* of all */
+	uint64_t hash;          /* of all files' bytes, in order */
 };
 
 /* Collective: rank 0 reads every file and checks it, all ranks get what it found; x0 and noise stay where
  * they are.  An error names file, tensor and row. */
-int archives_open(struct archives *a, struct dist *d, char *const *path, int n, struct err *e);
+int archives_open(struct archives *a, struct dist *d, const char *const *path, int n, struct err *e);
 void archives_free(struct archives *a);
 
 /* Rows of samples first .. first + count - 1 of epoch i, on the CPU, kept by the caller: x0 (count, C, H, W),

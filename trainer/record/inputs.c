@@ -55,11 +55,11 @@ struct walk {
 	char *cache;
 };
 
-static void put(json_t *out, const char *key, uint64_t hash)
+void inputs_add(json_t *inputs, const char *name, uint64_t hash)
 {
 	char *hex = mem_printf("%016" PRIx64, hash);
 
-	json_object_set_new(out, key, json_string(hex));
+	json_object_set_new(inputs, name, json_string(hex));
 	free(hex);
 }
 
@@ -78,7 +78,7 @@ static void look(void *ctx, const char *key, const char *value)
 		return;
 	if (file_is_dir(value) ? hash_folder(&hash, value, w->cache)
 			       : file_exists(value) && hash_file(&hash, value, w->cache))
-		put(w->out, key, hash);
+		inputs_add(w->out, key, hash);
 }
 
 json_t *inputs_hash(const struct experiment *x)
@@ -89,7 +89,7 @@ json_t *inputs_hash(const struct experiment *x)
 	experiment_store(x, tree);
 	text_add(&w.settings, "");
 	conf_each(tree, look, &w);
-	put(w.out, "rewards", file_hash(w.settings.s, w.settings.n, 0));
+	inputs_add(w.out, "rewards", file_hash(w.settings.s, w.settings.n, 0));
 	text_free(&w.settings);
 	free(w.cache);
 	conf_node_free(tree);

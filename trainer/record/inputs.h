@@ -12,6 +12,8 @@
  * or a folder (of which what looks like a model's files counts), and "rewards": of their settings.  A stage's
  * keys begin with its name.  What cannot be read is left out.  New reference. */
 json_t *inputs_hash(const struct experiment *x);
+/* Adds a hash under a name. */
+void inputs_add(json_t *inputs, const char *name, uint64_t hash);
 /* Warns of each file that `now` has otherwise than `then` (NULL: nothing is known). */
 void inputs_say(const json_t *then, const json_t *now);
 

@@ -1,0 +1,73 @@
+"""Every algorithm end to end: the same run from any division of the work, windows, what is refused."""
+
+import numpy as np
+import pytest
+from command import TINY, contraflow, fails, read_lines, read_zst
+
+STEPS = 10
+SDE = ["rollout.solver=flow_sde", "train.timestep_fraction=0.5", "policy.old_schedule=on_policy"]
+RUNS = {
+    "flow_grpo": ["train.algorithm=flow_grpo", *SDE, "flow_grpo.clip=1e-3", "train.steps_per_epoch=2"],
+    "fast": ["train.algorithm=flow_grpo", *SDE, "flow_grpo.window=2", "flow_grpo.kl_beta=0", "flow_grpo.old=rollout"],
+    "cps": ["train.algorithm=flow_grpo", *SDE, "rollout.solver=cps", "flow_grpo.log_ratio=unscaled", "flow_grpo.kl=velocity"],
+    "awm": ["train.algorithm=awm", "train.timestep_fraction=0.3", "awm.first=1", "awm.last=8"],
+    "dpo": ["train.algorithm=dpo", "train.timestep_fraction=0.2"],
+    "dgpo": ["train.algorithm=dgpo", "train.timestep_fraction=0.2", "dgpo.first_levels=7"],
+}  # fmt: skip
+
+
+def sets(name, *more):
+    return [x for s in (f"train.max_steps={STEPS}", "optimizer.lr=1e-4", "log.rollouts_every=1", *RUNS[name], *more) for x in ("--set", s)]
+
+
+def train(run, name, *more, ranks=1):
+    contraflow("train", "configs/shapes.yaml", "--run", run, *TINY, *sets(name, *more), ranks=ranks)
+    return read_zst(run / f"checkpoints/step-{STEPS:08d}/state.safetensors.zst")["theta"], read_lines(run / "metrics.jsonl")
+
+
+def scores(run):
+    """Rewards and advantages of every image of every epoch, by epoch and image."""
+    epochs = {}
+    for path in sorted((run / "rollouts").glob("*.zst")):
+        x = read_zst(path)
+        epochs.setdefault(path.name.split(".")[0], []).append((x["sample"], np.stack([x["reward.geneval"], x["advantage"], x["r"]])))
+    return np.stack([np.concatenate([v for _, v in parts], 1)[:, np.argsort(np.concatenate([i for i, _ in parts]))] for parts in epochs.values()])
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_ranks(tmp_path, name):
+    """1, 2, 3 and 4 ranks: rewards and advantages are identical, the adapter within 1e-5 after ten steps."""
+    theta, log = train(tmp_path / "1", name)
+    want = scores(tmp_path / "1")
+    assert np.isfinite(theta).all() and len(log) == len(want) and np.ptp(want[:, 0]) > 0
+    assert all(line["grad_norm"] > 0 for line in log) and not any(line["skipped"] for line in log)
+    for ranks in 2, 3, 4:
+        other, _ = train(tmp_path / str(ranks), name, ranks=ranks)
+        got = scores(tmp_path / str(ranks))
+        print(f"{name}, {ranks} ranks: adapters {np.abs(theta - other).max():.1e} apart")
+        assert np.array_equal(got, want) and np.abs(theta - other).max() < 1e-5, ranks
+
+
+def test_refused(tmp_path):
+    """What cannot work is said before anything runs."""
+
+    def refused(*sets, command=("config", "show")):
+        return fails(*command, "configs/shapes.yaml", *[x for s in ("train.algorithm=flow_grpo", *sets) for x in ("--set", s)])
+
+    sde = ["rollout.solver=flow_sde"]
+    assert "flow_grpo learns from steps with noise" in refused()
+    assert "is made for rollout.solver = 'flow_sde'" in refused("rollout.solver=cps", "flow_grpo.log_ratio=guard")
+    assert "flow_grpo.window = 6: steps 0 to 5" in refused(*sde, "flow_grpo.window=6")
+    assert "awm.first = 10, awm.last = 0: no level" in refused("train.algorithm=awm", "awm.first=10")
+    assert "dpo: advantage.mode = 'binary'" in refused("train.algorithm=dpo", "advantage.mode=binary")
+    train = ("train", "--run", tmp_path / "r")  # needs the model's own levels
+    assert "step 9 of the rollout adds noise of 0.00" in refused(*sde, "train.timestep_fraction=1", command=train)
+    assert not (tmp_path / "r").exists()
+
+
+def test_window(tmp_path):
+    """Fast: the steps that take noise move from epoch to epoch, and only they are trained."""
+    _, log = train(tmp_path / "r", "fast")
+    assert len({round(line["compute/forwards"], 3) for line in log}) <= 3
+    pairs = 15 * 2 * 2.135
+    assert any(abs(line["compute/forwards"] - 150 - pairs) < 1e-6 for line in log)
