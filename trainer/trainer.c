@@ -383,6 +383,7 @@ void trainer_close(struct trainer *t)
 	leave(t);
 	close_judges(t);
 	pipeline_close(&t->pipeline);
+	alarm_release(&t->alarm);
 	eval_release(&t->before);
 	json_decref(t->inputs);
 	free(t->dir);
