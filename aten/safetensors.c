@@ -5,6 +5,7 @@
 #include "base/json.h"
 #include "base/mem.h"
 #include "base/text.h"
+#include <math.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
@@ -37,18 +38,41 @@ static void map_release(void *ctx)
 	free(m);
 }
 
-static const struct {
+/* All types of the format; those of no at_dtype can be listed and not read, but for `f8`. */
+enum f8 { F8_NONE, F8_E4M3, F8_E5M2 };
+static const struct st_type {
 	const char *name;
+	int bits;
+	bool known;
 	enum at_dtype dt;
-} dtype_table[] = { { "F32", AT_F32 }, { "F64", AT_F64 }, { "F16", AT_F16 }, { "BF16", AT_BF16 },
-		    { "I64", AT_I64 }, { "I32", AT_I32 }, { "U8", AT_U8 },   { "BOOL", AT_BOOL } };
-#define N_DTYPES (sizeof dtype_table / sizeof *dtype_table)
+	enum f8 f8;
+} types[] = {
+	{ "F32", 32, true, AT_F32, F8_NONE },        { "F64", 64, true, AT_F64, F8_NONE },
+	{ "F16", 16, true, AT_F16, F8_NONE },        { "BF16", 16, true, AT_BF16, F8_NONE },
+	{ "I64", 64, true, AT_I64, F8_NONE },        { "I32", 32, true, AT_I32, F8_NONE },
+	{ "U8", 8, true, AT_U8, F8_NONE },           { "BOOL", 8, true, AT_BOOL, F8_NONE },
+	{ "F8_E4M3", 8, true, AT_BF16, F8_E4M3 },    { "F8_E5M2", 8, true, AT_BF16, F8_E5M2 },
+	{ "I8", 8, false, AT_U8, F8_NONE },          { "I16", 16, false, AT_U8, F8_NONE },
+	{ "U16", 16, false, AT_U8, F8_NONE },        { "U32", 32, false, AT_U8, F8_NONE },
+	{ "U64", 64, false, AT_U8, F8_NONE },        { "C64", 64, false, AT_U8, F8_NONE },
+	{ "F4", 4, false, AT_U8, F8_NONE },          { "F6_E2M3", 6, false, AT_U8, F8_NONE },
+	{ "F6_E3M2", 6, false, AT_U8, F8_NONE },     { "F8_E8M0", 8, false, AT_U8, F8_NONE },
+	{ "F8_E4M3FNUZ", 8, false, AT_U8, F8_NONE }, { "F8_E5M2FNUZ", 8, false, AT_U8, F8_NONE },
+};
+
+static const struct st_type *find_type(const char *name)
+{
+	for (size_t i = 0; i < sizeof types / sizeof *types; i++)
+		if (!strcmp(types[i].name, name))
+			return &types[i];
+	return NULL;
+}
 
 static const char *st_dtype_name(enum at_dtype dt)
 {
-	for (size_t i = 0; i < N_DTYPES; i++)
-		if (dtype_table[i].dt == dt)
-			return dtype_table[i].name;
+	for (size_t i = 0; i < sizeof types / sizeof *types; i++)
+		if (types[i].dt == dt) /* the first is the type itself */
+			return types[i].name;
 	return "?";
 }
 
@@ -57,40 +81,43 @@ static const char *st_dtype_name(enum at_dtype dt)
 static int parse_dtype(struct st_entry *x, const json_t *j, struct err *e)
 {
 	const char *name = json_string_value(json_object_get(j, "dtype"));
+	const struct st_type *t = name ? find_type(name) : NULL;
 
-	for (size_t i = 0; name && i < N_DTYPES; i++)
-		if (!strcmp(name, dtype_table[i].name)) {
-			x->dtype = dtype_table[i].dt;
-			return 0;
-		}
-	return name ? err_set(
-			  e,
-			  "tensor '%s' has dtype %.40s; there are F32, F64, F16, BF16, I64, I32, U8 and BOOL",
-			  x->name, name)
-		    : err_set(e, "tensor '%s' has no dtype", x->name);
+	if (!t)
+		return name ? err_set(e, "tensor '%s' has dtype %.40s, which the format does not have",
+				      x->name, name)
+			    : err_set(e, "tensor '%s' has no dtype", x->name);
+	x->type = t->name;
+	x->dtype = t->dt;
+	return 0;
 }
 
 static int parse_shape(struct st_entry *x, const json_t *j, size_t *bytes, struct err *e)
 {
 	const json_t *shape = json_object_get(j, "shape");
-	size_t room = at_dtype_size(x->dtype);
+	size_t bits = (size_t)find_type(x->type)->bits, room = 8;
 
 	if (!json_is_array(shape))
 		return err_set(e, "tensor '%s' has no shape", x->name);
 	if (json_array_size(shape) > AT_MAX_DIMS)
 		return err_set(e, "tensor '%s' has more than %d dimensions", x->name, AT_MAX_DIMS);
-	*bytes = at_dtype_size(x->dtype);
+	*bytes = bits;
 	x->shape.n = (int)json_array_size(shape);
 	for (int i = 0; i < x->shape.n; i++) {
 		const json_t *d = json_array_get(shape, (size_t)i);
 		size_t size = (size_t)json_integer_value(d);
-		/* Strides are products of the sizes even where a size of 0 leaves no bytes. */
+		/* Strides are products of the sizes even where a size of 0 leaves no bytes; 8 bytes an
+		 * element. */
 		if (!json_is_integer(d) || json_integer_value(d) < 0 ||
 		    __builtin_mul_overflow(room, size ? size : 1, &room) || room > INT64_MAX)
 			return err_set(e, "tensor '%s' has an impossible shape", x->name);
 		x->shape.d[i] = json_integer_value(d);
-		*bytes *= size;
+		if (__builtin_mul_overflow(*bytes, size, bytes))
+			return err_set(e, "tensor '%s' has an impossible shape", x->name);
 	}
+	if (*bytes % 8)
+		return err_set(e, "tensor '%s' does not end at a whole byte", x->name);
+	*bytes /= 8;
 	return 0;
 }
 
@@ -162,6 +189,8 @@ static int parse_meta(struct st_file *f, json_t *meta, struct err *e)
 	const char *key;
 	json_t *v;
 
+	if (json_is_null(meta)) /* as the format's own reader takes it */
+		return 0;
 	if (!json_is_object(meta))
 		return err_set(e, "__metadata__ is not an object");
 	f->meta_key = mem_zero(json_object_size(meta) + 1, sizeof *f->meta_key);
@@ -203,10 +232,13 @@ static int parse_header(struct st_file *f, json_t *root, struct st_map *m, struc
 
 static int open_map(struct st_file *f, struct st_map *m, struct err *e)
 {
+	const char *other = text_other_file(m->data, m->size);
 	uint64_t header = 0;
 	struct err why = { "" };
 	int ret;
 
+	if (other)
+		return err_set(e, "%s: not a safetensors file but %s", f->path, other);
 	if (m->size < 8)
 		return err_set(e, "%s: %zu bytes are too few for a safetensors file", f->path, m->size);
 	for (int i = 7; i >= 0; i--)
@@ -308,15 +340,57 @@ const struct st_entry *st_find(const struct st_file *f, const char *name)
 	return f->n ? bsearch(&key, f->entry, (size_t)f->n, sizeof *f->entry, by_name) : NULL;
 }
 
+/* The upper half of a float, which is exact: at most 3 bits behind the point, exponents from -16 to 15. */
+static uint16_t widen(uint8_t v, enum f8 f8)
+{
+	int digits = f8 == F8_E4M3 ? 3 : 2, bias = f8 == F8_E4M3 ? 7 : 15;
+	int m = v & ((1 << digits) - 1), exponent = (v & 0x7f) >> digits;
+	bool nan = f8 == F8_E4M3 ? (v & 0x7f) == 0x7f : exponent == 31 && m;
+	float x = exponent ? ldexpf((float)(m + (1 << digits)), exponent - bias - digits)
+			   : ldexpf((float)m, 1 - bias - digits);
+	uint32_t bits;
+
+	if (f8 == F8_E5M2 && exponent == 31)
+		x = INFINITY;
+	if (nan)
+		x = NAN;
+	x = v & 0x80 ? -x : x;
+	memcpy(&bits, &x, sizeof bits);
+	return (uint16_t)(bits >> 16);
+}
+
+static at_t cast_f8(const struct st_entry *x, const uint8_t *p, enum f8 f8)
+{
+	size_t n = x->end - x->begin;
+	uint16_t table[256], *wide = mem_alloc((n + 1) * sizeof *wide);
+
+	for (int v = 0; v < 256; v++)
+		table[v] = widen((uint8_t)v, f8);
+	for (size_t i = 0; i < n; i++)
+		wide[i] = table[p[i]];
+	at_t t = at_from(wide, x->shape, AT_BF16);
+	free(wide);
+	return t;
+}
+
+bool st_known(const struct st_entry *x)
+{
+	return find_type(x->type)->known;
+}
+
 at_t st_get(const struct st_entry *x)
 {
+	const struct st_type *type = find_type(x->type);
+	struct at_dims shape = type->known ? x->shape : DIMS((int64_t)(x->end - x->begin));
 	struct st_map *m = x->map;
 	const uint8_t *p = m->data + m->start + x->begin;
 
+	if (type->f8)
+		return cast_f8(x, p, type->f8);
 	if ((uintptr_t)p % at_dtype_size(x->dtype) || x->begin == x->end)
-		return at_from(p, x->shape, x->dtype);
+		return at_from(p, shape, x->dtype);
 	atomic_fetch_add(&m->refs, 1);
-	return at_borrow(p, x->shape, x->dtype, map_release, m);
+	return at_borrow(p, shape, x->dtype, map_release, m);
 }
 
 void st_forget(const struct st_entry *x)
@@ -372,6 +446,37 @@ static void add_shape(struct text *t, const struct at_dims *s)
 	text_add(t, "]");
 }
 
+/* Weights of 8 bits with scales beside them are not what their bytes say: "x.weight" and "x.scale_weight" or
+ * "x.weight_scale", in one manner a file. */
+static const char *find_scale(const struct st_file *f, const struct st_entry *x)
+{
+	if (!find_type(x->type)->f8)
+		return NULL;
+	for (int i = 0; i < f->n; i++) {
+		const char *dot = strrchr(f->entry[i].name, '.'), *last = dot ? dot + 1 : f->entry[i].name;
+
+		if (strstr(last, "scale") || !strcmp(last, "scaled_fp8"))
+			return f->entry[i].name;
+	}
+	return NULL;
+}
+
+/* A type that can be read, and by its bytes alone. */
+static int check_values(const struct st_file *f, const struct st_entry *x, struct err *e)
+{
+	const char *scale = find_scale(f, x);
+
+	if (!st_known(x))
+		return err_set(e, "%s: tensor '%s' has dtype %s, which is not supported here", x->map->path,
+			       x->name, x->type);
+	return scale ? err_set(
+			   e,
+			   "%s: tensor '%s' is scaled %s (there is '%s'), which is not supported: only plain "
+			   "8-bit weights are",
+			   x->map->path, x->name, x->type, scale)
+		     : 0;
+}
+
 int st_take(at_t *out, const struct st_file *f, const char *name, struct at_dims shape, struct err *e)
 {
 	const struct st_entry *x = st_find(f, name);
@@ -391,6 +496,8 @@ int st_take(at_t *out, const struct st_file *f, const char *name, struct at_dims
 		text_free(&t);
 		return -1;
 	}
+	if (check_values(f, x, e))
+		return -1;
 	*out = st_get(x);
 	return 0;
 }

@@ -1,4 +1,5 @@
 #include "commands/session.h"
+#include "base/file.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "models/family.h"
@@ -147,6 +148,8 @@ static int settle(struct session_settings *s, const char *command, struct err *e
 	const struct experiment *x = s->from ? &s->x : NULL;
 	const struct family *family = NULL;
 
+	if (s->o.lora && !file_exists(s->o.lora))
+		return err_set(e, "%s: --lora %s: no such file or folder", command, s->o.lora);
 	if (!s->o.model && !x)
 		return s->o.lora ? err_set(e, "%s: %s does not belong to a run: give --model DIR", command,
 					   s->o.lora)

@@ -173,6 +173,13 @@ def test_sample_sizes(tmp_path, size):
     assert not (tmp_path / "x.png").exists()
 
 
+def test_sample_names(tmp_path):
+    for name in "x.jpg", "x.JPEG", "x.webp":
+        assert "images are written as PNG" in fails("sample", "--model", BASE, "--prompt", "a", "-o", tmp_path / name)
+    line = fails("sample", "--lora", tmp_path / "nope", "--prompt", "a", "-o", tmp_path / "x.png")
+    assert f"--lora {tmp_path / 'nope'}: no such file or folder" in line
+
+
 def test_sample_latents(tmp_path):
     """Latents that were saved start a run again; of another shape they are refused by name."""
     common = ["--model", BASE, "--prompt", "a photo of a cross", "--steps", 4]

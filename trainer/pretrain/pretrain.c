@@ -490,7 +490,7 @@ int pretrain(struct pretrain_conf *c, struct dist *d, struct err *e)
 	struct err ignored;
 	int ret;
 
-	ret = file_exists(c->run.out) ? err_set(e, "%s exists already: remove it or set run.out", c->run.out)
+	ret = file_exists(c->run.out) ? err_set(e, "%s exists already: set run.out to another folder", c->run.out)
 				      : 0;
 	ret = dist_agree(d, ret ? ret : open_all(&p, e), e);
 	if (!ret) {
