@@ -12,6 +12,8 @@
 #include "base/err.h"
 #include <stdio.h>
 
+#define ST_HEADER_MAX (100u << 20) /* bytes: what the format allows */
+
 struct st_entry {
 	const char *name;
 	const char *type; /* the format's own name of its type: "F32", "F8_E4M3", "I16" */

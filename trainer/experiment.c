@@ -350,44 +350,15 @@ static int check_effect(const struct experiment *x, struct err *e)
 	return 0;
 }
 
-static const char *last_part(const char *key)
-{
-	const char *dot = strrchr(key, '.');
-
-	return dot ? dot + 1 : key;
-}
-
-/* An unknown key may be one of another section: its message goes on with "there is optimizer.lr". */
-static int hint(struct err *e)
-{
-	static const char words[] = "unknown key '";
-	const char *key = strstr(e->msg, words);
-	struct text found = { 0 };
-
-	if (!key || strstr(e->msg, "did you mean"))
-		return -1;
-	key += strlen(words);
-	char *name = mem_printf("%.*s", (int)strcspn(key, "'"), key);
-	for (const struct experiment_section *s = experiment_sections; s->name; s++)
-		for (const struct field *f = s->fields; f->name; f++)
-			if (!strcmp(last_part(f->name), last_part(name)))
-				text_printf(&found, "%s%s.%s", found.n ? ", " : "", s->name, f->name);
-	if (found.n)
-		err_set(e, "%s; there is %s", e->msg, found.s);
-	text_free(&found);
-	free(name);
-	return -1;
-}
-
 /* The tables' sections from x->tree. */
 static int fill(struct experiment *x, struct err *e)
 {
 	if (check_sections(x->tree, e))
-		return hint(e);
+		return experiment_hint(e);
 	for (const struct experiment_section *s = experiment_sections; s->name; s++)
 		if (conf_fill((char *)x + s->offset, s->fields, x->tree, s->name, others_of(s->name), e))
-			return hint(e);
-	return fill_algorithm(x, e) ? hint(e) : 0;
+			return experiment_hint(e);
+	return fill_algorithm(x, e) ? experiment_hint(e) : 0;
 }
 
 /* What is the same for all stages. */
