@@ -26,6 +26,8 @@ static int read_prompts(struct trainer *t, struct err *e)
 		return -1;
 	if (*c->test && prompts_read(&t->test, c->test, e))
 		return -1;
+	if (t->test.n)
+		prompts_warn_seen(&t->test, &t->train);
 	if (t->archives)
 		return 0;
 	if (c->groups * c->group_size < t->dist->ranks)

@@ -6,7 +6,7 @@ import sys
 import pytest
 from command import BASE, FRAMES, ROOT, contraflow, fails, read_lines
 
-LINES = [json.loads(line) for line in (ROOT / "data/shapes/test.jsonl").read_text().splitlines()]
+LINES = [json.loads(line) for line in (ROOT / "data/shapes/validation.jsonl").read_text().splitlines()]
 # 12 prompts for evaluations that cost next to nothing.
 FEW = [line for tag in ("counting", "colors", "position") for line in [x for x in LINES if x["tag"] == tag][:4]]
 
