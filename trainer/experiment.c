@@ -147,6 +147,7 @@ static const struct field train_fields[] = {
 	      .doc = "stop the run when more than this share of an epoch's images has no reward"),
 	FIELD_END
 };
+static const char *const alarm_names[] = { "none", "warn", "stop", "kl", NULL };
 static const struct field eval_fields[] = {
 	FIELD(struct eval_conf, every, .init = "10", .min = 0, .max = 1e9, .unit = "optimizer steps",
 	      .doc = "steps between evaluations on the held-out prompts; 0: only before and after training"),
@@ -155,7 +156,15 @@ static const struct field eval_fields[] = {
 	FIELD(struct eval_conf, max_unavailable, .init = "0.5", .min = 0, .max = 1,
 	      .doc = "where more than this share of an evaluation's images lacks the held-out score, its "
 		     "numbers are "
-		     "logged with a warning and decide nothing (`train.stop_at`)"),
+		     "logged with a warning and decide nothing (`train.stop_at`, `eval.alarm`)"),
+	FIELD(struct eval_conf, alarm, .init = "warn", .choices = alarm_names,
+	      .doc = "what to do when a reward that is not trained on (of `eval.rewards`, or with `weight: "
+		     "0`) has fallen "
+		     "from its best evaluation while the total rose, both by more than their 95 % intervals: "
+		     "`warn`, "
+		     "`stop` the run or stage, raise the weight of the `kl` term, or `none` of these"),
+	FIELD(struct eval_conf, alarm_kl, .init = "2", .min = 1, .max = 1000,
+	      .doc = "`eval.alarm: kl`: each alarm multiplies the weight of the KL term by this"),
 	FIELD_END
 };
 const struct field checkpoint_fields[] = {
@@ -316,6 +325,12 @@ static int check_algorithm(const struct experiment *x, struct err *e)
 		    "rollout.solver = '%s': %s learns from steps with noise: take a stochastic solver "
 		    "whose steps have a law, and rollout.eta above 0",
 		    x->rollout.solver, type->name);
+	if (!strcmp(x->eval.alarm, "kl") && !(type->demands(x->algorithm_conf, &x->advantage).kl > 0))
+		return err_set(
+		    e,
+		    "eval.alarm = 'kl': the weight of %s's KL term is 0, and no factor raises that: set "
+		    "its kl_beta",
+		    type->name);
 	if (type->check && type->check(x->algorithm_conf, &s, e))
 		return err_in(e, "train.algorithm %s", type->name);
 	return 0;

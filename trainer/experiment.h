@@ -59,6 +59,8 @@ struct train_conf {
 struct eval_conf {
 	int64_t every, images_per_prompt;
 	double max_unavailable;
+	char *alarm;
+	double alarm_kl;
 	struct sampler_conf sampler;
 };
 struct checkpoint_conf {

@@ -79,21 +79,6 @@ static int evaluate_ema(struct trainer *t, const char *when, struct eval_result 
 	return write_row(t, e);
 }
 
-/* The newest held-out score, unless it is of a remnant, which decides nothing. */
-static void take_held_out(struct trainer *t, const struct eval_result *r)
-{
-	double lacking = eval_lacking(r);
-
-	if (lacking <= t->x->eval.max_unavailable) {
-		t->at.held_out = eval_held_out(r)->mean;
-		return;
-	}
-	if (t->dist->rank == 0)
-		log_warn("evaluation: %.0f %% of the images have no score (eval.max_unavailable is %g): its "
-			 "numbers decide nothing; %s",
-			 100 * lacking, t->x->eval.max_unavailable, r->why);
-}
-
 /* ---- The run --------------------------------------------------------------------------------- */
 
 /* The state of the newest checkpoint, and with it its part of the records.  Other images than those that led
@@ -262,7 +247,7 @@ static bool stage_is_over(const struct trainer *t)
 
 	return t->at.stage_step >= c->max_steps || (t->archives && t->at.epoch >= t->archives->n) ||
 	       (c->max_seconds > 0 && t->at.stage_seconds >= c->max_seconds) ||
-	       (c->stop_at > 0 && t->at.held_out >= c->stop_at);
+	       (c->stop_at > 0 && t->at.held_out >= c->stop_at) || t->alarm.stopped;
 }
 
 /* The evaluation and the grid that are due where the run stands, unless it ends there, where both come
@@ -277,7 +262,7 @@ static int look(struct trainer *t, bool *last, struct eval_result *eval, struct 
 		snprintf(when, sizeof when, "step %lld", (long long)t->at.step);
 		if (evaluate_ema(t, when, eval, e))
 			return -1;
-		take_held_out(t, eval);
+		trainer_take_evaluation(t, eval);
 	}
 	t->at.evaluated = t->at.step;
 	*last = stage_is_over(t);
@@ -351,6 +336,7 @@ static int turn(struct trainer *t, struct progress *bar, bool *last, struct eval
 	struct samples s = { 0 };
 	struct update_stats u = { 0 };
 	struct round_times time = { 0 };
+	char note[160];
 	double eta = 0;
 	int64_t before = t->at.step;
 	bool back = false, first = bar->done == bar->base;
@@ -363,9 +349,8 @@ static int turn(struct trainer *t, struct progress *bar, bool *last, struct eval
 		ret = write_step(t, &s, &u, eta, &time, before, e) || look(t, last, eval, e) ? -1 : 0;
 		if (!ret && (*last || due(t->x->checkpoint.every, before, t->at.step)))
 			ret = save(t, e);
-		progress_tick(bar, t->at.stage_step, "reward %.3f  held-out %.3f  grad %.2f  %.1f s/step",
-			      s.stats.reward_mean, eval_held_out(eval->n_tags ? eval : &t->before)->mean,
-			      u.grad_norm, s.rollout_seconds + s.reward_wait_seconds + u.seconds);
+		trainer_note(t, &s, &u, eval, note, sizeof note);
+		progress_tick(bar, t->at.stage_step, "%s", note);
 	}
 	samples_release(&s);
 	return ret;
@@ -441,6 +426,7 @@ static int run_stage(struct trainer *t, struct err *e)
 	if (t->test.n && t->at.evaluated < 0) {
 		if (evaluate_ema(t, "before training", &t->before, e))
 			return -1;
+		trainer_take_evaluation(t, &t->before);
 		t->at.evaluated = t->at.step;
 	}
 	if (t->test.n && t->at.drawn < 0) {
@@ -475,6 +461,7 @@ static int next_stage(struct trainer *t, struct err *e)
 	t->at.evaluated = t->at.drawn = -1;
 	t->at.stage_seconds = 0;
 	t->at.held_out = NAN;
+	alarm_release(&t->alarm);
 	t->batches = (struct batches) { 0 };
 	if (trainer_enter(t, t->at.stage, e) || batches_resolve(t, e))
 		return -1;

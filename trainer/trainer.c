@@ -26,6 +26,8 @@ static int read_prompts(struct trainer *t, struct err *e)
 		return -1;
 	if (*c->test && prompts_read(&t->test, c->test, e))
 		return -1;
+	if (t->test.n)
+		prompts_warn_seen(&t->test, &t->train);
 	if (t->archives)
 		return 0;
 	if (c->groups * c->group_size < t->dist->ranks)
@@ -381,6 +383,7 @@ void trainer_close(struct trainer *t)
 	leave(t);
 	close_judges(t);
 	pipeline_close(&t->pipeline);
+	alarm_release(&t->alarm);
 	eval_release(&t->before);
 	json_decref(t->inputs);
 	free(t->dir);

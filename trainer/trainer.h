@@ -12,6 +12,7 @@
 #include "rewards/mixture/mixture.h"
 #include "sampler/sample.h"
 #include "trainer/batches.h"
+#include "trainer/evaluation/alarm.h"
 #include "trainer/evaluation/evaluate.h"
 #include "trainer/experiment.h"
 #include "trainer/judging.h"
@@ -61,6 +62,7 @@ struct trainer {
 	bool unsaved;           /* all of this is of a finished step, and no checkpoint holds it */
 	struct batches batches; /* of the stage that runs */
 	struct eval_result before;
+	struct alarm alarm;      /* of this stage's evaluations */
 	struct metrics *metrics; /* NULL on ranks other than 0 */
 	char *dir;               /* the run directory */
 	json_t *inputs;          /* of inputs.h: of the checkpoint, then of this run; NULL on other ranks */
@@ -150,6 +152,14 @@ void update_step(struct trainer *t, const struct samples *s, int64_t part, int64
 /* What one micro-batch of n pairs does, for its memory: of made-up samples, all of them this rank's, with the
  * old policy and the base in it and `blocks` computed twice.  Only grad_P is changed. */
 void update_try(struct trainer *t, const struct samples *s, int n, int64_t blocks);
+
+/* ---- decisions.c ---- */
+/* What an evaluation decides, the same on every rank: the held-out score, unless it is of a remnant, and the
+ * alarm. That before a stage's first step only sets the alarm's marks. */
+void trainer_take_evaluation(struct trainer *t, const struct eval_result *r);
+/* A step in the progress line; `eval` is the newest evaluation, { 0 } before one. */
+void trainer_note(const struct trainer *t, const struct samples *s, const struct update_stats *u,
+		  const struct eval_result *eval, char *note, size_t size);
 
 /* Runs to train.max_steps, evaluates before and after, writes result.json.  A request to stop
  * (base/machine/stop.h) and every other error that all ranks have leave a checkpoint of the last finished

@@ -445,6 +445,8 @@ static struct work work_of(const struct trainer *t, const struct sampler *sample
 {
 	struct demands d = t->x->algorithm->demands(t->x->algorithm_conf, &t->x->advantage);
 
+	if (t->alarm.kl > 0)
+		d.kl *= t->alarm.kl;
 	if (d.needs & NEEDS_REFERENCE || d.kl_every < 1)
 		d.kl_every = 1; /* every pair has one */
 	return (

@@ -26,7 +26,7 @@ def sets(**keys):
 
 @pytest.fixture
 def prompts(tmp_path):
-    lines = (ROOT / "data/shapes/test.jsonl").read_text().splitlines()[::40]
+    lines = (ROOT / "data/shapes/validation.jsonl").read_text().splitlines()[::40]
     (tmp_path / "test.jsonl").write_text("\n".join(lines) + "\n")
     return tmp_path / "test.jsonl"
 

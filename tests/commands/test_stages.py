@@ -29,7 +29,7 @@ stages:
   right:
     train: {{max_steps: 4}}
     policy: {{old_schedule: linear, old_slope: 0.1, old_max: 1}}
-    prompts: {{test: {ROOT}/data/shapes/test.jsonl, group_size: 4}}
+    prompts: {{test: {ROOT}/data/shapes/validation.jsonl, group_size: 4}}
   flat again:
     train: {{max_steps: 2, steps_per_epoch: 2}}
     rewards: {{jpeg_incompressibility: {{}}}}
@@ -144,7 +144,7 @@ def test_stop_at(tmp_path):
 @pytest.mark.parametrize("limit", ["train.stop_at=0.01", "train.max_seconds=0.001"])
 def test_what_is_over_stays_over(tmp_path, limit):
     """A run that ended before max_steps does not train on when it is started again, unless the limit is lifted."""
-    args = ["train", write(tmp_path, SHARED), "--run", tmp_path / "run", "--quiet", "--set", f"prompts.test={ROOT}/data/shapes/test.jsonl",
+    args = ["train", write(tmp_path, SHARED), "--run", tmp_path / "run", "--quiet", "--set", f"prompts.test={ROOT}/data/shapes/validation.jsonl",
             "--set", "train.max_steps=4"]  # fmt: skip
     steps = lambda: [r["step"] for r in read_steps(tmp_path / "run")]
     contraflow(*args, "--set", limit)

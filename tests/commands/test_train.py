@@ -114,7 +114,7 @@ def test_run_directory(tmp_path):
         for kind in "geneval", "strict", "soft":
             assert abs(r[kind] - np.mean([t[kind] for t in r["tags"].values()])) < 1e-9
             assert r[f"{kind}_95"][0] < r[kind] < r[f"{kind}_95"][1]
-        assert r["geneval"] >= r["strict"] and r["prompts"] == len({(p["tag"], p["prompt"]) for p in read_lines(ROOT / "data/shapes/test.jsonl")})
+        assert r["geneval"] >= r["strict"] and r["prompts"] == len({(p["tag"], p["prompt"]) for p in read_lines(ROOT / "data/shapes/validation.jsonl")})
         assert r["rewards"]["geneval"]["score"] == r["reward"]
     rows = read_lines(run / "metrics.jsonl")
     lines, evals = read_steps(run), [r for r in rows if "eval/strict" in r]
@@ -139,7 +139,7 @@ def test_run_directory(tmp_path):
     grid = Image.open(io.BytesIO(image.encoded_image_string))
     assert grid.size == (image.width, image.height) == Image.open(run / "samples/step-000000.png").size
     # The adapter gives eval the same score as the run's own last evaluation.
-    contraflow("eval", "--model", BASE, "--lora", run / "checkpoints/step-00000002/lora", "--prompts", "data/shapes/test.jsonl",
+    contraflow("eval", "--model", BASE, "--lora", run / "checkpoints/step-00000002/lora", "--prompts", "data/shapes/validation.jsonl",
                "--solver", "dpm2", "--steps", 10, "--batch", 96, "-o", tmp_path / "eval.json")  # fmt: skip
     again = json.loads((tmp_path / "eval.json").read_text())
     assert abs(again["strict"] - result["after"]["strict"]) <= 1.5 / 144

@@ -87,7 +87,8 @@ static int fit_autoencoder(struct pretrainer *p, struct err *e)
 
 	for (int i = 0; i < AE_SCENES && !ret; i++) {
 		struct rng r = rng_make((uint64_t)p->c->run.seed, RNG_SCENE, (1ull << 47) + 1, (uint64_t)i);
-		ret = render(p, draw_prompt(p, 0, &r), &r, rgb + each * (size_t)i, e);
+		ret =
+		    render(p, draw_prompt(p, p->c->train.relation_steps, &r), &r, rgb + each * (size_t)i, e);
 	}
 	if (!ret) {
 		at_t x = at_view(to_pixels(rgb, AE_SCENES, side), DIMS(AE_SCENES, 3, side, side));
@@ -237,7 +238,10 @@ static int open_all(struct pretrainer *p, struct err *e)
 	    prompts_read(&p->test, p->c->eval.prompts, e) || mixture_open(&p->mixture, p->c->tree, 1, e) ||
 	    mixture_load(p->mixture, e))
 		return -1;
-	if (sort_prompts(p, e) || make_network(p, e) || tokenize(p, e) || fit_autoencoder(p, e))
+	prompts_warn_seen(&p->test, &p->train);
+	if (sort_prompts(p, e) || make_network(p, e) || tokenize(p, e))
+		return -1;
+	if (*p->c->model.start ? tiny_model_load(&p->model, p->c->model.start, e) : fit_autoencoder(p, e))
 		return -1;
 	flatten(p);
 	optimizer_init(&p->optimizer, &p->c->optimizer, at_numel(p->flat_P), AT_CPU);
@@ -428,17 +432,17 @@ static int make_step(struct pretrainer *p, int64_t step, double *mean, struct er
 static int train(struct pretrainer *p, const char *temp, int64_t *at, double *mean, struct err *e)
 {
 	const struct pretrain_train *c = &p->c->train;
-	int64_t every = p->c->eval.every;
+	int64_t every = p->c->eval.every, last = c->end && c->end < c->steps ? c->end : c->steps;
 	struct progress bar;
 	int ret = 0;
 
-	progress_begin(&bar, "pretrain", *at, c->steps);
+	progress_begin(&bar, "pretrain", *at, last);
 	while (!ret) {
 		if (dist_stops(p->dist))
 			ret = stop_check(e);
-		else if (*at == c->steps || (*at && every && *at % every == 0))
+		else if (*at == last || (*at && every && *at % every == 0))
 			ret = look(p, temp, *at, *mean, e);
-		if (ret || *at == c->steps)
+		if (ret || *at == last)
 			break;
 		ret = make_step(p, *at, mean, e);
 		*at += !ret;

@@ -66,6 +66,7 @@ static json_t *state_json(const struct trainer *t, uint64_t data_hash)
 				      "eval", (json_int_t)t->batches.eval, "micro",
 				      (json_int_t)t->batches.micro, "blocks", (json_int_t)t->batches.blocks,
 				      "bytes", json_number(t->batches.bytes)));
+	json_object_set_new(j, "alarm", alarm_json(&t->alarm));
 	json_object_set(j, "inputs", t->inputs ? t->inputs : json_null());
 	free(base);
 	free(shape);
