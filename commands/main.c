@@ -7,6 +7,7 @@
 #include "rewards/mixture/mixture.h"
 #include "commands/options.h"
 #include "dist/startup.h"
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -63,6 +64,7 @@ int main(int argc, char **argv)
 	struct err e = { "" };
 
 	at_set_panic(panic);
+	signal(SIGXFSZ, SIG_IGN); /* a file that may not grow is an error of the write that meets it */
 	if (argc < 2) {
 		usage(stderr);
 		return 2;
