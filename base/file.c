@@ -12,6 +12,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#define TEMP ".tmp-" /* and a number */
+
 /* "cannot VERB PATH: why (what to do)". */
 static int fail(struct err *e, const char *verb, const char *path)
 {
@@ -136,7 +138,8 @@ static int open_temporary(struct file_writer *w)
 		uint64_t name = file_hash(host, sizeof host, (uint64_t)(now.tv_nsec + k));
 
 		free(w->temp);
-		w->temp = mem_printf("%s.tmp-%ld-%06x", w->path, (long)getpid(), (unsigned)name & 0xffffff);
+		w->temp =
+		    mem_printf("%s" TEMP "%ld%06u", w->path, (long)getpid(), (unsigned)(name % 1000000));
 		fd = io_open(w->temp, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, 0666);
 		if (fd >= 0 || errno != EEXIST)
 			return fd;
@@ -177,6 +180,34 @@ void file_drop(struct file_writer *w)
 	free(w->path);
 	free(w->temp);
 	*w = (struct file_writer) { 0 };
+}
+
+/* "NAME.tmp-NUMBER", where NAME begins with one of them. */
+static bool is_left(const char *name, const char *const *names)
+{
+	const char *temp = strstr(name, TEMP);
+
+	if (!temp || !temp[strlen(TEMP)] ||
+	    strspn(temp + strlen(TEMP), "0123456789") != strlen(temp + strlen(TEMP)))
+		return false;
+	for (; *names; names++)
+		if (text_starts(name, *names) && strlen(*names) <= (size_t)(temp - name))
+			return true;
+	return false;
+}
+
+void file_sweep(const char *dir, const char *const *names)
+{
+	DIR *d = opendir(dir);
+
+	for (struct dirent *x; d && (x = readdir(d));)
+		if (is_left(x->d_name, names)) {
+			char *path = file_join(dir, x->d_name);
+			io_unlink(path); /* one that stays does no harm */
+			free(path);
+		}
+	if (d)
+		closedir(d);
 }
 
 static int sync_parent(const char *path, struct err *e)

@@ -2,7 +2,7 @@
  * file.h -- whole files, memory maps, and writes that are either complete or absent.
  *
  * A file that this program writes appears under its final name only when its bytes are on disk: written to a
- * temporary beside it (NAME.tmp-PID-...), fsynced, renamed.  On failure the temporary is removed.  A link is
+ * temporary beside it (NAME.tmp-NUMBER), fsynced, renamed.  On failure the temporary is removed.  A link is
  * followed: what it leads to is replaced.  A device, a pipe or a socket is written to.
  */
 #ifndef FILE_H
@@ -40,6 +40,9 @@ struct file_writer {
 int file_begin(struct file_writer *w, const char *path, struct err *e);
 int file_commit(struct file_writer *w, struct err *e);
 void file_drop(struct file_writer *w);
+/* Removes what killed processes left of such writes in a folder, for files whose names begin with one of
+ * `names` (NULL ends them); nobody may be writing there. */
+void file_sweep(const char *dir, const char *const *names);
 
 bool file_exists(const char *path);
 bool file_is_in(const char *dir, const char *name); /* is there such a file? */

@@ -1,4 +1,5 @@
 /* cmd_pretrain.c -- contraflow pretrain CONFIG */
+#include "base/machine/stop.h"
 #include "commands/options.h"
 #include "trainer/pretrain/pretrain.h"
 #include "dist/startup.h"
@@ -20,8 +21,10 @@ static int run(int argc, char **argv, struct err *e)
 	if (n != 1)
 		return err_set(e, "pretrain: name a configuration; usage: contraflow pretrain %s",
 			       cmd_pretrain.usage);
+	stop_open(false); /* MPI may take its time to start */
 	if ((ret = startup_open(&d, STARTUP_RANKS, e)))
 		return ret;
+	stop_open(d.rank == 0);
 	ret = dist_agree(&d, pretrain_read(&c, config, set.v, set.n, e), e);
 	if (!ret) {
 		/* the model is small, and trained on the CPU; so its judges work there as well */

@@ -7,16 +7,6 @@
 #include "commands/options.h"
 #include <stdlib.h>
 
-static int write_prompts(const struct shapes_conf *c, const char *dir, struct err *e)
-{
-	char *train = file_join(dir, "train.jsonl"), *test = file_join(dir, "test.jsonl");
-	int ret = file_mkdirs(dir, e) || shapes_write_prompts(c, train, test, e) ? -1 : 0;
-
-	free(train);
-	free(test);
-	return ret;
-}
-
 /* The true image of every line of a prompt file: DIR/00000.png and so on. */
 static int render_all(const struct shapes_conf *c, const char *file, const char *dir, int64_t seed,
 		      struct err *e)
@@ -51,7 +41,8 @@ static int run(int argc, char **argv, struct err *e)
 	int64_t seed = 0;
 	struct option_list set = { .n = 0 };
 	const struct option_spec spec[] = {
-		{ "prompts", 's', &prompts, "DIR", "write DIR/train.jsonl and DIR/test.jsonl" },
+		{ "prompts", 's', &prompts, "DIR",
+		  "write DIR/train.jsonl, DIR/validation.jsonl and DIR/test.jsonl" },
 		{ "render", 's', &render, "FILE", "draw a scene that fits each prompt of a .jsonl file" },
 		{ "o", 's', &out, "DIR", "folder for the images of --render" },
 		{ "seed", 'i', &seed, "N", "seed of the scenes (default 0)" },
@@ -75,7 +66,7 @@ static int run(int argc, char **argv, struct err *e)
 	if (!ret && !(ret = conf_fill(&c, shapes_fields, tree, "", NULL, e))) {
 		ret = shapes_check(&c, e);
 		if (!ret && prompts)
-			ret = write_prompts(&c, prompts, e);
+			ret = shapes_write_prompts(&c, prompts, e);
 		if (!ret && render)
 			ret = render_all(&c, render, out, seed, e);
 		conf_release(&c, shapes_fields);

@@ -2,6 +2,7 @@
 #include "base/alive.h"
 #include "base/file.h"
 #include "base/log.h"
+#include "base/machine/stop.h"
 #include "base/mem.h"
 #include "base/text.h"
 #include "commands/options.h"
@@ -64,7 +65,11 @@ static int train(struct dist *d, struct experiment *x, const struct request *q, 
 		if (!ret)
 			ret = train_in(&r, d, x, q->words, q->archive ? &archives : NULL, e);
 		archives_free(&archives);
-		log_note("%s%s", ret ? "ended by an error: " : "came to its end", ret ? e->msg : "");
+		log_note("%s%s",
+			 !ret           ? "came to its end"
+			 : stop_asked() ? "ended early: "
+					: "ended by an error: ",
+			 ret ? e->msg : "");
 	}
 	rundir_release(&r);
 	free(path);
@@ -124,6 +129,8 @@ static int read_and_train(struct dist *d, const struct request *q, struct err *e
 		return -1;
 	}
 	dist_watch(x.run.timeout);
+	stop_after(x.run.max_seconds);
+	stop_set_code((int)x.run.requeue_code);
 	at_set_deterministic(x.run.deterministic); /* judges as well, wherever they are */
 	ret = startup_threads(d, x.run.threads, e) || reward_ranks_split(d, x.ranks.reward, "ranks.reward", e)
 		  ? -1
@@ -208,7 +215,10 @@ int train_command(const struct command *c, int argc, char **argv, struct err *e)
 	struct dist d;
 	int ret = parse(c, &q, &quiet, &set, word, argc, argv, e);
 
+	if (!ret)
+		stop_open(false); /* MPI may take its time to start */
 	if (!ret && !(ret = startup_open(&d, STARTUP_RANKS, e))) {
+		stop_open(d.rank == 0);
 		log_quiet(quiet);
 		char *words = words_of(c->name, argc, argv);
 		q.words = words;

@@ -1,6 +1,7 @@
 /* main.c -- the commands, and what happens when something goes wrong: one line on stderr, a non-zero exit. */
 #include "aten/at.h"
 #include "base/log.h"
+#include "base/machine/stop.h"
 #include "base/mem.h"
 #include "base/text.h"
 #include "dist/dist.h"
@@ -86,7 +87,7 @@ int main(int argc, char **argv)
 			ret = err_set(&e, "cannot write all of standard output: is the disk full?");
 		if (ret < 0)
 			fprintf(stderr, "contraflow: %s\n", e.msg);
-		return leave(ret < 0 || ret == STARTUP_FAILED);
+		return leave(ret == STARTUP_STOPPED ? stop_code() : ret < 0 || ret == STARTUP_FAILED);
 	}
 	return unknown(argv[1]);
 }

@@ -1,6 +1,7 @@
 #include "data/prompts.h"
 #include "base/file.h"
 #include "base/json.h"
+#include "base/log.h"
 #include "base/mem.h"
 #include "base/rng.h"
 #include "base/text.h"
@@ -131,6 +132,53 @@ void prompts_free(struct prompts *p)
 	free(p->v);
 	free(p->path);
 	*p = (struct prompts) { 0 };
+}
+
+static int by_text(const void *a, const void *b)
+{
+	return strcmp(*(const char *const *)a, *(const char *const *)b);
+}
+
+static const char **sorted_texts(const struct prompts *p)
+{
+	const char **out = mem_alloc((size_t)p->n * sizeof *out);
+
+	for (int64_t i = 0; i < p->n; i++)
+		out[i] = p->v[i].text;
+	qsort(out, (size_t)p->n, sizeof *out, by_text);
+	return out;
+}
+
+int64_t prompts_seen(const struct prompts *held, const struct prompts *trained, const char **first)
+{
+	const char **a = sorted_texts(held), **b = sorted_texts(trained);
+	int64_t seen = 0;
+
+	*first = NULL;
+	for (int64_t i = 0, k = 0; i < held->n; i++) {
+		while (k < trained->n && strcmp(b[k], a[i]) < 0)
+			k++;
+		if (k < trained->n && !strcmp(b[k], a[i]))
+			seen += !i || strcmp(a[i], a[i - 1]);
+	}
+	for (int64_t i = 0; seen && !*first; i++)
+		if (bsearch(&held->v[i].text, b, (size_t)trained->n, sizeof *b, by_text))
+			*first = held->v[i].text;
+	free(a);
+	free(b);
+	return seen;
+}
+
+void prompts_warn_seen(const struct prompts *held, const struct prompts *trained)
+{
+	const char *first;
+	int64_t seen = prompts_seen(held, trained, &first);
+
+	if (seen)
+		log_warn_once(
+		    "%s: %lld of its prompts are trained on (in %s, too: \"%.100s\"); scores on them say "
+		    "nothing about new prompts",
+		    held->path, (long long)seen, trained->path, first);
 }
 
 /* A pile of prompts that is dealt from the top and shuffled anew when it is used up. */

@@ -25,6 +25,11 @@ int prompts_read(struct prompts *p, const char *path,
 		 struct err *e); /* an empty file is an error, as is a line without `prompt` */
 void prompts_copy(struct prompts *p, const struct prompts *from);
 void prompts_free(struct prompts *p);
+/* How many of the distinct texts of `held` stand in `trained` too; *first is the first of them in held, or
+ * NULL. */
+int64_t prompts_seen(const struct prompts *held, const struct prompts *trained, const char **first);
+/* A warning of rank 0, once, when there are any: their scores say nothing about prompts that are new. */
+void prompts_warn_seen(const struct prompts *held, const struct prompts *trained);
 
 /*
  * The prompts of one epoch: `groups` indices into p, drawn without replacement from a fresh permutation keyed

@@ -1,4 +1,5 @@
 #include "dist/dist.h"
+#include "base/machine/stop.h"
 #include "base/mem.h"
 #include "dist/comm.h"
 #include "dist/watch.h"
@@ -200,6 +201,16 @@ int dist_agree(struct dist *d, int ret, struct err *e)
 	dist_wait(d, "agreement", 1, &r);
 	said.msg[sizeof said.msg - 1] = '\0';
 	return err_set(e, "rank %d: %.1000s", worst, said.msg);
+}
+
+bool dist_stops(struct dist *d)
+{
+	double asked = stop_asked();
+
+	dist_max_f64(d, &asked, 1);
+	if (asked > 0)
+		stop_ask("a signal to another rank");
+	return asked > 0;
 }
 
 int dist_same(struct dist *d, uint64_t value, const char *what, struct err *e)

@@ -73,6 +73,8 @@ _Noreturn void dist_abort(int code);
 /* ret and e of the worst rank become everyone's ("rank 2: ..."): makes one rank's error all ranks' before the
  * next collective.  Returns 0 when every rank passed 0. */
 int dist_agree(struct dist *d, int ret, struct err *e);
+/* Has any rank been asked to stop (base/machine/stop.h)?  All have, then. */
+bool dist_stops(struct dist *d);
 /* An error on all ranks where one has another value than rank 0: "rank 1: WHAT is not what rank 0 has". */
 int dist_same(struct dist *d, uint64_t value, const char *what, struct err *e);
 void dist_barrier(struct dist *d);

@@ -1,5 +1,6 @@
 #include "dist/startup.h"
 #include "base/machine/gpus.h"
+#include "base/machine/stop.h"
 #include "base/log.h"
 #include <stdio.h>
 #include <stdlib.h>
@@ -134,8 +135,12 @@ int startup_one_gpu(const struct dist *d, struct err *e)
 
 int startup_close(struct dist *d, int ret, const struct err *e)
 {
+	bool stopped = ret < 0 && dist_stops(d);
+
 	if (ret < 0 && d->rank == 0)
 		fprintf(stderr, "contraflow: %s\n", e->msg);
+	if (stop_asked())
+		stop_close(); /* a launcher ends those that are not the first to leave */
 	dist_close(d);
-	return ret ? STARTUP_FAILED : 0;
+	return stopped ? STARTUP_STOPPED : ret ? STARTUP_FAILED : 0;
 }

@@ -15,6 +15,8 @@
 
 /* What main() gets of a command that failed and whose message somebody has printed. */
 #define STARTUP_FAILED 2
+/* The same, of one that was asked to stop and has kept what can be kept: it exits with stop_code(). */
+#define STARTUP_STOPPED 3
 
 enum startup_ranks { STARTUP_ALONE, STARTUP_RANKS }; /* whether the command shares its work among ranks */
 

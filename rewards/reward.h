@@ -31,11 +31,10 @@ struct reward_score {
 	double sub[REWARD_SUBS]; /* in the order of sub_names; NAN when an image has none */
 };
 
-/* How a reward fills what its caller gets: n scores without sub-scores (those that a reward has it sets
- * afterwards); one that is not finite, or beyond REWARD_MOST, is unavailable, and says so of "WHOSE score".
- */
 /* Whether a score is a number that can be learned from; if not, into `why` "WHOSE score ...". */
 bool reward_sane(double value, const char *whose, char why[REWARD_WHY]);
+/* How a reward fills what its caller gets: n scores without sub-scores (those that a reward has it sets
+ * afterwards); one that is not sane is unavailable. */
 void reward_put(struct reward_score *out, int n, const double *value, const char *whose);
 /* All n are unavailable. */
 void reward_fail(struct reward_score *out, int n, const char *why);

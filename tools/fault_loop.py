@@ -116,7 +116,7 @@ def judge(program, folder, want, ranks, call, n, what):
     elif what in HARMLESS and done.returncode:
         bad.append(f"exit {done.returncode}, though {what} is no error")
     elif done.returncode:
-        name = pathlib.Path(re.sub(r"\.tmp-\d+-\w+$", "", came[1])).name
+        name = pathlib.Path(re.sub(r"\.tmp-\d+$", "", came[1])).name
         if not said:
             bad.append("no message")
         elif text_of(what) not in said[0] or (call != "alloc" and name not in said[0]):

@@ -21,4 +21,14 @@ done
 
 # One rank per core, one thread per rank: small products are not worth dividing among threads.
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
-exec mpirun -n "$(nproc)" --bind-to none build/contraflow train "$config" "$@"
+ranks() { mpirun -n "$(nproc)" --bind-to none build/contraflow "$@"; }
+ranks train "$config" "$@"
+
+# The run has watched the validation prompts.  What is reported is the score on the test prompts, on which nothing was chosen.
+if [[ $config == *configs/shapes*.yaml && " $* " =~ " --run "([^ ]+) ]]; then
+	test=(--prompts data/shapes/test.jsonl --images-per-prompt 4 --solver dpm2 --steps 10 --batch 96 --quiet)
+	echo "test prompts, before training:"
+	ranks eval --model data/shapes/base "${test[@]}"
+	echo "test prompts, after training:"
+	ranks eval --lora "${BASH_REMATCH[1]}" "${test[@]}"
+fi

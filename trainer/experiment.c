@@ -33,6 +33,15 @@ static const struct field run_fields[] = {
 		  "end the job when a rank has shown no sign of life for so long: it is stuck in a reward, a "
 		  "file or a GPU, or it, its host or the network is lost; longer than anything that shows "
 		  "none in between (a call of a reward, a micro-batch, reading a file's weights); 0: never"),
+	FIELD(struct run_conf, max_seconds, .init = "0", .min = 0, .max = 1e9, .unit = "s",
+	      .doc =
+		  "end this process after so many seconds, start-up included, as SIGTERM would: with a "
+		  "checkpoint and `run.requeue_code`, and no epoch is begun that would not end in time. For "
+		  "slices of a queue; `train.max_seconds` counts over resumes, and ends the run; 0: no "
+		  "limit"),
+	FIELD(struct run_conf, requeue_code, .init = "75", .min = 1, .max = 255,
+	      .doc = "exit code of a run that SIGTERM, SIGUSR1, SIGINT or `run.max_seconds` ended early and "
+		     "that `--resume` goes on with"),
 	FIELD_END
 };
 static const struct field ranks_fields[] = {
@@ -107,7 +116,8 @@ static const struct field train_fields[] = {
 		  "how many of the transformer's blocks are computed again in the backward pass, which saves "
 		  "memory; true: all; auto: as few as fit into `run.memory`"),
 	FIELD(struct train_conf, max_seconds, .init = "0", .min = 0, .max = 1e9, .unit = "s",
-	      .doc = "end the run after the first step that passes this training time; 0: no limit"),
+	      .doc = "end the run after the first step that passes this training time, resumes included "
+		     "(`run.max_seconds` is of one process); 0: no limit"),
 	FIELD(struct train_conf, steps_per_epoch, .init = "1", .min = 1, .max = 1000,
 	      .unit = "optimizer steps",
 	      .doc = "optimizer steps per epoch, among which the epoch's images are divided"),
@@ -128,11 +138,16 @@ static const struct field train_fields[] = {
 	FIELD(struct train_conf, max_grad_norm, .init = "1", .min = 0, .max = 1e9,
 	      .doc = "clip gradients to this norm; 0: no clipping"),
 	FIELD(struct train_conf, max_skipped, .init = "5", .min = 1, .max = 1e6, .unit = "steps",
-	      .doc = "go back to the last checkpoint after this many non-finite steps in a row"),
+	      .doc =
+		  "go back to the last checkpoint after this many non-finite steps in a row, and end the run "
+		  "after this many in a row that had nothing to learn from"),
+	FIELD(struct train_conf, max_rollbacks, .init = "3", .min = 0, .max = 1e6,
+	      .doc = "how often a run goes back to a checkpoint before it ends with an error"),
 	FIELD(struct train_conf, max_unavailable, .init = "0.5", .min = 0, .max = 1,
 	      .doc = "stop the run when more than this share of an epoch's images has no reward"),
 	FIELD_END
 };
+static const char *const alarm_names[] = { "none", "warn", "stop", "kl", NULL };
 static const struct field eval_fields[] = {
 	FIELD(struct eval_conf, every, .init = "10", .min = 0, .max = 1e9, .unit = "optimizer steps",
 	      .doc = "steps between evaluations on the held-out prompts; 0: only before and after training"),
@@ -141,7 +156,15 @@ static const struct field eval_fields[] = {
 	FIELD(struct eval_conf, max_unavailable, .init = "0.5", .min = 0, .max = 1,
 	      .doc = "where more than this share of an evaluation's images lacks the held-out score, its "
 		     "numbers are "
-		     "logged with a warning and decide nothing (`train.stop_at`)"),
+		     "logged with a warning and decide nothing (`train.stop_at`, `eval.alarm`)"),
+	FIELD(struct eval_conf, alarm, .init = "warn", .choices = alarm_names,
+	      .doc = "what to do when a reward that is not trained on (of `eval.rewards`, or with `weight: "
+		     "0`) has fallen "
+		     "from its best evaluation while the total rose, both by more than their 95 % intervals: "
+		     "`warn`, "
+		     "`stop` the run or stage, raise the weight of the `kl` term, or `none` of these"),
+	FIELD(struct eval_conf, alarm_kl, .init = "2", .min = 1, .max = 1000,
+	      .doc = "`eval.alarm: kl`: each alarm multiplies the weight of the KL term by this"),
 	FIELD_END
 };
 const struct field checkpoint_fields[] = {
@@ -302,6 +325,12 @@ static int check_algorithm(const struct experiment *x, struct err *e)
 		    "rollout.solver = '%s': %s learns from steps with noise: take a stochastic solver "
 		    "whose steps have a law, and rollout.eta above 0",
 		    x->rollout.solver, type->name);
+	if (!strcmp(x->eval.alarm, "kl") && !(type->demands(x->algorithm_conf, &x->advantage).kl > 0))
+		return err_set(
+		    e,
+		    "eval.alarm = 'kl': the weight of %s's KL term is 0, and no factor raises that: set "
+		    "its kl_beta",
+		    type->name);
 	if (type->check && type->check(x->algorithm_conf, &s, e))
 		return err_in(e, "train.algorithm %s", type->name);
 	return 0;

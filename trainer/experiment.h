@@ -21,7 +21,9 @@ struct run_conf {
 	char *memory;    /* fit_parse_memory's */
 	int64_t threads; /* a rank; 0: as startup_threads says */
 	bool deterministic;
-	double timeout; /* s without a sign of life; 0: none is too long */
+	double timeout;     /* s without a sign of life; 0: none is too long */
+	double max_seconds; /* s of this process; 0: no limit */
+	int64_t requeue_code;
 };
 struct ranks_conf {
 	int64_t reward; /* the job's last ranks, which score for the others */
@@ -50,13 +52,15 @@ struct train_conf {
 	int64_t gradient_checkpointing; /* blocks; -1: auto */
 	double max_seconds, stop_at;
 	double timestep_fraction, max_grad_norm;
-	int64_t max_skipped;
+	int64_t max_skipped, max_rollbacks;
 	double max_unavailable;
 	bool cuda_graphs;
 };
 struct eval_conf {
 	int64_t every, images_per_prompt;
 	double max_unavailable;
+	char *alarm;
+	double alarm_kl;
 	struct sampler_conf sampler;
 };
 struct checkpoint_conf {

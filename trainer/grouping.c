@@ -1,4 +1,5 @@
 #include "trainer/grouping.h"
+#include "base/machine/stop.h"
 #include "base/mem.h"
 #include "data/prompts.h"
 #include <stdlib.h>
@@ -140,14 +141,14 @@ double grouping_finish(struct grouping *g)
 	if (!g->wanted)
 		return 0;
 	put_together(g);
-	return mixture_wait(g->mixture, &g->scores);
+	return mixture_wait_unless(g->mixture, &g->scores, stop_asked);
 }
 
 void grouping_release(struct grouping *g)
 {
 	if (!g->wanted)
 		return;
-	mixture_wait(g->mixture, &g->scores);
+	mixture_wait_unless(g->mixture, &g->scores, stop_asked);
 	drop(&g->head);
 	drop(&g->open);
 	mixture_scores_free(&g->scores);

@@ -1,4 +1,5 @@
 #include "trainer/judging.h"
+#include "base/machine/stop.h"
 #include "base/mem.h"
 #include <math.h>
 #include <stdlib.h>
@@ -130,7 +131,7 @@ void judging_finish(struct judging *j, struct mixture_scores *all, double *waite
 	/* groups first: those that were cut are scored while the rest is waited for */
 	double seconds = grouping_finish(&j->groups);
 
-	seconds += mixture_wait(j->mixture, &j->scores);
+	seconds += mixture_wait_unless(j->mixture, &j->scores, stop_asked);
 	if (waited)
 		*waited = seconds;
 	for (int64_t i = 0; i < j->n; i++)
@@ -148,7 +149,7 @@ void judging_finish(struct judging *j, struct mixture_scores *all, double *waite
 
 void judging_drop(struct judging *j)
 {
-	mixture_wait(j->mixture, &j->scores);
+	mixture_wait_unless(j->mixture, &j->scores, stop_asked);
 	mixture_scores_free(&j->scores);
 	grouping_release(&j->groups);
 }

@@ -1,14 +1,15 @@
 /* loop.c -- a training run: prompts, rollout, rewards, advantage, update, old policy, epoch after epoch. */
-#include "aten/memory.h"
 #include "base/alive.h"
 #include "base/file.h"
 #include "base/json.h"
 #include "base/log.h"
+#include "base/machine/stop.h"
 #include "base/mem.h"
 #include "algorithms/gradient.h"
 #include "sampler/replay.h"
 #include "trainer/evaluation/grids.h"
 #include "trainer/record/archive.h"
+#include "trainer/record/rows.h"
 #include "trainer/reward_ranks.h"
 #include "trainer/trainer.h"
 #include <math.h>
@@ -18,12 +19,6 @@
 
 #define GRID_IMAGES  36
 #define GRID_COLUMNS 12
-
-/* Seconds of an epoch by phase; `eval` is what came before it. */
-struct round_times {
-	double rollout, reward_wait, update, reduce, eval;
-	double forwards; /* of an image, by all ranks: update_stats.forwards and the rollout's */
-};
 
 static struct evaluator make_evaluator(struct trainer *t)
 {
@@ -58,115 +53,50 @@ static int save_grid(struct trainer *t, struct err *e)
 	return dist_agree(t->dist, ret, e);
 }
 
-static int evaluate_ema(struct trainer *t, struct eval_result *r, struct err *e)
+/* The row that has been collected, with the number of the step that was the last. */
+static int write_row(struct trainer *t, struct err *e)
+{
+	int ret = t->metrics ? metrics_write(t->metrics, t->at.step, e) : 0;
+
+	if (dist_agree(t->dist, ret, e))
+		return -1;
+	t->at.rows = t->metrics ? metrics_rows(t->metrics) : 0;
+	t->unsaved = true;
+	return 0;
+}
+
+static int evaluate_ema(struct trainer *t, const char *when, struct eval_result *r, struct err *e)
 {
 	struct evaluator v = make_evaluator(t);
 	struct pass ema = policies_ema_pass(&t->policies);
-	return evaluate(&v, &ema, r, e);
-}
 
-/* The newest held-out score, unless it is of a remnant, which decides nothing. */
-static void take_held_out(struct trainer *t, const struct eval_result *r)
-{
-	double lacking = eval_lacking(r);
-
-	if (lacking <= t->x->eval.max_unavailable) {
-		t->at.held_out = eval_held_out(r)->mean;
-		return;
+	if (evaluate(&v, &ema, r, e))
+		return -1;
+	if (t->metrics) {
+		rows_eval(t, r);
+		log_info("%s: held-out %s %.3f", when, eval_held_out_name(r), eval_held_out(r)->mean);
 	}
-	if (t->dist->rank == 0)
-		log_warn("evaluation: %.0f %% of the images have no score (eval.max_unavailable is %g): its "
-			 "numbers decide nothing; %s",
-			 100 * lacking, t->x->eval.max_unavailable, r->why);
-}
-
-/* ---- What a step tells ----------------------------------------------------------------------- */
-
-static double mean_of(const double *v, int64_t n)
-{
-	double sum = 0, count = 0;
-	for (int64_t i = 0; i < n; i++)
-		if (!isnan(v[i])) {
-			sum += v[i];
-			count++;
-		}
-	return count ? sum / count : NAN;
-}
-
-static void add_metrics(struct trainer *t, const struct samples *s, const struct update_stats *u, double eta,
-			const struct round_times *time)
-{
-	struct metrics *m = t->metrics;
-	char name[128];
-
-	metrics_add(m, "epoch", (double)t->at.epoch);
-	metrics_add(m, "images", (double)t->at.images);
-	if (t->file->n_stages)
-		metrics_add(m, "stage", (double)t->at.stage + 1);
-	metrics_add(m, "reward/mean", s->stats.reward_mean);
-	metrics_add(m, "reward/std", s->stats.reward_std);
-	for (int k = 0; k < s->scores.rewards; k++) {
-		if (mixture_at(t->mixture, k)->held_out)
-			continue;
-		snprintf(name, sizeof name, "reward/%s", mixture_at(t->mixture, k)->name);
-		metrics_add(m, name, mean_of(s->scores.value + k * s->n, s->n));
-	}
-	if (s->extra)
-		metrics_add(m, "reward/drawn", s->extra_mean);
-	double strict = mean_of(s->strict, s->n);
-	if (!isnan(strict))
-		metrics_add(m, "reward/strict", strict);
-	metrics_add(m, "reward/unavailable", (double)s->scores.unavailable);
-	if (mixture_has_quorum(t->mixture))
-		metrics_add(m, "reward/left_out", (double)s->scores.n_left_out);
-	metrics_add(m, "advantage/flat_groups", (double)s->stats.flat_groups / (double)s->groups);
-	metrics_add(m, "advantage/r_mean", s->stats.r_mean);
-	metrics_add(m, "loss/policy", u->policy_loss);
-	metrics_add(m, "loss/kl", u->kl);
-	if (u->has_old)
-		metrics_add(m, "loss/old_deviation", u->old_deviation);
-	const char *const *own = algorithm_metrics(t->x->algorithm);
-	for (int k = 0; own[k]; k++) {
-		snprintf(name, sizeof name, "loss/%s", own[k]);
-		metrics_add(m, name, u->metric[k]);
-	}
-	metrics_add(m, "grad_norm", u->grad_norm);
-	metrics_add(m, "lr", u->lr);
-	metrics_add(m, "old_eta", eta);
-	metrics_add(m, "lora_norm", lora_norm(&t->policies.theta));
-	metrics_add(m, "skipped", (double)t->at.skipped);
-	metrics_add(m, "health/x0_norm", s->x0_norm);
-	metrics_add(m, "health/pixel_mean", s->pixel_mean);
-	metrics_add(m, "health/pixel_saturated", s->pixel_saturated);
-	struct at_memory memory;
-	at_memory_read(t->pipeline.device, &memory);
-	metrics_add(m, "memory/peak", (double)memory.peak / 1073741824);
-	metrics_add(m, "memory/reserved", (double)memory.reserved_peak / 1073741824);
-	metrics_add(m, "compute/forwards", time->forwards);
-	metrics_add(m, "time/rollout", time->rollout);
-	metrics_add(m, "time/reward_wait", time->reward_wait);
-	metrics_add(m, "time/update", time->update);
-	metrics_add(m, "time/all_reduce", time->reduce);
-	metrics_add(m, "time/eval", time->eval);
-	metrics_add(m, "time/train_total", t->at.train_seconds);
+	return write_row(t, e);
 }
 
 /* ---- The run --------------------------------------------------------------------------------- */
 
-/* A step with a non-finite number changed nothing; too many in a row go back to the last checkpoint. */
-static int after_skip(struct trainer *t, const struct update_stats *u, struct err *e)
+/* The state of the newest checkpoint, and with it its part of the records.  Other images than those that led
+ * here come next: epochs go on counting, and so do what was skipped and how often we went back. */
+static int go_back(struct trainer *t, struct err *e)
 {
+	struct progress_state was = t->at;
 	bool found = false;
 
-	t->at.skipped++;
-	t->at.skipped_in_row++;
-	if (t->dist->rank == 0)
-		log_warn("step %lld skipped: %s (%lld in a row)", (long long)t->at.step + 1,
-			 u->empty ? "there is nothing to learn from" : "a loss or gradient is not finite",
-			 (long long)t->at.skipped_in_row);
-	if (t->at.skipped_in_row < t->x->train.max_skipped)
-		return 0;
-	int64_t skipped = t->at.skipped, epoch = t->at.epoch;
+	t->unsaved = false; /* nothing here is worth more than the checkpoint */
+	if (was.rollbacks >= t->x->train.max_rollbacks)
+		return err_set(e,
+			       "step %lld: %lld in a row were not finite, after %lld returns to a checkpoint "
+			       "(train.max_rollbacks): the newest one is sound; go on from it with a lower "
+			       "optimizer.lr (it is %g) or train.max_grad_norm (%g), with run.dtype bfloat16 "
+			       "or float32 instead of float16, or another run.seed, and look at the rewards",
+			       (long long)was.step + 1, (long long)was.skipped_in_row,
+			       (long long)was.rollbacks, t->x->optimizer.lr, t->x->train.max_grad_norm);
 	if (checkpoint_resume(t, &found, e))
 		return -1;
 	if (!found)
@@ -174,13 +104,79 @@ static int after_skip(struct trainer *t, const struct update_stats *u, struct er
 		    e,
 		    "%lld steps in a row were not finite, and there is no checkpoint to go back to; lower "
 		    "optimizer.lr or look at the rewards",
-		    (long long)t->at.skipped_in_row);
-	/* Other images than those that led here: the epoch goes on counting. */
-	t->at.epoch = epoch;
-	t->at.skipped = skipped;
+		    (long long)was.skipped_in_row);
+	t->at.epoch = was.epoch + 1;
+	t->at.part = 0;
+	t->at.skipped = was.skipped;
 	t->at.skipped_in_row = 0;
+	t->at.rollbacks = was.rollbacks + 1;
+	t->at.train_seconds = was.train_seconds;
+	t->at.stage_seconds = was.stage_seconds;
+	t->at.cpu_seconds = was.cpu_seconds;
+	int ret = 0;
+	if (t->metrics) {
+		metrics_close(t->metrics);
+		ret = metrics_open(&t->metrics, t->dir, t->at.step, t->at.rows, t->x->log.tensorboard, e);
+		log_warn("went back to the checkpoint of step %lld (%lld of at most %lld times)",
+			 (long long)t->at.step, (long long)t->at.rollbacks,
+			 (long long)t->x->train.max_rollbacks);
+	}
+	return dist_agree(t->dist, ret, e);
+}
+
+/* Nothing in a part of the epoch to learn from: a pause of a server of rewards, or a lasting mistake. */
+static int after_empty(struct trainer *t, const struct samples *s, struct err *e)
+{
+	struct err why;
+
+	if (s->scores.unavailable >= s->n)
+		err_set(&why, "no image was scored (%s)", s->scores.why);
+	else
+		err_set(&why, "%lld of %lld images were scored, and train.algorithm %s wants none of them",
+			(long long)(s->n - s->scores.unavailable), (long long)s->n, t->x->algorithm->name);
+	t->at.empty_in_row++;
 	if (t->dist->rank == 0)
-		log_warn("went back to the checkpoint of step %lld", (long long)t->at.step);
+		log_warn("epoch %lld has nothing to learn from: %s (%lld in a row)", (long long)t->at.epoch,
+			 why.msg, (long long)t->at.empty_in_row);
+	if (t->at.empty_in_row < t->x->train.max_skipped)
+		return 0;
+	return err_set(e, "%lld steps in a row had nothing to learn from (train.max_skipped): %.700s",
+		       (long long)t->at.empty_in_row, why.msg);
+}
+
+/* A step with a non-finite number changed nothing; too many in a row go back to the last checkpoint. */
+static int after_skip(struct trainer *t, bool *back, struct err *e)
+{
+	t->at.skipped++;
+	t->at.skipped_in_row++;
+	if (t->dist->rank == 0)
+		log_warn("step %lld skipped: a loss or gradient is not finite (%lld in a row)",
+			 (long long)t->at.step + 1, (long long)t->at.skipped_in_row);
+	*back = t->at.skipped_in_row >= t->x->train.max_skipped;
+	return *back ? go_back(t, e) : 0;
+}
+
+/* One part of the epoch.  *u becomes what a step tells that was made. */
+static int run_part(struct trainer *t, const struct samples *s, struct update_stats *u, bool *back,
+		    struct round_times *time, struct err *e)
+{
+	struct update_stats now;
+
+	update_step(t, s, t->at.part, t->x->train.steps_per_epoch, &now);
+	if (now.stopped)
+		return stop_check(e);
+	time->update += now.seconds - now.reduce_seconds;
+	time->reduce += now.reduce_seconds;
+	time->forwards += now.forwards;
+	t->unsaved = true;
+	t->at.part++;
+	if (now.empty)
+		return after_empty(t, s, e);
+	t->at.empty_in_row = 0;
+	if (now.skipped)
+		return after_skip(t, back, e);
+	t->at.skipped_in_row = 0;
+	*u = now;
 	return 0;
 }
 
@@ -199,8 +195,9 @@ static int check_replicas(struct trainer *t, struct err *e)
 		       (long long)t->at.step, said.msg);
 }
 
-/* One epoch of the algorithm. */
-static int run_epoch(struct trainer *t, struct samples *s, struct update_stats *u, double *eta,
+/* One epoch of the algorithm, or what an early end has left of it: samples are a function of the old policy,
+ * which stays as it is until the epoch is over. */
+static int run_epoch(struct trainer *t, struct samples *s, struct update_stats *u, double *eta, bool *back,
 		     struct round_times *time, struct err *e)
 {
 	int64_t parts = t->x->train.steps_per_epoch;
@@ -212,22 +209,20 @@ static int run_epoch(struct trainer *t, struct samples *s, struct update_stats *
 		return -1;
 	if (t->x->log.rollouts_every && t->at.epoch % t->x->log.rollouts_every == 0 && archive_write(t, s, e))
 		return -1;
+	while (t->at.part < parts && t->at.stage_step < t->x->train.max_steps)
+		if (run_part(t, s, u, back, time, e))
+			return -1;
+		else if (*back)
+			return 0;
+	*eta = policies_after_epoch(&t->policies, t->at.epoch + 1, t->at.stage_step);
+	if (check_replicas(t, e)) {
+		t->unsaved = false;
+		return -1;
+	}
+	t->at.part = 0;
+	t->at.epoch++;
 	t->at.images += s->n + s->extra;
 	t->at.unavailable += s->scores.unavailable;
-	for (int64_t part = 0; part < parts && t->at.stage_step < t->x->train.max_steps; part++) {
-		update_step(t, s, part, parts, u);
-		time->update += u->seconds - u->reduce_seconds;
-		time->forwards += u->forwards;
-		time->reduce += u->reduce_seconds;
-		if (u->skipped && after_skip(t, u, e))
-			return -1;
-		if (!u->skipped)
-			t->at.skipped_in_row = 0;
-	}
-	*eta = policies_after_epoch(&t->policies, t->at.epoch + 1, t->at.stage_step);
-	if (check_replicas(t, e))
-		return -1;
-	t->at.epoch++;
 	time->rollout = s->rollout_seconds;
 	time->reward_wait = s->reward_wait_seconds;
 	double spent[3] = { clock_now() - start, clock_cpu() - cpu, (double)s->forwards }, most = spent[0];
@@ -252,47 +247,51 @@ static bool stage_is_over(const struct trainer *t)
 
 	return t->at.stage_step >= c->max_steps || (t->archives && t->at.epoch >= t->archives->n) ||
 	       (c->max_seconds > 0 && t->at.stage_seconds >= c->max_seconds) ||
-	       (c->stop_at > 0 && t->at.held_out >= c->stop_at);
+	       (c->stop_at > 0 && t->at.held_out >= c->stop_at) || t->alarm.stopped;
 }
 
-/* Evaluation, grid, metrics and checkpoint after an epoch that began at step `before`. */
-static int after_epoch(struct trainer *t, const struct samples *s, const struct update_stats *u, double eta,
-		       struct round_times *time, int64_t before, bool *last, struct eval_result *eval,
-		       struct err *e)
+/* The evaluation and the grid that are due where the run stands, unless it ends there, where both come
+ * anyway. An early end may come between them: the run then goes on here. */
+static int look(struct trainer *t, bool *last, struct eval_result *eval, struct err *e)
 {
-	bool evaluated = false;
-	int ret = 0;
+	if (!t->test.n || *last)
+		return 0;
+	if (due(t->x->eval.every, t->at.evaluated, t->at.step)) {
+		char when[64];
 
-	if (t->test.n && !*last && due(t->x->eval.every, before, t->at.step)) {
-		double start = clock_now();
-		if (evaluate_ema(t, eval, e))
+		snprintf(when, sizeof when, "step %lld", (long long)t->at.step);
+		if (evaluate_ema(t, when, eval, e))
 			return -1;
-		time->eval = clock_now() - start;
-		evaluated = true;
-		take_held_out(t, eval);
-		*last = stage_is_over(t);
+		trainer_take_evaluation(t, eval);
 	}
-	if (t->metrics) {
-		add_metrics(t, s, u, eta, time);
-		if (evaluated) {
-			eval_add_metrics(eval, t->metrics);
-			log_info("step %lld  held-out %s %.3f", (long long)t->at.step,
-				 eval_held_out_name(eval), eval_held_out(eval)->mean);
-		}
-		struct tensorboard *tb = metrics_tensorboard(t->metrics);
-		if (tb && due(10, before, t->at.step)) {
-			tb_histogram(tb, "reward", t->at.step, s->scores.total, s->n);
-			tb_histogram(tb, "r", t->at.step, s->r, s->n);
-		}
-		ret = metrics_write(t->metrics, t->at.step, e);
-	}
-	if (dist_agree(t->dist, ret, e))
+	t->at.evaluated = t->at.step;
+	*last = stage_is_over(t);
+	if (!*last && due(t->x->log.grid_every, t->at.drawn, t->at.step) && save_grid(t, e))
 		return -1;
-	if (t->test.n && !*last && due(t->x->log.grid_every, before, t->at.step) && save_grid(t, e))
-		return -1;
-	if (*last || due(t->x->checkpoint.every, before, t->at.step))
-		return checkpoint_save(t, e);
+	t->at.drawn = t->at.step;
 	return 0;
+}
+
+static int save(struct trainer *t, struct err *e)
+{
+	t->unsaved = false; /* what fails is not tried again on the way out */
+	return checkpoint_save(t, e);
+}
+
+static int write_step(struct trainer *t, const struct samples *s, const struct update_stats *u, double eta,
+		      const struct round_times *time, int64_t before, struct err *e)
+{
+	struct tensorboard *tb = t->metrics ? metrics_tensorboard(t->metrics) : NULL;
+
+	if (t->at.step == before)
+		return 0; /* skipped: this step has its row */
+	if (t->metrics)
+		rows_step(t, s, u, eta, time);
+	if (tb && due(10, before, t->at.step)) {
+		tb_histogram(tb, "reward", t->at.step, s->scores.total, s->n);
+		tb_histogram(tb, "r", t->at.step, s->r, s->n);
+	}
+	return write_row(t, e);
 }
 
 static void say_attention(const struct trainer *t, const struct samples *s)
@@ -323,35 +322,56 @@ static void say_replays(const struct trainer *t)
 		    graphs, (long long)forwards, (long long)updates);
 }
 
+/* Where the time of this process is nearly over, no epoch is begun for nothing. */
+static int may_begin(struct trainer *t, double seconds, struct err *e)
+{
+	if (stop_left() < seconds)
+		stop_ask("run.max_seconds");
+	return dist_stops(t->dist) ? stop_check(e) : 0;
+}
+
+/* All of an epoch that began at step `before`. */
+static int turn(struct trainer *t, struct progress *bar, bool *last, struct eval_result *eval, struct err *e)
+{
+	struct samples s = { 0 };
+	struct update_stats u = { 0 };
+	struct round_times time = { 0 };
+	char note[160];
+	double eta = 0;
+	int64_t before = t->at.step;
+	bool back = false, first = bar->done == bar->base;
+	int ret = run_epoch(t, &s, &u, &eta, &back, &time, e);
+
+	if (!ret && first)
+		say_attention(t, &s);
+	if (!ret && !back) {
+		*last = stage_is_over(t);
+		ret = write_step(t, &s, &u, eta, &time, before, e) || look(t, last, eval, e) ? -1 : 0;
+		if (!ret && (*last || due(t->x->checkpoint.every, before, t->at.step)))
+			ret = save(t, e);
+		trainer_note(t, &s, &u, eval, note, sizeof note);
+		progress_tick(bar, t->at.stage_step, "%s", note);
+	}
+	samples_release(&s);
+	return ret;
+}
+
 static int train_loop(struct trainer *t, struct err *e)
 {
-	const struct train_conf *c = &t->x->train;
 	struct eval_result eval = { 0 }; /* the newest of this loop */
 	struct progress bar;
-	bool last = stage_is_over(t), said = false;
-	int ret = 0;
+	bool last = stage_is_over(t);
+	double took = 0;
+	int ret;
 
 	progress_begin(&bar, t->file->n_stages ? t->file->stage[t->at.stage] : "train", t->at.stage_step,
-		       c->max_steps);
+		       t->x->train.max_steps);
+	ret = look(t, &last, &eval, e); /* of an early end before it */
 	while (!last && !ret) {
-		struct samples s;
-		struct update_stats u = { 0 };
-		struct round_times time = { 0 };
-		double eta = 0;
-		int64_t before = t->at.step;
-		ret = run_epoch(t, &s, &u, &eta, &time, e);
-		if (!ret && !said)
-			say_attention(t, &s);
-		said = true;
-		if (!ret) {
-			last = stage_is_over(t);
-			ret = after_epoch(t, &s, &u, eta, &time, before, &last, &eval, e);
-			progress_tick(
-			    &bar, t->at.stage_step, "reward %.3f  held-out %.3f  grad %.2f  %.1f s/step",
-			    s.stats.reward_mean, eval_held_out(eval.n_tags ? &eval : &t->before)->mean,
-			    u.grad_norm, s.rollout_seconds + s.reward_wait_seconds + u.seconds);
-		}
-		samples_release(&s);
+		double start = clock_now();
+
+		ret = may_begin(t, took, e) || turn(t, &bar, &last, &eval, e) ? -1 : 0;
+		took = clock_now() - start;
 	}
 	progress_end(&bar);
 	eval_release(&eval);
@@ -401,15 +421,22 @@ static int run_stage(struct trainer *t, struct err *e)
 	struct eval_result after = { 0 };
 	int ret = -1;
 
-	if (t->test.n && t->at.stage_step == 0) {
-		if (evaluate_ema(t, &t->before, e) || save_grid(t, e))
+	if (t->at.stage_step && t->at.evaluated < 0) /* without test prompts until now */
+		t->at.evaluated = t->at.drawn = t->at.step;
+	if (t->test.n && t->at.evaluated < 0) {
+		if (evaluate_ema(t, "before training", &t->before, e))
 			return -1;
-		log_info("before training: held-out %s %.3f", eval_held_out_name(&t->before),
-			 eval_held_out(&t->before)->mean);
+		trainer_take_evaluation(t, &t->before);
+		t->at.evaluated = t->at.step;
+	}
+	if (t->test.n && t->at.drawn < 0) {
+		if (save_grid(t, e))
+			return -1;
+		t->at.drawn = t->at.step;
 	}
 	if (train_loop(t, e))
 		return -1;
-	if (t->test.n && (evaluate_ema(t, &after, e) || save_grid(t, e)))
+	if (t->test.n && (evaluate_ema(t, "after training", &after, e) || save_grid(t, e)))
 		goto out;
 	if (t->test.n)
 		log_note("after training: held-out %s %.3f", eval_held_out_name(&after),
@@ -428,17 +455,52 @@ out:
  * its own; the checkpoint says so before its first step. */
 static int next_stage(struct trainer *t, struct err *e)
 {
+	t->unsaved = false; /* the state before is saved, and this one is not yet whole */
 	t->at.stage++;
 	t->at.stage_step = 0;
+	t->at.evaluated = t->at.drawn = -1;
 	t->at.stage_seconds = 0;
 	t->at.held_out = NAN;
+	alarm_release(&t->alarm);
 	t->batches = (struct batches) { 0 };
 	if (trainer_enter(t, t->at.stage, e) || batches_resolve(t, e))
 		return -1;
 	if (t->dist->rank == 0)
 		log_info("stage %lld of %d: %s", (long long)t->at.stage + 1, t->file->n_stages,
 			 t->file->stage[t->at.stage]);
-	return checkpoint_save(t, e);
+	return save(t, e);
+}
+
+/* What a run that ends early has done and not saved is saved; *e says how to go on. */
+static void keep(struct trainer *t, struct err *e)
+{
+	struct err said = *e, why;
+	bool stops = dist_stops(t->dist), missing = t->unsaved || (stops && !t->at.step);
+	long long step = t->at.step;
+
+	if (missing && save(t, &why)) {
+		stop_set_code(1);
+		err_set(e, "%.600s; and step %lld cannot be saved: %.300s", said.msg, step, why.msg);
+	} else if (stops) {
+		err_set(e, "stopped by %s; step %lld is saved: --resume goes on from there (exit code %d)",
+			stop_why(), step, stop_code());
+	} else if (missing) {
+		err_set(e, "%.800s (step %lld is saved: --resume goes on from there)", said.msg, step);
+	}
+}
+
+static int run_stages(struct trainer *t, struct err *e)
+{
+	if (batches_resolve(t, e))
+		return -1;
+	for (;;) {
+		if (run_stage(t, e))
+			return -1;
+		if (t->at.stage + 1 == experiment_stages(t->file))
+			return 0;
+		if (next_stage(t, e))
+			return -1;
+	}
 }
 
 int trainer_run(struct trainer *t, struct err *e)
@@ -454,15 +516,9 @@ int trainer_run(struct trainer *t, struct err *e)
 		char name[64];
 		log_info("rewards are scored by %s", reward_ranks_name(t->dist, name, sizeof name));
 	}
-	if (batches_resolve(t, e))
+	if (run_stages(t, e)) {
+		keep(t, e);
 		return -1;
-	for (;;) {
-		if (run_stage(t, e))
-			return -1;
-		if (t->at.stage + 1 == experiment_stages(t->file))
-			break;
-		if (next_stage(t, e))
-			return -1;
 	}
 	if (t->dist->rank == 0)
 		say_where(t);

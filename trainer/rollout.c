@@ -3,6 +3,7 @@
 #include "aten/transfer.h"
 #include "algorithms/selection.h"
 #include "base/log.h"
+#include "base/machine/stop.h"
 #include "base/mem.h"
 #include "trainer/sampling.h"
 #include "trainer/trainer.h"
@@ -205,7 +206,7 @@ static void keep_latents(struct trainer *t, struct samples *s, struct sampling *
 }
 
 /* Samples this rank's share batch by batch; scoring goes on beside. */
-static void sample_share(struct share *x)
+static int sample_share(struct share *x, struct err *e)
 {
 	struct trainer *t = x->t;
 	struct samples *s = x->s;
@@ -227,17 +228,17 @@ static void sample_share(struct share *x)
 				.take = submit,
 				.take_ctx = x };
 	int64_t *id = mem_zero((size_t)s->count, sizeof *id);
-	struct err none; /* the conditioning is there already */
 
 	for (int64_t i = 0; i < s->count; i++)
 		id[i] = s->drawn ? s->drawn[s->first + i] : s->first + i;
 	if (x->keep)
 		keep_latents(t, s, &how);
-	sampling_run(&how, id, s->count, &none);
+	int ret = dist_agree(t->dist, sampling_run(&how, id, s->count, e), e);
 	free(id);
-	if (x->keep)
+	if (!ret && x->keep)
 		sum_health(t, s);
 	at_end(sc);
+	return ret;
 }
 
 static void take_strict(const struct trainer *t, struct samples *s)
@@ -284,9 +285,14 @@ static int sample_and_judge(struct share *x, struct err *e)
 		return -1;
 	x->judging = &judging;
 	judging_begin(&judging, t->dist, t->mixture, s->n, s->n / s->groups);
-	sample_share(x);
+	if (sample_share(x, e)) {
+		judging_drop(&judging);
+		return -1;
+	}
 	judging_finish(&judging, &s->scores, &waited);
 	s->reward_wait_seconds += waited;
+	if (dist_stops(t->dist)) /* some may not have waited for the scores */
+		return stop_check(e);
 	const struct mixture_scores *all = &s->scores; /* the same on every rank, and so is what follows */
 	if ((double)all->unavailable <= t->x->train.max_unavailable * (double)s->n)
 		return 0;

@@ -2,6 +2,7 @@
 #include "aten/transfer.h"
 #include "base/file.h"
 #include "base/log.h"
+#include "base/machine/stop.h"
 #include "base/mem.h"
 #include "base/text.h"
 #include <stdlib.h>
@@ -80,6 +81,8 @@ int sampling_run(const struct sampling *s, const int64_t *id, int64_t n, struct 
 	int ret = 0;
 
 	for (int64_t at = 0; at < n && !ret; at += s->batch) {
+		if ((ret = stop_check(e)))
+			break;
 		ret = sample_batch(s, id + at, at, (int)(n - at < s->batch ? n - at : s->batch), &next, e);
 		hand_over(s, &now);
 		now = next;
@@ -136,7 +139,7 @@ static int encode_rest(const struct pipeline *p, const struct encoding *x, struc
 		return 0;
 	progress_begin(&bar, "encode prompts", 1, x->n);
 	for (int64_t i = 1; i < x->n && !ret; i++) {
-		ret = conditioner_make(p->text, x->text[x->missing[i]], NULL, e);
+		ret = stop_check(e) || conditioner_make(p->text, x->text[x->missing[i]], NULL, e) ? -1 : 0;
 		progress_tick(&bar, i + 1, "%s", "");
 	}
 	progress_end(&bar);

@@ -32,13 +32,14 @@ struct sampling {
 	void (*take)(void *ctx, int64_t at, at_t rgb_BHW3);
 	void *take_ctx;
 };
-/* Images id[0..n).  After an error, which is cond's, those sampled until then have been handed over. */
+/* Images id[0..n).  After an error, which is cond's or a request to stop (base/machine/stop.h), those sampled
+ * until then have been handed over. */
 int sampling_run(const struct sampling *s, const int64_t *id, int64_t n, struct err *e);
 
 /* ---- Conditioning of a file's prompts ---- */
 
 /* Collective: every prompt of a file can be encoded, and is in the cache where the model has one; all ranks
- * have the same ones. */
+ * have the same ones.  A request to stop is an error; what was encoded by then is kept. */
 int prepare_prompts(struct dist *d, const struct pipeline *p, const struct prompts *in, struct err *e);
 /* Conditioning of prompts index[0..n) of a file, row by row; of the innermost scope. */
 int encode_prompts(const struct pipeline *p, const struct prompts *in, const int64_t *index, int n,

@@ -26,6 +26,8 @@ static int read_prompts(struct trainer *t, struct err *e)
 		return -1;
 	if (*c->test && prompts_read(&t->test, c->test, e))
 		return -1;
+	if (t->test.n)
+		prompts_warn_seen(&t->test, &t->train);
 	if (t->archives)
 		return 0;
 	if (c->groups * c->group_size < t->dist->ranks)
@@ -352,7 +354,10 @@ int trainer_open(struct trainer *t, const struct experiment *x, struct dist *d, 
 {
 	enum at_device dev;
 
-	*t = (struct trainer) { .file = x, .dist = d, .archives = archives, .at.held_out = NAN };
+	*t = (struct trainer) { .file = x,
+				.dist = d,
+				.archives = archives,
+				.at = { .held_out = NAN, .evaluated = -1, .drawn = -1 } };
 	if (dist_agree(d, startup_device(&dev, x->run.device, d, e), e) ||
 	    dist_agree(d, open_stages(t, first, e), e) || open_pipeline(t, dev, e) ||
 	    (t->pipeline.device == AT_CUDA && d->ranks > 1 && dist_use_nccl(d, e)) ||
@@ -378,6 +383,7 @@ void trainer_close(struct trainer *t)
 	leave(t);
 	close_judges(t);
 	pipeline_close(&t->pipeline);
+	alarm_release(&t->alarm);
 	eval_release(&t->before);
 	json_decref(t->inputs);
 	free(t->dir);

@@ -12,6 +12,7 @@
 #include "rewards/mixture/mixture.h"
 #include "sampler/sample.h"
 #include "trainer/batches.h"
+#include "trainer/evaluation/alarm.h"
 #include "trainer/evaluation/evaluate.h"
 #include "trainer/experiment.h"
 #include "trainer/judging.h"
@@ -27,10 +28,16 @@ struct progress_state {
 	double stage_seconds;      /* of train_seconds, in this stage */
 	double held_out;           /* this stage's newest held-out score; NAN: none yet */
 	int64_t epoch;             /* epochs (rollout and update) finished */
-	int64_t images;            /* images sampled for training */
-	int64_t skipped;           /* steps skipped for non-finite numbers */
+	int64_t part;              /* of the epoch that runs: parts that are through */
+	int64_t evaluated,
+	    drawn;       /* steps after which evaluation and grid were last looked at; -1: none yet */
+	int64_t rows;    /* lines of metrics.jsonl, on rank 0; -1: unknown */
+	int64_t images;  /* images sampled for training, in whole epochs */
+	int64_t skipped; /* steps skipped for non-finite numbers */
 	int64_t skipped_in_row;
-	int64_t unavailable; /* images without a reward */
+	int64_t empty_in_row; /* parts of epochs with nothing to learn from */
+	int64_t rollbacks;    /* returns to a checkpoint for non-finite numbers */
+	int64_t unavailable;  /* images without a reward */
 	double train_seconds,
 	    cpu_seconds; /* spent in epochs, evaluation not counted; CPU over all ranks that train */
 };
@@ -52,8 +59,10 @@ struct trainer {
 	struct gradient_replays *gradients; /* NULL: the update has no CUDA graphs */
 	at_t grad_P;
 	struct progress_state at;
+	bool unsaved;           /* all of this is of a finished step, and no checkpoint holds it */
 	struct batches batches; /* of the stage that runs */
 	struct eval_result before;
+	struct alarm alarm;      /* of this stage's evaluations */
 	struct metrics *metrics; /* NULL on ranks other than 0 */
 	char *dir;               /* the run directory */
 	json_t *inputs;          /* of inputs.h: of the checkpoint, then of this run; NULL on other ranks */
@@ -125,6 +134,7 @@ struct update_stats {
 	bool has_old;
 	double metric[ALGORITHM_NOTES]; /* by algorithm_metrics */
 	double seconds, reduce_seconds;
+	bool stopped; /* somebody was asked to stop: nothing was changed, and nothing here is filled in */
 	/* Of an image, by all ranks; a backward to the adapter counts FORWARDS_OF_BACKWARD. */
 	double forwards;
 	bool empty;   /* no pair in its part: no score, or nothing that the algorithm wants */
@@ -143,7 +153,17 @@ void update_step(struct trainer *t, const struct samples *s, int64_t part, int64
  * old policy and the base in it and `blocks` computed twice.  Only grad_P is changed. */
 void update_try(struct trainer *t, const struct samples *s, int n, int64_t blocks);
 
-/* Runs to train.max_steps, evaluates before and after, writes result.json. */
+/* ---- decisions.c ---- */
+/* What an evaluation decides, the same on every rank: the held-out score, unless it is of a remnant, and the
+ * alarm. That before a stage's first step only sets the alarm's marks. */
+void trainer_take_evaluation(struct trainer *t, const struct eval_result *r);
+/* A step in the progress line; `eval` is the newest evaluation, { 0 } before one. */
+void trainer_note(const struct trainer *t, const struct samples *s, const struct update_stats *u,
+		  const struct eval_result *eval, char *note, size_t size);
+
+/* Runs to train.max_steps, evaluates before and after, writes result.json.  A request to stop
+ * (base/machine/stop.h) and every other error that all ranks have leave a checkpoint of the last finished
+ * step. */
 int trainer_run(struct trainer *t, struct err *e);
 
 /* ---- record/checkpoint.c, checkpoint_read.c: collective ---- */

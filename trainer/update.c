@@ -9,6 +9,7 @@
 #include "aten/transfer.h"
 #include "base/alive.h"
 #include "base/log.h"
+#include "base/machine/stop.h"
 #include "base/mem.h"
 #include "algorithms/gradient.h"
 #include "trainer/trainer.h"
@@ -444,6 +445,8 @@ static struct work work_of(const struct trainer *t, const struct sampler *sample
 {
 	struct demands d = t->x->algorithm->demands(t->x->algorithm_conf, &t->x->advantage);
 
+	if (t->alarm.kl > 0)
+		d.kl *= t->alarm.kl;
 	if (d.needs & NEEDS_REFERENCE || d.kl_every < 1)
 		d.kl_every = 1; /* every pair has one */
 	return (
@@ -464,7 +467,7 @@ static void sum_groups(struct trainer *t, struct work *w, const struct samples *
 	int64_t n, micro = t->batches.micro;
 	double *sum = group_sums(t, s, &n);
 
-	for (int64_t at = 0; sum && at < l->n; at += micro) {
+	for (int64_t at = 0; sum && at < l->n && !stop_asked(); at += micro) {
 		struct at_scope *sc = at_begin(AT_NO_GRAD);
 		int rows = (int)(l->n - at < micro ? l->n - at : micro), ignored;
 		const struct pair *pair = l->v + at;
@@ -557,8 +560,10 @@ void update_step(struct trainer *t, const struct samples *s, int64_t part, int64
 	*u = (struct update_stats) { 0 };
 	at_zero_(t->grad_P);
 	sum_groups(t, &w, s, &l);
-	for (int at = 0; at < l.n; at += (int)micro)
+	for (int at = 0; at < l.n && !stop_asked(); at += (int)micro)
 		accumulate(t, &w, s, l.v + at, l.n - at < micro ? l.n - at : (int)micro, l.total, &tally);
+	if ((u->stopped = dist_stops(t->dist)))
+		goto out;
 	tally_sums(&tally, sum);
 	sum[SUM_FORWARDS] = forwards_of(&w, &tally);
 	t->dist->reduce_seconds = 0;
@@ -578,6 +583,7 @@ void update_step(struct trainer *t, const struct samples *s, int64_t part, int64
 		policies_after_step(&t->policies, t->at.step);
 	}
 	fill_stats(u, t, &w.asked, sum);
+out:
 	free(w.group);
 	free(l.v);
 	at_end(sc);

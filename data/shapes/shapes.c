@@ -6,8 +6,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-const char *const shape_names[SHAPES + 1] = { "circle", "square", "triangle", "cross", NULL };
-const char *const shape_plurals[SHAPES + 1] = { "circles", "squares", "triangles", "crosses", NULL };
+const char *const shape_names[SHAPES + 1] = { "circle", "square", "triangle", "cross", "wedge",
+					      "ring",   "bar",    "pillar",   NULL };
+const char *const shape_plurals[SHAPES + 1] = { "circles", "squares", "triangles", "crosses", "wedges",
+						"rings",   "bars",    "pillars",   NULL };
 const char *const color_names[COLORS + 1] = { "red", "green", "blue", "yellow", "purple", "white", NULL };
 const double color_rgb[COLORS][3] = { { 0.92, 0.15, 0.15 }, { 0.15, 0.80, 0.20 }, { 0.15, 0.25, 0.95 },
 				      { 0.95, 0.88, 0.15 }, { 0.65, 0.15, 0.85 }, { 0.95, 0.95, 0.95 } };
@@ -56,11 +58,29 @@ int shapes_check(const struct shapes_conf *c, struct err *e)
 	return 0;
 }
 
-/* Half of the shape's extent in units of `half`: the square is drawn a little smaller, nearer to the others'
- * area. */
-double shapes_extent(enum shape shape)
+/* All in units of the half-size.  The square is drawn a little smaller, nearer to the others' area. */
+#define SQUARE 0.92
+#define ARM    0.36 /* of the cross: half its width */
+#define HOLE   0.38 /* of the ring: its radius */
+#define SLIM   0.5  /* of bar and pillar: half their thickness */
+
+double shapes_extent(enum shape shape, int axis)
 {
-	return shape == SHAPE_SQUARE ? 0.92 : 1.0;
+	if (shape == SHAPE_SQUARE)
+		return SQUARE;
+	return shape == (axis ? SHAPE_BAR : SHAPE_PILLAR) ? SLIM : 1.0;
+}
+
+double shapes_area(enum shape shape)
+{
+	static const double area[SHAPES] = {
+		[SHAPE_CIRCLE] = M_PI,  [SHAPE_SQUARE] = 4 * SQUARE * SQUARE,
+		[SHAPE_TRIANGLE] = 2,   [SHAPE_CROSS] = 8 * ARM - 4 * ARM * ARM,
+		[SHAPE_WEDGE] = 2,      [SHAPE_RING] = M_PI * (1 - HOLE * HOLE),
+		[SHAPE_BAR] = 4 * SLIM, [SHAPE_PILLAR] = 4 * SLIM,
+	};
+
+	return area[shape];
 }
 
 /* ---- what the metadata ask for ---- */
@@ -147,7 +167,9 @@ int shapes_order(const char *meta)
 	if (o && read_wants(want, &n, o, &ignored) >= 0)
 		for (int i = 0; i < n; i++)
 			if (want[i].relation >= 0)
-				order = want[i].shape < want[want[i].target].shape ? 1 : -1;
+				order = want[i].shape < SHAPES / 2 && want[want[i].target].shape >= SHAPES / 2
+					    ? 1
+					    : -1;
 	json_decref(o);
 	return order;
 }
@@ -158,8 +180,10 @@ int shapes_order(const char *meta)
 static bool holds(int relation, const struct shapes_object *a, const struct shapes_object *b)
 {
 	double dx = a->cx - b->cx, dy = a->cy - b->cy, norm = hypot(dx, dy);
-	double slack = 0.2 * (a->half * shapes_extent(a->shape) + b->half * shapes_extent(b->shape));
-	double along = relation < 2 ? dx : dy, sign = relation % 2 ? 1 : -1;
+	int axis = relation >= 2;
+	double slack =
+	    0.2 * (a->half * shapes_extent(a->shape, axis) + b->half * shapes_extent(b->shape, axis));
+	double along = axis ? dy : dx, sign = relation % 2 ? 1 : -1;
 
 	return (sign * along - slack) / norm > CLEARLY;
 }
@@ -237,9 +261,17 @@ out:
 
 static bool inside(enum shape shape, double x, double y, double h)
 {
-	double ax = fabs(x), ay = fabs(y), arm = 0.36 * h, side = 0.92 * h;
+	double ax = fabs(x), ay = fabs(y), arm = ARM * h, side = SQUARE * h, slim = SLIM * h, hole = HOLE * h;
 
 	switch (shape) {
+	case SHAPE_WEDGE: /* the triangle upside down */
+		return ay <= h && ax <= 0.5 * (h - y);
+	case SHAPE_RING:
+		return x * x + y * y <= h * h && x * x + y * y >= hole * hole;
+	case SHAPE_BAR:
+		return ax <= h && ay <= slim;
+	case SHAPE_PILLAR:
+		return ax <= slim && ay <= h;
 	case SHAPE_CIRCLE:
 		return x * x + y * y <= h * h;
 	case SHAPE_SQUARE:

@@ -13,7 +13,17 @@
 #include <stdint.h>
 
 #define SHAPES_MAX_OBJECTS 16
-enum shape { SHAPE_CIRCLE, SHAPE_SQUARE, SHAPE_TRIANGLE, SHAPE_CROSS, SHAPES };
+enum shape {
+	SHAPE_CIRCLE,
+	SHAPE_SQUARE,
+	SHAPE_TRIANGLE,
+	SHAPE_CROSS,
+	SHAPE_WEDGE,
+	SHAPE_RING,
+	SHAPE_BAR,
+	SHAPE_PILLAR,
+	SHAPES
+};
 enum color { COLOR_RED, COLOR_GREEN, COLOR_BLUE, COLOR_YELLOW, COLOR_PURPLE, COLOR_WHITE, COLORS };
 extern const char *const shape_names[SHAPES + 1], *const shape_plurals[SHAPES + 1],
 						      *const color_names[COLORS + 1];
@@ -45,21 +55,23 @@ struct shapes_scene {
 /* A random scene that obeys the metadata (and holds nothing else); -1 with e set when no scene can. */
 int shapes_scene(struct shapes_scene *s, const struct shapes_conf *c, const char *meta, struct rng *r,
 		 struct err *e);
-/* A relation's subject comes before its object in the table of shapes ("a circle left of a square"): 1; after
- * it: -1; the metadata ask for no relation: 0. */
+/* A relation whose subject is in the first half of the table of shapes and whose object in the second ("a
+ * circle left of a ring"): 1; any other relation: -1; the metadata ask for no relation: 0. */
 int shapes_order(const char *meta);
 /* rgb: (grid * cell)^2 * 3 bytes; 4 x 4 samples a pixel. */
 void shapes_render(const struct shapes_scene *s, const struct shapes_conf *c, uint8_t *rgb);
-/* Half the width and height of a shape in units of its half-size. */
-double shapes_extent(enum shape shape);
+/* Half the width (0) and height (1) of a shape in units of its half-size. */
+double shapes_extent(enum shape shape, int axis);
+/* Its area in units of its half-size squared. */
+double shapes_area(enum shape shape);
 /* Coverage (0..1) of one shape of half-size `half` centred at (cx, cy) over w x h pixels: what renderer and
  * detector share. */
 void shapes_coverage(enum shape shape, double cx, double cy, double half, int w, int h, float *out);
 
-/* Every prompt of the world, split into train and test (disjoint within each tag, single objects excepted),
- * as the lines of two .jsonl files.  The test file is balanced over the six tags: rarer tags are repeated. */
-int shapes_write_prompts(const struct shapes_conf *c, const char *train_path, const char *test_path,
-			 struct err *e);
+/* Writes DIR/train.jsonl, DIR/validation.jsonl and DIR/test.jsonl: every prompt of the world once, in the
+ * file of its family (the prompts that show the same scenes), so that within a tag no scene is in two of
+ * them.  The latter two are balanced over the six tags: the lines of rarer tags are repeated. */
+int shapes_write_prompts(const struct shapes_conf *c, const char *dir, struct err *e);
 /* Every word the prompts use, NULL-terminated, "<pad>" first; static. */
 const char *const *shapes_words(void);
 

@@ -1,8 +1,8 @@
 /*
  * Every prompt of the shapes world.  Prompts that show the same scene in other words ("a circle and a
  * square", "a square and a circle"; "a cross left of a circle", "a circle right of a cross") share a family,
- * and a family is wholly in the training file or wholly in the test file.  Which one follows from a hash of
- * the family's name alone.
+ * and a family is wholly in one of three files: training, validation (settings are chosen on it) or test
+ * (reported).  Which one follows from a hash of the family's name alone.
  */
 #include "data/shapes/shapes.h"
 #include "base/file.h"
@@ -13,25 +13,27 @@
 
 enum tag { SINGLE_OBJECT, TWO_OBJECT, COUNTING, COLOR, POSITION, COLOR_ATTR, TAGS };
 
-/* The share of a tag's families that is held out for tests; the four single objects are in both files. */
+/* The shares of a tag's families, in as many parts as the default world has families: so that the test file
+ * has 24 prompts or more of every tag but single_object, which has a prompt a shape. */
 static const struct {
 	const char *name;
-	int held, of;
+	int test, validation, of;
 } tags[TAGS] = {
-	[SINGLE_OBJECT] = { "single_object", 1, 1 }, [TWO_OBJECT] = { "two_object", 1, 3 },
-	[COUNTING] = { "counting", 3, 14 },          [COLOR] = { "colors", 1, 4 },
-	[POSITION] = { "position", 1, 4 },           [COLOR_ATTR] = { "color_attr", 1, 15 },
+	[SINGLE_OBJECT] = { "single_object", 3, 2, 8 }, [TWO_OBJECT] = { "two_object", 12, 4, 28 },
+	[COUNTING] = { "counting", 24, 12, 112 },       [COLOR] = { "colors", 24, 8, 48 },
+	[POSITION] = { "position", 24, 12, 112 },       [COLOR_ATTR] = { "color_attr", 24, 12, 840 },
 };
 
 static const char *const numbers[] = { "zero", "one", "two",   "three", "four",
 				       "five", "six", "seven", "eight", "nine" };
 
-static const char *const words[] = { "<pad>",   "a",        "photo", "of",      "and",     "left",
-				     "right",   "above",    "below", "two",     "three",   "four",
-				     "five",    "six",      "seven", "eight",   "nine",    "circle",
-				     "square",  "triangle", "cross", "circles", "squares", "triangles",
-				     "crosses", "red",      "green", "blue",    "yellow",  "purple",
-				     "white",   NULL };
+static const char *const words[] = { "<pad>",  "a",        "photo",   "of",        "and",     "left",
+				     "right",  "above",    "below",   "two",       "three",   "four",
+				     "five",   "six",      "seven",   "eight",     "nine",    "circle",
+				     "square", "triangle", "cross",   "wedge",     "ring",    "bar",
+				     "pillar", "circles",  "squares", "triangles", "crosses", "wedges",
+				     "rings",  "bars",     "pillars", "red",       "green",   "blue",
+				     "yellow", "purple",   "white",   NULL };
 
 const char *const *shapes_words(void)
 {
@@ -157,44 +159,74 @@ static int by_family(const void *a, const void *b)
 	return c ? c : strcmp(x->json, y->json);
 }
 
-/* Sorts the families by hash and returns how many lines at the front are held out. */
-static int hold_out(struct list *list, enum tag tag)
+/* Sorts the families by hash and counts them. */
+static int sort_families(struct list *list)
 {
-	int families = 0, held, i = 0;
+	int families = 0;
 
 	qsort(list->v, (size_t)list->n, sizeof *list->v, by_family);
 	for (int k = 0; k < list->n; k++)
 		families += !k || strcmp(list->v[k].family, list->v[k - 1].family);
-	held = (families * tags[tag].held + tags[tag].of / 2) / tags[tag].of;
+	return families;
+}
+
+/* The line behind the next `families` families from line `i` on. */
+static int behind(const struct list *list, int i, int families)
+{
 	for (int seen = 0; i < list->n; i++) {
-		seen += !i || strcmp(list->v[i].family, list->v[i - 1].family);
-		if (seen > held)
+		seen += !seen || strcmp(list->v[i].family, list->v[i - 1].family);
+		if (seen > families)
 			break;
 	}
 	return i;
 }
 
-int shapes_write_prompts(const struct shapes_conf *c, const char *train_path, const char *test_path,
-			 struct err *e)
+/* Lines first .. end of every tag, each tag's again and again up to as many as the largest has. */
+static char *balanced(const struct list *list, const int *first, const int *end)
 {
+	struct text out = { 0 };
+	int most = 0;
+
+	for (int t = 0; t < TAGS; t++)
+		most = end[t] - first[t] > most ? end[t] - first[t] : most;
+	for (int t = 0; t < TAGS; t++)
+		for (int i = 0; i < most && end[t] > first[t]; i++)
+			text_printf(&out, "%s\n", list[t].v[first[t] + i % (end[t] - first[t])].json);
+	return out.s ? out.s : mem_str("");
+}
+
+static int write_set(const char *dir, const char *name, const char *text, struct err *e)
+{
+	char *path = file_join(dir, name);
+	int ret = file_write(path, text, strlen(text), e);
+
+	free(path);
+	return ret;
+}
+
+int shapes_write_prompts(const struct shapes_conf *c, const char *dir, struct err *e)
+{
+	static const int none[TAGS] = { 0 };
 	struct list list[TAGS] = { 0 };
-	struct text train = { 0 }, test = { 0 };
-	int held[TAGS], most = 0, ret = -1;
+	struct text train = { 0 };
+	int test[TAGS], held[TAGS]; /* ends of the test lines and of the validation lines behind them */
 
 	if (shapes_check(c, e))
 		return -1;
 	add_all(list, (int)c->count_max);
 	for (int t = 0; t < TAGS; t++) {
-		held[t] = hold_out(&list[t], (enum tag)t);
-		most = held[t] > most ? held[t] : most;
-		for (int i = t == SINGLE_OBJECT ? 0 : held[t]; i < list[t].n; i++)
+		int families = sort_families(&list[t]), of = tags[t].of;
+		test[t] = behind(&list[t], 0, (families * tags[t].test + of / 2) / of);
+		held[t] = behind(&list[t], test[t], (families * tags[t].validation + of / 2) / of);
+		for (int i = held[t]; i < list[t].n; i++)
 			text_printf(&train, "%s\n", list[t].v[i].json);
 	}
-	for (int t = 0; t < TAGS; t++)
-		for (int i = 0; i < most; i++)
-			text_printf(&test, "%s\n", list[t].v[i % held[t]].json);
-	if (!file_write(train_path, train.s, train.n, e) && !file_write(test_path, test.s, test.n, e))
-		ret = 0;
+	char *for_test = balanced(list, none, test), *for_validation = balanced(list, test, held);
+	int ret = file_mkdirs(dir, e) || write_set(dir, "train.jsonl", train.s, e) ||
+			  write_set(dir, "validation.jsonl", for_validation, e) ||
+			  write_set(dir, "test.jsonl", for_test, e)
+		      ? -1
+		      : 0;
 	for (int t = 0; t < TAGS; t++) {
 		for (int i = 0; i < list[t].n; i++) {
 			free(list[t].v[i].json);
@@ -203,6 +235,7 @@ int shapes_write_prompts(const struct shapes_conf *c, const char *train_path, co
 		free(list[t].v);
 	}
 	text_free(&train);
-	text_free(&test);
+	free(for_test);
+	free(for_validation);
 	return ret;
 }

@@ -90,7 +90,8 @@ at_t clip_image_features(const struct clip *m, at_t pixels_B3SS)
 						  : nn_linear(&v->projection, &base, pooled_BD)));
 }
 
-int clip_text_features(const struct clip *m, const char *const *prompts, int n, at_t *out_BP, struct err *e)
+int clip_text_features(const struct clip *m, bool as_open_clip, const char *const *prompts, int n,
+		       at_t *out_BP, struct err *e)
 {
 	struct at_scope *s = at_begin(AT_NO_GRAD);
 	int64_t L = m->text.conf.max_position_embeddings;
@@ -98,7 +99,8 @@ int clip_text_features(const struct clip *m, const char *const *prompts, int n, 
 	int ret = 0;
 
 	for (int i = 0; i < n && !ret; i++)
-		ret = clip_tokenizer_encode(m->tokenizer, prompts[i], L, at_i64(ids_BL) + i * L, e);
+		ret = (as_open_clip ? clip_tokenizer_encode_open : clip_tokenizer_encode)(
+		    m->tokenizer, prompts[i], L, at_i64(ids_BL) + i * L, e);
 	if (!ret && at_item(at_max(ids_BL)) >= (double)m->text.conf.vocab_size)
 		ret = err_set(e, "the tokenizer knows more tokens than the model's vocab_size %lld",
 			      (long long)m->text.conf.vocab_size);

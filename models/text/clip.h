@@ -46,6 +46,8 @@ void clip_release(struct clip *m);
 void clip_pixels(const struct clip *m, enum clip_fit fit, const uint8_t *rgb, int w, int h, float *out);
 /* Unit vectors (B, P), float32, of the innermost scope. */
 at_t clip_image_features(const struct clip *m, at_t pixels_B3SS);
-int clip_text_features(const struct clip *m, const char *const *prompts, int n, at_t *out_BP, struct err *e);
+/* Tokens as transformers cuts them, or as open_clip does, whichever the published scores were made with. */
+int clip_text_features(const struct clip *m, bool as_open_clip, const char *const *prompts, int n,
+		       at_t *out_BP, struct err *e);
 
 #endif

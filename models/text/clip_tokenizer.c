@@ -5,6 +5,7 @@
  * written as printable characters with "</w>" behind the last, are merged pair by pair in the order of the
  * learned list.
  */
+#include "models/text/open_clip_text.h"
 #include "models/text/tokenizer.h"
 #include "models/text/unicode.h"
 #include "base/file.h"
@@ -23,6 +24,13 @@
 	"<\\|startoftext\\|>|<\\|endoftext\\|>|'s|'t|'re|'ve|'m|'ll|'d|\\p{L}+|\\p{N}|"                      \
 	"[^\\p{Z}\\t\\n\\v\\f\\r\\x{85}\\p{L}\\p{N}]+"
 
+/* open_clip's, of text that is cleaned: blanks are the only white space.  Case is of no account there, so a
+ * long s is an s, and the iota below a letter, which is none by itself, belongs to no word. */
+#define OPEN_BOS "<start_of_text>"
+#define OPEN_EOS "<end_of_text>"
+#define OPEN_WORDS                                                                                           \
+	OPEN_BOS "|" OPEN_EOS "|'[s\\x{17F}]|'t|'re|'ve|'m|'ll|'d|\\p{L}+|\\p{N}|[^ \\p{L}\\p{N}\\x{345}]+"
+
 struct merge {
 	uint64_t pair; /* left id << 32 | right id */
 	int32_t rank, id;
@@ -34,7 +42,7 @@ struct clip_tokenizer {
 	int32_t byte_id[2][256]; /* of a byte, and of a byte that ends a word; -1: none */
 	int64_t bos, eos, pad;
 	char *pad_name;
-	pcre2_code *words;
+	pcre2_code *words, *open_words;
 };
 
 /* ---- Files --------------------------------------------------------------------------------------- */
@@ -216,11 +224,22 @@ static int read_files(struct clip_tokenizer *t, const char *dir, struct err *e)
 	return ret;
 }
 
+static pcre2_code *compile(const char *words)
+{
+	int code;
+	PCRE2_SIZE at;
+	pcre2_code *c =
+	    pcre2_compile((PCRE2_SPTR)words, PCRE2_ZERO_TERMINATED, PCRE2_UTF | PCRE2_UCP, &code, &at, NULL);
+
+	if (!c)
+		die("PCRE2 does not take the expression of CLIP's words (error %d)", code);
+	pcre2_jit_compile(c, PCRE2_JIT_COMPLETE); /* without it, it is slower */
+	return c;
+}
+
 int clip_tokenizer_open(struct clip_tokenizer **out, const char *dir, struct err *e)
 {
 	struct clip_tokenizer *t = mem_zero(1, sizeof *t);
-	int code;
-	PCRE2_SIZE at;
 
 	if (read_files(t, dir, e)) {
 		clip_tokenizer_close(t);
@@ -228,11 +247,8 @@ int clip_tokenizer_open(struct clip_tokenizer **out, const char *dir, struct err
 	}
 	qsort(t->merge, t->n_merge, sizeof *t->merge, by_pair);
 	list_bytes(t);
-	t->words =
-	    pcre2_compile((PCRE2_SPTR)WORDS, PCRE2_ZERO_TERMINATED, PCRE2_UTF | PCRE2_UCP, &code, &at, NULL);
-	if (!t->words)
-		die("PCRE2 does not take the expression of CLIP's words (error %d)", code);
-	pcre2_jit_compile(t->words, PCRE2_JIT_COMPLETE); /* without it, it is slower */
+	t->words = compile(WORDS);
+	t->open_words = compile(OPEN_WORDS);
 	*out = t;
 	return 0;
 }
@@ -244,8 +260,8 @@ void clip_tokenizer_close(struct clip_tokenizer *t)
 	json_decref(t->vocab);
 	free(t->pad_name);
 	free(t->merge);
-	if (t->words)
-		pcre2_code_free(t->words);
+	pcre2_code_free(t->words);
+	pcre2_code_free(t->open_words);
 	free(t);
 }
 
@@ -309,10 +325,15 @@ static int64_t encode_word(const struct clip_tokenizer *t, const char *word, siz
 	return out;
 }
 
+static bool is(const char *word, size_t n, const char *name)
+{
+	return n == strlen(name) && !memcmp(word, name, n);
+}
+
 /* The ids of a stretch of normalised text; stops when `room` is full.  What reads as a special token only in
- * lower case is one match of the expression, but three words. */
-static int64_t encode_stretch(const struct clip_tokenizer *t, const struct text *s, int64_t *ids,
-			      int64_t room)
+ * lower case is one match of the expression, but three words; open_clip knows them in lower case alone. */
+static int64_t encode_stretch(const struct clip_tokenizer *t, const pcre2_code *words, const struct text *s,
+			      int64_t *ids, int64_t room)
 {
 	pcre2_match_data *match = pcre2_match_data_create(1, NULL);
 	int32_t *id = mem_zero(s->n + 1, sizeof *id);
@@ -320,13 +341,14 @@ static int64_t encode_stretch(const struct clip_tokenizer *t, const struct text 
 	int64_t n = 0;
 
 	while (n < room &&
-	       pcre2_match(t->words, (PCRE2_SPTR)s->s, s->n, at, PCRE2_NO_UTF_CHECK, match, NULL) > 0) {
+	       pcre2_match(words, (PCRE2_SPTR)s->s, s->n, at, PCRE2_NO_UTF_CHECK, match, NULL) > 0) {
 		const PCRE2_SIZE *range = pcre2_get_ovector_pointer(match);
 		const char *word = s->s + range[0];
 		size_t k = range[1] - range[0];
-		bool special = (k == strlen(BOS) && !memcmp(word, BOS, k)) ||
-			       (k == strlen(EOS) && !memcmp(word, EOS, k));
-		if (special) {
+
+		if (words == t->open_words && (is(word, k, OPEN_BOS) || is(word, k, OPEN_EOS))) {
+			ids[n++] = is(word, k, OPEN_BOS) ? t->bos : t->eos;
+		} else if (words == t->words && (is(word, k, BOS) || is(word, k, EOS))) {
 			n += encode_word(t, word, 2, id, ids + n, room - n);
 			n += encode_word(t, word + 2, k - 4, id, ids + n, room - n);
 			n += encode_word(t, word + k - 2, 2, id, ids + n, room - n);
@@ -369,7 +391,7 @@ static int64_t encode_text(const struct clip_tokenizer *t, const char *text, int
 		struct text stretch = { 0 };
 		unicode_clip(&stretch, text, stop ? (size_t)(stop - text) : strlen(text));
 		if (stretch.n)
-			n += encode_stretch(t, &stretch, ids + n, room - n);
+			n += encode_stretch(t, t->words, &stretch, ids + n, room - n);
 		text_free(&stretch);
 		if (!stop)
 			break;
@@ -380,17 +402,33 @@ static int64_t encode_text(const struct clip_tokenizer *t, const char *text, int
 	return n;
 }
 
+/* The ids of the text are there, n of them behind the place of the first. */
+static void frame(const struct clip_tokenizer *t, int64_t n, int64_t length, int64_t *ids)
+{
+	ids[0] = t->bos;
+	ids[++n] = t->eos;
+	while (++n < length)
+		ids[n] = t->pad;
+}
+
 int clip_tokenizer_encode(const struct clip_tokenizer *t, const char *text, int64_t length, int64_t *ids,
 			  struct err *e)
 {
-	int64_t n = 1;
+	if (unicode_check(text, strlen(text), e))
+		return -1;
+	frame(t, encode_text(t, text, ids + 1, length - 2), length, ids);
+	return 0;
+}
+
+int clip_tokenizer_encode_open(const struct clip_tokenizer *t, const char *text, int64_t length, int64_t *ids,
+			       struct err *e)
+{
+	struct text clean = { 0 };
 
 	if (unicode_check(text, strlen(text), e))
 		return -1;
-	ids[0] = t->bos;
-	n += encode_text(t, text, ids + 1, length - 2);
-	ids[n++] = t->eos;
-	while (n < length)
-		ids[n++] = t->pad;
+	open_clip_clean(&clean, text, strlen(text));
+	frame(t, clean.n ? encode_stretch(t, t->open_words, &clean, ids + 1, length - 2) : 0, length, ids);
+	text_free(&clean);
 	return 0;
 }

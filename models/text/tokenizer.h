@@ -20,6 +20,11 @@ void clip_tokenizer_close(struct clip_tokenizer *t);
 int clip_tokenizer_encode(const struct clip_tokenizer *t, const char *text, int64_t length, int64_t *ids,
 			  struct err *e);
 
+/* The same ids as open_clip's own tokenizer has, which cleans a prompt otherwise (open_clip_text.h) and knows
+ * special tokens by other names. */
+int clip_tokenizer_encode_open(const struct clip_tokenizer *t, const char *text, int64_t length, int64_t *ids,
+			       struct err *e);
+
 /* ---- T5: sentencepiece's unigram model ----------------------------------------------------------- */
 struct t5_tokenizer;
 

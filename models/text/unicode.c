@@ -79,7 +79,8 @@ static bool has_case(int32_t c)
 {
 	utf8proc_category_t k = utf8proc_category(c);
 
-	return k == UTF8PROC_CATEGORY_LU || k == UTF8PROC_CATEGORY_LL || k == UTF8PROC_CATEGORY_LT;
+	return k == UTF8PROC_CATEGORY_LU || k == UTF8PROC_CATEGORY_LL || k == UTF8PROC_CATEGORY_LT ||
+	       c == 0xAA || c == 0xBA || (c >= 0x2160 && c <= 0x217F) || (c >= 0x24B6 && c <= 0x24E9);
 }
 
 /* Is the sigma at `at` the last letter of a word that has others? */
@@ -131,6 +132,11 @@ static char *map(const char *s, size_t n, utf8proc_option_t how, size_t *size)
 char *unicode_nfd(const char *s, size_t n, size_t *size)
 {
 	return map(s, n, UTF8PROC_DECOMPOSE, size);
+}
+
+char *unicode_nfc(const char *s, size_t n, size_t *size)
+{
+	return map(n ? s : "", n, UTF8PROC_COMPOSE, size);
 }
 
 void unicode_clip(struct text *out, const char *s, size_t n)

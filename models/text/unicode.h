@@ -17,6 +17,7 @@ void unicode_put_lower(struct text *t, int32_t c); /* in lower case, without its
 void unicode_lower(struct text *out, const char *s, size_t n);
 /* Canonical decomposition of valid UTF-8; *size: its bytes; free(). */
 char *unicode_nfd(const char *s, size_t n, size_t *size);
+char *unicode_nfc(const char *s, size_t n, size_t *size); /* the same composed; s NULL only if n is 0 */
 /* NFC, runs of white space as one blank, lower case: CLIP's normaliser.  s is valid UTF-8. */
 void unicode_clip(struct text *out, const char *s, size_t n);
 

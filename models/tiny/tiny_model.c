@@ -3,6 +3,7 @@
 #include "models/sd3/sd3.h"
 #include "base/file.h"
 #include <stdlib.h>
+#include <string.h>
 
 static json_t *config_of(const struct tiny_conf *c)
 {
@@ -35,6 +36,38 @@ int tiny_model_new(struct tiny_model *m, const struct tiny_conf *c, const char *
 	json_decref(config);
 	if (ret)
 		tiny_model_release(m);
+	return ret;
+}
+
+static int same_words(const struct word_encoder *w, const char *dir, struct err *e)
+{
+	struct word_encoder there;
+	bool same;
+
+	if (word_encoder_open(&there, dir, AT_F32, AT_CPU, e))
+		return -1;
+	same = there.n_words == w->n_words;
+	for (int i = 0; same && i < w->n_words; i++)
+		same = !strcmp(there.word[i], w->word[i]);
+	word_encoder_release(&there);
+	return same ? 0 : err_set(e, "%s: its words are not this world's", dir);
+}
+
+int tiny_model_load(struct tiny_model *m, const char *dir, struct err *e)
+{
+	char *transformer = file_join(dir, "transformer"), *vae = file_join(dir, "vae"),
+	     *text = file_join(dir, "text_encoder");
+	int ret =
+	    same_words(&m->words, text, e) ||
+		    nn_load_dir(m->transformer.net, transformer, NN_DIFFUSERS, NULL, AT_F32, AT_CPU, e) ||
+		    nn_load_dir(&m->words.net, text, NN_TRANSFORMERS, NULL, AT_F32, AT_CPU, e) ||
+		    linear_ae_open(&m->ae, vae, AT_F32, AT_CPU, e)
+		? -1
+		: 0;
+
+	free(transformer);
+	free(vae);
+	free(text);
 	return ret;
 }
 

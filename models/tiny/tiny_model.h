@@ -24,6 +24,9 @@ struct tiny_model {
 /* Random weights; words in the order of their ids. */
 int tiny_model_new(struct tiny_model *m, const struct tiny_conf *c, const char *const *words, int n_words,
 		   uint64_t seed, struct err *e);
+/* The weights and the autoencoder of a model directory that tiny_model_save made, of the same sizes and
+ * words. */
+int tiny_model_load(struct tiny_model *m, const char *dir, struct err *e);
 /* t_B in [0, 1]; differentiable in the transformer and the embeddings. */
 at_t tiny_model_velocity(const struct tiny_model *m, at_t x_BChw, at_t t_B, at_t ids_BL);
 /* Replaces DIR. */

@@ -106,8 +106,8 @@ static at_t image_features(const struct clip *m, enum clip_fit fit, const struct
 }
 
 /* Each distinct prompt of the batch once: a group's images come one behind the other. */
-static int text_features(const struct clip *m, const struct reward_item *item, int n, at_t *out_BP,
-			 struct err *e)
+static int text_features(const struct clip *m, bool as_open_clip, const struct reward_item *item, int n,
+			 at_t *out_BP, struct err *e)
 {
 	const char **text = mem_zero((size_t)n, sizeof *text);
 	int64_t *row = mem_zero((size_t)n, sizeof *row);
@@ -119,7 +119,7 @@ static int text_features(const struct clip *m, const struct reward_item *item, i
 			text[k++] = item[i].prompt;
 		row[i] = k - 1;
 	}
-	ret = clip_text_features(m, text, k, &distinct_P, e);
+	ret = clip_text_features(m, as_open_clip, text, k, &distinct_P, e);
 	if (!ret)
 		*out_BP =
 		    at_index_select(distinct_P, 0, at_to(at_from(row, DIMS(n), AT_I64), AT_I64, m->device));
@@ -137,11 +137,12 @@ static void put(struct reward_score *out, int n, at_t value_B)
 	free(v);
 }
 
-/* How a reward looks at images: the way they are made square, and what exp(logit_scale) * cos is divided by
- * (0: the cosine alone). */
+/* How a reward looks at images: the way they are made square, what exp(logit_scale) * cos is divided by (0:
+ * the cosine alone), and who cuts the prompt into tokens. */
 struct look {
 	enum clip_fit fit;
 	double unit;
+	bool as_open_clip;
 };
 
 /* One batch: the angle with the prompts, or with a head what that makes of the image. */
@@ -158,7 +159,7 @@ static int score_batch(const struct scorer *s, const struct look *look, const st
 		for (int i = 0; i < HEAD; i++)
 			x_BP = at_linear(x_BP, s->head_w[i], s->head_b[i]);
 		put(out, n, at_select(x_BP, 1, 0));
-	} else if (!(ret = text_features(m, item, n, &text_BP, e))) {
+	} else if (!(ret = text_features(m, look->as_open_clip, item, n, &text_BP, e))) {
 		x_BP = image_features(m, look->fit, item, n);
 		at_t cos_B = at_sum_dim(at_mul(text_BP, x_BP), 1, false);
 
@@ -182,19 +183,19 @@ static int score_all(struct scorer *s, struct look look, const struct reward_ite
 static int score_clip(void *state, const struct reward_item *item, int n, struct reward_score *out,
 		      struct err *e)
 {
-	return score_all(state, (struct look) { CLIP_CROP, 100 }, item, n, out, e);
+	return score_all(state, (struct look) { CLIP_CROP, 100, false }, item, n, out, e);
 }
 
 static int score_pick(void *state, const struct reward_item *item, int n, struct reward_score *out,
 		      struct err *e)
 {
-	return score_all(state, (struct look) { CLIP_CROP, 26 }, item, n, out, e);
+	return score_all(state, (struct look) { CLIP_CROP, 26, false }, item, n, out, e);
 }
 
 static int score_hps(void *state, const struct reward_item *item, int n, struct reward_score *out,
 		     struct err *e)
 {
-	return score_all(state, (struct look) { CLIP_PAD, 0 }, item, n, out, e);
+	return score_all(state, (struct look) { CLIP_PAD, 0, true }, item, n, out, e);
 }
 
 static int check_prompt(void *state, const char *prompt, const char *meta, struct err *e)
@@ -264,7 +265,7 @@ static int open_aesthetic(void **state, const void *conf, struct err *e)
 static int score_aesthetic(void *state, const struct reward_item *item, int n, struct reward_score *out,
 			   struct err *e)
 {
-	return score_all(state, (struct look) { CLIP_CROP, 0 }, item, n, out, e);
+	return score_all(state, (struct look) { CLIP_CROP, 0, false }, item, n, out, e);
 }
 
 /* ---- The rewards --------------------------------------------------------------------------------- */

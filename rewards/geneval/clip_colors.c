@@ -71,7 +71,7 @@ static int make_wheel(at_t *out_CP, const struct clip *m, const char *class_name
 		text[TEMPLATES * i + 1] = mem_printf("a photo of a %s-colored %s", color, class_name);
 		text[TEMPLATES * i + 2] = mem_printf("a photo of a %s object", color);
 	}
-	int ret = clip_text_features(m, (const char *const *)text, CLIP_COLORS * TEMPLATES, &x_XP, e);
+	int ret = clip_text_features(m, true, (const char *const *)text, CLIP_COLORS * TEMPLATES, &x_XP, e);
 	if (!ret)
 		mean_CP =
 		    at_mean_dim(at_view(x_XP, DIMS(CLIP_COLORS, TEMPLATES, at_size(x_XP, 1))), 1, false);

@@ -37,7 +37,6 @@ struct stencil {
 };
 struct templates {
 	int reach[SIZES];
-	double area[SHAPES]; /* of half-size 1 */
 	float direction[COLORS][3];
 	struct stencil of[SHAPES][SIZES][SHIFTS * SHIFTS];
 };
@@ -60,12 +59,10 @@ static void make_stencil(struct stencil *t, enum shape shape, double half, int r
 
 static int blobs_open(struct detector *d, const struct geneval_conf *conf, struct err *e)
 {
-	static const double area[SHAPES] = { 3.14159265, 4 * 0.92 * 0.92, 2, 8 * 0.36 - 4 * 0.36 * 0.36 };
 	struct templates *t = mem_zero(1, sizeof *t);
 
 	(void)conf;
 	(void)e;
-	memcpy(t->area, area, sizeof area);
 	for (int c = 0; c < COLORS; c++) {
 		const double *rgb = color_rgb[c],
 			     norm = sqrt(rgb[0] * rgb[0] + rgb[1] * rgb[1] + rgb[2] * rgb[2]);
@@ -299,9 +296,10 @@ static double overlap(const struct patch *a, double norm2, const struct stencil 
 static void search(struct fit *best, const struct templates *t, const struct patch *a, enum shape shape,
 		   const double moment[4])
 {
-	double half = sqrt(moment[0] / t->area[shape]), sink = shape == SHAPE_TRIANGLE ? half / 3 : 0;
+	double half = sqrt(moment[0] / shapes_area(shape)),
+	       sink = (shape == SHAPE_TRIANGLE) - (shape == SHAPE_WEDGE);
 	int about = (int)lround(log(half / HALF_MIN) / log(HALF_STEP));
-	int qx = (int)lround(SHIFTS * moment[1]), qy = (int)lround(SHIFTS * (moment[2] - sink));
+	int qx = (int)lround(SHIFTS * moment[1]), qy = (int)lround(SHIFTS * (moment[2] - sink * half / 3));
 
 	for (int size = about < 2 ? 0 : about - 2; size <= about + 2 && size < SIZES; size++) {
 		int reach = t->reach[size], side = 2 * reach + 1;
@@ -412,10 +410,10 @@ static void look(const struct templates *t, const uint8_t *rgb, int w, int h, st
 	out->n = found.n;
 	for (int i = 0; i < found.n; i++) {
 		const struct fit *f = &found.v[i];
-		double r = f->half * shapes_extent(f->shape);
+		double rx = f->half * shapes_extent(f->shape, 0), ry = f->half * shapes_extent(f->shape, 1);
 		out->v[i] = (struct geneval_object) { shape_names[f->shape],
 						      color_names[f->color],
-						      { f->cx - r, f->cy - r, f->cx + r, f->cy + r },
+						      { f->cx - rx, f->cy - ry, f->cx + rx, f->cy + ry },
 						      f->iou,
 						      i };
 	}

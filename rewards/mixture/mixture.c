@@ -302,7 +302,8 @@ bool mixture_done(struct mixture *m, struct mixture_scores *s)
 	return done;
 }
 
-#define LOOK 0.2 /* s between two looks for scores that have come */
+#define LOOK   0.2 /* s between two looks for scores that have come */
+#define MOMENT 1.0 /* s for what runs when its scores are not wanted any more */
 
 /* Others may wait for us as long as scores come, or those who score give signs of life. */
 static void say_waits(const struct mixture_scores *s, int *open, double *last, const char *what)
@@ -314,9 +315,19 @@ static void say_waits(const struct mixture_scores *s, int *open, double *last, c
 	*open = s->open_tasks;
 }
 
+static bool never(void)
+{
+	return false;
+}
+
 double mixture_wait(struct mixture *m, struct mixture_scores *s)
 {
-	double start = clock_now(), last = 0;
+	return mixture_wait_unless(m, s, never);
+}
+
+double mixture_wait_unless(struct mixture *m, struct mixture_scores *s, bool (*ends)(void))
+{
+	double start = clock_now(), last = 0, end = INFINITY;
 	int open = -1;
 
 	while (m->backend && !m->backend->done(m->backend_ctx, s)) {
@@ -326,7 +337,11 @@ double mixture_wait(struct mixture *m, struct mixture_scores *s)
 	pthread_mutex_lock(&m->lock);
 	for (double next; next = queue_expire(m), s->open_tasks;) {
 		say_waits(s, &open, &last, "waiting for rewards");
-		queue_wait(m, fmin(next, clock_now() + LOOK));
+		end = isinf(end) && ends() ? clock_now() + MOMENT : end;
+		if (clock_now() >= end)
+			queue_drop(m, s);
+		else
+			queue_wait(m, fmin(next, clock_now() + LOOK));
 	}
 	pthread_mutex_unlock(&m->lock);
 	return clock_now() - start;

@@ -131,6 +131,9 @@ void mixture_submit_groups(struct mixture *m, struct mixture_scores *s, const st
 bool mixture_done(struct mixture *m, struct mixture_scores *s);
 /* Waits for that; returns the seconds spent waiting. */
 double mixture_wait(struct mixture *m, struct mixture_scores *s);
+/* The same, unless `ends` comes to say that nobody wants the scores any more: what runs then has a moment
+ * left, and what has no score after it has none (reward ranks are waited for all the same). */
+double mixture_wait_unless(struct mixture *m, struct mixture_scores *s, bool (*ends)(void));
 /* The same until clock_now() is `end`: what is queued then is unavailable, and what runs is given up. */
 void mixture_wait_until(struct mixture *m, struct mixture_scores *s, double end);
 

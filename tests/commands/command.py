@@ -67,3 +67,8 @@ def read_zst(path):
 
 def read_lines(path):
     return [json.loads(line) for line in pathlib.Path(path).read_text().splitlines()]
+
+
+def read_steps(run):
+    """The lines of metrics.jsonl that are of steps: those of evaluations stand between them."""
+    return [r for r in read_lines(pathlib.Path(run) / "metrics.jsonl") if "epoch" in r]

@@ -165,17 +165,17 @@ def test_sample_latents(tmp_path):
     contraflow("sample", *common, "--save-latents", tmp_path / "a.safetensors", "-o", tmp_path / "a.png")
     assert Image.open(tmp_path / "a.png").size == (24, 24)
     contraflow("sample", *common, "--latents", tmp_path / "a.safetensors", "-o", tmp_path / "b.png")
-    save_file({"latents": np.zeros((1, 16, 5, 5), np.float32)}, tmp_path / "bad.safetensors")
+    save_file({"latents": np.zeros((1, 20, 5, 5), np.float32)}, tmp_path / "bad.safetensors")
     line = fails("sample", *common, "--latents", tmp_path / "bad.safetensors", "-o", tmp_path / "c.png")
-    assert "latents" in line and "[1, 16, 5, 5]" in line and "[1, 16, 6, 6]" in line
+    assert "latents" in line and "[1, 20, 5, 5]" in line and "[1, 20, 6, 6]" in line
 
 
 def test_score(tmp_path):
     """Images of the world's own renderer are right; others are not; what is no image is refused."""
-    contraflow("shapes", "--render", "data/shapes/test.jsonl", "-o", tmp_path / "true")
+    contraflow("shapes", "--render", "data/shapes/validation.jsonl", "-o", tmp_path / "true")
     images = sorted((tmp_path / "true").glob("*.png"))[:24]
     prompts = tmp_path / "p.jsonl"
-    prompts.write_text("\n".join((ROOT / "data/shapes/test.jsonl").read_text().splitlines()[:24]))
+    prompts.write_text("\n".join((ROOT / "data/shapes/validation.jsonl").read_text().splitlines()[:24]))
     out = json.loads(contraflow("score", "--prompts", prompts, *images).stdout)["images"]
     assert [x["geneval"]["strict"] for x in out] == [1.0] * 24
     Image.new("RGB", (24, 24)).save(tmp_path / "black.png")

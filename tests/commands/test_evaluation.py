@@ -6,7 +6,7 @@ import sys
 import pytest
 from command import BASE, FRAMES, ROOT, contraflow, fails, read_lines
 
-LINES = [json.loads(line) for line in (ROOT / "data/shapes/test.jsonl").read_text().splitlines()]
+LINES = [json.loads(line) for line in (ROOT / "data/shapes/validation.jsonl").read_text().splitlines()]
 # 12 prompts for evaluations that cost next to nothing.
 FEW = [line for tag in ("counting", "colors", "position") for line in [x for x in LINES if x["tag"] == tag][:4]]
 
@@ -42,20 +42,21 @@ def test_watched_and_held_out(tmp_path, prompts):
         train(tmp_path / name, prompts, rewards, *more, held_out=held_out, ranks=ranks)
         rows[name] = read_lines(tmp_path / name / "metrics.jsonl")
     for name in "watched", "normalised", "ranks":
-        for row in rows[name]:
+        for row in [r for r in rows[name] if "reward/mean" in r]:
             assert row["reward/unavailable"] == 0 and "reward/jpeg_compressibility" not in row
-            assert row.get("reward/ocr") is None and ("reward/ocr" in row) == ("reward/geneval" in row)
+            assert row["reward/ocr"] is None
             assert row["reward/mean"] == pytest.approx(2 * row["reward/geneval"])
         result = json.loads((tmp_path / name / "result.json").read_text())["after"]
         assert result["unavailable"] == 0 and result["rewards"]["ocr"]["score"] is None and result["rewards"]["ocr"]["watched"]
         assert result["rewards"]["jpeg_compressibility"]["images"] == 12 and result["rewards"]["jpeg_compressibility"]["score"] < 0
         assert result["reward"] == pytest.approx(2 * result["rewards"]["geneval"]["score"])
-        assert rows[name][0]["eval/reward/jpeg_compressibility"] < 0 and rows[name][0]["eval/reward/ocr"] is None
+        evals = [r for r in rows[name] if "eval/reward" in r]
+        assert [r["step"] for r in evals] == [0, 1, 2] and all(r["eval/reward/jpeg_compressibility"] < 0 and r["eval/reward/ocr"] is None for r in evals)
     adapters = {n: (tmp_path / n / "checkpoints/step-00000002/lora/adapter_model.safetensors").read_bytes() for n in runs}
     assert "watched, scored no image" in (tmp_path / "watched/log.txt").read_text()
     assert adapters["plain"] == adapters["watched"] == adapters["ranks"] != adapters["normalised"]
     for name in "watched", "ranks":
-        assert [r["reward/mean"] for r in rows[name]] == [r["reward/mean"] for r in rows["plain"]]
+        assert [r.get("reward/mean") for r in rows[name]] == [r.get("reward/mean") for r in rows["plain"]]
     stored = contraflow("config", "show", tmp_path / "watched/config.yaml").stdout
     assert "jpeg_compressibility" in stored[stored.index("eval:"):]
 
@@ -168,3 +169,33 @@ def test_a_remnant(tmp_path, prompts):
     assert "83 % of the images have no reward score (--max-unavailable is 0.5): judge: " in line
     assert json.loads((tmp_path / "e.json").read_text())["unavailable"] == 10
     evaluate(tmp_path / "e.json", "--lora", tmp_path / "run", "--max-unavailable", "0.9")
+
+
+# A score that moves by so much with every batch.
+MOVING = FRAMES + r"""
+k, slope = 0, float(sys.argv[1])
+while True:
+    items = json.loads(frame())["items"]
+    for _ in items: frame()
+    k += 1
+    answer([slope * k] * len(items))
+"""
+
+
+def test_alarm(tmp_path, prompts):
+    """A held-out reward that falls while the trained one rises: said, the end, or a stronger pull to the base, as the key says; a checkpoint knows."""
+    moving = {name: {"type": "exec", "command": [sys.executable, "-c", MOVING, slope]} for name, slope in (("up", "1"), ("down", "-1"))}
+    states, rewards = {}, {"geneval": {}, "up": moving["up"]}
+    for alarm in "warn", "stop", "kl", "none":
+        run = tmp_path / alarm
+        more = [] if alarm == "warn" else ["--set", f"eval.alarm={alarm}"]
+        said = train(run, prompts, rewards, *more, held_out={"down": moving["down"]}, steps=3).stderr
+        assert ("down fell from" in said) == (alarm != "none") and ("this ends here" in said) == (alarm == "stop")
+        states[alarm] = json.loads(sorted(run.glob("checkpoints/step-*/state.json"))[-1].read_text())
+    assert [states[a]["step"] for a in states] == [3, 1, 3, 3] and states["stop"]["alarm"]["stopped"]
+    assert states["kl"]["alarm"]["kl"] == 4 and states["warn"]["alarm"]["kl"] == 0 and states["warn"]["alarm"]["marks"]["down"]["best"] < 0
+    theta = {a: (tmp_path / a / "checkpoints/step-00000003/lora/adapter_model.safetensors").read_bytes() for a in ("warn", "kl", "none")}
+    assert theta["warn"] == theta["none"] != theta["kl"]
+    done = contraflow("train", "--run", tmp_path / "stop", "--resume")
+    assert json.loads((tmp_path / "stop/result.json").read_text())["optimizer_steps"] == 1, done.stderr
+    assert "kl_beta" in train(tmp_path / "no", prompts, rewards, "--set", "eval.alarm=kl", "--set", "nft.kl_beta=0", check=False).stderr

@@ -14,7 +14,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 BASE = ROOT / "data/shapes/base"
-CONFIG = dict(sample_size=6, patch_size=2, in_channels=16, num_layers=3, num_heads=2, hidden_size=32, text_dim=64)
+CHANNELS = json.loads((BASE / "vae/config.json").read_text())["channels"]
+CONFIG = dict(sample_size=6, patch_size=2, in_channels=CHANNELS, num_layers=3, num_heads=2, hidden_size=32, text_dim=64)
 
 
 class Block(nn.Module):
@@ -96,7 +97,7 @@ def model(tmp_path_factory):
 def test_forward(program, model, tmp_path, size, lengths):
     folder, net = model
     torch.manual_seed(1)
-    x, t, text = torch.randn(3, 16, *size), torch.tensor([900.0, 31.5, 0.7]), torch.randn(3, 5, 64)
+    x, t, text = torch.randn(3, CHANNELS, *size), torch.tensor([900.0, 31.5, 0.7]), torch.randn(3, 5, 64)
     given = dict(hidden_states=x, timestep=t, encoder_hidden_states=text)
     if lengths:
         for row, n in zip(text, lengths):

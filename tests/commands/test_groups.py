@@ -161,7 +161,7 @@ def test_any_number_of_ranks(tmp_path):
 def test_evaluation(tmp_path):
     """images_per_prompt is the group."""
     (tmp_path / "child.py").write_text(CHILD)
-    lines = (ROOT / "data/shapes/test.jsonl").read_text().splitlines()[:3]
+    lines = (ROOT / "data/shapes/validation.jsonl").read_text().splitlines()[:3]
     (tmp_path / "p.jsonl").write_text("\n".join(lines) + "\n")
     results = []
     for ranks in 1, 2, 3:

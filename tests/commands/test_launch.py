@@ -66,7 +66,7 @@ def test_bound_ranks(tmp_path):
         assert count(said) == max(1, len(CPUS) // ranks) and "bind-to" not in said
 
 
-@pytest.mark.parametrize("command", [ONE_STEP, ["bench"], ["eval", "--model", "data/shapes/base", "--prompts", "data/shapes/test.jsonl"],
+@pytest.mark.parametrize("command", [ONE_STEP, ["bench"], ["eval", "--model", "data/shapes/base", "--prompts", "data/shapes/validation.jsonl"],
                                      ["pretrain", "configs/shapes-pretrain.yaml"]])  # fmt: skip
 def test_srun_without_pmi(tmp_path, command):
     """Each task would be a job of its own, in one run directory."""
@@ -100,7 +100,7 @@ def test_threads(tmp_path):
     assert count(train(tmp_path, OMP_NUM_THREADS="3")) == 3
     assert count(train(tmp_path, args=["--set=run.threads=1"], OMP_NUM_THREADS="3")) == 1
     model = ["--model", "data/shapes/base"]
-    evaluation = ["eval", *model, "--prompts", "data/shapes/test.jsonl"]
+    evaluation = ["eval", *model, "--prompts", "data/shapes/validation.jsonl"]
     several = ["mpirun", "--oversubscribe", "--bind-to", "none", "-n", "2"]
     for launcher, command in (([], ["bench"]), ([], evaluation), (several, [*evaluation, "--reward-ranks", 1]), ([], ["score", "--reward", "geneval", "."]),
                               ([], ["serve-reward", "--reward", "geneval"]), ([], ["sample", *model, "--prompt", "x", "-o", tmp_path / "x.png"])):
@@ -113,7 +113,7 @@ def test_errors_are_agreed_once(tmp_path):
     """Which rank it was is said once."""
     several = ["mpirun", "--oversubscribe", "--bind-to", "none", "-n", "2"]
     (tmp_path / "c.yaml").write_text("rewards: {jpeg_compressibility: {}}")
-    (tmp_path / "few.jsonl").write_text("".join((ROOT / "data/shapes/test.jsonl").read_text().splitlines(True)[:2]))
+    (tmp_path / "few.jsonl").write_text("".join((ROOT / "data/shapes/validation.jsonl").read_text().splitlines(True)[:2]))
     (tmp_path / "x.txt").write_text("x\n")
     evaluation = ["eval", "--model", "data/shapes/base", "--steps", 2, "--config", tmp_path / "c.yaml", "-o", "/nowhere/o.json", "--prompts"]
     bench = ["bench", "--groups", 1, "--group-size", 2, "--steps", 2, "--levels", 1, "--repeats", 1, "-o", "/nowhere/o.json"]

@@ -1,13 +1,16 @@
-"""Prompt files: those of tools/make_prompts.py; and the shapes world's pretraining on its own."""
+"""Prompt files: those of tools/make_prompts.py, those of the shapes world, and what is held out from training."""
 
 import collections
 import json
 import re
+import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
-from command import ROOT, contraflow
+from command import ROOT, TINY, contraflow, fails
+from safetensors.numpy import load_file
 
 TOOL = [sys.executable, ROOT / "tools/make_prompts.py"]
 EVEN = "single_object=1,two_object=1,counting=1,colors=1,position=1,color_attr=1"
@@ -70,14 +73,44 @@ def test_exclude_is_by_scene(tmp_path):
     assert make("geneval", 20000, "--exclude", tmp_path / "test.txt") == train
 
 
+def test_shapes_files(tmp_path):
+    """The shapes world's prompt files are what `contraflow shapes` writes."""
+    contraflow("shapes", "--prompts", tmp_path)
+    for name in ("train", "validation", "test"):
+        assert (tmp_path / f"{name}.jsonl").read_bytes() == (ROOT / f"data/shapes/{name}.jsonl").read_bytes()
+
+
+def test_held_out_prompts_that_are_trained(tmp_path):
+    """A warning at the start of a run, once, that names one of them; none with the shapes world's own files."""
+    lines = (ROOT / "data/shapes/train.jsonl").read_text().splitlines()[:5]
+    (tmp_path / "held.jsonl").write_text("\n".join([*lines[:3], *lines[:2], *(ROOT / "data/shapes/test.jsonl").read_text().splitlines()[:2]]))
+    args = ["train", "configs/shapes.yaml", *TINY, "--set", "train.max_steps=1", "--set", "rollout.steps=2", "--set", "eval.sampler.steps=2",
+            "--set", "rollout.solver=euler", "--set", "eval.sampler.solver=euler"]  # fmt: skip
+    for held, said in ((tmp_path / "held.jsonl", 1), ("data/shapes/validation.jsonl", 0)):
+        done = contraflow(*args, "--set", f"prompts.test={held}", "--run", tmp_path / str(said), ranks=2)
+        warnings = [line for line in done.stderr.splitlines() if "are trained on" in line]
+        assert len(warnings) == said, done.stderr
+        if said:
+            assert warnings[0].startswith(f"warning: {held}: 3 of its prompts are trained on (in data/shapes/train.jsonl, too: \"a photo of a ")
+
+
 def test_pretrain(tmp_path):
-    """A base model that samples, evaluated twice on the way."""
-    out = tmp_path / "base"
-    done = contraflow("pretrain", "configs/shapes-pretrain.yaml", "--set", f"run.out={out}", "--set", "train.steps=2", "--set", "train.batch=4",
-                      "--set", "eval.every=1", "--set", "eval.images_per_prompt=1", "--set", "eval.sampler.steps=2", "--set", "eval.sampler.solver=euler",
-                      ranks=2)  # fmt: skip
-    assert [line.split()[1] for line in done.stderr.splitlines() if line.startswith("step ")] == ["1", "2"]
-    contraflow("sample", "--model", out, "--prompt", "a photo of a cross", "--steps", 2, "--solver", "euler", "-o", tmp_path / "x.png")
+    """A base model in two parts, evaluated on the way; it samples."""
+    small = [x for v in ("steps=9", "end=2", "batch=4") for x in ("--set", f"train.{v}")]
+    small += [x for v in ("every=1", "images_per_prompt=1", "sampler.steps=2", "sampler.solver=euler") for x in ("--set", f"eval.{v}")]
+    first, second = tmp_path / "first", tmp_path / "second"
+    for config, out, start in ("shapes-pretrain", first, ""), ("shapes-pretrain-base", second, first):
+        done = contraflow("pretrain", f"configs/{config}.yaml", *small, "--set", f"run.out={out}", "--set", f"model.start={start}", ranks=2)
+        assert [line.split()[1] for line in done.stderr.splitlines() if line.startswith("step ")] == ["1", "2"] and "are trained on" not in done.stderr
+    weights = [load_file(folder / "transformer/diffusion_pytorch_model.safetensors") for folder in (first, second)]
+    far = max(np.abs(weights[0][k] - weights[1][k]).max() for k in weights[0])
+    assert 0 < far < 1e-3  # two steps of warmup away from where it started; random weights would be others
+    assert (first / "vae/diffusion_pytorch_model.safetensors").read_bytes() == (second / "vae/diffusion_pytorch_model.safetensors").read_bytes()
+    contraflow("sample", "--model", second, "--prompt", "a photo of a ring", "--steps", 2, "--solver", "euler", "-o", tmp_path / "x.png")
+    shutil.copytree(first, tmp_path / "old")
+    words = tmp_path / "old/text_encoder/vocab.json"
+    words.write_text(words.read_text().replace("ring", "star"))
+    assert "text_encoder: its words are not this world's" in fails("pretrain", "configs/shapes-pretrain-base.yaml", "--set", f"run.out={tmp_path}/no", "--set", f"model.start={tmp_path}/old")
 
 
 def test_ocr():

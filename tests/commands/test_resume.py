@@ -62,10 +62,13 @@ def test_rank_that_does_not_see_the_directory(tmp_path):
     args = ["train", CONFIG, "--run", "run", *FIXED]
     done = mpirun([tmp_path / "whole"] * 2, [*args, *steps(3)])
     assert done.returncode == 0, done.stderr
-    for rest in [*args[1:], *steps(2)], ["--run", "run", "--resume", *steps(3)]:
+    for rest in [*args[1:], *steps(2), "--set", "log.rollouts_every=1"], ["--run", "run", "--resume", *steps(3)]:
         done = mpirun([tmp_path / "here", tmp_path / "there"], ["train", *rest])
         assert done.returncode == 0, done.stderr
-    assert "resuming at step 2" in done.stderr and not list((tmp_path / "there").iterdir())
+    assert "resuming at step 2" in done.stderr
+    # of what was sampled each rank writes its share where it is
+    assert sorted(p.name for p in (tmp_path / "there").rglob("*") if p.is_file()) == [
+        f"epoch-{epoch:06d}.rank-0001.safetensors.zst" for epoch in range(3)]  # fmt: skip
     assert same(state(tmp_path / "whole/run", 3), state(tmp_path / "here/run", 3))
     assert [r["step"] for r in read_lines(tmp_path / "here/run/metrics.jsonl")] == [1, 2, 3]
 
@@ -273,13 +276,12 @@ def test_changed_files(tmp_path):
     assert "has changed" not in contraflow("train", "--run", tmp_path / "run", "--resume", *steps(4)).stderr
 
 
-@pytest.mark.parametrize("ranks", [0, 2])
-def test_start_that_is_gone(two_steps, tmp_path, ranks):
+def test_start_that_is_gone(two_steps, tmp_path):
     """lora.start is needed once: its shape, of several ranks and alphas, and its values are in the checkpoint."""
     start = shutil.copytree(two_steps / "checkpoints/step-00000002/lora", tmp_path / "start")
     for name in "whole", "cut":
-        train(tmp_path / name, "--set", f"lora.start={start}", *steps(2 if name == "cut" else 3), ranks=ranks)
+        train(tmp_path / name, "--set", f"lora.start={start}", *steps(2 if name == "cut" else 3), ranks=2)
     shutil.rmtree(start)
     assert "lora.start" in fails("train", CONFIG, "--run", tmp_path / "new", *FIXED, "--set", f"lora.start={start}")
-    contraflow("train", "--run", tmp_path / "cut", "--resume", *steps(3), ranks=ranks)
+    contraflow("train", "--run", tmp_path / "cut", "--resume", *steps(3), ranks=2)
     assert same(state(tmp_path / "whole", 3), state(tmp_path / "cut", 3))

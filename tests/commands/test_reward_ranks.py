@@ -26,7 +26,7 @@ def sets(**keys):
 
 @pytest.fixture
 def prompts(tmp_path):
-    lines = (ROOT / "data/shapes/test.jsonl").read_text().splitlines()[::40]
+    lines = (ROOT / "data/shapes/validation.jsonl").read_text().splitlines()[::40]
     (tmp_path / "test.jsonl").write_text("\n".join(lines) + "\n")
     return tmp_path / "test.jsonl"
 
@@ -81,7 +81,7 @@ def test_same_run(tmp_path, prompts):
             assert states(run) == states(tmp_path / f"{trainers}") and len(states(run)) == 3
             assert not left_behind(run)
     rows, result = numbers(tmp_path / "2+2")
-    assert rows[0]["reward/ranking"] == pytest.approx(0.5, abs=0.05) and result["ranks"] == 2 and "eval/strict" in rows[0]
+    assert rows[1]["reward/ranking"] == pytest.approx(0.5, abs=0.05) and result["ranks"] == 2 and "eval/strict" in rows[0]
 
 
 def test_resume_without(tmp_path, prompts):

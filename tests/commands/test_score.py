@@ -10,7 +10,7 @@ import pytest
 from command import FRAMES, ROOT, build, contraflow, fails
 from PIL import Image
 
-LINES = (ROOT / "data/shapes/test.jsonl").read_text().splitlines()[:48]
+LINES = (ROOT / "data/shapes/validation.jsonl").read_text().splitlines()[:48]
 # How many images it was given at a time.
 CHILD = FRAMES + r"""
 while True:
@@ -25,7 +25,7 @@ while True:
 def out(tmp_path_factory):
     """GenEval's folders: of each prompt its own image and that of the next prompt, and a grid that is nobody's."""
     top = tmp_path_factory.mktemp("score")
-    contraflow("shapes", "--render", "data/shapes/test.jsonl", "-o", top / "true")
+    contraflow("shapes", "--render", "data/shapes/validation.jsonl", "-o", top / "true")
     true = sorted((top / "true").glob("*.png"))[: len(LINES)]
     for i, line in enumerate(LINES):
         folder = top / "out" / f"{i:05d}"

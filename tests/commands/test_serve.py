@@ -192,7 +192,7 @@ def test_the_same_scores(serve, signs, judge, tmp_path):
 
 def test_sub_scores(serve, tmp_path):
     """GenEval's: an image is sent with the metadata that its rules need."""
-    lines = (ROOT / "data/shapes/test.jsonl").read_text().splitlines()[::13]
+    lines = (ROOT / "data/shapes/validation.jsonl").read_text().splitlines()[::13]
     (tmp_path / "prompts.jsonl").write_text("\n".join(lines))
     contraflow("shapes", "--render", tmp_path / "prompts.jsonl", "-o", tmp_path)
     files = [tmp_path / f"{i:05}.png" for i in range(len(lines))]

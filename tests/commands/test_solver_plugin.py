@@ -96,7 +96,7 @@ def test_training(plugins, tmp_path):
 def test_eval(plugins, tmp_path):
     """The same held-out score on one rank and on two."""
     prompts, scores = tmp_path / "p.jsonl", []
-    prompts.write_text("".join((ROOT / "data/shapes/test.jsonl").read_text().splitlines(keepends=True)[:7]))
+    prompts.write_text("".join((ROOT / "data/shapes/validation.jsonl").read_text().splitlines(keepends=True)[:7]))
     for ranks, batch in ((1, 7), (2, 3)):
         contraflow("eval", "--model", BASE, "--prompts", prompts, "--solver", plugins["flow_sde"], "--steps", 5, "--batch", batch,
                    "--images-per-prompt", 2, "-o", tmp_path / "e.json", ranks=ranks)  # fmt: skip

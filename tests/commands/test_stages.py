@@ -9,7 +9,7 @@ import time
 
 import numpy as np
 import pytest
-from command import ROOT, build, contraflow, fails, read_lines, read_zst
+from command import ROOT, build, contraflow, fails, read_steps, read_zst
 
 SHARED = f"""
 extends: {ROOT}/configs/shapes.yaml
@@ -29,7 +29,7 @@ stages:
   right:
     train: {{max_steps: 4}}
     policy: {{old_schedule: linear, old_slope: 0.1, old_max: 1}}
-    prompts: {{test: {ROOT}/data/shapes/test.jsonl, group_size: 4}}
+    prompts: {{test: {ROOT}/data/shapes/validation.jsonl, group_size: 4}}
   flat again:
     train: {{max_steps: 2, steps_per_epoch: 2}}
     rewards: {{jpeg_incompressibility: {{}}}}
@@ -49,7 +49,7 @@ def write(folder, text):
 def test_stages(tmp_path):
     config, run = write(tmp_path, STAGES), tmp_path / "run"
     said = contraflow("train", config, "--run", run)
-    rows = read_lines(run / "metrics.jsonl")
+    rows = read_steps(run)
     assert [r["step"] for r in rows] == [1, 2, 3, 4, 5, 6, 7, 9] and [r["stage"] for r in rows] == [1, 1, 1, 2, 2, 2, 2, 3]
     for r, reward in zip(rows, ["jpeg_compressibility"] * 3 + ["geneval"] * 4 + ["jpeg_incompressibility"]):
         assert [k for k in r if k.startswith("reward/j") or k == "reward/geneval"] == [f"reward/{reward}"]
@@ -84,7 +84,7 @@ def test_resume_in_a_later_stage(tmp_path):
     a, b = state(tmp_path / "whole", 9), state(tmp_path / "cut", 9)
     for name in a:
         assert np.array_equal(a[name], b[name]), name
-    assert [r["stage"] for r in read_lines(tmp_path / "cut/metrics.jsonl")] == [1, 1, 1, 2, 2, 2, 2, 3]
+    assert [r["stage"] for r in read_steps(tmp_path / "cut")] == [1, 1, 1, 2, 2, 2, 2, 3]
 
 
 def test_ranks_agree(tmp_path):
@@ -138,15 +138,15 @@ def test_each_judge_once(tmp_path, reward_ranks):
 def test_stop_at(tmp_path):
     """A stage ends at the first evaluation that is good enough."""
     contraflow("train", write(tmp_path, STAGES), "--run", tmp_path / "run", "--quiet", "--set", "stages.right.train.stop_at=0.01")
-    assert [r["stage"] for r in read_lines(tmp_path / "run/metrics.jsonl")] == [1, 1, 1, 2, 3]
+    assert [r["stage"] for r in read_steps(tmp_path / "run")] == [1, 1, 1, 2, 3]
 
 
 @pytest.mark.parametrize("limit", ["train.stop_at=0.01", "train.max_seconds=0.001"])
 def test_what_is_over_stays_over(tmp_path, limit):
     """A run that ended before max_steps does not train on when it is started again, unless the limit is lifted."""
-    args = ["train", write(tmp_path, SHARED), "--run", tmp_path / "run", "--quiet", "--set", f"prompts.test={ROOT}/data/shapes/test.jsonl",
+    args = ["train", write(tmp_path, SHARED), "--run", tmp_path / "run", "--quiet", "--set", f"prompts.test={ROOT}/data/shapes/validation.jsonl",
             "--set", "train.max_steps=4"]  # fmt: skip
-    steps = lambda: [r["step"] for r in read_lines(tmp_path / "run/metrics.jsonl")]
+    steps = lambda: [r["step"] for r in read_steps(tmp_path / "run")]
     contraflow(*args, "--set", limit)
     ended = steps()
     assert ended in ([1], [1, 2])

@@ -8,7 +8,7 @@ import time
 
 import numpy as np
 import pytest
-from command import BASE, ROOT, TINY, build, contraflow, read_lines, read_zst
+from command import BASE, ROOT, TINY, build, contraflow, read_lines, read_steps, read_zst
 
 CONFIG = "configs/shapes.yaml"
 
@@ -114,18 +114,23 @@ def test_run_directory(tmp_path):
         for kind in "geneval", "strict", "soft":
             assert abs(r[kind] - np.mean([t[kind] for t in r["tags"].values()])) < 1e-9
             assert r[f"{kind}_95"][0] < r[kind] < r[f"{kind}_95"][1]
-        assert r["geneval"] >= r["strict"] and r["prompts"] == len({(p["tag"], p["prompt"]) for p in read_lines(ROOT / "data/shapes/test.jsonl")})
+        assert r["geneval"] >= r["strict"] and r["prompts"] == len({(p["tag"], p["prompt"]) for p in read_lines(ROOT / "data/shapes/validation.jsonl")})
         assert r["rewards"]["geneval"]["score"] == r["reward"]
-    lines = read_lines(run / "metrics.jsonl")
-    assert len(lines) == 2 and "eval/strict" in lines[0]
-    for phase in ("rollout", "reward_wait", "update", "all_reduce", "eval"):
+    rows = read_lines(run / "metrics.jsonl")
+    lines, evals = read_steps(run), [r for r in rows if "eval/strict" in r]
+    # the first and the last evaluation have their lines, too
+    assert [r["step"] for r in rows] == [0, 1, 1, 2, 2] and [r["step"] for r in lines] == [1, 2] and [r["step"] for r in evals] == [0, 1, 2]
+    for r, when in (evals[0], "before"), (evals[-1], "after"):
+        assert (r["eval/strict"], r["eval/reward"]) == (result[when]["strict"], result[when]["reward"])
+    for phase in ("rollout", "reward_wait", "update", "all_reduce"):
         assert lines[0][f"time/{phase}"] >= 0
+    assert all(r["time/eval"] > 0 for r in evals)
     assert sorted(p.name for p in (run / "samples").iterdir()) == ["step-000000.png", "step-000002.png"]
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = EventAccumulator(str(run / "tensorboard"))
     events.Reload()
-    assert [s.step for s in events.Scalars("reward/mean")] == [1, 2]
+    assert [s.step for s in events.Scalars("reward/mean")] == [1, 2] and [s.step for s in events.Scalars("eval/strict")] == [0, 1, 2]
     assert abs(events.Scalars("reward/mean")[1].value - lines[1]["reward/mean"]) < 1e-6
     image = events.Images("samples")[0]
     from PIL import Image
@@ -134,7 +139,7 @@ def test_run_directory(tmp_path):
     grid = Image.open(io.BytesIO(image.encoded_image_string))
     assert grid.size == (image.width, image.height) == Image.open(run / "samples/step-000000.png").size
     # The adapter gives eval the same score as the run's own last evaluation.
-    contraflow("eval", "--model", BASE, "--lora", run / "checkpoints/step-00000002/lora", "--prompts", "data/shapes/test.jsonl",
+    contraflow("eval", "--model", BASE, "--lora", run / "checkpoints/step-00000002/lora", "--prompts", "data/shapes/validation.jsonl",
                "--solver", "dpm2", "--steps", 10, "--batch", 96, "-o", tmp_path / "eval.json")  # fmt: skip
     again = json.loads((tmp_path / "eval.json").read_text())
     assert abs(again["strict"] - result["after"]["strict"]) <= 1.5 / 144

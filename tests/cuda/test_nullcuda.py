@@ -210,7 +210,7 @@ def threads(log):
 @pytest.fixture
 def short(tmp_path):
     """A short prompt file for evaluations."""
-    lines = (ROOT / "data/shapes/test.jsonl").read_text().splitlines()[::12]
+    lines = (ROOT / "data/shapes/validation.jsonl").read_text().splitlines()[::12]
     (tmp_path / "test.jsonl").write_text("\n".join(lines) + "\n")
     return tmp_path / "test.jsonl"
 

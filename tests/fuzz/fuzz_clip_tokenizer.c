@@ -48,12 +48,14 @@ static void write_vocabulary(void)
 
 static void encode(const struct clip_tokenizer *t, const char *prompt)
 {
-	int64_t ids[LENGTH];
+	int64_t ids[2 * LENGTH];
 	struct err e;
 
 	if (clip_tokenizer_encode(t, prompt, LENGTH, ids, &e))
 		return;
-	for (int i = 0; i < LENGTH; i++)
+	if (clip_tokenizer_encode_open(t, prompt, LENGTH, ids + LENGTH, &e))
+		abort();
+	for (int i = 0; i < 2 * LENGTH; i++)
 		if (ids[i] < 0 || ids[i] > 1 << 30)
 			abort();
 }

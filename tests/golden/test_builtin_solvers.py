@@ -109,7 +109,7 @@ def test_ddim_is_diffusers(folder, eta):
                 continue
             z = f["z"][i] if i < n - 1 else torch.zeros_like(x)
             x = norm[i + 1] * d.step(noise, t, x / norm[i], eta=eta, variance_noise=z, return_dict=False)[0]
-        assert error(got["ddim", n]["x0"], x) < 1e-7, n
+        assert error(got["ddim", n]["x0"], x) < 1e-12, n
 
 
 # ---- Formulas ----------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """Rewards that look: CLIP's family against transformers and open_clip on random weights, Tesseract on rendered text."""
 
+import gzip
 import json
 import os
 import pathlib
@@ -154,8 +155,10 @@ def test_open_clip(images, tmp_path):
     state = {k: v.contiguous() for k, v in model.state_dict().items() if k != "attn_mask"}
     save_file(state, tmp_path / "hps/open_clip_model.safetensors")
     (tmp_path / "hps/open_clip_config.json").write_text(json.dumps(dict(model_cfg=dict(embed_dim=20, vision_cfg=vision, text_cfg=text))))
-    tokenizer = CLIPTokenizer.from_pretrained(tmp_path / "hps")
-    ids = tokenizer(PROMPTS[:2] * 4, padding="max_length", max_length=77, truncation=True, return_tensors="pt").input_ids
+    with gzip.open(tmp_path / "merges.gz", "wb") as f:
+        f.write((tmp_path / "hps/merges.txt").read_bytes().strip())
+    prompts = [PROMPTS[0], "an astronaut’s “helmet” &amp; a ﬁsh"] * 4
+    ids = open_clip.tokenizer.SimpleTokenizer(bpe_path=str(tmp_path / "merges.gz"))(prompts)
 
     def pixels(im):  # hpsv2's ResizeMaxSize
         scale = 30 / max(im.size)
@@ -168,7 +171,7 @@ def test_open_clip(images, tmp_path):
     with torch.no_grad():
         image = model.encode_image(torch.stack([pixels(im) for _, im in images[:8]]), normalize=True)
         want = (image * model.encode_text(ids, normalize=True)).sum(1)
-    ours = score(tmp_path, {"hpsv2": dict(model=str(tmp_path / "hps"))}, PROMPTS[:2] * 4, [f for f, _ in images[:8]])
+    ours = score(tmp_path, {"hpsv2": dict(model=str(tmp_path / "hps"))}, prompts, [f for f, _ in images[:8]])
     assert np.allclose([o["reward"] for o in ours], want, rtol=1e-4, atol=1e-6)
     assert want.std() > 0.005
 

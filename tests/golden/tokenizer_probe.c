@@ -1,6 +1,6 @@
 /*
- * tokenizer_probe.c -- golden_tokenizer FOLDER LENGTH PROMPTS: the ids of each prompt of a JSON list, a line
- * of JSON each.
+ * tokenizer_probe.c -- golden_tokenizer FOLDER LENGTH PROMPTS [open_clip]: the ids of each prompt of a JSON
+ * list, a line of JSON each; those of CLIP as open_clip cuts them.
  */
 #include "base/json.h"
 #include "base/mem.h"
@@ -16,21 +16,25 @@ static void need(int failed, const struct err *e)
 
 int main(int argc, char **argv)
 {
-	int64_t length = argc == 4 ? atoll(argv[2]) : 0;
-	struct tokenizer *t;
+	int64_t length = argc == 4 || argc == 5 ? atoll(argv[2]) : 0;
+	struct clip_tokenizer *clip = NULL;
+	struct tokenizer *t = NULL;
 	const json_t *prompt;
 	struct err e;
 	size_t i;
 
 	if (length < 2)
-		die("golden_tokenizer: FOLDER LENGTH PROMPTS");
-	need(tokenizer_open(&t, argv[1], &e), &e);
+		die("golden_tokenizer: FOLDER LENGTH PROMPTS [open_clip]");
+	need(argc == 5 ? clip_tokenizer_open(&clip, argv[1], &e) : tokenizer_open(&t, argv[1], &e), &e);
 	json_t *list = json_read(argv[3], &e);
 	need(!list, &e);
 	int64_t *ids = mem_zero((size_t)length, sizeof *ids);
 	json_array_foreach(list, i, prompt)
 	{
-		need(tokenizer_encode(t, json_string_value(prompt), length, ids, &e), &e);
+		const char *text = json_string_value(prompt);
+		need(clip ? clip_tokenizer_encode_open(clip, text, length, ids, &e)
+			  : tokenizer_encode(t, text, length, ids, &e),
+		     &e);
 		for (int64_t k = 0; k < length; k++)
 			printf("%s%lld", k ? "," : "[", (long long)ids[k]);
 		puts("]");
@@ -38,5 +42,6 @@ int main(int argc, char **argv)
 	free(ids);
 	json_decref(list);
 	tokenizer_close(t);
+	clip_tokenizer_close(clip);
 	return 0;
 }

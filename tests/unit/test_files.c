@@ -145,6 +145,31 @@ static void test_trees(void **state)
 	free(file);
 }
 
+/* What a kill left of writes goes, for the names that are asked for alone. */
+static void test_sweep(void **state)
+{
+	static const char *const files[] = { "result.json.tmp-12", "config.yaml.tmp-3", "result.json",
+					     "my.tmp-12",          "result.tmp-x",      "result.tmp-",
+					     "result.tmp-1b",      "config.tmp-7.bak" };
+	static const char *const names[] = { "result", "config.yaml", NULL };
+	char *dir = at("swept");
+	struct err e;
+
+	(void)state;
+	assert_int_equal(file_mkdirs(dir, &e), 0);
+	for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
+		char *path = file_join(dir, files[i]);
+		assert_int_equal(file_write(path, "", 0, &e), 0);
+		free(path);
+	}
+	file_sweep(dir, names);
+	for (size_t i = 0; i < sizeof files / sizeof *files; i++)
+		assert_int_equal(file_is_in(dir, files[i]), i > 1);
+	file_sweep("/nonexistent", names);
+	assert_int_equal(file_remove_tree(dir, &e), 0);
+	free(dir);
+}
+
 static void test_zstd(void **state)
 {
 	char *path = at("z.zst"), *data, *raw;
@@ -537,13 +562,14 @@ static void test_in_place(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_hash),           cmocka_unit_test(test_atomic_write),
-		cmocka_unit_test(test_in_place),       cmocka_unit_test(test_trees),
-		cmocka_unit_test(test_zstd),           cmocka_unit_test(test_text),
-		cmocka_unit_test(test_json),           cmocka_unit_test(test_images),
-		cmocka_unit_test(test_jpeg_cut_short), cmocka_unit_test(test_sync_of_links),
-		cmocka_unit_test(test_json_numbers),   cmocka_unit_test(test_image_sizes),
-		cmocka_unit_test(test_json_nan),       cmocka_unit_test(test_resize_window),
+		cmocka_unit_test(test_hash),          cmocka_unit_test(test_atomic_write),
+		cmocka_unit_test(test_trees),         cmocka_unit_test(test_zstd),
+		cmocka_unit_test(test_sweep),         cmocka_unit_test(test_in_place),
+		cmocka_unit_test(test_text),          cmocka_unit_test(test_json),
+		cmocka_unit_test(test_images),        cmocka_unit_test(test_jpeg_cut_short),
+		cmocka_unit_test(test_sync_of_links), cmocka_unit_test(test_json_numbers),
+		cmocka_unit_test(test_image_sizes),   cmocka_unit_test(test_json_nan),
+		cmocka_unit_test(test_resize_window),
 	};
 	return cmocka_run_group_tests(tests, make_folder, drop_folder);
 }

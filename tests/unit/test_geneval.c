@@ -294,7 +294,8 @@ static void bad_metadata(void **state)
 	refuse("{\"include\": [{\"class\": \"circle\", \"colour\": \"red\"}]}",
 	       "unknown key 'colour' (did you mean 'color'?)");
 	refuse("{\"include\": [{\"class\": \"bench\", \"count\": 1}]}",
-	       "detector blobs: include[0]: unknown class 'bench' (known: circle, square, triangle, cross)");
+	       "detector blobs: include[0]: unknown class 'bench' (known: circle, square, triangle, cross, "
+	       "wedge, ring, bar, pillar)");
 	refuse("{\"include\": [{\"class\": \"circel\", \"count\": 1}]}", "did you mean 'circle'");
 	refuse("{\"include\": [{\"class\": \"circle\", \"color\": \"pink\"}]}", "unknown color 'pink'");
 	refuse("{\"include\": [{\"class\": \"circle\"}], \"exclude\": [{\"class\": \"dog\"}]}",

@@ -43,7 +43,7 @@ static struct metrics *open_at(int64_t step)
 	struct metrics *m;
 	struct err e;
 
-	assert_int_equal(metrics_open(&m, dir, step, false, &e), 0);
+	assert_int_equal(metrics_open(&m, dir, step, -1, false, &e), 0);
 	return m;
 }
 
@@ -90,6 +90,32 @@ static void test_resume_cuts(void **state)
 	expect_file("");
 }
 
+/* A step has several lines, and the checkpoint knows how many of them it has seen. */
+static void test_resume_counts(void **state)
+{
+	static const char all[] =
+	    "{\"step\": 1}\n{\"step\": 2}\n{\"step\": 2, \"eval/soft\": 1}\n{\"step\": 3}\n";
+	struct metrics *m;
+	struct err e;
+
+	(void)state;
+	put_file(all, sizeof all - 1);
+	assert_int_equal(metrics_open(&m, dir, 2, 2, false, &e), 0);
+	assert_int_equal(metrics_rows(m), 2);
+	expect_file("{\"step\": 1}\n{\"step\": 2}\n");
+	metrics_add(m, "eval/soft", 2);
+	assert_int_equal(metrics_write(m, 2, &e), 0);
+	assert_int_equal(metrics_rows(m), 3);
+	metrics_close(m);
+	assert_int_equal(metrics_open(&m, dir, 2, 9, false, &e), 0); /* somebody has removed some */
+	assert_int_equal(metrics_rows(m), 3);
+	metrics_close(m);
+	assert_int_equal(metrics_open(&m, dir, 0, 0, false, &e), 0);
+	assert_int_equal(metrics_rows(m), 0);
+	metrics_close(m);
+	expect_file("");
+}
+
 static void test_resume_after_a_crash(void **state)
 {
 	static const char zeros[] = "{\"step\": 1}\n{\"step\": 2}\n\0\0\0\0";
@@ -114,7 +140,7 @@ static void test_open_errors(void **state)
 	struct err e;
 
 	(void)state;
-	assert_int_equal(metrics_open(&m, "/nonexistent/dir", 0, false, &e), -1);
+	assert_int_equal(metrics_open(&m, "/nonexistent/dir", 0, -1, false, &e), -1);
 	assert_null(m);
 	assert_non_null(strstr(e.msg, "/nonexistent/dir/metrics.jsonl"));
 }
@@ -226,6 +252,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup(test_line, empty_dir),
 		cmocka_unit_test_setup(test_resume_cuts, empty_dir),
+		cmocka_unit_test_setup(test_resume_counts, empty_dir),
 		cmocka_unit_test_setup(test_resume_after_a_crash, empty_dir),
 		cmocka_unit_test(test_open_errors),
 		cmocka_unit_test_setup(test_full_disk, empty_dir),

@@ -180,7 +180,7 @@ static void prompts_are_checked(void **state)
 			 -1);
 	assert_string_equal(
 	    e.msg, "reward geneval cannot score 'a photo of a bench': detector blobs: include[0]: unknown "
-		   "class 'bench' (known: circle, square, triangle, cross)");
+		   "class 'bench' (known: circle, square, triangle, cross, wedge, ring, bar, pillar)");
 	assert_int_equal(mixture_check(m, "a cat", "{}", &e), -1); /* a .txt prompt */
 	mixture_close(m);
 }

@@ -83,6 +83,32 @@ static void jsonl(void **state)
 	prompts_free(&p);
 }
 
+static int64_t seen(const char *held, const char *trained, const char *first)
+{
+	struct prompts a, b;
+	const char *said;
+	struct err e;
+
+	assert_int_equal(read_as(&a, "held.txt", held, strlen(held), &e), 0);
+	assert_int_equal(read_as(&b, "trained.txt", trained, strlen(trained), &e), 0);
+	int64_t n = prompts_seen(&a, &b, &said);
+	if (first)
+		assert_string_equal(said, first);
+	else
+		assert_null(said);
+	prompts_free(&a);
+	prompts_free(&b);
+	return n;
+}
+
+static void held_out_prompts_that_are_trained(void **state)
+{
+	(void)state;
+	assert_int_equal(seen("a cat\na dog\n", "a cat and a dog\na\ncat\n", NULL), 0);
+	assert_int_equal(seen("z\nc\na\nz\nb\nc\n", "y\nb\nx\nz\nz\n", "z"), 2); /* z and b */
+	assert_int_equal(seen("b\n", "b\n", "b"), 1);
+}
+
 static void refuse(const char *name, const char *data, size_t size, const char *said)
 {
 	struct prompts p;
@@ -429,6 +455,7 @@ int main(void)
 		cmocka_unit_test(txt),
 		cmocka_unit_test(jsonl),
 		cmocka_unit_test(geneval),
+		cmocka_unit_test(held_out_prompts_that_are_trained),
 		cmocka_unit_test(bad_files),
 		cmocka_unit_test(without_replacement),
 		cmocka_unit_test(more_groups_than_prompts),

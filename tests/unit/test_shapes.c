@@ -32,20 +32,22 @@ struct fixture {
 
 static int setup(void **state)
 {
-	char dir[] = "/tmp/test_shapes_XXXXXX", train[64], test[64];
+	char dir[] = "/tmp/test_shapes_XXXXXX", train[64], validation[64], test[64];
 	struct fixture *f = mem_zero(1, sizeof *f);
 	struct err e;
 
 	if (!mkdtemp(dir))
 		return -1;
 	snprintf(train, sizeof train, "%s/train.jsonl", dir);
+	snprintf(validation, sizeof validation, "%s/validation.jsonl", dir);
 	snprintf(test, sizeof test, "%s/test.jsonl", dir);
-	if (shapes_write_prompts(&world, train, test, &e) || prompts_read(&f->train, train, &e) ||
+	if (shapes_write_prompts(&world, dir, &e) || prompts_read(&f->train, train, &e) ||
 	    prompts_read(&f->test, test, &e) || detector_blobs.open(&f->detector, NULL, &e)) {
 		print_error("%s\n", e.msg);
 		return -1;
 	}
 	unlink(train);
+	unlink(validation);
 	unlink(test);
 	rmdir(dir);
 	*state = f;
@@ -255,8 +257,9 @@ static void wrong_is_wrong(void **state)
 
 static void check_object(const struct geneval_object *o, const struct shapes_object *truth)
 {
-	double r = shapes_extent(truth->shape) * truth->half;
-	const double box[4] = { truth->cx - r, truth->cy - r, truth->cx + r, truth->cy + r };
+	double rx = shapes_extent(truth->shape, 0) * truth->half,
+	       ry = shapes_extent(truth->shape, 1) * truth->half;
+	const double box[4] = { truth->cx - rx, truth->cy - ry, truth->cx + rx, truth->cy + ry };
 
 	assert_string_equal(o->class_name, shape_names[truth->shape]);
 	assert_string_equal(o->color, color_names[truth->color]);
@@ -357,8 +360,8 @@ static void shapeless_is_no_object(void **state)
 			fill(rgb, 3, 8, 14, 3);
 		for (int i = 0; k == 1 && i < 8; i++)
 			fill(rgb, 4 + 2 * i, 4 + 2 * i, 3, 3);
-		if (k == 2)
-			fill(rgb, 3, 8, 13, 6);
+		for (int i = 0; k == 2 && i < 2; i++)
+			fill(rgb, 3 + 6 * i, 3 + 5 * i, 7, 6);
 		for (int i = 0; k == 3 && i < 2; i++) /* a dumb-bell */
 			fill(rgb, 1 + 15 * i, 9, 6, 6);
 		if (k == 3)
@@ -384,7 +387,8 @@ static void larger_world(void **state)
 			 "{\"include\": [{\"class\": \"%s\", \"count\": %d}, {\"class\": \"%s\", \"count\": "
 			 "1, \"color\": "
 			 "\"%s\"}]}",
-			 shape_names[k % 4], 1 + k % 6, shape_names[(k + 1) % 4], color_names[k / 4 % 6]);
+			 shape_names[k % SHAPES], 1 + k % 6, shape_names[(k + 1) % SHAPES],
+			 color_names[k / 4 % 6]);
 		draw(&s, &big, meta, &r);
 		shapes_render(&s, &big, rgb);
 		if (!judge(*state, meta, rgb, 64).strict)
@@ -468,7 +472,7 @@ static void impossible_scenes(void **state)
 
 	(void)state;
 	refuse(&world, "{", "JSON");
-	refuse(&world, "{}", "include: wanted 1 to 4");
+	refuse(&world, "{}", "include: wanted 1 to 8");
 	refuse(&world, "{\"include\": [{\"class\": \"circel\"}]}",
 	       "no class 'circel' (did you mean 'circle'?)");
 	refuse(&world, "{\"include\": [{\"class\": \"circle\", \"color\": \"pink\"}]}", "no color 'pink'");
@@ -504,7 +508,10 @@ static void impossible_scenes(void **state)
 /* Areas known from geometry; half a pixel's shift moves the centroid by half a pixel. */
 static void coverage_is_geometry(void **state)
 {
-	static const double area[SHAPES] = { 3.14159265, 4 * 0.92 * 0.92, 2, 8 * 0.36 - 4 * 0.36 * 0.36 };
+	static const double area[SHAPES] = { 3.14159265, 4 * 0.92 * 0.92,
+					     2,          8 * 0.36 - 4 * 0.36 * 0.36,
+					     2,          3.14159265 * (1 - 0.38 * 0.38),
+					     2,          2 };
 
 	(void)state;
 	for (int s = 0; s < SHAPES; s++) {
@@ -518,9 +525,11 @@ static void coverage_is_geometry(void **state)
 				x += (double)cover[i] * (i % 60 + 0.5);
 				y += (double)cover[i] * (i / 60 + 0.5);
 			}
+			assert_true(fabs(shapes_area((enum shape)s) - area[s]) < 1e-6);
 			assert_true(fabs(sum / (400 * area[s]) - 1) < 0.02);
 			assert_true(fabs(x / sum - 30 - 0.5 * k) < 0.05);
-			assert_true(fabs(y / sum - 25 - (s == SHAPE_TRIANGLE ? 20 / 3. : 0)) < 0.1);
+			assert_true(fabs(y / sum - 25 -
+					 20 / 3. * ((s == SHAPE_TRIANGLE) - (s == SHAPE_WEDGE))) < 0.1);
 		}
 	}
 }

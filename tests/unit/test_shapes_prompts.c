@@ -1,4 +1,4 @@
-/* The prompt files of the shapes world: numbers, disjointness, words, metadata. */
+/* The prompt files of the shapes world: numbers, disjointness by scene, words, metadata. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -18,27 +18,29 @@ static const struct shapes_conf world = { 3, 8, 2.7, 3.15, 0.6, 0.02, 0.10, 3 };
 static const char *const tag_names[TAGS] = { "single_object", "two_object", "counting",
 					     "colors",        "position",   "color_attr" };
 
+enum { TRAIN, VALIDATION, TEST, SETS };
+
 struct fixture {
-	struct prompts train, test;
+	struct prompts set[SETS];
 };
 
 static int setup(void **state)
 {
-	char dir[] = "/tmp/test_shapes_XXXXXX", train[64], test[64];
+	static const char *const names[SETS] = { "train", "validation", "test" };
+	char dir[] = "/tmp/test_shapes_XXXXXX", path[64];
 	struct fixture *f = mem_zero(1, sizeof *f);
 	struct err e;
 
-	if (!mkdtemp(dir))
+	if (!mkdtemp(dir) || shapes_write_prompts(&world, dir, &e))
 		return -1;
-	snprintf(train, sizeof train, "%s/train.jsonl", dir);
-	snprintf(test, sizeof test, "%s/test.jsonl", dir);
-	if (shapes_write_prompts(&world, train, test, &e) || prompts_read(&f->train, train, &e) ||
-	    prompts_read(&f->test, test, &e)) {
-		print_error("%s\n", e.msg);
-		return -1;
+	for (int k = 0; k < SETS; k++) {
+		snprintf(path, sizeof path, "%s/%s.jsonl", dir, names[k]);
+		if (prompts_read(&f->set[k], path, &e)) {
+			print_error("%s\n", e.msg);
+			return -1;
+		}
+		unlink(path);
 	}
-	unlink(train);
-	unlink(test);
 	rmdir(dir);
 	*state = f;
 	return 0;
@@ -48,8 +50,8 @@ static int teardown(void **state)
 {
 	struct fixture *f = *state;
 
-	prompts_free(&f->train);
-	prompts_free(&f->test);
+	for (int k = 0; k < SETS; k++)
+		prompts_free(&f->set[k]);
 	free(f);
 	return 0;
 }
@@ -83,47 +85,72 @@ static void scene_key(char *key, size_t cap, const char *text)
 	}
 }
 
-static void prompt_files(void **state)
-{
-	static const int train[TAGS] = { 4, 8, 44, 18, 36, 336 };
-	struct fixture *f = *state;
-
-	assert_true(f->train.n >= 400);
-	assert_int_equal(f->test.n, TAGS * 24);
-	for (int t = 0; t < TAGS; t++) {
-		assert_int_equal(count_tag(&f->train, tag_names[t]), train[t]);
-		assert_int_equal(count_tag(&f->test, tag_names[t]), 24);
-	}
-	for (int64_t i = 0; i < f->test.n; i++) {
-		char a[192], b[192];
-		scene_key(a, sizeof a, f->test.v[i].text);
-		for (int64_t j = 0; j < f->train.n; j++) {
-			scene_key(b, sizeof b, f->train.v[j].text);
-			if (strcmp(f->test.v[i].tag, "single_object") && !strcmp(a, b))
-				fail_msg("'%s' is trained as '%s'", f->test.v[i].text, f->train.v[j].text);
-		}
-	}
-}
-
-static int test_prompts_of(const struct fixture *f, const char *tag)
+/* Distinct prompts with a tag. */
+static int distinct(const struct prompts *p, const char *tag)
 {
 	int n = 0;
 
-	for (int64_t i = 0; i < f->test.n; i++) {
+	for (int64_t i = 0; i < p->n; i++) {
 		int64_t j = 0;
-		while (strcmp(f->test.v[i].text, f->test.v[j].text))
+		while (strcmp(p->v[i].text, p->v[j].text))
 			j++;
-		n += i == j && !strcmp(f->test.v[i].tag, tag);
+		n += i == j && !strcmp(p->v[i].tag, tag);
 	}
 	return n;
 }
 
-static void test_prompts_differ(void **state)
+static void prompt_files(void **state)
 {
-	static const int held[TAGS] = { 4, 4, 12, 6, 12, 24 };
+	static const int wanted[SETS][TAGS] = { { 3, 24, 76, 16, 152, 1608 },
+						{ 2, 8, 12, 8, 24, 24 },
+						{ 3, 24, 24, 24, 48, 48 } };
+	static const int lines[SETS] = { 0, 24, 48 };
+	struct fixture *f = *state;
 
-	for (int t = 0; t < TAGS; t++)
-		assert_int_equal(test_prompts_of(*state, tag_names[t]), held[t]);
+	for (int k = 0; k < SETS; k++) {
+		for (int t = 0; t < TAGS; t++) {
+			assert_int_equal(distinct(&f->set[k], tag_names[t]), wanted[k][t]);
+			assert_int_equal(count_tag(&f->set[k], tag_names[t]),
+					 k == TRAIN ? wanted[k][t] : lines[k]);
+		}
+	}
+}
+
+/* No scene of a tag is asked for, in whatever words, in two of the three files; and with all three, none is
+ * missing. */
+static void sets_share_no_scene(void **state)
+{
+	struct fixture *f = *state;
+	const int shapes = SHAPES, pairs = SHAPES * (SHAPES - 1) / 2;
+	const int families = shapes + pairs + shapes * (COLORS + 1) * 2 + shapes * COLORS + 4 * pairs +
+			     pairs * COLORS * (COLORS - 1);
+	struct known {
+		char key[192];
+		const char *tag;
+		int set;
+	} *known = mem_zero((size_t)families, sizeof *known);
+	int n = 0;
+
+	for (int k = 0; k < SETS; k++) {
+		for (int64_t i = 0; i < f->set[k].n; i++) {
+			const struct prompt *p = &f->set[k].v[i];
+			char key[192];
+			int at = 0;
+			scene_key(key, sizeof key, p->text);
+			while (at < n && (strcmp(known[at].key, key) || strcmp(known[at].tag, p->tag)))
+				at++;
+			if (at == n) {
+				assert_true(n++ < families);
+				memcpy(known[at].key, key, sizeof key);
+				known[at].tag = p->tag;
+				known[at].set = k;
+			}
+			if (known[at].set != k)
+				fail_msg("'%s' is in set %d and in set %d", p->text, k, known[at].set);
+		}
+	}
+	assert_int_equal(n, families);
+	free(known);
 }
 
 static void only_known_words(void **state)
@@ -132,8 +159,8 @@ static void only_known_words(void **state)
 	const char *const *words = shapes_words();
 
 	assert_string_equal(words[0], "<pad>");
-	for (int64_t i = 0; i < f->train.n; i++) {
-		char *copy = mem_str(f->train.v[i].text), *rest = copy;
+	for (int64_t i = 0; i < f->set[TRAIN].n; i++) {
+		char *copy = mem_str(f->set[TRAIN].v[i].text), *rest = copy;
 		int n = 0;
 		for (char *word; (word = strsep(&rest, " ")); n++) {
 			int k = 1;
@@ -167,12 +194,14 @@ static void metadata_form(void **state)
 
 	for (size_t k = 0; k < sizeof wanted / sizeof *wanted; k++) {
 		bool seen = false;
-		for (int64_t i = 0; i < f->train.n + f->test.n; i++) {
-			const struct prompt *p = i < f->train.n ? &f->train.v[i] : &f->test.v[i - f->train.n];
-			if (strcmp(p->text, wanted[k][0]))
-				continue;
-			assert_string_equal(p->meta, wanted[k][1]);
-			seen = true;
+		for (int i = 0; i < SETS; i++) {
+			for (int64_t j = 0; j < f->set[i].n; j++) {
+				const struct prompt *p = &f->set[i].v[j];
+				if (strcmp(p->text, wanted[k][0]))
+					continue;
+				assert_string_equal(p->meta, wanted[k][1]);
+				seen = true;
+			}
 		}
 		assert_true(seen);
 	}
@@ -196,24 +225,23 @@ static void defaults(void **state)
 	assert_int_equal(shapes_check(&c, &e), 0);
 }
 
-/* Every position prompt is in order or turned, and half of them are either; nothing else has an order. */
+/* Every position prompt has an order, no other has; a relation and its mirror image are never both in order.
+ */
 static void order_of_relations(void **state)
 {
 	const struct fixture *f = *state;
-	int in_order = 0, turned = 0;
+	int in_order = 0;
 
-	for (int64_t i = 0; i < f->train.n; i++) {
-		const struct prompt *v = &f->train.v[i];
+	for (int64_t i = 0; i < f->set[TRAIN].n; i++) {
+		const struct prompt *v = &f->set[TRAIN].v[i];
 		int order = shapes_order(v->meta);
 		assert_int_equal(order != 0, !strcmp(v->tag, "position"));
 		in_order += order > 0;
-		turned += order < 0;
 	}
-	assert_int_equal(in_order, 18);
-	assert_int_equal(turned, 18);
-	const char *left = "{\"include\": [{\"class\": \"square\", \"count\": 1}, {\"class\": \"circle\", "
+	assert_true(in_order >= 32); /* of the 64 that a quarter of all pairs can have */
+	const char *left = "{\"include\": [{\"class\": \"ring\", \"count\": 1}, {\"class\": \"circle\", "
 			   "\"count\": 1, \"position\": [\"left of\", 0]}]}";
-	const char *right = "{\"include\": [{\"class\": \"circle\", \"count\": 1}, {\"class\": \"square\", "
+	const char *right = "{\"include\": [{\"class\": \"circle\", \"count\": 1}, {\"class\": \"ring\", "
 			    "\"count\": 1, \"position\": [\"right of\", 0]}]}";
 	assert_int_equal(shapes_order(left), 1);
 	assert_int_equal(shapes_order(right), -1);
@@ -225,7 +253,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(defaults),
 		cmocka_unit_test(prompt_files),
-		cmocka_unit_test(test_prompts_differ),
+		cmocka_unit_test(sets_share_no_scene),
 		cmocka_unit_test(only_known_words),
 		cmocka_unit_test(metadata_form),
 		cmocka_unit_test(order_of_relations),

@@ -10,8 +10,7 @@ static const char *const kinds[EVAL_KINDS] = { "geneval", "strict", "soft" };
 
 /* ---- JSON ---------------------------------------------------------------------------------------- */
 
-/* KEY and KEY_95: [low, high]. */
-static void put_number(json_t *j, const char *key, const struct eval_number *v)
+void eval_put_number(json_t *j, const char *key, const struct eval_number *v)
 {
 	char *in = mem_printf("%s_95", key);
 
@@ -30,7 +29,7 @@ static json_t *rewards_json(const struct eval_result *r)
 	for (int k = 0; k < r->n_rewards; k++) {
 		json_t *o = json_object();
 
-		put_number(o, "score", &r->reward[k].score);
+		eval_put_number(o, "score", &r->reward[k].score);
 		json_object_set_new(o, "images", json_integer(r->reward[k].score.n));
 		if (r->reward[k].watched)
 			json_object_set_new(o, "watched", json_true());
@@ -49,19 +48,19 @@ json_t *eval_json(const struct eval_result *r)
 				      (json_int_t)t->prompts);
 
 		for (int k = 0; k < EVAL_KINDS; k++)
-			put_number(o, kinds[k], &t->of[k]);
+			eval_put_number(o, kinds[k], &t->of[k]);
 		json_object_set_new(tags, t->name, o);
 	}
 	for (int k = 0; k < EVAL_KINDS; k++) {
 		struct eval_number none = { NAN, { NAN, NAN }, 0 };
 		char *count = mem_printf("%s_images", kinds[k]);
 
-		put_number(j, kinds[k], r->has[k] ? &r->of[k] : &none);
+		eval_put_number(j, kinds[k], r->has[k] ? &r->of[k] : &none);
 		if (r->has[k])
 			json_object_set_new(j, count, json_integer(r->of[k].n));
 		free(count);
 	}
-	put_number(j, "reward", &r->total);
+	eval_put_number(j, "reward", &r->total);
 	json_object_set_new(j, "images", json_integer(r->images));
 	json_object_set_new(j, "unavailable", json_integer(r->unavailable));
 	json_object_set_new(j, "prompts", json_integer(r->prompts));
@@ -71,9 +70,7 @@ json_t *eval_json(const struct eval_result *r)
 	return j;
 }
 
-/* Absent is NAN, and so is the interval of files that had half its width there. */
-static int get_number(struct eval_number *v, const json_t *j, const char *key, const char *what,
-		      struct err *e)
+int eval_get_number(struct eval_number *v, const json_t *j, const char *key, const char *what, struct err *e)
 {
 	char *in = mem_printf("%s_95", key);
 	const json_t *pair = json_object_get(j, in), *low = json_array_get(pair, 0),
@@ -97,7 +94,7 @@ static int get_rewards(struct eval_result *r, const json_t *all, const char *wha
 		struct eval_reward *k = &r->reward[r->n_rewards++];
 
 		*k = (struct eval_reward) { .name = mem_str(name) };
-		if (get_number(&k->score, o, "score", what, e) ||
+		if (eval_get_number(&k->score, o, "score", what, e) ||
 		    json_get_int(&k->score.n, o, "images", 0, what, e) ||
 		    json_get_bool(&k->watched, o, "watched", false, what, e))
 			return -1;
@@ -111,7 +108,7 @@ static int get_tag(struct eval_result *r, const char *name, const json_t *o, con
 
 	*t = (struct eval_tag) { .name = mem_str(name) };
 	for (int k = 0; k < EVAL_KINDS; k++)
-		if (get_number(&t->of[k], o, kinds[k], what, e))
+		if (eval_get_number(&t->of[k], o, kinds[k], what, e))
 			return -1;
 	return json_get_int(&t->images, o, "images", 0, what, e) ||
 		       json_get_int(&t->prompts, o, "prompts", 0, what, e)
@@ -127,7 +124,7 @@ int eval_from_json(struct eval_result *r, const json_t *j, const char *what, str
 	eval_release(r);
 	for (int k = 0; k < EVAL_KINDS; k++) {
 		char *count = mem_printf("%s_images", kinds[k]);
-		int ret = get_number(&r->of[k], j, kinds[k], what, e) ||
+		int ret = eval_get_number(&r->of[k], j, kinds[k], what, e) ||
 			  json_get_int(&r->of[k].n, j, count, 0, what, e);
 
 		/* files from before the count have a number or no such score */
@@ -136,7 +133,7 @@ int eval_from_json(struct eval_result *r, const json_t *j, const char *what, str
 		if (ret)
 			return -1;
 	}
-	if (get_number(&r->total, j, "reward", what, e) ||
+	if (eval_get_number(&r->total, j, "reward", what, e) ||
 	    json_get_int(&r->images, j, "images", 0, what, e) ||
 	    json_get_int(&r->unavailable, j, "unavailable", 0, what, e) ||
 	    json_get_int(&r->prompts, j, "prompts", 0, what, e) ||

@@ -81,6 +81,11 @@ double eval_lacking(const struct eval_result *r);
 json_t *eval_json(const struct eval_result *r); /* new reference */
 /* *r is { 0 } or an earlier result, which is released. */
 int eval_from_json(struct eval_result *r, const json_t *j, const char *what, struct err *e);
+/* KEY and KEY_95: [low, high], and back: absent is NAN, and so is the interval of files that had half its
+ * width there.
+ */
+void eval_put_number(json_t *j, const char *key, const struct eval_number *v);
+int eval_get_number(struct eval_number *v, const json_t *j, const char *key, const char *what, struct err *e);
 /* A table per tag on stdout: one result, or before and after; `what` is what the images are called. */
 void eval_print(const struct eval_result *before, const struct eval_result *after, const char *what);
 /* Lines that say what a is ahead of b by. */

@@ -1,5 +1,6 @@
 #include "trainer/evaluation/evaluate.h"
 #include "base/log.h"
+#include "base/machine/stop.h"
 #include "base/mem.h"
 #include "trainer/judging.h"
 #include <stdio.h>
@@ -96,6 +97,10 @@ int evaluate(const struct evaluator *v, const struct pass *pass, struct eval_res
 		return ret;
 	}
 	judging_finish(&j, &all, NULL);
+	if (dist_stops(d)) { /* some may not have waited for the scores */
+		mixture_scores_free(&all);
+		return stop_check(e);
+	}
 	for (int64_t i = 0; i < n; i++)
 		eval_count(r, v->mixture, &all, i, v->prompts->v[i / v->images_per_prompt].tag,
 			   v->prompts->v[i / v->images_per_prompt].text);

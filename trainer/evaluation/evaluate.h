@@ -18,8 +18,8 @@ struct evaluator {
 	uint64_t seed;
 	bool quiet;
 };
-/* Collective; every rank gets the result, which may be of few images or of none: see eval_lacking.  *r is { 0
- * } or an earlier result, which is released. */
+/* Collective; every rank gets the result, which may be of few images or of none: see eval_lacking.  A request
+ * to stop is an error of all.  *r is { 0 } or an earlier result, which is released. */
 int evaluate(const struct evaluator *v, const struct pass *pass, struct eval_result *r, struct err *e);
 
 /* How an evaluation samples, but for who takes the images; *v must stay until they are sampled. */

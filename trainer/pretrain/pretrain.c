@@ -4,9 +4,11 @@
  * Shapes: B scenes of a batch, C latent channels, h x w latents, L words, P all trainable parameters.
  */
 #include "trainer/pretrain/pretrain.h"
+#include "trainer/pretrain/pretrain_state.h"
 #include "dist/startup.h"
 #include "base/file.h"
 #include "base/log.h"
+#include "base/machine/stop.h"
 #include "base/mem.h"
 #include "models/pipeline.h"
 #include "models/tiny/tiny_model.h"
@@ -85,7 +87,8 @@ static int fit_autoencoder(struct pretrainer *p, struct err *e)
 
 	for (int i = 0; i < AE_SCENES && !ret; i++) {
 		struct rng r = rng_make((uint64_t)p->c->run.seed, RNG_SCENE, (1ull << 47) + 1, (uint64_t)i);
-		ret = render(p, draw_prompt(p, 0, &r), &r, rgb + each * (size_t)i, e);
+		ret =
+		    render(p, draw_prompt(p, p->c->train.relation_steps, &r), &r, rgb + each * (size_t)i, e);
 	}
 	if (!ret) {
 		at_t x = at_view(to_pixels(rgb, AE_SCENES, side), DIMS(AE_SCENES, 3, side, side));
@@ -235,7 +238,10 @@ static int open_all(struct pretrainer *p, struct err *e)
 	    prompts_read(&p->test, p->c->eval.prompts, e) || mixture_open(&p->mixture, p->c->tree, 1, e) ||
 	    mixture_load(p->mixture, e))
 		return -1;
-	if (sort_prompts(p, e) || make_network(p, e) || tokenize(p, e) || fit_autoencoder(p, e))
+	prompts_warn_seen(&p->test, &p->train);
+	if (sort_prompts(p, e) || make_network(p, e) || tokenize(p, e))
+		return -1;
+	if (*p->c->model.start ? tiny_model_load(&p->model, p->c->model.start, e) : fit_autoencoder(p, e))
 		return -1;
 	flatten(p);
 	optimizer_init(&p->optimizer, &p->c->optimizer, at_numel(p->flat_P), AT_CPU);
@@ -345,92 +351,141 @@ static int save_model(struct pretrainer *p, const char *dir, struct err *e)
 	return ret;
 }
 
-static int eval_model(struct pretrainer *p, const char *dir, struct eval_result *r, struct err *e)
+static int eval_saved(struct pretrainer *p, const char *dir, struct eval_result *r, struct err *e)
 {
-	struct at_scope *s = at_begin(AT_NO_GRAD);
 	struct pipeline pipe;
 	struct sampler sampler = { 0 };
+
+	if (dist_agree(p->dist, pipeline_open(&pipe, &(struct pipeline_options) { .dir = dir }, e), e))
+		return -1;
+	int ret = dist_agree(
+	    p->dist,
+	    sampler_init(&sampler, &pipe, &p->c->eval.sampler, pipeline_latent_shape(&pipe, 0, 0), e), e);
+	struct evaluator v = { .dist = p->dist,
+			       .pipeline = &pipe,
+			       .sampler = &sampler,
+			       .mixture = p->mixture,
+			       .prompts = &p->test,
+			       .images_per_prompt = p->c->eval.images_per_prompt,
+			       .batch = p->c->eval.sampler.batch,
+			       .quiet = true };
+	if (!ret)
+		ret = evaluate(&v, &(struct pass) { 0 }, r, e);
+	sampler_release(&sampler);
+	pipeline_close(&pipe);
+	return ret;
+}
+
+/* The averaged model, saved in `dir` and evaluated from there. */
+static int look(struct pretrainer *p, const char *dir, int64_t step, double loss, struct err *e)
+{
+	struct at_scope *s = at_begin(AT_NO_GRAD);
+	struct eval_result r = { 0 };
 	int ret = dist_agree(p->dist, p->dist->rank == 0 ? save_model(p, dir, e) : 0, e);
 
-	if (!ret && !(ret = pipeline_open(&pipe, &(struct pipeline_options) { .dir = dir }, e))) {
-		ret =
-		    sampler_init(&sampler, &pipe, &p->c->eval.sampler, pipeline_latent_shape(&pipe, 0, 0), e);
-		struct evaluator v = { .dist = p->dist,
-				       .pipeline = &pipe,
-				       .sampler = &sampler,
-				       .mixture = p->mixture,
-				       .prompts = &p->test,
-				       .images_per_prompt = p->c->eval.images_per_prompt,
-				       .batch = p->c->eval.sampler.batch,
-				       .quiet = true };
-		if (!ret)
-			ret = evaluate(&v, &(struct pass) { 0 }, r, e);
-		sampler_release(&sampler);
-		pipeline_close(&pipe);
+	if (!ret && !(ret = eval_saved(p, dir, &r, e))) {
+		log_info("step %lld  loss %.4f  geneval %.3f  strict %.3f  soft %.3f", (long long)step, loss,
+			 r.of[EVAL_GENEVAL].mean, r.of[EVAL_STRICT].mean, r.of[EVAL_SOFT].mean);
+		for (int i = 0; i < r.n_tags; i++)
+			log_info("    %-16s geneval %.3f  strict %.3f  soft %.3f", r.tag[i].name,
+				 r.tag[i].of[EVAL_GENEVAL].mean, r.tag[i].of[EVAL_STRICT].mean,
+				 r.tag[i].of[EVAL_SOFT].mean);
+	}
+	eval_release(&r);
+	at_end(s);
+	return ret;
+}
+
+/* Step `step`, counted from 0; *mean becomes its smoothed loss. */
+static int make_step(struct pretrainer *p, int64_t step, double *mean, struct err *e)
+{
+	const struct pretrain_train *c = &p->c->train;
+	struct at_scope *s = at_begin(AT_NO_GRAD);
+	struct scenes scenes;
+	double loss = 0, n = (double)step + 1;
+	int64_t first, end;
+
+	prompts_share(c->batch, p->dist->rank, p->dist->ranks, &first, &end);
+	at_zero_(p->grad_P);
+	int ret = make_scenes(p, step, first, end - first, &scenes, e);
+	if (!ret)
+		loss = flow_matching(p, &scenes);
+	ret = dist_agree(p->dist, ret, e);
+	if (!ret) {
+		dist_sum_tensor(p->dist, p->grad_P);
+		dist_sum_f64(p->dist, &loss, 1);
+		double norm = optimizer_clip(p->grad_P, c->max_grad_norm);
+		if (!isfinite(norm))
+			ret = err_set(e, "step %lld: the gradient is not finite; lower optimizer.lr",
+				      (long long)step + 1);
+		else
+			optimizer_update(&p->optimizer, p->flat_P, p->grad_P,
+					 optimizer_rate(&p->c->optimizer, step + 1, c->steps));
+		at_lerp_(p->ema_P, p->flat_P, 1 - fmin((1 + n) / (10 + n), c->ema_decay));
+		*mean = isnan(*mean) ? loss : 0.98 * *mean + 0.02 * loss;
 	}
 	at_end(s);
 	return ret;
 }
 
-static int train(struct pretrainer *p, const char *temp, struct err *e)
+/* From step *at on, which becomes the number of steps taken. */
+static int train(struct pretrainer *p, const char *temp, int64_t *at, double *mean, struct err *e)
 {
 	const struct pretrain_train *c = &p->c->train;
-	struct eval_result r = { 0 };
+	int64_t every = p->c->eval.every, last = c->end && c->end < c->steps ? c->end : c->steps;
 	struct progress bar;
-	double mean = NAN;
-	int64_t first, end;
 	int ret = 0;
 
-	prompts_share(c->batch, p->dist->rank, p->dist->ranks, &first, &end);
-	progress_begin(&bar, "pretrain", 0, c->steps);
-	for (int64_t step = 0; step < c->steps && !ret; step++) {
-		struct at_scope *s = at_begin(AT_NO_GRAD);
-		struct scenes scenes;
-		at_zero_(p->grad_P);
-		double loss = 0;
-		ret = make_scenes(p, step, first, end - first, &scenes, e);
-		if (!ret)
-			loss = flow_matching(p, &scenes);
-		ret = dist_agree(p->dist, ret, e);
-		if (!ret) {
-			dist_sum_tensor(p->dist, p->grad_P);
-			dist_sum_f64(p->dist, &loss, 1);
-			double norm = optimizer_clip(p->grad_P, c->max_grad_norm);
-			if (!isfinite(norm))
-				ret = err_set(e, "step %lld: the gradient is not finite; lower optimizer.lr",
-					      (long long)step + 1);
-			else
-				optimizer_update(&p->optimizer, p->flat_P, p->grad_P,
-						 optimizer_rate(&p->c->optimizer, step + 1, c->steps));
-			double n = (double)step + 1;
-			at_lerp_(p->ema_P, p->flat_P, 1 - fmin((1 + n) / (10 + n), c->ema_decay));
-			mean = isnan(mean) ? loss : 0.98 * mean + 0.02 * loss;
-			progress_tick(&bar, step + 1, "loss %.4f", mean);
-		}
-		at_end(s);
-		bool last = step + 1 == c->steps;
-		if (!ret && (last || (p->c->eval.every && (step + 1) % p->c->eval.every == 0))) {
-			ret = eval_model(p, temp, &r, e);
-			if (!ret) {
-				log_info("step %lld  loss %.4f  geneval %.3f  strict %.3f  soft %.3f",
-					 (long long)step + 1, mean, r.of[EVAL_GENEVAL].mean,
-					 r.of[EVAL_STRICT].mean, r.of[EVAL_SOFT].mean);
-				for (int i = 0; i < r.n_tags; i++)
-					log_info("    %-16s geneval %.3f  strict %.3f  soft %.3f",
-						 r.tag[i].name, r.tag[i].of[EVAL_GENEVAL].mean,
-						 r.tag[i].of[EVAL_STRICT].mean, r.tag[i].of[EVAL_SOFT].mean);
-			}
-		}
+	progress_begin(&bar, "pretrain", *at, last);
+	while (!ret) {
+		if (dist_stops(p->dist))
+			ret = stop_check(e);
+		else if (*at == last || (*at && every && *at % every == 0))
+			ret = look(p, temp, *at, *mean, e);
+		if (ret || *at == last)
+			break;
+		ret = make_step(p, *at, mean, e);
+		*at += !ret;
+		progress_tick(&bar, *at, "loss %.4f", *mean);
 	}
 	progress_end(&bar);
-	eval_release(&r);
+	return ret;
+}
+
+/* From where an earlier process was stopped, to the end or to where this one is. */
+static int run(struct pretrainer *p, const char *temp, const char *stopped, struct err *e)
+{
+	const at_t vector[PRETRAIN_VECTORS] = { p->flat_P, p->ema_P, p->optimizer.m_P, p->optimizer.v_P };
+	struct pretrain_state s = { .vector = vector, .loss = NAN };
+	struct err why;
+	bool found;
+
+	if (pretrain_state_take(&s, &found, stopped, p->c->tree, p->dist, e))
+		return -1;
+	int64_t at = (int64_t)s.step;
+	p->optimizer.step = at;
+	if (found)
+		log_info("going on from step %lld (%s)", (long long)at, stopped);
+	int ret = train(p, temp, &at, &s.loss, e);
+	s.step = (double)at;
+	if (ret && dist_stops(p->dist)) {
+		if (pretrain_state_keep(&s, stopped, p->c->tree, p->dist, &why)) {
+			stop_set_code(1);
+			return err_set(e, "stopped by %s, and %s", stop_why(), why.msg);
+		}
+		return err_set(
+		    e,
+		    "stopped by %s; %s has step %lld: the same command goes on from there (exit code "
+		    "%d)",
+		    stop_why(), stopped, (long long)at, stop_code());
+	}
 	return ret;
 }
 
 int pretrain(struct pretrain_conf *c, struct dist *d, struct err *e)
 {
 	struct pretrainer p = { .c = c, .dist = d };
-	char *temp = mem_printf("%s.tmp", c->run.out);
+	char *temp = mem_printf("%s.tmp", c->run.out), *stopped = mem_printf("%s.stopped", c->run.out);
 	double start = clock_now(), cpu = clock_cpu();
 	struct err ignored;
 	int ret;
@@ -441,17 +496,18 @@ int pretrain(struct pretrain_conf *c, struct dist *d, struct err *e)
 	if (!ret) {
 		log_info("%lld parameters, %lld prompts, %lld scenes a step", (long long)at_numel(p.flat_P),
 			 (long long)p.train.n, (long long)c->train.batch);
-		ret = train(&p, temp, e);
+		ret = run(&p, temp, stopped, e);
 	}
 	if (d->rank == 0 && !ret)
 		ret = file_sync_tree(temp, e) || file_rename_synced(temp, c->run.out, e) ? -1 : 0;
-	if (d->rank == 0 && ret)
-		file_remove_tree(temp, &ignored);
+	if (d->rank == 0)
+		file_remove_tree(ret ? temp : stopped, &ignored);
 	ret = dist_agree(d, ret, e);
 	if (!ret)
 		log_info("%s: %.0f s, %.0f CPU s on this rank", c->run.out, clock_now() - start,
 			 clock_cpu() - cpu);
 	close_all(&p);
 	free(temp);
+	free(stopped);
 	return ret;
 }

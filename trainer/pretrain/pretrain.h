@@ -5,9 +5,9 @@
  * Relations are learned first and in two stages.  Which cells a shape may take depends on three things at
  * once: the relation, the shape's role (subject or object) and the cell.  While every shape is as often
  * subject as object, no two of the three predict anything, and training sees no slope.  In the first
- * `relation_steps` only position prompts are drawn, and of them those whose subject comes before the object
- * in the table of shapes: there the shape tells the role.  Once cells follow from relation and shape, letting
- * go of the order is a small step.
+ * `relation_steps` only position prompts are drawn, and of them those whose subject is in the first half of
+ * the table of shapes and whose object in the second: there the shape tells the role.  Once cells follow from
+ * relation and shape, letting go of the order is a small step.
  */
 #ifndef PRETRAIN_H
 #define PRETRAIN_H
@@ -25,10 +25,11 @@ struct pretrain_model {
 	int64_t heads, head_dim, layers, dual_layers, patch, channels, patch_pixels, text_dim, text_length;
 	bool qk_norm;
 	double shift;
+	char *start; /* a model directory to go on from */
 };
 struct pretrain_train {
 	char *prompts;
-	int64_t steps, batch, relation_steps, clean_steps;
+	int64_t steps, end, batch, relation_steps, clean_steps;
 	double caption_noise, t_mean, t_std, max_grad_norm, ema_decay;
 };
 /* How often a tag is drawn, relative to the others. */

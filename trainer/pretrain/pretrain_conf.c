@@ -29,6 +29,11 @@ static const struct field model_fields[] = {
 	      .doc = "length prompts are padded to"),
 	FIELD(struct pretrain_model, shift, .init = "3", .min = 0.01, .max = 100,
 	      .doc = "timestep shift of the sampling schedule"),
+	FIELD(
+	    struct pretrain_model, start, .init = "",
+	    .doc =
+		"a model directory of this command's, of the same sizes, to go on from with its autoencoder; "
+		"empty: random weights"),
 	FIELD_END
 };
 static const struct field train_fields[] = {
@@ -36,13 +41,15 @@ static const struct field train_fields[] = {
 	      .doc = "training prompts with GenEval metadata, .jsonl"),
 	FIELD(struct pretrain_train, steps, .init = "10000", .min = 1, .max = 1e9, .unit = "optimizer steps",
 	      .doc = "length of the training"),
+	FIELD(struct pretrain_train, end, .init = "0", .min = 0, .max = 1e9, .unit = "optimizer steps",
+	      .doc = "stop after this many of them; 0: all"),
 	FIELD(struct pretrain_train, batch, .init = "256", .min = 1, .max = 65536, .unit = "scenes",
 	      .doc = "scenes a step, over all ranks"),
 	FIELD(struct pretrain_train, relation_steps, .init = "0", .min = 0, .max = 1e9,
 	      .unit = "optimizer steps",
 	      .doc =
-		  "steps at the start that draw position prompts alone, the subject before the object in the "
-		  "table of shapes"),
+		  "steps at the start that draw position prompts alone, the subject of the first half of the "
+		  "table of shapes, the object of the second"),
 	FIELD(struct pretrain_train, caption_noise, .init = "0.5", .min = 0, .max = 1,
 	      .doc = "share of the scenes that get another scene's caption"),
 	FIELD(struct pretrain_train, clean_steps, .init = "0", .min = 0, .max = 1e9,

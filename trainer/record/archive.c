@@ -79,7 +79,7 @@ static int write_share(struct trainer *t, const struct samples *s, struct err *e
 int archive_write(struct trainer *t, const struct samples *s, struct err *e)
 {
 	char *dir = file_join(t->dir, "rollouts");
-	int ret = dist_agree(t->dist, t->dist->rank == 0 ? file_mkdirs(dir, e) : 0, e);
+	int ret = dist_agree(t->dist, file_mkdirs(dir, e), e);
 
 	free(dir);
 	return ret ? ret : dist_agree(t->dist, write_share(t, s, e), e);

@@ -49,11 +49,24 @@ static json_t *state_json(const struct trainer *t, uint64_t data_hash)
 	    (json_int_t)t->x->run.seed, "train_seconds", json_number(t->at.train_seconds), "cpu_seconds",
 	    json_number(t->at.cpu_seconds), "base_model", base, "adapter", shape, "data", data, "before",
 	    before);
+	const struct {
+		const char *key;
+		int64_t v;
+	} more[] = { { "part", t->at.part },
+		     { "evaluated", t->at.evaluated },
+		     { "drawn", t->at.drawn },
+		     { "rows", t->at.rows },
+		     { "skipped_in_row", t->at.skipped_in_row },
+		     { "empty_in_row", t->at.empty_in_row },
+		     { "rollbacks", t->at.rollbacks } };
+	for (size_t i = 0; i < sizeof more / sizeof *more; i++)
+		json_object_set_new(j, more[i].key, json_integer(more[i].v));
 	json_object_set_new(j, "batches",
 			    json_pack("{s:I, s:I, s:I, s:I, s:o}", "rollout", (json_int_t)t->batches.rollout,
 				      "eval", (json_int_t)t->batches.eval, "micro",
 				      (json_int_t)t->batches.micro, "blocks", (json_int_t)t->batches.blocks,
 				      "bytes", json_number(t->batches.bytes)));
+	json_object_set_new(j, "alarm", alarm_json(&t->alarm));
 	json_object_set(j, "inputs", t->inputs ? t->inputs : json_null());
 	free(base);
 	free(shape);

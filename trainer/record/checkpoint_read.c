@@ -184,6 +184,23 @@ static int take_batches(struct trainer *t, const json_t *j, const char *path, st
 	return 0;
 }
 
+/* Of an early end; checkpoints of earlier versions were written at the end of an epoch, after its evaluation.
+ */
+static int take_place(struct progress_state *at, const json_t *j, const char *path, struct err *e)
+{
+	int64_t looked = at->stage_step ? at->step : -1;
+
+	return json_get_int(&at->part, j, "part", 0, path, e) ||
+		       json_get_int(&at->evaluated, j, "evaluated", looked, path, e) ||
+		       json_get_int(&at->drawn, j, "drawn", looked, path, e) ||
+		       json_get_int(&at->rows, j, "rows", -1, path, e) ||
+		       json_get_int(&at->skipped_in_row, j, "skipped_in_row", 0, path, e) ||
+		       json_get_int(&at->empty_in_row, j, "empty_in_row", 0, path, e) ||
+		       json_get_int(&at->rollbacks, j, "rollbacks", 0, path, e)
+		   ? -1
+		   : 0;
+}
+
 static int take_counters(struct trainer *t, const json_t *j, const char *path, struct err *e)
 {
 	return json_get_int(&t->at.stage, j, "stage", 0, path, e) ||
@@ -198,7 +215,8 @@ static int take_counters(struct trainer *t, const json_t *j, const char *path, s
 		       json_get_int(&t->optimizer.step, j, "optimizer_step", 0, path, e) ||
 		       json_get_number(&t->at.train_seconds, j, "train_seconds", 0, path, e) ||
 		       json_get_number(&t->at.cpu_seconds, j, "cpu_seconds", 0, path, e) ||
-		       take_batches(t, j, path, e)
+		       take_place(&t->at, j, path, e) || take_batches(t, j, path, e) ||
+		       alarm_from_json(&t->alarm, json_object_get(j, "alarm"), path, e)
 		   ? -1
 		   : eval_from_json(&t->before, json_object_get(j, "before"), path, e);
 }

@@ -14,6 +14,7 @@ struct metrics {
 	FILE *f;
 	char *path;
 	struct tensorboard *tb;
+	int64_t rows;
 	int n, cap;
 	struct metric {
 		char *name;
@@ -21,53 +22,100 @@ struct metrics {
 	} * v;
 };
 
-/* Keeps the lines of steps up to `step`: what a killed run wrote after its last checkpoint is written again.
- */
-static int cut(const char *path, int64_t step, struct err *e)
+/* What of a file stays. */
+struct kept {
+	struct text lines;
+	json_t *rows; /* the same, parsed */
+	int64_t from; /* event files go on from this step */
+};
+
+/* Whether the line, which may be part of one, stays; *at becomes its step. */
+static bool stays(const json_t *row, int64_t step, int64_t most, const struct kept *k, int64_t *at)
 {
-	struct text keep = { 0 };
+	const json_t *v = json_object_get(row, "step");
+
+	*at = json_is_integer(v) ? json_integer_value(v) : step + 1;
+	return *at <= step && (most < 0 || (int64_t)json_array_size(k->rows) < most);
+}
+
+/* What a run wrote after its last checkpoint, or before it went back to one, is written again. */
+static void keep_lines(struct kept *k, const char *data, const char *path, int64_t step, int64_t most)
+{
+	for (const char *line = data, *end; *line; line = end) {
+		struct err ignored;
+		int64_t at;
+
+		end = line + strcspn(line, "\n");
+		end += *end != '\0';
+		/* a line without its end was being written when the run was killed */
+		json_t *row = end[-1] == '\n' ? json_parse(line, (size_t)(end - line), path, &ignored) : NULL;
+		if (stays(row, step, most, k, &at)) {
+			text_add_bytes(&k->lines, line, (size_t)(end - line));
+			json_array_append(k->rows, row);
+		} else if (at < k->from) {
+			k->from = at;
+		}
+		json_decref(row);
+	}
+}
+
+static int cut(struct kept *k, const char *path, int64_t step, int64_t most, struct err *e)
+{
 	char *data;
 	size_t n;
 	int ret = 0;
 
+	text_add(&k->lines, "");
 	if (!file_exists(path))
 		return 0;
 	if (file_read(&data, &n, path, e))
 		return -1;
-	text_add(&keep, "");
-	for (char *line = data, *end; *line; line = end) {
-		struct err ignored;
-		end = line + strcspn(line, "\n");
-		if (*end) /* a line without its end was being written when the run was killed */
-			end++;
-		else
-			break;
-		json_t *j = json_parse(line, (size_t)(end - line), path, &ignored);
-		const json_t *at = json_object_get(j, "step");
-		if (json_is_integer(at) && json_integer_value(at) <= step)
-			text_add_bytes(&keep, line, (size_t)(end - line));
-		json_decref(j);
-	}
-	if (keep.n != n)
-		ret = file_write(path, keep.s, keep.n, e);
+	keep_lines(k, data, path, step, most);
+	if (k->lines.n != n)
+		ret = file_write(path, k->lines.s, k->lines.n, e);
 	free(data);
-	text_free(&keep);
 	return ret;
 }
 
-int metrics_open(struct metrics **out, const char *dir, int64_t step, bool tensorboard, struct err *e)
+/* The event files' part of lines that stay, where some of their step do not. */
+static void repeat(struct tensorboard *tb, const struct kept *k)
+{
+	const char *name;
+	json_t *row, *v;
+	size_t i;
+
+	json_array_foreach(k->rows, i, row)
+	{
+		int64_t at = json_integer_value(json_object_get(row, "step"));
+
+		json_object_foreach(row, name, v)
+		{
+			if (at >= k->from && json_is_number(v) && strcmp(name, "step"))
+				tb_scalar(tb, name, at, json_number_value(v));
+		}
+	}
+}
+
+int metrics_open(struct metrics **out, const char *dir, int64_t step, int64_t rows, bool tensorboard,
+		 struct err *e)
 {
 	struct metrics *m = mem_zero(1, sizeof *m);
+	struct kept kept = { .rows = json_array(), .from = step + 1 };
 	char *events = file_join(dir, "tensorboard");
 	int ret = 0;
 
 	m->path = file_join(dir, "metrics.jsonl");
-	if (cut(m->path, step, e))
+	if (cut(&kept, m->path, step, rows, e))
 		ret = -1;
 	else if (!(m->f = io_append(m->path, false)))
 		ret = err_set(e, "cannot write %s: %s", m->path, strerror(errno));
 	else if (tensorboard)
-		ret = file_mkdirs(events, e) || tb_open(&m->tb, events, step, e) ? -1 : 0;
+		ret = file_mkdirs(events, e) || tb_open(&m->tb, events, kept.from - 1, e) ? -1 : 0;
+	m->rows = (int64_t)json_array_size(kept.rows);
+	if (m->tb)
+		repeat(m->tb, &kept);
+	text_free(&kept.lines);
+	json_decref(kept.rows);
 	free(events);
 	if (ret) {
 		metrics_close(m);
@@ -130,11 +178,17 @@ int metrics_write(struct metrics *m, int64_t step, struct err *e)
 	text_add(&line, "}\n");
 	if (fwrite(line.s, 1, line.n, m->f) != line.n || fflush(m->f))
 		ret = err_set(e, "cannot write %s: %s", m->path, strerror(errno));
+	m->rows += !ret;
 	if (m->tb && !ret)
 		ret = tb_flush(m->tb, e);
 	text_free(&line);
 	forget(m);
 	return ret;
+}
+
+int64_t metrics_rows(const struct metrics *m)
+{
+	return m->rows;
 }
 
 struct tensorboard *metrics_tensorboard(struct metrics *m)

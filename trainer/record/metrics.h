@@ -1,6 +1,6 @@
 /*
- * metrics.h -- what is measured each step: one JSON object a line in metrics.jsonl, and the same as
- * TensorBoard scalars.
+ * metrics.h -- what is measured: one JSON object a line in metrics.jsonl (rows.h says which there are), and
+ * the same as TensorBoard scalars.
  */
 #ifndef METRICS_H
 #define METRICS_H
@@ -10,15 +10,18 @@
 #include <stdint.h>
 
 struct metrics;
-/* DIR/metrics.jsonl, opened for appending after lines beyond `step` (a killed run's) are cut off, all or none
- * of them; event files in DIR/tensorboard when asked for. */
-int metrics_open(struct metrics **m, const char *dir, int64_t step, bool tensorboard, struct err *e);
+/* DIR/metrics.jsonl, opened for appending after lines beyond `step` and beyond the first `rows` (a killed
+ * run's) are cut off, all or none of them; rows -1: beyond `step` alone.  Event files in DIR/tensorboard when
+ * asked for, which hold what the lines do. */
+int metrics_open(struct metrics **m, const char *dir, int64_t step, int64_t rows, bool tensorboard,
+		 struct err *e);
 void metrics_close(struct metrics *m); /* NULL is fine */
 /* Into the step that is being collected; the line keeps the order of the calls.  A name once a step. */
 void metrics_add(struct metrics *m, const char *name, double v);
 /* The line {"step": 7, "loss/policy": 0.5, ...} in one write, what is not finite as null, and a fresh start.
  */
 int metrics_write(struct metrics *m, int64_t step, struct err *e);
+int64_t metrics_rows(const struct metrics *m);              /* lines that are there */
 struct tensorboard *metrics_tensorboard(struct metrics *m); /* NULL when off */
 
 #endif

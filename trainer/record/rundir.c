@@ -308,6 +308,23 @@ static void note_start(const struct trainer *t, const struct rundir *r, const ch
 	note_settings(t->file);
 }
 
+/* Of writes that a kill cut short, by the names that a run writes. */
+static void sweep(const char *dir)
+{
+	static const struct {
+		const char *folder, *names[5];
+	} written[] = { { "", { "config", "metrics.jsonl", "result", NULL } },
+			{ "checkpoints", { "latest", NULL } },
+			{ "samples", { "step-", NULL } },
+			{ "rollouts", { "epoch-", NULL } } };
+
+	for (size_t i = 0; i < sizeof written / sizeof *written; i++) {
+		char *folder = file_join(dir, written[i].folder);
+		file_sweep(folder, written[i].names);
+		free(folder);
+	}
+}
+
 /* Of rank 0, when nothing is left that could refuse the run. */
 static int begin(struct trainer *t, struct rundir *r, bool found, const char *command, struct err *e)
 {
@@ -317,6 +334,7 @@ static int begin(struct trainer *t, struct rundir *r, bool found, const char *co
 	if (t->archives)
 		inputs_add(inputs, "archives", t->archives->hash);
 	r->begun = true;
+	sweep(t->dir);
 	int ret = file_mkdirs(samples, e) || log_file(log, e) ? -1 : 0;
 	if (!ret) {
 		note_start(t, r, command);
@@ -325,10 +343,11 @@ static int begin(struct trainer *t, struct rundir *r, bool found, const char *co
 		else if (r->resumes)
 			log_info("%s has no checkpoint yet: starting from the beginning", t->dir);
 		inputs_say(t->inputs, inputs);
-		ret = write_config(t, e) ||
-			      metrics_open(&t->metrics, t->dir, t->at.step, t->x->log.tensorboard, e)
+		ret = write_config(t, e) || metrics_open(&t->metrics, t->dir, t->at.step,
+							 found ? t->at.rows : 0, t->x->log.tensorboard, e)
 			  ? -1
 			  : 0;
+		t->at.rows = ret ? 0 : metrics_rows(t->metrics);
 	}
 	json_decref(t->inputs);
 	t->inputs = inputs;

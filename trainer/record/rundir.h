@@ -2,9 +2,9 @@
  * rundir.h -- the run directory: claimed before anything is loaded, begun or taken up again when everything
  * that could refuse the run has passed.
  *
- * Rank 0 alone looks at it and writes there; the others need not see it.  Until rundir_open has begun it,
- * nothing in it changes but the lock, and a directory that was made for a run which does not come about goes
- * again.
+ * Rank 0 alone looks at it and writes there (but for archives); the others need not see it.  Until
+ * rundir_open has begun it, nothing in it changes but the lock, and a directory that was made for a run which
+ * does not come about goes again.
  */
 #ifndef RUNDIR_H
 #define RUNDIR_H
