@@ -22,7 +22,7 @@ def ground(request, tmp_path_factory):
     return kill_test.Ground(tmp_path_factory.mktemp("ground"), request.param)
 
 
-@pytest.mark.parametrize("number, shares", [(signal.SIGTERM, [0.5]), (signal.SIGTERM, [0.75]), (signal.SIGUSR1, [0.6, 0.8])])
+@pytest.mark.parametrize("number, shares", [(signal.SIGTERM, [0.7]), (signal.SIGUSR1, [0.5, 0.8])])
 def test_signals(ground, number, shares):
     """Wherever it comes: in loading, evaluation, a rollout or half an epoch. tools/kill_test.py does the same at many more moments."""
     print(ground.trial(f"{number.name}-{shares[0]}", number, [s * ground.seconds for s in shares]))
@@ -78,18 +78,18 @@ def test_a_slow_judge(tmp_path, second):
 
 def test_slices_of_a_queue(tmp_path):
     """run.max_seconds is of one process; the pieces add up to the run that had all the time it wanted."""
-    sets = [*TINY, "--set", "train.max_steps=6", "--set", "checkpoint.every=0"]
+    sets = [*TINY, "--set", "train.max_steps=4", "--set", "checkpoint.every=0"]
     contraflow("train", "configs/shapes.yaml", "--run", tmp_path / "whole", *sets)
     codes = []
     while not codes or codes[-1]:
         done = contraflow("train", "configs/shapes.yaml", "--run", tmp_path / "cut", *sets, "--resume=auto", "--set",
-                          f"run.max_seconds={3 if len(codes) < 2 else 0}", check=False)  # fmt: skip
+                          f"run.max_seconds={0 if codes else 2}", check=False)  # fmt: skip
         codes.append(done.returncode)
         assert codes[-1] in (0, 75) and ("stopped by run.max_seconds" in done.stderr) == (codes[-1] == 75), done.stderr
     print(codes)
-    a, b = (read_zst(tmp_path / r / "checkpoints/step-00000006/state.safetensors.zst") for r in ("whole", "cut"))
+    a, b = (read_zst(tmp_path / r / "checkpoints/step-00000004/state.safetensors.zst") for r in ("whole", "cut"))
     assert all(np.array_equal(a[k], b[k]) for k in a)
-    assert [r["step"] for r in read_steps(tmp_path / "cut")] == list(range(1, 7))
+    assert [r["step"] for r in read_steps(tmp_path / "cut")] == list(range(1, 5))
 
 
 JUDGE = FRAMES + """
@@ -119,8 +119,7 @@ def test_an_error_saves_the_step(tmp_path):
     assert [r["step"] for r in read_steps(tmp_path / "run")] == [1, 2, 3, 4]
 
 
-@pytest.mark.parametrize("score, why", [("1e308 * (-1) ** i", "score of 1e+308 is beyond +-1e+30"), ("float('inf')", ""),
-                                        ("1e200", "score of 1e+200 is beyond +-1e+30")])  # fmt: skip
+@pytest.mark.parametrize("score, why", [("1e308 * (-1) ** i", "score of 1e+308 is beyond +-1e+30"), ("float('inf')", "")])
 def test_absurd_rewards(tmp_path, score, why):
     """No number, or one whose square is none: nothing is trained, and it is said why; not as a step that is not finite."""
     sets = [*TINY, "--set", "train.max_steps=4", "--set", "train.max_unavailable=1", "--set", "train.max_skipped=2"]

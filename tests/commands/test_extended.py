@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import yaml
-from command import ROOT, TINY, build, contraflow, fails, read_lines, read_zst
+from command import ROOT, TINY, build, contraflow, fails, read_lines, read_steps, read_zst
 from extended import extended
 
 STEPS = 3
@@ -15,8 +15,8 @@ STEPS = 3
 def program(tmp_path_factory):
     return extended(
         tmp_path_factory.mktemp("program"), "algorithms/algorithm.c",
-        ["examples/algorithm_rwr.c", "tests/commands/algorithm_couples.c", "tests/commands/algorithm_walk.c"],
-        {"\tX(nft)": "\tX(nft) X(rwr) X(couples) X(walk)"},
+        ["examples/algorithm_rwr.c", "tests/commands/algorithm_couples.c", "tests/commands/algorithm_walk.c", "tests/commands/algorithm_falls.c"],
+        {"\tX(nft)": "\tX(nft) X(rwr) X(couples) X(walk) X(falls)"},
     )  # fmt: skip
 
 
@@ -58,7 +58,7 @@ def test_its_section(program, tmp_path):
     assert kept["train"]["algorithm"] == "rwr" and float(kept["rwr"]["temperature"]) == 0.3 and "nft" not in kept
     page = contraflow("config", "reference", program=program).stdout
     assert "## Algorithm `rwr`: reward-weighted regression\n" in page and "| `rwr.temperature` | `1` | 0.1 .. 1000 |" in page
-    assert "nft, rwr, couples, walk" in page
+    assert "nft, rwr, couples, walk, falls" in page
     config = ["config", "show", "configs/shapes.yaml", "--set"]
     assert "rwr.temperature = '0': must be in [0.1, 1000]" in fails(*config, "rwr.temperature=0", program=program)
     assert "unknown key 'rwr.temprature'; did you mean 'rwr.temperature'" in fails(*config, "rwr.temprature=1", program=program)
@@ -131,3 +131,39 @@ def test_astray(program, tmp_path):
         done = contraflow("train", "configs/shapes.yaml", "--run", tmp_path / str(key), *TINY, *words, program=program, check=False)
         assert done.returncode and message in done.stderr
         assert not list((tmp_path / str(key)).glob("checkpoints/*"))
+
+
+def test_rollback(program, tmp_path):
+    """Back to exactly the checkpoint, the old policy too, with other images; nothing of the steps that are taken back stays in the
+    records. When it happens again and again, the run ends, its checkpoint as it was, and says what to try."""
+    args = ["train.algorithm=falls", "falls.first=3", "train.max_skipped=2", "checkpoint.every=2", "checkpoint.keep=9", "log.tensorboard=true",
+            "policy.old_slope=0.1", "optimizer.lr=1e-3"]  # fmt: skip
+
+    def go(name, *more, check=True):
+        sets = [x for s in (*args, *more) for x in ("--set", s)]
+        return contraflow("train", "configs/shapes.yaml", "--run", tmp_path / name, *TINY, *sets, "--resume=auto", program=program, check=check)
+
+    said = go("fell", "train.max_steps=6", "falls.count=2").stderr
+    assert said.count("skipped: a loss or gradient is not finite") == 2 and "went back to the checkpoint of step 2 (1 of at most 3 times)" in said
+    rows = read_steps(tmp_path / "fell")
+    assert [r["step"] for r in rows] == [1, 2, 3, 4, 5, 6] and [r["epoch"] for r in rows] == [1, 2, 6, 7, 8, 9]
+    assert [r["rollbacks"] for r in rows] == [0, 0, 1, 1, 1, 1] and [r["images"] for r in rows] == [15 * s for s in range(1, 7)]
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(tmp_path / "fell/tensorboard"))
+    events.Reload()
+    seen = events.Scalars("epoch")
+    assert [(s.step, s.value) for s in seen] == [(r["step"], r["epoch"]) for r in rows]
+    # the same from outside: a run that ended at step 2, and goes on with the later epoch's images
+    go("outside", "train.max_steps=2")
+    path = tmp_path / "outside/checkpoints/step-00000002/state.json"
+    state = json.loads(path.read_text())
+    path.write_text(json.dumps(state | {"epoch": 5, "rollbacks": 1}))
+    go("outside", "train.max_steps=6")
+    a, b = (read_zst(tmp_path / n / "checkpoints/step-00000006/state.safetensors.zst") for n in ("fell", "outside"))
+    assert all(np.array_equal(a[k], b[k]) for k in a)
+
+    done = go("falls", "train.max_steps=6", "falls.count=1000", "train.max_rollbacks=1", check=False)
+    assert done.returncode == 1 and done.stderr.count("went back") == 1
+    assert "after 1 returns to a checkpoint (train.max_rollbacks): the newest one is sound; go on from it with a lower optimizer.lr (it is 0.001)" in done.stderr
+    assert sorted(p.name for p in (tmp_path / "falls/checkpoints").iterdir()) == ["latest", "step-00000002"]

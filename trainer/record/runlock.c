@@ -122,6 +122,8 @@ static int sign(struct runlock *l, struct err *e)
 	struct holder h;
 	char line[160];
 
+	ssize_t n_old = pread(l->fd, l->old, sizeof l->old - 1, 0);
+	l->old[n_old > 0 ? n_old : 0] = '\0';
 	if (read_holder(l->fd, &h))
 		snprintf(l->before, sizeof l->before, "pid %ld on %s, since %s", h.pid, h.host, h.since);
 	own_name(&h);
@@ -154,8 +156,8 @@ void runlock_drop(struct runlock *l, bool undo)
 	if (l->fd >= 0) {
 		if (undo && l->made)
 			(void)!unlink(l->path);
-		else
-			(void)!ftruncate(l->fd, 0);
+		else if (!ftruncate(l->fd, 0) && undo)
+			(void)!pwrite(l->fd, l->old, strlen(l->old), 0);
 		close(l->fd);
 	}
 	free(l->path);
