@@ -383,6 +383,10 @@ static int check_stages(const struct experiment *x, struct err *e)
 		if (!*x->stage[i] || !conf_is_section(x->tree, section))
 			ret = err_set(e, "%s: stages: '%s' is not a stage: write its name with keys below it",
 				      where, x->stage[i]);
+		else if (!mixture_name_is_good(x->stage[i])) /* files of the run carry it */
+			ret = err_set(
+			    e, "%s: stages: '%s' is not a valid name: use letters, digits, '-' and '_'",
+			    where, x->stage[i]);
 		const char **keys = conf_keys(x->tree, section, &n);
 		for (int k = 0; k < n && !ret; k++)
 			if (is_common(keys[k]))

@@ -81,6 +81,7 @@ int mixture_check_all(struct mixture *m, const struct reward_item *item, int n, 
  * a reward has a key of such a name, it is the reward's. */
 #define MIXTURE_FIELDS 5
 void mixture_fields(const struct reward_type *type, struct field *out);
+bool mixture_name_is_good(const char *name); /* letters, digits, '-' and '_': part of keys and of files */
 /* The section's keys alone, with nothing opened: errors as mixture_open's, and into `out`, unless NULL, all
  * values. */
 int mixture_resolve(const struct conf_node *root, struct conf_node *out, struct err *e);
