@@ -48,9 +48,6 @@ enum reward_flags {
 	 * what ranks them or compares them with each other.  A reward whose fields have a boolean `group`
 	 * gets groups where that is true, whatever the flag says. */
 	REWARD_GROUP = 4,
-	/* The sub-scores are what somebody else may or may not tell: an image, or all of them, may lack them.
-	 */
-	REWARD_TOLD_SUBS = 8,
 };
 
 struct reward_type {
