@@ -3,7 +3,7 @@
  *
  * Rank 0 speaks: log_info() prints on stderr and, once log_file() has named one, into the run's log.txt with
  * a time stamp.  log_warn() speaks from every rank, with the rank.  A progress line is redrawn on a terminal
- * and is a plain line every `log_every` seconds elsewhere.
+ * and is a plain line every so many seconds elsewhere.
  */
 #ifndef LOG_H
 #define LOG_H

@@ -1,4 +1,5 @@
 /* cmd_serve.c -- contraflow serve-reward: rewards of a configuration behind HTTP, for the reward `http`. */
+#include "base/http/http.h"
 #include "base/http/http_server.h"
 #include "base/log.h"
 #include "base/mem.h"
@@ -62,14 +63,16 @@ static void on_signal(int number)
 	int code = errno;
 
 	(void)number;
+	signal(SIGINT, SIG_DFL);
+	signal(SIGTERM, SIG_DFL);
 	(void)!write(stop_pipe[1], "", 1);
 	errno = code;
 }
 
-/* A second signal ends the program at once. */
+/* A second signal, of either kind, ends the program at once. */
 static int catch_signals(struct err *e)
 {
-	struct sigaction a = { .sa_handler = on_signal, .sa_flags = (int)(SA_RESTART | SA_RESETHAND) };
+	struct sigaction a = { .sa_handler = on_signal, .sa_flags = SA_RESTART };
 
 	if (pipe2(stop_pipe, O_CLOEXEC))
 		return err_set(e, "serve-reward: cannot make a pipe");
@@ -133,6 +136,12 @@ static int check(const struct serve_options *o, int n, struct err *e)
 	if (o->token_env && (!token || !*token))
 		return err_set(
 		    e, "serve-reward: the environment variable %s, which should hold the token, is not set",
+		    o->token_env);
+	if (token && !http_is_token(token))
+		return err_set(
+		    e,
+		    "serve-reward: the token in the environment variable %s has white space or control "
+		    "characters in it, perhaps a line's end: no client could send it",
 		    o->token_env);
 	return 0;
 }

@@ -74,10 +74,16 @@ static int store(const struct command *c, const struct option_spec *s, const cha
 int options_parse(const struct command *c, const struct option_spec *spec, int argc, char **argv,
 		  const char **args, int most, int *n, struct err *e)
 {
+	bool all = false; /* behind "--" nothing is an option */
+
 	*n = 0;
 	for (int i = 0; i < argc; i++) {
 		const char *a = argv[i], *name = a + strspn(a, "-"), *eq = strchr(name, '=');
-		if (*a != '-' || !*name) {
+		if (!all && !strcmp(a, "--")) {
+			all = true;
+			continue;
+		}
+		if (all || *a != '-' || !*name) {
 			if (*n == most)
 				return err_set(e, "%s: unexpected argument '%s'; usage: contraflow %s %s",
 					       c->name, a, c->name, c->usage);
@@ -91,6 +97,9 @@ int options_parse(const struct command *c, const struct option_spec *spec, int a
 		const struct option_spec *s = find(spec, name, eq ? (size_t)(eq - name) : strlen(name));
 		if (!s)
 			return unknown(c, spec, a, e);
+		if (s->kind == 'f' && eq)
+			return err_set(e, "%s: --%s takes no value: leave it out or write it alone", c->name,
+				       s->name);
 		if (s->kind == 'f') {
 			*(bool *)s->out = true;
 			continue;

@@ -62,6 +62,9 @@ static int add_folder(struct gallery *g, const char *path, struct err *e)
 	for (FTSENT *f; !ret && (f = fts_read(fts));) {
 		if (f->fts_level > 0 && f->fts_name[0] == '.')
 			fts_set(fts, f, FTS_SKIP);
+		else if (is_image(f->fts_name) && (f->fts_info == FTS_SLNONE || f->fts_info == FTS_NS))
+			ret = err_set(e, "%s: cannot be read: %s", f->fts_path,
+				      f->fts_info == FTS_NS ? strerror(f->fts_errno) : "a link to nowhere");
 		else if (f->fts_info == FTS_DNR || f->fts_info == FTS_ERR)
 			ret = err_set(e, "%s: cannot be read: %s", f->fts_path, strerror(f->fts_errno));
 		else if (f->fts_info == FTS_DC)

@@ -386,7 +386,7 @@ static int write_result(struct trainer *t, const struct eval_result *after, stru
 	char *path =
 	    stage ? mem_printf("%s/result-%s.json", t->dir, stage) : file_join(t->dir, "result.json");
 	json_t *j = json_pack(
-	    "{s:s, s:I, s:I, s:I, s:o, s:o, s:i, s:I}", "name", t->x->run.name, "optimizer_steps",
+	    "{s:o, s:I, s:I, s:I, s:o, s:o, s:i, s:I}", "name", json_words(t->x->run.name), "optimizer_steps",
 	    (json_int_t)t->at.step, "images", (json_int_t)t->at.images, "epochs", (json_int_t)t->at.epoch,
 	    "train_seconds", json_number(t->at.train_seconds), "train_cpu_seconds",
 	    json_number(t->at.cpu_seconds), "ranks", t->dist->ranks, "seed", (json_int_t)t->x->run.seed);

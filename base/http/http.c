@@ -97,6 +97,15 @@ static char *shown(const char *url)
 	return out;
 }
 
+bool http_is_token(const char *token)
+{
+	const char *s = token;
+
+	while (*s > ' ' && *s < 0x7f)
+		s++;
+	return !*s && s > token;
+}
+
 int http_client_open(struct http_client **out, const char *url, const char *token_env,
 		     const struct http_options *o, struct err *e)
 {
@@ -109,6 +118,12 @@ int http_client_open(struct http_client **out, const char *url, const char *toke
 	if (*token_env && !token)
 		return err_set(e, "the environment variable %s, which should hold the token, is not set",
 			       token_env);
+	if (token && !http_is_token(token))
+		return err_set(
+		    e,
+		    "the token in the environment variable %s is empty or has white space or control "
+		    "characters in it, perhaps a line's end",
+		    token_env);
 	c = mem_zero(1, sizeof *c);
 	if (!begun)
 		curl_global_init(CURL_GLOBAL_DEFAULT);

@@ -34,7 +34,8 @@ struct http_post {
 	char why[160]; /* not ok: the address and the last failure */
 };
 
-struct http_client; /* keeps connections open between calls; for one thread at a time */
+bool http_is_token(const char *token); /* it can stand in a header: printable ASCII without blanks */
+struct http_client;                    /* keeps connections open between calls; for one thread at a time */
 /* token_env names the environment variable whose value goes as "Authorization: Bearer ..." and into no
  * message;
  * "": none.  An address that is not http or https, or a variable that is not there, is an error. */

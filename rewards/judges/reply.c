@@ -1,8 +1,15 @@
 #include "rewards/judges/reply.h"
 #include "base/alive.h"
+#include "models/text/unicode.h"
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
+
+int reply_check(void *state, const char *prompt, const char *meta, struct err *e)
+{
+	(void)state, (void)meta;
+	return unicode_check(prompt, strlen(prompt), e);
+}
 
 static json_t *request_item(const struct reward_item *item)
 {

@@ -14,6 +14,8 @@
 #include "base/json.h"
 #include "rewards/reward.h"
 
+/* For `check`: JSON cannot hold a prompt that is no UTF-8. */
+int reply_check(void *state, const char *prompt, const char *meta, struct err *e);
 /* {"version": 1, "items": [{"prompt": ..., "meta": ...}, ...]}, with "group": true for a group. */
 json_t *reply_request(const struct reward_item *item, int n, bool group);
 /* The key `group` of these judges. */

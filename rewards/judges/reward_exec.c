@@ -409,6 +409,7 @@ const struct reward_type reward_exec = {
 	.conf_size = sizeof(struct exec_conf),
 	.open = open_exec,
 	.load = load_exec,
+	.check = reply_check,
 	.score = score,
 	.close = close_exec,
 };

@@ -143,6 +143,7 @@ const struct reward_type reward_http = {
 	.fields = fields,
 	.conf_size = sizeof(struct http_conf),
 	.open = open_http,
+	.check = reply_check,
 	.score = score,
 	.close = close_http,
 };

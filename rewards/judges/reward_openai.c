@@ -372,6 +372,7 @@ const struct reward_type reward_openai = {
 	.fields = fields,
 	.conf_size = sizeof(struct openai_conf),
 	.open = open_openai,
+	.check = reply_check,
 	.score = score,
 	.close = close_openai,
 };

@@ -81,6 +81,7 @@ int mixture_check_all(struct mixture *m, const struct reward_item *item, int n, 
  * a reward has a key of such a name, it is the reward's. */
 #define MIXTURE_FIELDS 5
 void mixture_fields(const struct reward_type *type, struct field *out);
+bool mixture_name_is_good(const char *name); /* letters, digits, '-' and '_': part of keys and of files */
 /* The section's keys alone, with nothing opened: errors as mixture_open's, and into `out`, unless NULL, all
  * values. */
 int mixture_resolve(const struct conf_node *root, struct conf_node *out, struct err *e);
@@ -105,9 +106,9 @@ struct mixture_scores {
 	int open_tasks; /* queued or running */
 	int64_t why_at; /* sample * rewards + reward of the reason kept: the first, whoever came first */
 };
-/* The reward that gives the verdicts `strict` and `correct`: the first that has them by itself, else the
- * first that was told one of sample i; -1: none. */
-int mixture_judge(const struct mixture *m, const struct mixture_scores *s, int64_t i);
+/* The reward that gives the verdicts `strict` and `correct`: the first that has a sub-score of such a name;
+ * -1: none. */
+int mixture_judge(const struct mixture *m);
 /* Sub-score `name` of sample i by reward k; NAN: there is none. */
 double mixture_sub_of(const struct mixture *m, const struct mixture_scores *s, int k, int64_t i,
 		      const char *name);

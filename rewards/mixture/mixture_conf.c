@@ -93,15 +93,19 @@ static int fill(void *conf, const struct field *f, const struct field *others, c
 
 #define NAME_LETTERS "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_"
 
+bool mixture_name_is_good(const char *name)
+{
+	return *name && !name[strspn(name, NAME_LETTERS)];
+}
+
 /* Names are parts of metrics' names, of keys and of files: of letters, digits, '-' and '_', and none that is
  * a metric or a key of its own. */
 static int check_name(const char *name, const char *where, struct err *e)
 {
 	static const char *const taken[] = { "mean",  "std",    "strict", "unavailable", "left_out",
 					     "image", "prompt", "reward", NULL };
-	size_t good = strspn(name, NAME_LETTERS);
 
-	if (!*name || name[good])
+	if (!mixture_name_is_good(name))
 		return err_set(e, "%s%srewards: '%s' is not a valid name: use letters, digits, '-' and '_'",
 			       where, *where ? ": " : "", name);
 	for (int i = 0; taken[i]; i++)
@@ -159,7 +163,7 @@ static int check_subs(const struct mixture_entry *k, const char *where, const ch
 
 	for (int i = 0; l && i < l->n; i++) {
 		const char *name = l->v[i];
-		bool bad = !*name || name[strspn(name, NAME_LETTERS)];
+		bool bad = !mixture_name_is_good(name);
 
 		for (int j = 0; taken[j]; j++)
 			bad |= !strcmp(taken[j], name);

@@ -37,6 +37,7 @@ def train_fails(folder, text="", *args):
         ("optimizer: {lr: fast}\n", ["x.yaml:2", "optimizer.lr", "number"]),
         ("rollout: {solver: dpm22}\n", ["x.yaml:2", "rollout.solver", "did you mean 'dpm2'"]),
         ("nft: 3\n", ["x.yaml:2", "'nft'", "section"]),
+        ("stages: {a/b: {train: {max_steps: 1}}}\n", ["x.yaml:2", "'a/b'", "use letters"]),
         ("advantage: {reward_clip: 3}\n", ["x.yaml:2", "reward_clip = 3", "advantage.combine: normalised"]),
         ("rewards: {genevil: {}}\n", ["genevil", "did you mean 'geneval'"]),
         ("rewards: {geneval: {detector: yolo}}\n", ["geneval", "detector", "yolo"]),

@@ -128,6 +128,13 @@ def test_names_that_are_no_utf8(tmp_path):
     assert len(got["images"]) == got["summary"]["images"] == 3 and all(x["reward"] < 0 for x in got["images"])
 
 
+def test_prompts_for_judges_are_utf8(tmp_path):
+    """JSON cannot hold others; before, they went out without a prompt.  What follows "--" is a file."""
+    Image.new("RGB", (4, 4)).save(tmp_path / "-a.png")
+    (tmp_path / "-a.txt").write_bytes(b"caf\xe9")
+    assert "byte 4 of the prompt is not UTF-8" in fails("score", "--reward", "exec", "--set", "rewards.exec.command=[false]", "--", tmp_path / "-a.png", errors="replace")
+
+
 def test_bad_input(out, tmp_path):
     Image.new("RGB", (4, 4)).save(tmp_path / "1.png")
     assert "1.png: no prompt beside it" in fails("score", tmp_path)

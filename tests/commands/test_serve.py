@@ -282,6 +282,7 @@ def test_choice_of_rewards(serve, tmp_path):
     ([], "name a configuration or a reward"), (["--reward", "orc"], "did you mean 'ocr'?"), (["--reward", "ocr", "--set", "train.x=1"], "only keys of `rewards`"),
     (["{file}", "--reward", "jpeg_compresibility"], "did you mean 'jpeg_compressibility'?"), (["--reward", "ocr", "--port", "70000"], "[0, 65535]"),
     (["--reward", "ocr", "--token-env", "NOT_THERE"], "the environment variable NOT_THERE"), (["--reward", "ocr", "--token-env", "EMPTY"], "the environment variable EMPTY"),
+    (["--reward", "ocr", "--token-env", "LINE"], "LINE has white space or control characters"), (["--reward", "ocr", "--quiet=false"], "--quiet takes no value"),
     (["--reward", "ocr", "--host", "no.such.host.invalid"], "cannot find the address 'no.such.host.invalid'"),
     (["--reward", "ocr", "--host", "0.0.0.0"], "0.0.0.0 can be reached from other machines: set a token"),
     (["--reward", "ocr", "--host", "::"], "set a token"), (["--reward", "ocr", "--requests", "0"], "[1, 10000]"),
@@ -290,6 +291,7 @@ def test_choice_of_rewards(serve, tmp_path):
 ])  # fmt: skip
 def test_mistakes(tmp_path, args, message, monkeypatch):
     monkeypatch.setenv("EMPTY", "")
+    monkeypatch.setenv("LINE", "s3cret\n")
     (tmp_path / "c.yaml").write_text(json.dumps(dict(rewards=JPEG)))
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -536,6 +538,21 @@ def test_shutdown(serve, judge, number):
     assert all(g[2]["Connection"] == "close" for g in got)
     assert s.process.wait(timeout=60) == 0
     assert is_gone(child)
+
+
+@pytest.mark.parametrize("first, second", [(signal.SIGINT, signal.SIGTERM), (signal.SIGTERM, signal.SIGINT)])
+def test_a_second_signal(serve, judge, first, second):
+    """Of either kind: it does not wait for what is under way."""
+    s = serve({"light": judge})
+    with s.connect() as c:
+        body = json.dumps(ask(item(make_image(0), "wait 300"))).encode()
+        c.sendall(post_head(len(body)) + body)
+        time.sleep(0.3)
+        s.process.send_signal(first)
+        time.sleep(0.3)
+        assert s.process.poll() is None
+        s.process.send_signal(second)
+        assert s.process.wait(timeout=20) == -second
 
 
 def test_nothing_is_left_behind(serve):

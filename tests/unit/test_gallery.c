@@ -157,6 +157,14 @@ static void mistakes(void **state)
 	assert_non_null(strstr(e.msg, "above: a link to a folder above it"));
 	free(loop);
 	free(above);
+	/* an image that is not there is no smaller folder */
+	loop = file_join(top, "links/b.png");
+	put("links/a.png", "");
+	put("links/a.txt", "x");
+	assert_int_equal(symlink("nowhere.png", loop), 0);
+	assert_int_equal(open_one(&g, "links", NULL, &e), -1);
+	assert_non_null(strstr(e.msg, "links/b.png: cannot be read: a link to nowhere"));
+	free(loop);
 }
 
 int main(void)

@@ -17,11 +17,12 @@ struct runlock {
 	char *path;
 	bool made;        /* the file was not there before */
 	char before[160]; /* who had it last and was killed, or "" */
+	char old[160];    /* what stood in the file */
 };
 
 /* An error says who has it. */
 int runlock_take(struct runlock *l, const char *dir, struct err *e);
-/* `undo`: a file that was made is removed.  Nothing when it was not taken. */
+/* `undo`: the file is as it was before, or gone.  Nothing when it was not taken. */
 void runlock_drop(struct runlock *l, bool undo);
 
 #endif
