@@ -436,11 +436,11 @@ static int run_stage(struct trainer *t, struct err *e)
 	}
 	if (train_loop(t, e))
 		return -1;
-	if (t->test.n && (evaluate_ema(t, "after training", &after, e) || save_grid(t, e)))
+	if (t->test.n && evaluate_ema(t, "after training", &after, e))
 		goto out;
-	if (t->test.n)
-		log_note("after training: held-out %s %.3f", eval_held_out_name(&after),
-			 eval_held_out(&after)->mean);
+	t->unsaved = false; /* the end is saved, and who goes on from there evaluates it again */
+	if (t->test.n && save_grid(t, e))
+		goto out;
 	if (dist_agree(t->dist, t->dist->rank == 0 ? write_result(t, &after, e) : 0, e))
 		goto out;
 	if (t->dist->rank == 0 && t->test.n)
