@@ -1,5 +1,6 @@
 #include "trainer/record/checkpoints.h"
 #include "base/file.h"
+#include "base/io.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/text.h"
@@ -171,9 +172,15 @@ static void prune(const char *all, int64_t step, int64_t keep)
 	while (n && steps[n - 1] > step)
 		n--;
 	for (int i = 0; i < n - keep; i++) {
-		char *path = path_of(all, steps[i], "");
-		remove_or_warn(path);
+		char *path = path_of(all, steps[i], ""), *temp = path_of(all, steps[i], TEMP);
+		/* what is half gone must not have the name of one that is whole */
+		if (io_rename(path, temp))
+			log_warn("%s: the checkpoint is written, but this old one cannot be removed: %s",
+				 path, strerror(errno));
+		else
+			remove_or_warn(temp);
 		free(path);
+		free(temp);
 	}
 	free(steps);
 }
