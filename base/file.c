@@ -1,4 +1,5 @@
 #include "base/file.h"
+#include "base/io.h"
 #include "base/mem.h"
 #include "base/text.h"
 #include <dirent.h>
@@ -8,9 +9,10 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
-#define TEMP ".tmp-" /* and the process's number */
+#define TEMP ".tmp-" /* and a number */
 
 /* "cannot VERB PATH: why (what to do)". */
 static int fail(struct err *e, const char *verb, const char *path)
@@ -27,7 +29,7 @@ static int fail(struct err *e, const char *verb, const char *path)
 int file_map(struct file_map *m, const char *path, struct err *e)
 {
 	struct stat st;
-	int fd = open(path, O_RDONLY | O_CLOEXEC), ret = -1;
+	int fd = io_open(path, O_RDONLY, 0), ret = -1;
 
 	*m = (struct file_map) { 0 };
 	if (fd < 0)
@@ -66,36 +68,101 @@ int file_read(char **data, size_t *size, const char *path, struct err *e)
 {
 	struct text t = { 0 };
 	char buf[65536];
-	size_t n;
-	FILE *f = fopen(path, "rbe");
+	ssize_t n;
+	int fd = io_open(path, O_RDONLY, 0);
 
-	if (!f)
+	if (fd < 0)
 		return fail(e, "open", path);
 	text_add(&t, "");
-	while ((n = fread(buf, 1, sizeof buf, f)) > 0)
-		text_add_bytes(&t, buf, n);
-	if (ferror(f)) {
+	while ((n = read(fd, buf, sizeof buf)) > 0 || (n < 0 && errno == EINTR))
+		if (n > 0)
+			text_add_bytes(&t, buf, (size_t)n);
+	if (n < 0) {
 		fail(e, "read", path);
-		fclose(f);
+		close(fd);
 		text_free(&t);
 		return -1;
 	}
-	fclose(f);
+	close(fd);
 	*data = t.s;
 	*size = t.n;
 	return 0;
 }
 
+static void drop(char **s)
+{
+	free(*s);
+	*s = NULL;
+}
+
+/* Where links lead, whether or not there is something; what cannot be found out stays as it is. */
+static char *follow(const char *path)
+{
+	enum { MOST = 40 };
+	char *at = mem_str(path), to[4096];
+
+	for (int i = 0; i < MOST; i++) {
+		ssize_t n = readlink(at, to, sizeof to - 1);
+
+		if (n < 0)
+			return at;
+		to[n] = '\0';
+		char *dir = file_dir(at), *next = file_join(dir, to);
+		free(dir);
+		free(at);
+		at = next;
+	}
+	free(at);
+	return mem_str(path);
+}
+
+/* A device, a pipe or a socket is written to, not replaced.  What a descriptor's name in /proc leads to may
+ * have no name of its own. */
+static bool is_in_place(const char *path)
+{
+	struct stat st;
+
+	return stat(path, &st) == 0 && !S_ISREG(st.st_mode) && !S_ISDIR(st.st_mode);
+}
+
+/* Named so that processes on other machines, which may have the same number, take another. */
+static int open_temporary(struct file_writer *w)
+{
+	char host[64] = "";
+	struct timespec now;
+	int fd;
+
+	gethostname(host, sizeof host - 1);
+	clock_gettime(CLOCK_REALTIME, &now);
+	for (long k = 0; k < 100; k++) {
+		uint64_t name = file_hash(host, sizeof host, (uint64_t)(now.tv_nsec + k));
+
+		free(w->temp);
+		w->temp =
+		    mem_printf("%s" TEMP "%ld%06u", w->path, (long)getpid(), (unsigned)(name % 1000000));
+		fd = io_open(w->temp, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, 0666);
+		if (fd >= 0 || errno != EEXIST)
+			return fd;
+	}
+	return -1;
+}
+
 int file_begin(struct file_writer *w, const char *path, struct err *e)
 {
-	*w = (struct file_writer) { .path = mem_str(path),
-				    .temp = mem_printf("%s" TEMP "%ld", path, (long)getpid()) };
-	w->f = fopen(w->temp, "wbe");
+	bool in_place = is_in_place(path);
+	int fd;
+
+	*w = (struct file_writer) { .stream = mem_zero(1, sizeof *w->stream) };
+	w->path = in_place ? mem_str(path) : follow(path);
+	fd = in_place ? io_open(path, O_WRONLY, 0) : open_temporary(w);
+	w->f = fd < 0 ? NULL : io_stream(w->stream, fd, w->path);
 	if (!w->f) {
 		fail(e, "write", path);
-		free(w->path);
-		free(w->temp);
-		*w = (struct file_writer) { 0 };
+		if (fd >= 0)
+			close(fd);
+		else
+			drop(&w->temp); /* it is not ours */
+		file_drop(w);
 		return -1;
 	}
 	return 0;
@@ -106,13 +173,16 @@ void file_drop(struct file_writer *w)
 	if (w->f)
 		fclose(w->f);
 	if (w->temp)
-		unlink(w->temp);
+		io_unlink(w->temp);
+	if (w->stream)
+		free(w->stream->path);
+	free(w->stream);
 	free(w->path);
 	free(w->temp);
 	*w = (struct file_writer) { 0 };
 }
 
-/* "NAME.tmp-PID", where NAME begins with one of them. */
+/* "NAME.tmp-NUMBER", where NAME begins with one of them. */
 static bool is_left(const char *name, const char *const *names)
 {
 	const char *temp = strstr(name, TEMP);
@@ -133,7 +203,7 @@ void file_sweep(const char *dir, const char *const *names)
 	for (struct dirent *x; d && (x = readdir(d));)
 		if (is_left(x->d_name, names)) {
 			char *path = file_join(dir, x->d_name);
-			unlink(path); /* one that stays does no harm */
+			io_unlink(path); /* one that stays does no harm */
 			free(path);
 		}
 	if (d)
@@ -143,10 +213,10 @@ void file_sweep(const char *dir, const char *const *names)
 static int sync_parent(const char *path, struct err *e)
 {
 	char *dir = file_dir(path);
-	int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC), ret = 0;
+	int fd = io_open(dir, O_RDONLY | O_DIRECTORY, 0), ret = 0;
 
 	/* Some file systems cannot sync a directory: that is no failure of the write. */
-	if (fd < 0 || (fsync(fd) && errno != EINVAL && errno != ENOTSUP))
+	if (fd < 0 || (io_fsync(fd, dir) && errno != EINVAL && errno != ENOTSUP))
 		ret = fail(e, "sync", dir);
 	if (fd >= 0)
 		close(fd);
@@ -154,28 +224,39 @@ static int sync_parent(const char *path, struct err *e)
 	return ret;
 }
 
-int file_commit(struct file_writer *w, struct err *e)
+/* Everything on disk, unless `cached`; the first error is the one that counts. */
+static int flush(struct file_writer *w, bool cached)
+{
+	int code = 0;
+
+	if (fflush(w->f) || ferror(w->f))
+		code = w->stream->error ? w->stream->error : errno ? errno : EIO;
+	else if (w->temp && !cached && io_fsync(w->stream->fd, w->path))
+		code = errno;
+	if (fclose(w->f) && !code)
+		code = w->stream->error ? w->stream->error : EIO;
+	w->f = NULL;
+	errno = code;
+	return code ? -1 : 0;
+}
+
+static int commit(struct file_writer *w, bool cached, struct err *e)
 {
 	int ret = 0;
 
-	/* ferror() remembers that a write failed, but not why; flushing what is left often meets it again. */
-	errno = 0;
-	if (fflush(w->f) || ferror(w->f) || fsync(fileno(w->f))) {
-		errno = errno ? errno : EIO;
+	if (flush(w, cached) || (w->temp && io_rename(w->temp, w->path)))
 		ret = fail(e, "write", w->path);
-	}
-	if (fclose(w->f) && !ret)
-		ret = fail(e, "write", w->path);
-	w->f = NULL;
-	if (!ret && rename(w->temp, w->path))
-		ret = fail(e, "write", w->path);
-	if (!ret) {
-		ret = sync_parent(w->path, e);
-		free(w->temp);
-		w->temp = NULL;
+	if (!ret && w->temp) {
+		drop(&w->temp);
+		ret = cached ? 0 : sync_parent(w->path, e);
 	}
 	file_drop(w);
 	return ret;
+}
+
+int file_commit(struct file_writer *w, struct err *e)
+{
+	return commit(w, false, e);
 }
 
 int file_write(const char *path, const void *data, size_t size, struct err *e)
@@ -186,6 +267,16 @@ int file_write(const char *path, const void *data, size_t size, struct err *e)
 		return -1;
 	fwrite(data, 1, size, w.f);
 	return file_commit(&w, e);
+}
+
+int file_write_cached(const char *path, const void *data, size_t size, struct err *e)
+{
+	struct file_writer w;
+
+	if (file_begin(&w, path, e))
+		return -1;
+	fwrite(data, 1, size, w.f);
+	return commit(&w, true, e);
 }
 
 bool file_exists(const char *path)
@@ -218,7 +309,7 @@ int file_mkdirs(const char *path, struct err *e)
 		if (c != '/' && c != '\0')
 			continue;
 		*s = '\0';
-		if (mkdir(p, 0777) && !(errno == EEXIST && file_is_dir(p)))
+		if (io_mkdir(p) && !(errno == EEXIST && file_is_dir(p)))
 			ret = fail(e, "make directory", p);
 		*s = c;
 		if (!c)
@@ -238,7 +329,7 @@ int file_remove_tree(const char *path, struct err *e)
 	if (lstat(path, &st))
 		return errno == ENOENT ? 0 : fail(e, "remove", path);
 	if (!S_ISDIR(st.st_mode))
-		return unlink(path) ? fail(e, "remove", path) : 0;
+		return io_unlink(path) ? fail(e, "remove", path) : 0;
 	if (!(dir = opendir(path)))
 		return fail(e, "remove", path);
 	while (!ret && (d = readdir(dir)))
@@ -248,14 +339,14 @@ int file_remove_tree(const char *path, struct err *e)
 			free(inner);
 		}
 	closedir(dir);
-	if (!ret && rmdir(path))
+	if (!ret && io_rmdir(path))
 		ret = fail(e, "remove", path);
 	return ret;
 }
 
 int file_rename_synced(const char *from, const char *to, struct err *e)
 {
-	return rename(from, to) ? fail(e, "write", to) : sync_parent(to, e);
+	return io_rename(from, to) ? fail(e, "write", to) : sync_parent(to, e);
 }
 
 int file_put_tree(const char *from, const char *to, const char *aside, struct err *e)
@@ -264,19 +355,19 @@ int file_put_tree(const char *from, const char *to, const char *aside, struct er
 
 	if (lstat(to, &st) && errno == ENOENT)
 		return file_rename_synced(from, to, e);
-	if (!renameat2(AT_FDCWD, from, AT_FDCWD, to, RENAME_EXCHANGE))
+	if (!io_exchange(from, to))
 		return sync_parent(to, e);
 	/* kernels and file systems that cannot: NFS, some of FUSE */
 	if (errno != EINVAL && errno != ENOSYS && errno != ENOTSUP)
 		return fail(e, "write", to);
 	if (file_remove_tree(aside, e))
 		return -1;
-	if (rename(to, aside))
+	if (io_rename(to, aside))
 		return fail(e, "write", to);
-	if (!rename(from, to))
+	if (!io_rename(from, to))
 		return sync_parent(to, e);
 	fail(e, "write", to);
-	(void)!rename(aside, to);
+	(void)!io_rename(aside, to);
 	return -1;
 }
 
@@ -289,10 +380,10 @@ int file_sync_tree(const char *path, struct err *e)
 		return fail(e, "sync", path);
 	if (!S_ISREG(st.st_mode) && !S_ISDIR(st.st_mode)) /* a link may lead nowhere, a pipe would wait */
 		return 0;
-	fd = open(path, O_RDONLY | O_CLOEXEC);
+	fd = io_open(path, O_RDONLY, 0);
 	if (fd < 0)
 		return fail(e, "sync", path);
-	if (fsync(fd) && errno != EINVAL && errno != ENOTSUP)
+	if (io_fsync(fd, path) && errno != EINVAL && errno != ENOTSUP)
 		ret = fail(e, "sync", path);
 	close(fd);
 	DIR *dir = S_ISDIR(st.st_mode) ? opendir(path) : NULL;

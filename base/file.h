@@ -1,8 +1,9 @@
 /*
  * file.h -- whole files, memory maps, and writes that are either complete or absent.
  *
- * A file that this program writes appears under its final name only when its bytes are on disk:
- * written to NAME.tmp-PID, fsynced, renamed.  On failure the temporary is removed.
+ * A file that this program writes appears under its final name only when its bytes are on disk: written to a
+ * temporary beside it (NAME.tmp-NUMBER), fsynced, renamed.  On failure the temporary is removed.  A link is
+ * followed: what it leads to is replaced.  A device, a pipe or a socket is written to.
  */
 #ifndef FILE_H
 #define FILE_H
@@ -16,6 +17,7 @@
 extern "C" {
 #endif
 
+struct io_stream;
 struct file_map {
 	const uint8_t *data; /* NULL for an empty file */
 	size_t size;
@@ -26,11 +28,14 @@ void file_unmap(struct file_map *m);
 
 int file_read(char **data, size_t *size, const char *path, struct err *e); /* NUL added after size; free() */
 int file_write(const char *path, const void *data, size_t size, struct err *e); /* atomic */
+/* The same for a cache, which may lose what a power cut takes: nothing is synced. */
+int file_write_cached(const char *path, const void *data, size_t size, struct err *e);
 
 /* Streamed atomic write: open, fwrite on w.f, then commit or drop.  A failed commit has dropped. */
 struct file_writer {
 	FILE *f;
-	char *path, *temp;
+	char *path, *temp; /* temp NULL: written in place */
+	struct io_stream *stream;
 };
 int file_begin(struct file_writer *w, const char *path, struct err *e);
 int file_commit(struct file_writer *w, struct err *e);

@@ -1,3 +1,4 @@
+#include "base/io.h"
 #include "base/log.h"
 #include "base/alive.h"
 #include "base/mem.h"
@@ -33,7 +34,7 @@ int log_file(const char *path, struct err *e)
 	if (my_rank != 0)
 		return 0;
 	log_close();
-	file = fopen(path, "ae");
+	file = io_append(path, false);
 	if (!file)
 		return err_set(e, "cannot write %s: %s", path, strerror(errno));
 	for (int i = 0; i < n_early; i++) {

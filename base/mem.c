@@ -1,14 +1,20 @@
 #include "base/mem.h"
 #include "base/err.h"
+#include "base/io.h"
 #include <stdarg.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+static bool fails(void)
+{
+	return io_faults && io_fault(IO_ALLOC, NULL);
+}
+
 void *mem_alloc(size_t n)
 {
-	void *p = malloc(n ? n : 1);
+	void *p = fails() ? NULL : malloc(n ? n : 1);
 
 	if (!p)
 		die("out of memory (%zu bytes wanted)", n);
@@ -17,7 +23,7 @@ void *mem_alloc(size_t n)
 
 void *mem_zero(size_t n, size_t size)
 {
-	void *p = n && size ? calloc(n, size) : calloc(1, 1);
+	void *p = fails() ? NULL : n && size ? calloc(n, size) : calloc(1, 1);
 
 	if (!p)
 		die("out of memory (%zu x %zu bytes wanted)", n, size);
@@ -28,7 +34,7 @@ void *mem_grow(void *p, size_t n, size_t size)
 {
 	if (size && n > SIZE_MAX / size)
 		die("out of memory (%zu x %zu bytes wanted)", n, size);
-	p = realloc(p, n && size ? n * size : 1);
+	p = fails() ? NULL : realloc(p, n && size ? n * size : 1);
 	if (!p)
 		die("out of memory (%zu x %zu bytes wanted)", n, size);
 	return p;

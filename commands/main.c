@@ -8,6 +8,7 @@
 #include "rewards/mixture/mixture.h"
 #include "commands/options.h"
 #include "dist/startup.h"
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -64,6 +65,7 @@ int main(int argc, char **argv)
 	struct err e = { "" };
 
 	at_set_panic(panic);
+	signal(SIGXFSZ, SIG_IGN); /* a file that may not grow is an error of the write that meets it */
 	if (argc < 2) {
 		usage(stderr);
 		return 2;

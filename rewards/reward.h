@@ -2,8 +2,8 @@
  * reward.h -- what a reward is.  Adding one: a file here, a line in rewards/registry.c.
  *
  * A reward gets images with their prompts and metadata and gives each a score and optional named
- * sub-scores, or says why it cannot: an unavailable score is never a number.  Plain C without libtorch types,
- * so that the same interface can be the ABI of a plug-in.
+ * sub-scores, or says why it cannot: an unavailable score is never a number.  Plain C without libtorch types;
+ * rewards/judges/plugin.h is the smaller interface of shared libraries.
  */
 #ifndef REWARD_H
 #define REWARD_H
@@ -48,9 +48,6 @@ enum reward_flags {
 	 * what ranks them or compares them with each other.  A reward whose fields have a boolean `group`
 	 * gets groups where that is true, whatever the flag says. */
 	REWARD_GROUP = 4,
-	/* The sub-scores are what somebody else may or may not tell: an image, or all of them, may lack them.
-	 */
-	REWARD_TOLD_SUBS = 8,
 };
 
 struct reward_type {

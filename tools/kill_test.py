@@ -101,9 +101,18 @@ class Ground:
             code, said = self.finish(self.start(name, "--resume=auto"))
             assert code == 0, f"{name}: {code}, resumed after {codes}:\n{said}"
         for what, a, b in zip(WHAT, outcome(self.folder / "whole"), outcome(self.folder / name)):
-            assert a == b, f"{name}, ended after {delays} s ({codes}): {what} differs: {str(a)[:600]} / {str(b)[:600]}"
+            assert a == b, f"{name}, ended after {delays} s ({codes}): {what} differs: {difference(a, b)}"
         shutil.rmtree(self.folder / name)
         return codes
+
+
+def difference(a, b):
+    """The first place where two trees of dicts and lists are not the same."""
+    if type(a) is type(b) and isinstance(a, dict) and a.keys() == b.keys():
+        a, b = list(a.items()), list(b.items())
+    if type(a) is type(b) and isinstance(a, (list, tuple)) and len(a) == len(b):
+        return next(f"{x if isinstance(x, str) else i} {difference(x, y)}" for i, (x, y) in enumerate(zip(a, b)) if x != y)
+    return f"{str(a)[:300]} / {str(b)[:300]}"
 
 
 PASSING = "time/", "memory/", "compute/"

@@ -129,9 +129,9 @@ static const struct field train_fields[] = {
 	      .doc = "on a GPU, replay the forward and backward pass from CUDA graphs; batches where "
 		     "an algorithm's `kl_every` leaves out pairs run without"),
 	FIELD(struct train_conf, stop_at, .init = "0", .min = 0, .max = 1e9,
-	      .doc = "end the run or stage after an evaluation whose held-out score (the one that is logged) "
-		     "is at "
-		     "least this; 0: never"),
+	      .doc = "end the run or stage after an evaluation whose held-out score is at least this: "
+		     "`strict` where a "
+		     "reward gives it, else `soft` (the one that is logged); 0: never"),
 	FIELD(struct train_conf, timestep_fraction, .init = "0.99", .min = 1e-3, .max = 1,
 	      .doc = "share of the rollout's noise levels at which each image is trained; the count is "
 		     "rounded down"),
@@ -354,11 +354,11 @@ static int check_effect(const struct experiment *x, struct err *e)
 static int fill(struct experiment *x, struct err *e)
 {
 	if (check_sections(x->tree, e))
-		return -1;
+		return experiment_hint(e);
 	for (const struct experiment_section *s = experiment_sections; s->name; s++)
 		if (conf_fill((char *)x + s->offset, s->fields, x->tree, s->name, others_of(s->name), e))
-			return -1;
-	return fill_algorithm(x, e);
+			return experiment_hint(e);
+	return fill_algorithm(x, e) ? experiment_hint(e) : 0;
 }
 
 /* What is the same for all stages. */

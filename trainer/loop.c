@@ -386,7 +386,7 @@ static int write_result(struct trainer *t, const struct eval_result *after, stru
 	char *path =
 	    stage ? mem_printf("%s/result-%s.json", t->dir, stage) : file_join(t->dir, "result.json");
 	json_t *j = json_pack(
-	    "{s:s, s:I, s:I, s:I, s:o, s:o, s:i, s:I}", "name", t->x->run.name, "optimizer_steps",
+	    "{s:o, s:I, s:I, s:I, s:o, s:o, s:i, s:I}", "name", json_words(t->x->run.name), "optimizer_steps",
 	    (json_int_t)t->at.step, "images", (json_int_t)t->at.images, "epochs", (json_int_t)t->at.epoch,
 	    "train_seconds", json_number(t->at.train_seconds), "train_cpu_seconds",
 	    json_number(t->at.cpu_seconds), "ranks", t->dist->ranks, "seed", (json_int_t)t->x->run.seed);
@@ -436,11 +436,11 @@ static int run_stage(struct trainer *t, struct err *e)
 	}
 	if (train_loop(t, e))
 		return -1;
-	if (t->test.n && (evaluate_ema(t, "after training", &after, e) || save_grid(t, e)))
+	if (t->test.n && evaluate_ema(t, "after training", &after, e))
 		goto out;
-	if (t->test.n)
-		log_note("after training: held-out %s %.3f", eval_held_out_name(&after),
-			 eval_held_out(&after)->mean);
+	t->unsaved = false; /* the end is saved, and who goes on from there evaluates it again */
+	if (t->test.n && save_grid(t, e))
+		goto out;
 	if (dist_agree(t->dist, t->dist->rank == 0 ? write_result(t, &after, e) : 0, e))
 		goto out;
 	if (t->dist->rank == 0 && t->test.n)

@@ -243,10 +243,8 @@ static int sample_share(struct share *x, struct err *e)
 
 static void take_strict(const struct trainer *t, struct samples *s)
 {
-	int judge = -1;
+	int judge = mixture_judge(t->mixture);
 
-	for (int64_t i = 0; i < s->n && judge < 0; i++)
-		judge = mixture_judge(t->mixture, &s->scores, i);
 	for (int64_t i = 0; i < s->n; i++)
 		s->strict[i] = judge < 0 ? NAN : mixture_sub_of(t->mixture, &s->scores, judge, i, "strict");
 }

@@ -189,27 +189,6 @@ bool text_cache_get(const struct text_cache *c, const char *prompt, struct cond 
 	return found;
 }
 
-/* Through a temporary of its own: many processes may write the same.  Not synced: a cache may lose what a
- * power cut takes, and a damaged file is written again. */
-static int write_file(const char *path, const void *data, size_t size, struct err *e)
-{
-	char *temp = mem_printf("%s.XXXXXX", path);
-	int fd = mkstemp(temp), ret = -1;
-	FILE *f = fd < 0 ? NULL : fdopen(fd, "wb");
-
-	if (f) {
-		bool written = fwrite(data, 1, size, f) == size;
-		ret = fclose(f) || !written || chmod(temp, 0644) || rename(temp, path) ? -1 : 0;
-		if (ret)
-			unlink(temp);
-	} else if (fd >= 0) {
-		close(fd);
-		unlink(temp);
-	}
-	free(temp);
-	return ret ? err_set(e, "cannot write %s: check the free space and the permissions", path) : 0;
-}
-
 int text_cache_put(const struct text_cache *c, const char *prompt, const struct cond *row, struct err *e)
 {
 	struct header h = { .magic = MAGIC,
@@ -234,7 +213,7 @@ int text_cache_put(const struct text_cache *c, const char *prompt, const struct 
 	for (int i = 0; i < row->n; i++)
 		add_tensor(&t, row->part[i].rows, c->dtype);
 	packed = file_pack_zstd(t.s, t.n, ZSTD_LEVEL, &n);
-	ret = write_file(path, packed, n, e);
+	ret = file_write_cached(path, packed, n, e);
 	free(packed);
 	text_free(&t);
 	free(path);

@@ -106,9 +106,9 @@ struct mixture_scores {
 	int open_tasks; /* queued or running */
 	int64_t why_at; /* sample * rewards + reward of the reason kept: the first, whoever came first */
 };
-/* The reward that gives the verdicts `strict` and `correct`: the first that has them by itself, else the
- * first that was told one of sample i; -1: none. */
-int mixture_judge(const struct mixture *m, const struct mixture_scores *s, int64_t i);
+/* The reward that gives the verdicts `strict` and `correct`: the first that has a sub-score of such a name;
+ * -1: none. */
+int mixture_judge(const struct mixture *m);
 /* Sub-score `name` of sample i by reward k; NAN: there is none. */
 double mixture_sub_of(const struct mixture *m, const struct mixture_scores *s, int k, int64_t i,
 		      const char *name);

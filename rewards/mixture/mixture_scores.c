@@ -37,15 +37,10 @@ double mixture_sub_of(const struct mixture *m, const struct mixture_scores *s, i
 	return sub < 0 ? NAN : s->sub[(k * s->n + i) * REWARD_SUBS + sub];
 }
 
-int mixture_judge(const struct mixture *m, const struct mixture_scores *s, int64_t i)
+int mixture_judge(const struct mixture *m)
 {
-	for (int k = 0; k < s->rewards; k++)
-		if (!(mixture_at(m, k)->type->flags & REWARD_TOLD_SUBS) &&
-		    (mixture_sub_at(m, k, "strict") >= 0 || mixture_sub_at(m, k, "correct") >= 0))
-			return k;
-	for (int k = 0; k < s->rewards; k++)
-		if (!isnan(mixture_sub_of(m, s, k, i, "strict")) ||
-		    !isnan(mixture_sub_of(m, s, k, i, "correct")))
+	for (int k = 0; k < mixture_count(m); k++)
+		if (mixture_sub_at(m, k, "strict") >= 0 || mixture_sub_at(m, k, "correct") >= 0)
 			return k;
 	return -1;
 }

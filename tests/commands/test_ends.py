@@ -133,7 +133,8 @@ def test_absurd_rewards(tmp_path, score, why):
 
 def test_pretraining(tmp_path):
     """Stopped twice, the base model is the same bytes; another configuration is not taken for it."""
-    args = ["configs/shapes-pretrain.yaml", "--set", "run.threads=1"]
+    (tmp_path / "few.jsonl").write_text("".join((ROOT / "data/shapes/test.jsonl").open().readlines()[:6]))
+    args = ["configs/shapes-pretrain.yaml", "--set", "run.threads=1", "--set", f"eval.prompts={tmp_path / 'few.jsonl'}"]
     for s in "train.steps=40", "train.batch=4", "eval.every=15", "eval.images_per_prompt=1", "eval.sampler.steps=2", "eval.sampler.solver=euler":
         args += ["--set", s]
     contraflow("pretrain", *args, "--set", f"run.out={tmp_path / 'whole'}")

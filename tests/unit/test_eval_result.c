@@ -154,27 +154,6 @@ static void no_strict(void **state)
 	eval_release(&r);
 }
 
-/* A reward that is told verdicts, as `http` is, has them if it was told some. */
-static void told(void **state)
-{
-	struct reward_type http = judge;
-	struct eval_result r;
-
-	(void)state;
-	http.flags |= REWARD_TOLD_SUBS;
-	r = count(&http, 0, 0, 0);
-	assert_true(r.has[EVAL_STRICT]);
-	near(r.of[EVAL_GENEVAL].mean, (0.75 + 0.5) / 2);
-	eval_release(&r);
-	r = count(&http, 63, 0, 0);
-	assert_false(r.has[EVAL_STRICT]);
-	eval_release(&r);
-	r = count(&http, 1 | 1 << 3, 0,
-		  0.5); /* the first of each tag without: the scores are its own all the same */
-	near(r.tag[0].of[EVAL_SOFT].mean, 1.9 / 3);
-	eval_release(&r);
-}
-
 /* The judge is left out of image 1, which has a total all the same: strict and soft are of the others. */
 static void left_out(void **state)
 {
@@ -346,10 +325,10 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(all_there),     cmocka_unit_test(no_strict),
-		cmocka_unit_test(left_out),      cmocka_unit_test(told),
-		cmocka_unit_test(difference),    cmocka_unit_test(another_lacks),
-		cmocka_unit_test(nothing_there), cmocka_unit_test(empty),
-		cmocka_unit_test(many_tags),     cmocka_unit_test(other_files),
+		cmocka_unit_test(left_out),      cmocka_unit_test(difference),
+		cmocka_unit_test(another_lacks), cmocka_unit_test(nothing_there),
+		cmocka_unit_test(empty),         cmocka_unit_test(many_tags),
+		cmocka_unit_test(other_files),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -4,11 +4,16 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <cmocka.h>
+#include <dirent.h>
+#include <errno.h>
 #include <jansson.h>
 #include <math.h>
+#include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 #include <jpeglib.h>
@@ -57,6 +62,18 @@ static void test_hash(void **state)
 	}
 }
 
+static int count(const char *in)
+{
+	DIR *d = opendir(in);
+	int n = 0;
+
+	for (struct dirent *x; d && (x = readdir(d));)
+		n += x->d_name[0] != '.';
+	if (d)
+		closedir(d);
+	return n;
+}
+
 static void test_atomic_write(void **state)
 {
 	char *path = at("a"), *data;
@@ -81,18 +98,27 @@ static void test_atomic_write(void **state)
 	assert_string_equal(data, "two");
 	assert_int_equal(file_write("/no/such/folder/x", "x", 1, &e), -1);
 	assert_non_null(strstr(e.msg, "/no/such/folder/x"));
-	/* A full disk: nothing under the final name, and the message says so. */
-	if (file_exists("/dev/full")) {
-		assert_int_equal(file_begin(&w, path, &e), 0);
-		fclose(w.f);
-		w.f = fopen("/dev/full", "w");
-		fputs("three", w.f);
-		assert_int_equal(file_commit(&w, &e), -1);
-		assert_non_null(strstr(e.msg, "free some space"));
-		free(data);
-		assert_int_equal(file_read(&data, &n, path, &e), 0);
-		assert_string_equal(data, "two");
-	}
+	/* A file that may grow no further: nothing under the final name, no temporary, and the message says
+	 * why. */
+	struct rlimit was, small;
+	char *in = at("full"), *inner = file_join(in, "x"), *big = mem_zero(100000, 1);
+	assert_int_equal(file_mkdirs(in, &e), 0);
+	assert_int_equal(file_write(inner, "two", 3, &e), 0);
+	signal(SIGXFSZ, SIG_IGN);
+	assert_int_equal(getrlimit(RLIMIT_FSIZE, &was), 0);
+	small = (struct rlimit) { .rlim_cur = 4096, .rlim_max = was.rlim_max };
+	assert_int_equal(setrlimit(RLIMIT_FSIZE, &small), 0);
+	assert_int_equal(file_write(inner, big, 100000, &e), -1);
+	assert_int_equal(setrlimit(RLIMIT_FSIZE, &was), 0);
+	assert_non_null(strstr(e.msg, inner));
+	assert_non_null(strstr(e.msg, strerror(EFBIG)));
+	assert_int_equal(count(in), 1);
+	free(data);
+	assert_int_equal(file_read(&data, &n, inner, &e), 0);
+	assert_string_equal(data, "two");
+	free(in);
+	free(inner);
+	free(big);
 	free(data);
 	free(temp);
 	free(path);
@@ -477,16 +503,73 @@ static void test_resize_window(void **state)
 	free(part);
 }
 
+static void *read_pipe(void *path)
+{
+	static char got[64];
+	FILE *f = fopen(path, "r");
+
+	assert_non_null(f);
+	got[fread(got, 1, sizeof got - 1, f)] = '\0';
+	fclose(f);
+	return got;
+}
+
+/* Links are followed, and stay; devices and pipes are written to, and stay. */
+static void test_in_place(void **state)
+{
+	char *in = at("links"), *target = file_join(in, "target"), *link = file_join(in, "link"),
+	     *second = file_join(in, "second"), *pipe = file_join(in, "pipe"), *data;
+	struct stat st;
+	struct err e;
+	pthread_t reader;
+	void *got;
+	size_t n;
+
+	(void)state;
+	assert_int_equal(file_mkdirs(in, &e), 0);
+	assert_int_equal(symlink("target", link), 0); /* which is not there yet */
+	assert_int_equal(symlink(link, second), 0);
+	for (int i = 0; i < 2; i++) {
+		assert_int_equal(file_write(i ? second : link, i ? "two" : "one", 3, &e), 0);
+		assert_int_equal(file_read(&data, &n, target, &e), 0);
+		assert_string_equal(data, i ? "two" : "one");
+		free(data);
+		assert_int_equal(lstat(link, &st), 0);
+		assert_true(S_ISLNK(st.st_mode));
+	}
+	assert_int_equal(mkfifo(pipe, 0600), 0);
+	assert_int_equal(pthread_create(&reader, NULL, read_pipe, pipe), 0);
+	assert_int_equal(file_write(pipe, "through", 7, &e), 0);
+	assert_int_equal(pthread_join(reader, &got), 0);
+	assert_string_equal(got, "through");
+	assert_int_equal(lstat(pipe, &st), 0);
+	assert_true(S_ISFIFO(st.st_mode));
+	assert_int_equal(count(in), 4);
+	if (file_exists("/dev/full")) {
+		assert_int_equal(file_write("/dev/null", "x", 1, &e), 0);
+		assert_int_equal(file_write("/dev/full", "x", 1, &e), -1);
+		assert_non_null(strstr(e.msg, "/dev/full: No space left on device; free some space"));
+		assert_int_equal(lstat("/dev/full", &st), 0);
+		assert_true(S_ISCHR(st.st_mode));
+	}
+	free(in);
+	free(target);
+	free(link);
+	free(second);
+	free(pipe);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_hash),           cmocka_unit_test(test_atomic_write),
-		cmocka_unit_test(test_trees),          cmocka_unit_test(test_zstd),
-		cmocka_unit_test(test_sweep),          cmocka_unit_test(test_text),
-		cmocka_unit_test(test_json),           cmocka_unit_test(test_images),
-		cmocka_unit_test(test_jpeg_cut_short), cmocka_unit_test(test_sync_of_links),
-		cmocka_unit_test(test_json_numbers),   cmocka_unit_test(test_image_sizes),
-		cmocka_unit_test(test_json_nan),       cmocka_unit_test(test_resize_window),
+		cmocka_unit_test(test_hash),          cmocka_unit_test(test_atomic_write),
+		cmocka_unit_test(test_trees),         cmocka_unit_test(test_zstd),
+		cmocka_unit_test(test_sweep),         cmocka_unit_test(test_in_place),
+		cmocka_unit_test(test_text),          cmocka_unit_test(test_json),
+		cmocka_unit_test(test_images),        cmocka_unit_test(test_jpeg_cut_short),
+		cmocka_unit_test(test_sync_of_links), cmocka_unit_test(test_json_numbers),
+		cmocka_unit_test(test_image_sizes),   cmocka_unit_test(test_json_nan),
+		cmocka_unit_test(test_resize_window),
 	};
 	return cmocka_run_group_tests(tests, make_folder, drop_folder);
 }

@@ -13,7 +13,7 @@ _Static_assert((int)CORRECT == EVAL_GENEVAL && (int)STRICT == EVAL_STRICT && (in
 static void begin(struct eval_result *r, const struct mixture *m, const struct mixture_scores *s)
 {
 	r->rows.columns = REWARDS + s->rewards;
-	r->rows.judge = -1;
+	r->rows.judge = mixture_judge(m);
 	r->n_rewards = s->rewards;
 	r->reward = mem_zero((size_t)s->rewards, sizeof *r->reward);
 	for (int k = 0; k < s->rewards; k++)
@@ -35,8 +35,6 @@ void eval_count(struct eval_result *r, const struct mixture *m, const struct mix
 		rows->prompt = mem_grow(rows->prompt, (size_t)rows->cap, sizeof *rows->prompt);
 	}
 	double *v = rows->value + rows->n * rows->columns;
-	if (rows->judge < 0)
-		rows->judge = mixture_judge(m, s, i);
 	int judge = rows->judge;
 	v[CORRECT] = judge < 0 ? NAN : mixture_sub_of(m, s, judge, i, "correct");
 	v[STRICT] = judge < 0 ? NAN : mixture_sub_of(m, s, judge, i, "strict");
@@ -212,7 +210,6 @@ void eval_finish(struct eval_result *r)
 {
 	struct eval_rows *rows = &r->rows;
 
-	/* which reward's this is may be known only now */
 	for (int64_t i = 0; i < rows->n; i++) {
 		double *v = rows->value + i * rows->columns;
 		v[SOFT] = rows->judge < 0 ? v[TOTAL] : v[REWARDS + rows->judge];

@@ -54,7 +54,7 @@ struct eval_result {
 		const char **tag, **prompt;
 		int64_t *cluster; /* after eval_finish: which prompt it is of, and so which tag */
 		int64_t n, cap;
-		int columns, judge; /* judge: the reward of the verdicts, -1: none yet */
+		int columns, judge; /* judge: the reward of the verdicts, -1: none */
 	} rows;
 };
 

@@ -4,7 +4,7 @@
  *
  * x0 (N, C, H, W) float32, prompt_id (N) int64, sample (N) int64 (global index), r, advantage and
  * reward.<name> (N) float32; NAN where an image has no reward.  Metadata: epoch, step, seed, policy (hash of
- * the adapter that sampled), prompts (JSON list of the distinct prompts by id).
+ * the adapter that sampled), prompts (JSON object: the distinct prompts by id).
  */
 #ifndef ARCHIVE_H
 #define ARCHIVE_H

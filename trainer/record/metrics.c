@@ -1,5 +1,6 @@
 #include "trainer/record/metrics.h"
 #include "base/file.h"
+#include "base/io.h"
 #include "base/json.h"
 #include "base/mem.h"
 #include "base/text.h"
@@ -106,7 +107,7 @@ int metrics_open(struct metrics **out, const char *dir, int64_t step, int64_t ro
 	m->path = file_join(dir, "metrics.jsonl");
 	if (cut(&kept, m->path, step, rows, e))
 		ret = -1;
-	else if (!(m->f = fopen(m->path, "ae")))
+	else if (!(m->f = io_append(m->path, false)))
 		ret = err_set(e, "cannot write %s: %s", m->path, strerror(errno));
 	else if (tensorboard)
 		ret = file_mkdirs(events, e) || tb_open(&m->tb, events, kept.from - 1, e) ? -1 : 0;

@@ -1,6 +1,7 @@
 #include "trainer/record/rundir.h"
 #include "base/alive.h"
 #include "base/file.h"
+#include "base/io.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "trainer/record/checkpoints.h"
@@ -53,7 +54,7 @@ static void unmake_folder(struct rundir *r)
 {
 	char *dir = mem_str(r->path);
 
-	while (strlen(dir) >= strlen(r->made) && (!rmdir(dir) || errno == ENOENT)) {
+	while (strlen(dir) >= strlen(r->made) && (!io_rmdir(dir) || errno == ENOENT)) {
 		char *above = file_dir(dir);
 		free(dir);
 		dir = above;

@@ -1,4 +1,5 @@
 #include "trainer/record/runlock.h"
+#include "base/io.h"
 #include "base/file.h"
 #include "base/log.h"
 #include "base/mem.h"
@@ -95,10 +96,10 @@ static int try(struct runlock *l, bool *again, struct err *e)
 	struct stat own, there;
 
 	*again = false;
-	l->fd = open(l->path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+	l->fd = io_open(l->path, O_RDWR | O_CREAT | O_EXCL, 0666);
 	l->made = l->fd >= 0;
 	if (l->fd < 0 && errno == EEXIST)
-		l->fd = open(l->path, O_RDWR | O_CLOEXEC);
+		l->fd = io_open(l->path, O_RDWR, 0);
 	if (l->fd < 0) {
 		*again = errno == ENOENT;
 		return err_set(e, "cannot write %s: %s", l->path, strerror(errno));
@@ -128,8 +129,7 @@ static int sign(struct runlock *l, struct err *e)
 		snprintf(l->before, sizeof l->before, "pid %ld on %s, since %s", h.pid, h.host, h.since);
 	own_name(&h);
 	int n = snprintf(line, sizeof line, "%s %ld %s\n", h.host, h.pid, h.since);
-	errno = ENOSPC; /* of a write that is short */
-	if (ftruncate(l->fd, 0) || pwrite(l->fd, line, (size_t)n, 0) != n)
+	if (ftruncate(l->fd, 0) || lseek(l->fd, 0, SEEK_SET) || io_write(l->fd, line, (size_t)n, l->path))
 		return err_set(e, "cannot write %s: %s", l->path, strerror(errno));
 	return 0;
 }
@@ -155,9 +155,9 @@ void runlock_drop(struct runlock *l, bool undo)
 {
 	if (l->fd >= 0) {
 		if (undo && l->made)
-			(void)!unlink(l->path);
-		else if (!ftruncate(l->fd, 0) && undo)
-			(void)!pwrite(l->fd, l->old, strlen(l->old), 0);
+			(void)!io_unlink(l->path);
+		else if (!ftruncate(l->fd, 0) && undo && !lseek(l->fd, 0, SEEK_SET))
+			(void)!io_write(l->fd, l->old, strlen(l->old), l->path);
 		close(l->fd);
 	}
 	free(l->path);

@@ -1,4 +1,5 @@
 #include "trainer/record/tensorboard.h"
+#include "base/io.h"
 #include "base/image.h"
 #include "base/mem.h"
 #include "base/text.h"
@@ -144,7 +145,7 @@ int tb_open(struct tensorboard **out, const char *dir, int64_t step, struct err 
 		free(tb->path);
 		tb->path = mem_printf("%s/events.out.tfevents.%010ld.%s.%ld.%d", dir, (long)time(NULL), host,
 				      (long)getpid(), serial++);
-		tb->f = fopen(tb->path, "wxe");
+		tb->f = io_append(tb->path, true);
 	} while (!tb->f && errno == EEXIST);
 	if (!tb->f) {
 		err_set(e, "cannot write %s: %s", tb->path, strerror(errno));
