@@ -154,3 +154,15 @@ def test_bad_input(out, tmp_path):
         done = subprocess.run([build() / "contraflow", "score", "--reward", "jpeg_compressibility", tmp_path], stdout=full, stderr=subprocess.PIPE, text=True)
     assert done.returncode == 1 and done.stderr == "contraflow: cannot write all of standard output: is the disk full?\n"
     assert "no such file or folder" in fails("score", "no/such/folder") and "usage" in fails("score")
+
+
+def test_nothing_scored(tmp_path):
+    """What was not measured is null, never 0, in the report of images none of which has a score."""
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
+    (tmp_path / "a.txt").write_text("a cat")
+    silent = FRAMES + "\nwhile True:\n    n = len(json.loads(frame())['items'])\n    for _ in range(n): frame()\n    answer([None] * n)\n"
+    (tmp_path / "c.yaml").write_text(json.dumps(dict(rewards={"exec": dict(command=[sys.executable, "-c", silent])})))
+    assert "1 of 1 images could not be scored" in fails("score", "--config", tmp_path / "c.yaml", "--quiet", "-o", tmp_path / "s.json", tmp_path)
+    s = json.loads((tmp_path / "s.json").read_text())["summary"]
+    assert [s[k] for k in ("reward", "soft", "strict", "geneval", "soft_95", "reward_95")] == [None] * 6 and s["tags"]["all"]["strict"] is None
+    assert (s["images"], s["unavailable"], s["rewards"]["exec"]["score"], s["rewards"]["exec"]["images"]) == (0, 1, None, 0)

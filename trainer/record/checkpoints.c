@@ -152,13 +152,33 @@ int checkpoints_begin(const char *all, int64_t step, char **temp, struct err *e)
 	return -1;
 }
 
+/* Under its name a checkpoint is whole, until its end: it loses the name before its files. */
+static void retire(const char *all, int64_t step)
+{
+	char *path = path_of(all, step, ""), *temp = path_of(all, step, TEMP);
+	struct err e;
+
+	if (file_remove_tree(temp, &e) || file_rename_synced(path, temp, &e))
+		log_warn("%s: the checkpoint is written, but this old one cannot be removed: %s", path,
+			 e.msg);
+	free(path);
+	free(temp);
+}
+
 static void prune(const char *all, int64_t step, int64_t keep)
 {
 	static const char *const left[] = { TEMP, ASIDE };
 	int n;
+	int64_t *steps = list(all, "", &n);
 
+	/* who went back to an earlier one may want those beyond again; they are replaced in time */
+	while (n && steps[n - 1] > step)
+		n--;
+	for (int i = 0; i < n - keep; i++)
+		retire(all, steps[i]);
+	free(steps);
 	for (int k = 0; k < 2; k++) {
-		int64_t *steps = list(all, left[k], &n);
+		steps = list(all, left[k], &n);
 		for (int i = 0; i < n; i++) {
 			char *path = path_of(all, steps[i], left[k]);
 			remove_or_warn(path);
@@ -166,16 +186,6 @@ static void prune(const char *all, int64_t step, int64_t keep)
 		}
 		free(steps);
 	}
-	int64_t *steps = list(all, "", &n);
-	/* who went back to an earlier one may want those beyond again; they are replaced in time */
-	while (n && steps[n - 1] > step)
-		n--;
-	for (int i = 0; i < n - keep; i++) {
-		char *path = path_of(all, steps[i], "");
-		remove_or_warn(path);
-		free(path);
-	}
-	free(steps);
 }
 
 int checkpoints_put(const char *all, int64_t step, const char *temp, int64_t keep, struct err *e)
