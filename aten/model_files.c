@@ -59,16 +59,22 @@ static bool read_layout(struct layout *l, const char *name, const char *stem)
 	return true;
 }
 
-/* Of several layouts of one variant, an index beside a single file is the odd one out: the file wins. */
-static void keep_better(struct layout *best, struct layout *l)
+/* Of several layouts of one variant: the index, as diffusers, or the single file, as transformers. */
+static void keep_better(struct layout *best, struct layout *l, bool index_first)
 {
-	bool better = !best->name || (best->index && !l->index);
+	bool better = !best->name || (best->index != l->index && l->index == index_first);
 	struct layout drop = better ? *best : *l;
 
 	if (better)
 		*best = *l;
 	free(drop.name);
 	free(drop.variant);
+}
+
+/* The stem that diffusers saves under; transformers' is "model". */
+static bool of_diffusers(const char *stem)
+{
+	return text_starts(stem, "diffusion_");
 }
 
 static int find_layout(struct layout *out, const char *dir, const char *stem, const char *variant,
@@ -86,11 +92,11 @@ static int find_layout(struct layout *out, const char *dir, const char *stem, co
 		if (!read_layout(&l, x->d_name, stem))
 			continue;
 		if (variant ? !strcmp(l.variant, variant) : !*l.variant) {
-			keep_better(&plain, &l);
+			keep_better(&plain, &l, of_diffusers(stem));
 			continue;
 		}
 		several |= other.name && strcmp(other.variant, l.variant) != 0;
-		keep_better(&other, &l);
+		keep_better(&other, &l, of_diffusers(stem));
 	}
 	closedir(d);
 	if (plain.name || (!variant && other.name && !several))

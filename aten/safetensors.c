@@ -5,13 +5,12 @@
 #include "base/json.h"
 #include "base/mem.h"
 #include "base/text.h"
+#include <math.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
-
-#define HEADER_MAX (100u << 20)
 
 /* The bytes of a file, shared by the st_file and every tensor taken from it. */
 struct st_map {
@@ -37,19 +36,34 @@ static void map_release(void *ctx)
 	free(m);
 }
 
-static const struct {
+/* All types of the format; those of no at_dtype can be listed and not read, but for `f8`. */
+enum f8 { F8_NONE, F8_E4M3, F8_E5M2 };
+static const struct st_type {
 	const char *name;
+	int bits;
+	bool known;
 	enum at_dtype dt;
-} dtype_table[] = { { "F32", AT_F32 }, { "F64", AT_F64 }, { "F16", AT_F16 }, { "BF16", AT_BF16 },
-		    { "I64", AT_I64 }, { "I32", AT_I32 }, { "U8", AT_U8 },   { "BOOL", AT_BOOL } };
-#define N_DTYPES (sizeof dtype_table / sizeof *dtype_table)
+	enum f8 f8;
+} types[] = {
+	{ "F32", 32, true, AT_F32, F8_NONE },        { "F64", 64, true, AT_F64, F8_NONE },
+	{ "F16", 16, true, AT_F16, F8_NONE },        { "BF16", 16, true, AT_BF16, F8_NONE },
+	{ "I64", 64, true, AT_I64, F8_NONE },        { "I32", 32, true, AT_I32, F8_NONE },
+	{ "U8", 8, true, AT_U8, F8_NONE },           { "BOOL", 8, true, AT_BOOL, F8_NONE },
+	{ "F8_E4M3", 8, true, AT_BF16, F8_E4M3 },    { "F8_E5M2", 8, true, AT_BF16, F8_E5M2 },
+	{ "I8", 8, false, AT_U8, F8_NONE },          { "I16", 16, false, AT_U8, F8_NONE },
+	{ "U16", 16, false, AT_U8, F8_NONE },        { "U32", 32, false, AT_U8, F8_NONE },
+	{ "U64", 64, false, AT_U8, F8_NONE },        { "C64", 64, false, AT_U8, F8_NONE },
+	{ "F4", 4, false, AT_U8, F8_NONE },          { "F6_E2M3", 6, false, AT_U8, F8_NONE },
+	{ "F6_E3M2", 6, false, AT_U8, F8_NONE },     { "F8_E8M0", 8, false, AT_U8, F8_NONE },
+	{ "F8_E4M3FNUZ", 8, false, AT_U8, F8_NONE }, { "F8_E5M2FNUZ", 8, false, AT_U8, F8_NONE },
+};
 
-static const char *st_dtype_name(enum at_dtype dt)
+static const struct st_type *find_type(const char *name)
 {
-	for (size_t i = 0; i < N_DTYPES; i++)
-		if (dtype_table[i].dt == dt)
-			return dtype_table[i].name;
-	return "?";
+	for (size_t i = 0; i < sizeof types / sizeof *types; i++)
+		if (!strcmp(types[i].name, name))
+			return &types[i];
+	return NULL;
 }
 
 /* ---- Reading ---------------------------------------------------------------------------------------- */
@@ -57,40 +71,43 @@ static const char *st_dtype_name(enum at_dtype dt)
 static int parse_dtype(struct st_entry *x, const json_t *j, struct err *e)
 {
 	const char *name = json_string_value(json_object_get(j, "dtype"));
+	const struct st_type *t = name ? find_type(name) : NULL;
 
-	for (size_t i = 0; name && i < N_DTYPES; i++)
-		if (!strcmp(name, dtype_table[i].name)) {
-			x->dtype = dtype_table[i].dt;
-			return 0;
-		}
-	return name ? err_set(
-			  e,
-			  "tensor '%s' has dtype %.40s; there are F32, F64, F16, BF16, I64, I32, U8 and BOOL",
-			  x->name, name)
-		    : err_set(e, "tensor '%s' has no dtype", x->name);
+	if (!t)
+		return name ? err_set(e, "tensor '%s' has dtype %.40s, which the format does not have",
+				      x->name, name)
+			    : err_set(e, "tensor '%s' has no dtype", x->name);
+	x->type = t->name;
+	x->dtype = t->dt;
+	return 0;
 }
 
 static int parse_shape(struct st_entry *x, const json_t *j, size_t *bytes, struct err *e)
 {
 	const json_t *shape = json_object_get(j, "shape");
-	size_t room = at_dtype_size(x->dtype);
+	size_t bits = (size_t)find_type(x->type)->bits, room = 8;
 
 	if (!json_is_array(shape))
 		return err_set(e, "tensor '%s' has no shape", x->name);
 	if (json_array_size(shape) > AT_MAX_DIMS)
 		return err_set(e, "tensor '%s' has more than %d dimensions", x->name, AT_MAX_DIMS);
-	*bytes = at_dtype_size(x->dtype);
+	*bytes = bits;
 	x->shape.n = (int)json_array_size(shape);
 	for (int i = 0; i < x->shape.n; i++) {
 		const json_t *d = json_array_get(shape, (size_t)i);
 		size_t size = (size_t)json_integer_value(d);
-		/* Strides are products of the sizes even where a size of 0 leaves no bytes. */
+		/* Strides are products of the sizes even where a size of 0 leaves no bytes; 8 bytes an
+		 * element. */
 		if (!json_is_integer(d) || json_integer_value(d) < 0 ||
 		    __builtin_mul_overflow(room, size ? size : 1, &room) || room > INT64_MAX)
 			return err_set(e, "tensor '%s' has an impossible shape", x->name);
 		x->shape.d[i] = json_integer_value(d);
-		*bytes *= size;
+		if (__builtin_mul_overflow(*bytes, size, bytes))
+			return err_set(e, "tensor '%s' has an impossible shape", x->name);
 	}
+	if (*bytes % 8)
+		return err_set(e, "tensor '%s' does not end at a whole byte", x->name);
+	*bytes /= 8;
 	return 0;
 }
 
@@ -162,6 +179,8 @@ static int parse_meta(struct st_file *f, json_t *meta, struct err *e)
 	const char *key;
 	json_t *v;
 
+	if (json_is_null(meta)) /* as the format's own reader takes it */
+		return 0;
 	if (!json_is_object(meta))
 		return err_set(e, "__metadata__ is not an object");
 	f->meta_key = mem_zero(json_object_size(meta) + 1, sizeof *f->meta_key);
@@ -203,15 +222,18 @@ static int parse_header(struct st_file *f, json_t *root, struct st_map *m, struc
 
 static int open_map(struct st_file *f, struct st_map *m, struct err *e)
 {
+	const char *other = text_other_file(m->data, m->size);
 	uint64_t header = 0;
 	struct err why = { "" };
 	int ret;
 
+	if (other)
+		return err_set(e, "%s: not a safetensors file but %s", f->path, other);
 	if (m->size < 8)
 		return err_set(e, "%s: %zu bytes are too few for a safetensors file", f->path, m->size);
 	for (int i = 7; i >= 0; i--)
 		header = header << 8 | m->data[i];
-	if (header > HEADER_MAX)
+	if (header > ST_HEADER_MAX)
 		return err_set(e, "%s: not a safetensors file (a header of %llu bytes)", f->path,
 			       (unsigned long long)header);
 	if (header > m->size - 8)
@@ -308,15 +330,57 @@ const struct st_entry *st_find(const struct st_file *f, const char *name)
 	return f->n ? bsearch(&key, f->entry, (size_t)f->n, sizeof *f->entry, by_name) : NULL;
 }
 
+/* The upper half of a float, which is exact: at most 3 bits behind the point, exponents from -16 to 15. */
+static uint16_t widen(uint8_t v, enum f8 f8)
+{
+	int digits = f8 == F8_E4M3 ? 3 : 2, bias = f8 == F8_E4M3 ? 7 : 15;
+	int m = v & ((1 << digits) - 1), exponent = (v & 0x7f) >> digits;
+	bool nan = f8 == F8_E4M3 ? (v & 0x7f) == 0x7f : exponent == 31 && m;
+	float x = exponent ? ldexpf((float)(m + (1 << digits)), exponent - bias - digits)
+			   : ldexpf((float)m, 1 - bias - digits);
+	uint32_t bits;
+
+	if (f8 == F8_E5M2 && exponent == 31)
+		x = INFINITY;
+	if (nan)
+		x = NAN;
+	x = v & 0x80 ? -x : x;
+	memcpy(&bits, &x, sizeof bits);
+	return (uint16_t)(bits >> 16);
+}
+
+static at_t cast_f8(const struct st_entry *x, const uint8_t *p, enum f8 f8)
+{
+	size_t n = x->end - x->begin;
+	uint16_t table[256], *wide = mem_alloc((n + 1) * sizeof *wide);
+
+	for (int v = 0; v < 256; v++)
+		table[v] = widen((uint8_t)v, f8);
+	for (size_t i = 0; i < n; i++)
+		wide[i] = table[p[i]];
+	at_t t = at_from(wide, x->shape, AT_BF16);
+	free(wide);
+	return t;
+}
+
+bool st_known(const struct st_entry *x)
+{
+	return find_type(x->type)->known;
+}
+
 at_t st_get(const struct st_entry *x)
 {
+	const struct st_type *type = find_type(x->type);
+	struct at_dims shape = type->known ? x->shape : DIMS((int64_t)(x->end - x->begin));
 	struct st_map *m = x->map;
 	const uint8_t *p = m->data + m->start + x->begin;
 
+	if (type->f8)
+		return cast_f8(x, p, type->f8);
 	if ((uintptr_t)p % at_dtype_size(x->dtype) || x->begin == x->end)
-		return at_from(p, x->shape, x->dtype);
+		return at_from(p, shape, x->dtype);
 	atomic_fetch_add(&m->refs, 1);
-	return at_borrow(p, x->shape, x->dtype, map_release, m);
+	return at_borrow(p, shape, x->dtype, map_release, m);
 }
 
 void st_forget(const struct st_entry *x)
@@ -372,6 +436,37 @@ static void add_shape(struct text *t, const struct at_dims *s)
 	text_add(t, "]");
 }
 
+/* Weights of 8 bits with scales beside them are not what their bytes say: "x.weight" and "x.scale_weight" or
+ * "x.weight_scale", in one manner a file. */
+static const char *find_scale(const struct st_file *f, const struct st_entry *x)
+{
+	if (!find_type(x->type)->f8)
+		return NULL;
+	for (int i = 0; i < f->n; i++) {
+		const char *dot = strrchr(f->entry[i].name, '.'), *last = dot ? dot + 1 : f->entry[i].name;
+
+		if (strstr(last, "scale") || !strcmp(last, "scaled_fp8"))
+			return f->entry[i].name;
+	}
+	return NULL;
+}
+
+/* A type that can be read, and by its bytes alone. */
+static int check_values(const struct st_file *f, const struct st_entry *x, struct err *e)
+{
+	const char *scale = find_scale(f, x);
+
+	if (!st_known(x))
+		return err_set(e, "%s: tensor '%s' has dtype %s, which is not supported here", x->map->path,
+			       x->name, x->type);
+	return scale ? err_set(
+			   e,
+			   "%s: tensor '%s' is scaled %s (there is '%s'), which is not supported: only plain "
+			   "8-bit weights are",
+			   x->map->path, x->name, x->type, scale)
+		     : 0;
+}
+
 int st_take(at_t *out, const struct st_file *f, const char *name, struct at_dims shape, struct err *e)
 {
 	const struct st_entry *x = st_find(f, name);
@@ -391,150 +486,8 @@ int st_take(at_t *out, const struct st_file *f, const char *name, struct at_dims
 		text_free(&t);
 		return -1;
 	}
+	if (check_values(f, x, e))
+		return -1;
 	*out = st_get(x);
-	return 0;
-}
-
-/* ---- Writing ---------------------------------------------------------------------------------------- */
-
-static int item_order(const void *a, const void *b)
-{
-	const struct st_item *x = *(const struct st_item *const *)a, *y = *(const struct st_item *const *)b;
-	size_t sx = at_dtype_size(at_dtype_of(x->t)), sy = at_dtype_size(at_dtype_of(y->t));
-	/* Widest dtype first keeps every tensor aligned. */
-	return sx != sy ? (sx > sy ? -1 : 1) : strcmp(x->name, y->name);
-}
-
-/* A string that JSON cannot hold (it is not UTF-8) must not vanish from the file without a word. */
-static int set_string(json_t *o, const char *key, const char *value, struct err *e)
-{
-	json_t *v = json_string(value);
-
-	if (!v)
-		return err_set(e, "metadata '%s' is not text in UTF-8", key);
-	if (json_object_set_new(o, key, v))
-		return err_set(e, "a metadata key is not text in UTF-8");
-	return 0;
-}
-
-static int add_item(json_t *root, const struct st_item *item, size_t *at, struct err *e)
-{
-	enum at_dtype dt = at_dtype_of(item->t);
-	struct at_dims s = at_shape(item->t);
-	size_t end = *at + (size_t)at_numel(item->t) * at_dtype_size(dt);
-	json_t *shape = json_array(), *x;
-
-	for (int k = 0; k < s.n; k++)
-		json_array_append_new(shape, json_integer(s.d[k]));
-	x = json_pack("{s:s, s:o, s:[I, I]}", "dtype", st_dtype_name(dt), "shape", shape, "data_offsets",
-		      (json_int_t)*at, (json_int_t)end);
-	*at = end;
-	if (json_object_get(root, item->name) || !strcmp(item->name, "__metadata__")) {
-		json_decref(x);
-		return strcmp(item->name, "__metadata__")
-			   ? err_set(e, "there cannot be two tensors '%s'", item->name)
-			   : err_set(e, "a tensor cannot be named __metadata__");
-	}
-	if (json_object_set_new(root, item->name, x))
-		return err_set(e, "the name of a tensor is not text in UTF-8");
-	return 0;
-}
-
-/* The header's JSON; free() it. NULL when the items do not make a file. */
-static char *make_header(const struct st_item **order, int n, const struct st_meta_item *meta, int n_meta,
-			 struct err *e)
-{
-	json_t *root = json_object(), *m = json_object();
-	char *text = NULL;
-	size_t at = 0;
-	int ret = 0;
-
-	for (int i = 0; i < n_meta && !ret; i++)
-		ret = set_string(m, meta[i].key, meta[i].value, e);
-	if (n_meta)
-		json_object_set(root, "__metadata__", m);
-	for (int i = 0; i < n && !ret; i++)
-		ret = add_item(root, order[i], &at, e);
-	if (!ret)
-		text = json_dumps(root, JSON_COMPACT);
-	if (text && strlen(text) > HEADER_MAX) {
-		err_set(e, "the header would have %zu bytes; at most %u are read back", strlen(text),
-			HEADER_MAX);
-		free(text);
-		text = NULL;
-	}
-	json_decref(m);
-	json_decref(root);
-	return text;
-}
-
-/* Hands the file's bytes to put() piece by piece; an error is about the items, put() keeps its own. */
-static int emit(int (*put)(void *ctx, const void *p, size_t n), void *ctx, const struct st_item *items, int n,
-		const struct st_meta_item *meta, int n_meta, struct err *e)
-{
-	const struct st_item **order = mem_zero((size_t)n + 1, sizeof *order);
-	uint8_t length[8];
-	int stop;
-
-	for (int i = 0; i < n; i++)
-		order[i] = &items[i];
-	qsort(order, (size_t)n, sizeof *order, item_order);
-	char *header = make_header(order, n, meta, n_meta, e);
-	if (!header) {
-		free(order);
-		return -1;
-	}
-	size_t size = strlen(header), padded = (size + 7) / 8 * 8;
-	for (int i = 0; i < 8; i++)
-		length[i] = (uint8_t)(padded >> (8 * i));
-	stop = put(ctx, length, 8) || put(ctx, header, size) || put(ctx, "        ", padded - size);
-	for (int i = 0; i < n && !stop; i++) {
-		struct at_scope *s = at_begin(AT_NO_GRAD);
-		at_t t = at_contiguous(at_to(at_detach(order[i]->t), at_dtype_of(order[i]->t), AT_CPU));
-		if (at_numel(t))
-			stop = put(ctx, at_data(t), (size_t)at_numel(t) * at_dtype_size(at_dtype_of(t)));
-		at_end(s);
-	}
-	free(header);
-	free(order);
-	return 0;
-}
-
-static int put_file(void *ctx, const void *p, size_t n)
-{
-	return fwrite(p, 1, n, ctx) != n;
-}
-
-static int put_text(void *ctx, const void *p, size_t n)
-{
-	text_add_bytes(ctx, p, n);
-	return 0;
-}
-
-int st_write(const char *path, const struct st_item *items, int n, const struct st_meta_item *meta,
-	     int n_meta, struct err *e)
-{
-	struct file_writer w;
-
-	if (file_begin(&w, path, e))
-		return -1;
-	if (emit(put_file, w.f, items, n, meta, n_meta, e)) {
-		file_drop(&w);
-		return err_in(e, "%s", path);
-	}
-	return file_commit(&w, e); /* a short write shows in the stream's error flag */
-}
-
-int st_write_bytes(char **data, size_t *size, const struct st_item *items, int n,
-		   const struct st_meta_item *meta, int n_meta, struct err *e)
-{
-	struct text t = { 0 };
-
-	if (emit(put_text, &t, items, n, meta, n_meta, e)) {
-		text_free(&t);
-		return -1;
-	}
-	*data = t.s;
-	*size = t.n;
 	return 0;
 }

@@ -12,8 +12,13 @@
 #include "base/err.h"
 #include <stdio.h>
 
+#define ST_HEADER_MAX (100u << 20) /* bytes: what the format allows */
+
 struct st_entry {
 	const char *name;
+	const char *type; /* the format's own name of its type: "F32", "F8_E4M3", "I16" */
+	/* What st_get makes of it: 8-bit floating-point numbers become bfloat16, which holds them exactly;
+	 * bytes (uint8, one dimension) of a type that this program does not have, which st_take refuses. */
 	enum at_dtype dtype;
 	struct at_dims shape;
 	size_t begin, end;  /* bytes from the start of the data */
@@ -40,12 +45,15 @@ int st_merge(struct st_file *f, struct st_file *shard, struct err *e);
 /* The weights in a model folder as diffusers and transformers save them, whatever the number of files:
  *   STEM.safetensors, or STEM.safetensors.index.json and its shards, or a variant of either
  *   (STEM.fp16.safetensors, STEM.safetensors.index.fp16.json, STEM.fp16.safetensors.index.json).
- * `variant` NULL: the plain files, and where there are none, the only variant there is.  f->path is the file
- * or the index.  The index and its shards must tell of the same tensors. */
+ * Where both are there, the index counts for a stem of diffusers, the single file for one of transformers, as
+ * each of them decides.  `variant` NULL: the plain files, and where there are none, the only variant there
+ * is.  f->path is the file or the index.  The index and its shards must tell of the same tensors. */
 int st_open_model(struct st_file *f, const char *dir, const char *stem, const char *variant, struct err *e);
 
 const struct st_entry *st_find(const struct st_file *f, const char *name); /* NULL when absent */
-at_t st_get(const struct st_entry *x); /* zero-copy CPU view, owned by the scope; misaligned data is copied */
+/* Zero-copy CPU view, owned by the scope; misaligned data is copied, 8-bit floating point is cast. */
+at_t st_get(const struct st_entry *x);
+bool st_known(const struct st_entry *x); /* its values can be read: the file may hold others, to be listed */
 /* Gives the pages of a tensor's bytes back: a file read from end to end then never sits in memory whole.  The
  * bytes stay readable. */
 void st_forget(const struct st_entry *x);

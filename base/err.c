@@ -1,4 +1,5 @@
 #include "base/err.h"
+#include "base/text.h"
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -10,9 +11,7 @@
  * spaces, and a message that did not fit ends in "..." without half a UTF-8 character before it. */
 static void tidy(char *msg, size_t cap, int len)
 {
-	for (char *c = msg; *c; c++)
-		if ((unsigned char)*c < 0x20 || *c == 0x7f)
-			*c = ' ';
+	text_tame(msg);
 	if (len < 0 || (size_t)len < cap)
 		return;
 	size_t n = cap - 4;

@@ -76,7 +76,9 @@ static json_t *parse(const char *text, size_t n, enum source source, const char 
 	/* transformers writes "no limit" as the integer 10^30, diffusers as -Infinity */
 	if (!j && (source != STRICT || json_error_code(&at) == json_error_numeric_overflow))
 		j = parse_again(text, n, source, &at);
-	if (!j)
+	if (!j && text_other_file(text, n))
+		err_set(e, "%s: not JSON but %s", what, text_other_file(text, n));
+	else if (!j)
 		err_set(e, "%s:%d: not valid JSON: %s", what, at.line, at.text);
 	return j;
 }

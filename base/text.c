@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 static void reserve(struct text *t, size_t more)
 {
@@ -198,4 +199,35 @@ const char *text_size(char out[32], double bytes)
 	else
 		snprintf(out, 32, "%.1f GB", bytes * 1e-9);
 	return out;
+}
+
+const char *text_other_file(const void *data, size_t n)
+{
+	static const struct {
+		const char *begin, *what;
+	} kinds[] = {
+		{ "version https://git-lfs", "a git-lfs pointer: `git lfs pull` fetches the file itself" },
+		{ "<!DOCTYPE html", "an HTML page: the download was answered with a page" },
+		{ "<html", "an HTML page: the download was answered with a page" },
+	};
+	const char *s = data;
+
+	while (n && (*s == ' ' || *s == '\n' || *s == '\r' || *s == '\t')) {
+		s++;
+		n--;
+	}
+	for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++)
+		if (n >= strlen(kinds[i].begin) && !strncasecmp(s, kinds[i].begin, strlen(kinds[i].begin)))
+			return kinds[i].what;
+	return NULL;
+}
+
+void text_tame(char *s)
+{
+	for (unsigned char *c = (unsigned char *)s; *c; c++) {
+		if (*c == 0xc2 && c[1] >= 0x80 && c[1] < 0xa0)
+			c[0] = c[1] = ' '; /* U+0080 to U+009F */
+		else if (*c < 0x20 || *c == 0x7f)
+			*c = ' ';
+	}
 }

@@ -29,6 +29,12 @@ int text_index(const char *name,
  * less than its whole length).  Of equals the first. */
 const char *text_nearest(const char *key, const char *const *names);
 
+/* What a file begins as that should hold something else: "a git-lfs pointer ...", "an HTML page ...", or
+ * NULL. */
+const char *text_other_file(const void *data, size_t n);
+/* Text from a file, for a terminal: control characters, those of 8 bits in UTF-8 too, become spaces. */
+void text_tame(char *s);
+
 const char *text_size(char out[32], double bytes); /* "1.68 MB", "37.4 GB"; returns out */
 
 #endif

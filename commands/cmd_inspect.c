@@ -6,6 +6,7 @@
 #include "base/text.h"
 #include "models/lora/lora_file.h"
 #include "models/lora/lora_raw.h"
+#include "trainer/record/adapters.h"
 #include "commands/options.h"
 #include <math.h>
 #include <stdio.h>
@@ -20,21 +21,44 @@ static void print_shape(const struct at_dims *s)
 	printf("]");
 }
 
+/* A name or a value from a file, which may hold a terminal's control sequences. */
+static void print_tame(const char *before, const char *s, const char *after)
+{
+	char *copy = mem_printf("%.200s", s);
+
+	text_tame(copy);
+	printf("%s%s%s", before, copy, after);
+	free(copy);
+}
+
+/* Types of our own under our names, others under the format's. */
+static const char *type_name(const struct st_entry *x)
+{
+	return st_known(x) && strncmp(x->type, "F8", 2) != 0 ? at_dtype_name(x->dtype) : x->type;
+}
+
 static void print_tensors(const struct st_file *f)
 {
-	size_t bytes = 0, elements = 0;
+	size_t bytes = 0;
+	int64_t elements = 0;
 
-	for (int i = 0; i < f->n_meta; i++)
-		printf("  %s: %.200s\n", f->meta_key[i], f->meta_value[i]);
+	for (int i = 0; i < f->n_meta; i++) {
+		print_tame("  ", f->meta_key[i], ": ");
+		print_tame("", f->meta_value[i], "\n");
+	}
 	for (int i = 0; i < f->n; i++) {
 		const struct st_entry *x = &f->entry[i];
-		printf("  %-9s ", at_dtype_name(x->dtype));
+		int64_t n = 1;
+
+		printf("  %-9s ", type_name(x));
 		print_shape(&x->shape);
-		printf(" %s\n", x->name);
+		print_tame(" ", x->name, "\n");
 		bytes += x->end - x->begin;
-		elements += (x->end - x->begin) / at_dtype_size(x->dtype);
+		for (int k = 0; k < x->shape.n; k++)
+			n *= x->shape.d[k];
+		elements += n;
 	}
-	printf("  %d tensors, %zu elements, %zu bytes\n", f->n, elements, bytes);
+	printf("  %d tensors, %lld elements, %zu bytes\n", f->n, (long long)elements, bytes);
 }
 
 /* Sum of squares of (alpha / rank) B A; 0 for a pair that is not whole or does not fit. */
@@ -163,6 +187,21 @@ static int inspect_checkpoint(const char *dir, struct err *e)
 	return ret;
 }
 
+/* An adapter, what holds one (a checkpoint of other programs), or a run: its newest checkpoint. */
+static int inspect_found(const char *path, struct err *e)
+{
+	char *lora = adapters_find(path, e);
+
+	if (!lora)
+		return -1;
+	char *above = file_dir(lora);
+	int ret = file_is_in(above, "state.json") && strcmp(lora, path) != 0 ? inspect_checkpoint(above, e)
+									     : inspect_adapter(lora, e);
+	free(above);
+	free(lora);
+	return ret;
+}
+
 static int run(int argc, char **argv, struct err *e)
 {
 	const char *path;
@@ -179,13 +218,10 @@ static int run(int argc, char **argv, struct err *e)
 		return inspect_tensors(path, e);
 	if (file_is_in(path, "state.json"))
 		return inspect_checkpoint(path, e);
-	if (lora_raw_is(path))
-		return inspect_adapter(path, e);
-	return err_set(e,
-		       "%s: neither a checkpoint (state.json) nor an adapter (" LORA_PEFT_CONFIG
-		       ", " LORA_DIFFUSERS_WEIGHTS ")",
-		       path);
+	return inspect_found(path, e);
 }
 
-const struct command cmd_inspect = { "inspect", "FILE.safetensors | ADAPTER_DIR | CHECKPOINT_DIR",
-				     "list what a safetensors file, an adapter or a checkpoint holds", run };
+const struct command cmd_inspect = {
+	"inspect", "FILE.safetensors | ADAPTER_DIR | CHECKPOINT_DIR | RUN",
+	"list what a safetensors file, an adapter, a checkpoint or a run's newest holds", run
+};

@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 struct sample_options {
 	struct option_list prompts;
@@ -101,6 +102,18 @@ static void say(const struct session *s, const struct session_settings *used, co
 	json_decref(j);
 }
 
+/* A name that promises what would not be in it. */
+static bool is_other_image(const char *path)
+{
+	static const char *const ends[] = { ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff" };
+	size_t n = strlen(path);
+
+	for (size_t i = 0; i < sizeof ends / sizeof *ends; i++)
+		if (n > strlen(ends[i]) && !strcasecmp(path + n - strlen(ends[i]), ends[i]))
+			return true;
+	return false;
+}
+
 static int run(int argc, char **argv, struct err *e)
 {
 	struct session_options o = SESSION_DEFAULTS;
@@ -129,6 +142,8 @@ static int run(int argc, char **argv, struct err *e)
 		return ret;
 	if (!r.prompts.n)
 		return err_set(e, "sample: --prompt TEXT is needed");
+	if (r.out && is_other_image(r.out))
+		return err_set(e, "sample: -o %s: images are written as PNG: name it .png", r.out);
 	if (!r.out && !r.save_latents)
 		return err_set(e, "sample: nothing to write; give -o FILE.png or --save-latents FILE");
 	if (r.per < 1 || r.per > 10000 || r.zoom < 1 || r.zoom > 64)

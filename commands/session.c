@@ -1,4 +1,5 @@
 #include "commands/session.h"
+#include "base/file.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "models/family.h"
@@ -111,8 +112,6 @@ static int check(const struct session_options *o, const char *command, struct er
 	if (o->text_length < 0 || o->text_length > 4096) /* 0: the family's */
 		return err_set(e, "%s: --text-length %lld: must be in [1, 4096]", command,
 			       (long long)o->text_length);
-	if (o->height < 0 || o->height > 16384 || o->width < 0 || o->width > 16384)
-		return err_set(e, "%s: --height and --width must be in [0, 16384]", command);
 	if (o->eta != -1 && !(o->eta >= 0 && o->eta <= 100)) /* -1: the solver's own */
 		return err_set(e, "%s: --eta %g: must be in [0, 100]", command, o->eta);
 	return 0;
@@ -134,11 +133,23 @@ static struct sampler_conf sampler_of(const struct session_settings *s)
 				       .cuda_graphs = s->cuda_graphs };
 }
 
+/* Of the model that the settings name: before anything is loaded. */
+static int check_size(const struct session_options *o, const char *command, struct err *e)
+{
+	char *what = mem_printf("%s: --", command);
+	int ret = pipeline_check_size(o->model, o->height, o->width, what, e);
+
+	free(what);
+	return ret;
+}
+
 static int settle(struct session_settings *s, const char *command, struct err *e)
 {
 	const struct experiment *x = s->from ? &s->x : NULL;
 	const struct family *family = NULL;
 
+	if (s->o.lora && !file_exists(s->o.lora))
+		return err_set(e, "%s: --lora %s: no such file or folder", command, s->o.lora);
 	if (!s->o.model && !x)
 		return s->o.lora ? err_set(e, "%s: %s does not belong to a run: give --model DIR", command,
 					   s->o.lora)
@@ -149,7 +160,9 @@ static int settle(struct session_settings *s, const char *command, struct err *e
 	fill(&s->o, x, family ? family->text_length : 0);
 	s->cuda_graphs = x ? x->eval.sampler.cuda_graphs : true;
 	struct sampler_conf c = sampler_of(s);
-	return check(&s->o, command, e) ? -1 : sampler_check(&c, e) ? err_in(e, "%s", command) : 0;
+	if (check(&s->o, command, e) || check_size(&s->o, command, e))
+		return -1;
+	return sampler_check(&c, e) ? err_in(e, "%s", command) : 0;
 }
 
 int session_settle(struct session_settings *s, const struct session_options *given, const char *config,

@@ -17,20 +17,66 @@ static char *copy_bytes(const char *s, size_t n)
 	return out;
 }
 
-static bool is_blank(char c)
+/* The bytes of the white space that begins at s, as Python's str.strip() knows it; 0: none does. */
+static size_t blank(const char *s, const char *end)
 {
-	return c == ' ' || c == '\t' || c == '\r' || c == '\v' || c == '\f';
+	static const char *const wide[] = { "\xc2\x85",     "\xc2\xa0",     "\xe1\x9a\x80", "\xe2\x80\xa8",
+					    "\xe2\x80\xa9", "\xe2\x80\xaf", "\xe2\x81\x9f", "\xe3\x80\x80" };
+	size_t left = (size_t)(end - s);
+	unsigned char c = (unsigned char)*s;
+
+	if (c == ' ' || (c >= 9 && c <= 13) || (c >= 28 && c <= 31))
+		return 1;
+	for (size_t i = 0; i < sizeof wide / sizeof *wide; i++)
+		if (left >= strlen(wide[i]) && !memcmp(s, wide[i], strlen(wide[i])))
+			return strlen(wide[i]);
+	/* U+2000 to U+200A */
+	return left >= 3 && !memcmp(s, "\xe2\x80", 2) && (unsigned char)s[2] >= 0x80 &&
+		       (unsigned char)s[2] <= 0x8a
+		   ? 3
+		   : 0;
+}
+
+/* Without white space at its ends. */
+static void strip(const char **s, const char **stop)
+{
+	const char *last;
+	size_t n;
+
+	while (*s < *stop && (n = blank(*s, *stop)))
+		*s += n;
+	for (;;) {
+		for (last = *stop; last > *s;)
+			if (((unsigned char)*--last & 0xc0) != 0x80)
+				break;
+		if (last == *stop || blank(last, *stop) != (size_t)(*stop - last))
+			return;
+		*stop = last;
+	}
+}
+
+/* Where a line ends that begins at s, and where the next one begins: at \n, \r\n or \r, as Python's text mode
+ * reads files. */
+static const char *line_end(const char *s, const char *end, const char **next)
+{
+	const char *stop = s;
+
+	while (stop < end && *stop != '\n' && *stop != '\r')
+		stop++;
+	*next = stop < end ? stop + 1 : end;
+	if (stop + 1 < end && stop[0] == '\r' && stop[1] == '\n')
+		*next = stop + 2;
+	return stop;
 }
 
 static int read_json(struct prompt *out, const char *line, size_t n, const char *where, struct err *e)
 {
-	json_error_t at;
-	json_t *o = json_loadb(line, n, JSON_REJECT_DUPLICATES, &at);
+	json_t *o = json_parse(line, n, where, e);
 	const char *text, *tag;
 	int ret = -1;
 
 	if (!o)
-		return err_set(e, "%s:%d: not valid JSON: %s", where, at.column, at.text);
+		return -1;
 	if (!json_is_object(o)) {
 		err_set(e, "%s: not a JSON object (wanted {\"prompt\": \"...\", ...})", where);
 		goto out;
@@ -60,15 +106,10 @@ static int read_lines(struct prompts *p, const char *data, size_t size, bool jso
 	if (size >= 3 && !memcmp(s, "\xef\xbb\xbf", 3)) /* the byte order mark some editors write */
 		s += 3;
 	for (const char *next; s < end; s = next) {
-		const char *stop = memchr(s, '\n', (size_t)(end - s));
+		const char *stop = line_end(s, end, &next);
 		struct prompt one = { 0 };
-		next = stop ? stop + 1 : end;
-		stop = stop ? stop : end;
 		number++;
-		while (s < stop && is_blank(*s))
-			s++;
-		while (stop > s && is_blank(stop[-1]))
-			stop--;
+		strip(&s, &stop);
 		if (s == stop)
 			continue;
 		free(where);

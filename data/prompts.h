@@ -1,9 +1,10 @@
 /*
  * prompts.h -- prompt files and which prompts an epoch uses.
  *
- * .txt: one prompt a line (blank lines skipped).  .jsonl: one object a line with `prompt` and anything else
- * as metadata (GenEval's metadata.jsonl unchanged).  A prompt is named by its index in the file, so two equal
- * texts stay two prompts.
+ * Lines end as in Python's text mode: at \n, \r\n or \r, and nowhere else (U+2028 is a part of a prompt).
+ * .txt: one prompt a line, without white space around it (blank lines skipped).  .jsonl: one object a line
+ * with `prompt` and anything else as metadata (GenEval's metadata.jsonl unchanged).  A prompt is named by its
+ * index in the file, so two equal texts stay two prompts.
  */
 #ifndef PROMPTS_H
 #define PROMPTS_H

@@ -40,6 +40,8 @@ struct autoencoder_type {
 	at_t (*decode)(void *state, at_t latents_BChw, int64_t at_a_time);
 	at_t (*encode)(void *state, at_t pixels_B3HW);
 	int64_t (*scale)(void *state); /* pixels a latent: 4 here, 8 for SD3 */
+	/* The same by DIR/config.json alone. */
+	int (*read_scale)(int64_t *scale, const char *dir, struct err *e);
 	int64_t (*channels)(void *state);
 	void (*close)(void *state);
 };

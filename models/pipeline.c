@@ -246,6 +246,40 @@ static int open_parts(struct pipeline *p, const struct text_encoder_type *type,
 	return ret;
 }
 
+static int check_side(const struct transformer_facts *f, int64_t scale, int64_t pixels, const char *what,
+		      const char *name, struct err *e)
+{
+	int64_t multiple = f->multiple * scale, most = f->most_side * scale;
+
+	if (!pixels || (pixels >= multiple && pixels % multiple == 0 && pixels <= most))
+		return 0;
+	return err_set(e, "%s%s %lld: must be a multiple of %lld, at most %lld", what, name,
+		       (long long)pixels, (long long)multiple, (long long)most);
+}
+
+int pipeline_check_size(const char *dir, int64_t height, int64_t width, const char *what, struct err *e)
+{
+	char *index = file_join(dir, "model_index.json"), *folder = file_join(dir, "transformer"),
+	     *vae = file_join(dir, "vae");
+	const struct text_encoder_type *type = NULL;
+	struct transformer t = { 0 };
+	struct pipeline p = { 0 };
+	int64_t scale = 1;
+	int ret = read_index(&p, &type, index, e) ||
+			  transformer_describe(&t, p.family->transformer, folder, e) ||
+			  p.vae_type->read_scale(&scale, vae, e) ||
+			  check_side(&t.facts, scale, height, what, "height", e) ||
+			  check_side(&t.facts, scale, width, what, "width", e)
+		      ? -1
+		      : 0;
+
+	transformer_close(&t);
+	free(index);
+	free(folder);
+	free(vae);
+	return ret;
+}
+
 int pipeline_hash(struct pipeline_hashes *h, const struct pipeline_options *o, struct err *e)
 {
 	char *index = file_join(o->dir, "model_index.json"), *folder = file_join(o->dir, "transformer");

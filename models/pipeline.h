@@ -53,6 +53,9 @@ const struct family *pipeline_family(const char *dir, struct err *e);
  * the class in text_encoder/config.json.  NULL and an error where that is unknown. */
 const struct text_encoder_type *pipeline_text_type(const char *dir, struct err *e);
 
+/* Whether images of height x width pixels (0: the model's own) can be made with the model in `dir`, by its
+ * configurations alone: before anything is loaded.  `what` goes before "height" and "width" in the error. */
+int pipeline_check_size(const char *dir, int64_t height, int64_t width, const char *what, struct err *e);
 /* The latents of an image of height x width pixels (0: the transformer's sample_size): without the batch. */
 struct at_dims pipeline_latent_shape(const struct pipeline *p, int64_t height, int64_t width);
 /* What the transformer makes of latents of that shape: the number that a dynamic schedule depends on. */

@@ -354,11 +354,11 @@ static int check_effect(const struct experiment *x, struct err *e)
 static int fill(struct experiment *x, struct err *e)
 {
 	if (check_sections(x->tree, e))
-		return -1;
+		return experiment_hint(e);
 	for (const struct experiment_section *s = experiment_sections; s->name; s++)
 		if (conf_fill((char *)x + s->offset, s->fields, x->tree, s->name, others_of(s->name), e))
-			return -1;
-	return fill_algorithm(x, e);
+			return experiment_hint(e);
+	return fill_algorithm(x, e) ? experiment_hint(e) : 0;
 }
 
 /* What is the same for all stages. */

@@ -113,6 +113,8 @@ void experiment_release(struct experiment *x);
 /* Stage i as an experiment of its own: the file's keys, and over them the stage's.  A stage's `rewards` take
  * the place of the file's; run, ranks, model and lora are the same for all. */
 int experiment_stage(struct experiment *out, const struct experiment *x, int i, struct err *e);
+/* A message about an unknown key that another section has goes on with "; there is optimizer.lr".  -1. */
+int experiment_hint(struct err *e);
 int experiment_stages(const struct experiment *x);    /* at least 1 */
 uint64_t experiment_hash(const struct experiment *x); /* of all that is set, defaults included */
 /* The folder for embeddings and hashes, which outlive runs, and which runs with the same model share; free().

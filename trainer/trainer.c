@@ -119,11 +119,23 @@ static int check_sampler(const struct trainer *t, const struct sampler_conf *c, 
 	return sampler_check(c, e) ? err_in(e, "%s%s%s", where, *where ? ": " : "", section) : 0;
 }
 
-/* Solvers and prompts of a stage, and its judges, opened: what can be tried without the model and without
- * much work. */
+static int check_size(const struct trainer *t, struct err *e)
+{
+	const struct prompts_conf *c = &t->x->prompts;
+	const char *height = conf_where(t->x->tree, "prompts.height"),
+		   *where = *height ? height : conf_where(t->x->tree, "prompts.width");
+	char *what = mem_printf("%s%sprompts.", where, *where ? ": " : "");
+	int ret = pipeline_check_size(t->x->model.path, c->height, c->width, what, e);
+
+	free(what);
+	return ret;
+}
+
+/* Sizes, solvers and prompts of a stage, and its judges, opened: what can be tried without the model and
+ * without much work. */
 static int try_stage(struct trainer *t, bool judges, struct err *e)
 {
-	if (check_sampler(t, &t->x->rollout, "rollout", e) ||
+	if (check_size(t, e) || check_sampler(t, &t->x->rollout, "rollout", e) ||
 	    check_sampler(t, &t->x->eval.sampler, "eval.sampler", e))
 		return -1;
 	if (judges && reward_ranks_open(&t->mixture, t->dist, t->x->tree, (int)t->entered, e))

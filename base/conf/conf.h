@@ -7,7 +7,9 @@
  * default.
  *
  * A file is a YAML mapping; `extends: other.yaml` (relative to the file) is read first and overridden key by
- * key. Errors are one line: "configs/x.yaml:12: train.lr = 'fast': not a number".
+ * key.  A plain `null` (or ~) means that the key is not set, here or in what is extended: the default, or of
+ * `rewards` one fewer; in quotes it is a word.  Errors are one line: "configs/x.yaml:12: train.lr = 'fast':
+ * not a number".
  *
  * A key that was renamed is still read under its earlier name (`was`), wherever a key may stand: a file, one
  * that it extends, a stage, --set. Each such place is warned of once. Whichever name came last counts; both

@@ -10,6 +10,7 @@ struct conf_node {
 	char *key;   /* in a mapping; NULL elsewhere */
 	char *value; /* NODE_SCALAR */
 	bool quoted; /* the scalar was written in quotes: a text, whatever it looks like */
+	bool unset;  /* a plain null or ~: the key is not set, and takes what other files say of it away */
 	char *where; /* "FILE:LINE", or "--set ..." */
 	int layer;   /* what was read later, and so overrides, has a larger one; a root has the largest */
 	struct conf_node **child;
@@ -22,9 +23,11 @@ struct conf_node *node_child(const struct conf_node *map, const char *key, size_
 struct conf_node *node_at(const struct conf_node *root, const char *path);
 void node_raise(struct conf_node *n, int by); /* to later layers, with all below */
 void node_add(struct conf_node *parent, struct conf_node *child);
-/* Puts child under its key in the mapping, replacing scalars and lists and merging mappings; owns child
- * afterwards. */
+/* Puts child under its key in the mapping, replacing scalars and lists and merging mappings; what is unset
+ * takes the key out.  Owns child afterwards. */
 void node_merge(struct conf_node *map, struct conf_node *child);
+/* Takes out, at any depth, the keys that are set to null: once nothing is merged over them any more. */
+void node_drop_unset(struct conf_node *n);
 /* One YAML document from text; `where` is the file's name, or the whole place when `line` is false. */
 struct conf_node *node_parse(const char *text, size_t n, const char *where, bool line, struct err *e);
 

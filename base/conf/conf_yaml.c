@@ -8,102 +8,6 @@
 
 #define EXTENDS_MAX 16
 
-struct conf_node *node_new(enum node_kind kind, const char *key, const char *where)
-{
-	struct conf_node *n = mem_zero(1, sizeof *n);
-	n->kind = kind;
-	n->key = mem_str(key);
-	n->where = mem_str(where);
-	return n;
-}
-
-void conf_node_free(struct conf_node *n)
-{
-	if (!n)
-		return;
-	for (int i = 0; i < n->n; i++)
-		conf_node_free(n->child[i]);
-	free(n->child);
-	free(n->key);
-	free(n->value);
-	free(n->where);
-	free(n);
-}
-
-static struct conf_node *copy(const struct conf_node *n)
-{
-	struct conf_node *out = node_new(n->kind, n->key, n->where);
-
-	out->value = mem_str(n->value);
-	out->quoted = n->quoted;
-	out->layer = n->layer;
-	for (int i = 0; i < n->n; i++)
-		node_add(out, copy(n->child[i]));
-	return out;
-}
-
-struct conf_node *conf_copy(const struct conf_node *root, const char *section)
-{
-	const struct conf_node *n = node_at(root, section);
-
-	return n ? copy(n) : NULL;
-}
-
-struct conf_node *node_child(const struct conf_node *map, const char *key, size_t len)
-{
-	for (int i = 0; i < map->n; i++)
-		if (map->child[i]->key && strlen(map->child[i]->key) == len &&
-		    !strncmp(map->child[i]->key, key, len))
-			return map->child[i];
-	return NULL;
-}
-
-struct conf_node *node_at(const struct conf_node *root, const char *path)
-{
-	const struct conf_node *n = root;
-
-	while (n && *path) {
-		size_t len = strcspn(path, ".");
-		n = n->kind == NODE_MAP ? node_child(n, path, len) : NULL;
-		path += len + (path[len] == '.');
-	}
-	return (struct conf_node *)(uintptr_t)n;
-}
-
-void node_raise(struct conf_node *n, int by)
-{
-	n->layer += by;
-	for (int i = 0; i < n->n; i++)
-		node_raise(n->child[i], by);
-}
-
-void node_add(struct conf_node *parent, struct conf_node *child)
-{
-	MEM_PUSH(parent->child, parent->n, parent->cap) = child;
-}
-
-void node_merge(struct conf_node *map, struct conf_node *child)
-{
-	for (int i = 0; i < map->n; i++) {
-		struct conf_node *old = map->child[i];
-		if (strcmp(old->key, child->key))
-			continue;
-		if (old->kind != NODE_MAP || child->kind != NODE_MAP) {
-			map->child[i] = child;
-			conf_node_free(old);
-			return;
-		}
-		for (int k = 0; k < child->n; k++)
-			node_merge(old, child->child[k]);
-		child->n = 0;
-		free(old->where);
-		old->where = mem_str(child->where);
-		conf_node_free(child);
-		return;
-	}
-	node_add(map, child);
-}
-
 /* ---- Parsing --------------------------------------------------------------------------------- */
 
 struct reader {
@@ -198,8 +102,20 @@ static int read_list(struct reader *r, struct conf_node *list, int depth)
 		struct conf_node *child = read_node(r, &ev, NULL, depth);
 		if (!child)
 			return -1;
+		if (child->unset) {
+			int ret =
+			    err_set(r->e, "%s: null in a list: quote it if the word is meant", child->where);
+			conf_node_free(child);
+			return ret;
+		}
 		node_add(list, child);
 	}
+}
+
+/* YAML's own words for nothing; an empty value stays an empty text. */
+static bool is_null(const char *s)
+{
+	return !strcmp(s, "null") || !strcmp(s, "Null") || !strcmp(s, "NULL") || !strcmp(s, "~");
 }
 
 /* The node that begins with ev, which is consumed. */
@@ -217,6 +133,7 @@ static struct conf_node *read_node(struct reader *r, yaml_event_t *ev, const cha
 		n = node_new(NODE_SCALAR, key, where);
 		n->value = mem_str((const char *)ev->data.scalar.value);
 		n->quoted = ev->data.scalar.style != YAML_PLAIN_SCALAR_STYLE;
+		n->unset = !n->quoted && is_null(n->value);
 	} else if (ev->type == YAML_MAPPING_START_EVENT) {
 		n = node_new(NODE_MAP, key, where);
 		ret = read_map(r, n, depth + 1);
@@ -358,7 +275,11 @@ static struct conf_node *read_file(const char *path, int depth, struct err *e)
 
 struct conf_node *conf_read(const char *path, struct err *e)
 {
-	return read_file(path, 0, e);
+	struct conf_node *root = read_file(path, 0, e);
+
+	if (root)
+		node_drop_unset(root);
+	return root;
 }
 
 struct conf_node *conf_parse(const char *text, size_t n, const char *path, struct err *e)
@@ -438,7 +359,7 @@ static void emit_scalar(struct text *out, const struct conf_node *n)
 	static const char plain[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_./+-";
 	const char *s = n->value;
 
-	if (*s && !n->quoted && strspn(s, plain) == strlen(s) && strcmp(s, "-")) {
+	if (*s && !n->quoted && strspn(s, plain) == strlen(s) && strcmp(s, "-") != 0 && !is_null(s)) {
 		text_add(out, s);
 		return;
 	}

@@ -4,6 +4,7 @@
  */
 #include "models/lora/lora.h"
 #include "base/file.h"
+#include "base/log.h"
 #include "base/mem.h"
 #include <math.h>
 #include <stdlib.h>
@@ -114,6 +115,22 @@ static bool matches(const char *module, const struct conf_list *targets)
 	return false;
 }
 
+/* A name in the list that no module has: said once, because its modules are not trained. */
+static void warn_of_idle(const struct nn_net *net, const struct conf_list *targets)
+{
+	for (int t = 0; t < targets->n; t++) {
+		const struct conf_list one = { &targets->v[t], 1 };
+		bool found = false;
+
+		for (int i = 0; i < net->n_site; i++)
+			for (int k = 0; k < net->site[i].parts; k++)
+				found |= matches(net->site[i].name[k], &one);
+		if (!found)
+			log_warn_once("lora.targets: no module matches '%s': it is passed over",
+				      targets->v[t]);
+	}
+}
+
 /* The names without "something.NUMBER.": each once. */
 static int no_match(const struct nn_net *net, const struct conf_list *targets, struct err *e)
 {
@@ -170,6 +187,7 @@ int lora_init(struct lora *l, const struct nn_net *net, const struct lora_conf *
 		lora_release(l);
 		return no_match(net, &c->targets, e);
 	}
+	warn_of_idle(net, &c->targets);
 
 	struct at_scope *s = at_begin(AT_NO_GRAD);
 	at_t host_P = at_zeros(DIMS(l->numel), AT_F32, AT_CPU);

@@ -138,7 +138,7 @@ static int read_alpha(double *alpha, const struct lora_raw *r, const struct st_e
 {
 	struct at_scope *s = at_begin(AT_NO_GRAD);
 	at_t t = st_get(x);
-	int ret = at_numel(t) == 1 ? 0 : -1;
+	int ret = at_numel(t) == 1 && st_known(x) ? 0 : -1;
 
 	if (ret)
 		err_set(e, "adapter %s: '%s' is not a single number", r->file.path, x->name);
@@ -170,7 +170,7 @@ static int add(struct lora_raw *r, const struct st_entry *x, struct err *e)
 			       (*slot)->name, x->name);
 	if (!is_float(x))
 		return err_set(e, "adapter %s: '%s' is %s: a weight must be a floating-point number",
-			       r->file.path, x->name, at_dtype_name(x->dtype));
+			       r->file.path, x->name, st_known(x) ? at_dtype_name(x->dtype) : x->type);
 	*slot = x;
 	return 0;
 }

@@ -92,7 +92,13 @@ int t5_tokenizer_open(struct t5_tokenizer **out, const char *dir, struct err *e)
 {
 	struct t5_tokenizer *t = mem_zero(1, sizeof *t);
 	char *path = file_join(dir, "spiece.model");
-	int ret = file_read(&t->model, &t->size, path, e);
+	bool only_json = !file_exists(path) && file_is_in(dir, "tokenizer.json");
+	int ret = only_json
+		      ? err_set(e,
+				"%s is missing: transformers 5 saves tokenizer.json alone, which is not "
+				"read here: copy spiece.model from where the model came from",
+				path)
+		      : file_read(&t->model, &t->size, path, e);
 
 	if (!ret)
 		ret = spiece_open(&t->pieces, t->model, t->size, path, e) || find_table(t, path, e) ? -1 : 0;

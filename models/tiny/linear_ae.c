@@ -259,12 +259,26 @@ static void close_type(void *state)
 	free(state);
 }
 
+static int read_scale(int64_t *scale, const char *dir, struct err *e)
+{
+	char *config = file_join(dir, "config.json");
+	json_t *o = json_read(config, e);
+	int ret = !o || json_get_int(scale, o, "scale", 0, config, e) ? -1 : 0;
+
+	if (!ret && *scale < 1)
+		ret = err_set(e, "%s: scale must be above 0", config);
+	json_decref(o);
+	free(config);
+	return ret;
+}
+
 const struct autoencoder_type linear_autoencoder = {
 	.class_name = "LinearAutoencoder",
 	.open = open_type,
 	.decode = decode_type,
 	.encode = encode_type,
 	.scale = scale_type,
+	.read_scale = read_scale,
 	.channels = channels_type,
 	.close = close_type,
 };

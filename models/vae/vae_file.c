@@ -298,6 +298,18 @@ static int64_t scale_type(void *state)
 	return vae_scale(state);
 }
 
+static int read_scale(int64_t *scale, const char *dir, struct err *e)
+{
+	struct vae m = { 0 };
+	char *path = file_join(dir, "config.json");
+	int ret = read_config(&m.conf, path, e);
+
+	if (!ret)
+		*scale = vae_scale(&m);
+	free(path);
+	return ret;
+}
+
 static int64_t channels_type(void *state)
 {
 	return ((struct vae *)state)->conf.latent_channels;
@@ -315,6 +327,7 @@ const struct autoencoder_type kl_autoencoder = {
 	.decode = decode_type,
 	.encode = encode_type,
 	.scale = scale_type,
+	.read_scale = read_scale,
 	.channels = channels_type,
 	.close = close_type,
 };

@@ -45,6 +45,13 @@ def train_fails(folder, text="", *args):
         ("prompts: {train: no/such.jsonl}\n", ["no/such.jsonl", "No such file"]),
         ("lora: {targets: [attn.to_z]}\n", ["attn.to_z"]),
         ("run: {device: cuda}\n", ["cuda"]),
+        ("rollout: {lr: 1}\n", ["unknown key 'rollout.lr'; there is optimizer.lr"]),
+        ("max_steps: 3\n", ["unknown key 'max_steps'; there is train.max_steps"]),
+        # diffusers: a ValueError unless both are divisible by the VAE's scale times the patch (here 4 * 2)
+        ("prompts: {height: 25}\n", ["x.yaml:2: prompts.height 25: must be a multiple of 8, at most 24"]),
+        ("prompts: {width: 32}\n", ["x.yaml:2: prompts.width 32: must be a multiple of 8, at most 24"]),
+        ("stages: {a: {prompts: {width: 4}}}\n", ["stage a", "prompts.width 4: must be a multiple of 8"]),
+        ("rewards: {geneval: null}\n", ["rewards: there is none"]),
     ],
 )
 def test_configs(tmp_path, text, parts):
@@ -158,6 +165,20 @@ def test_command_line(tmp_path):
     assert "--prompt" in fails("sample", "--model", BASE, "-o", tmp_path / "x.png")
     assert "horse" in fails("sample", "--model", BASE, "--prompt", "a horse", "-o", tmp_path / "x.png")
     assert "dpm2" in fails("sample", "--model", BASE, "--prompt", "a photo of a cross", "--solver", "dpm22", "-o", tmp_path / "x.png")
+
+
+@pytest.mark.parametrize("size", [26, 28, 32, 7, 8192])
+def test_sample_sizes(tmp_path, size):
+    line = fails("sample", "--model", BASE, "--prompt", "a", "--height", size, "-o", tmp_path / "x.png")
+    assert line.startswith(f"contraflow: sample: --height {size}: must be a multiple of 8, at most 24")
+    assert not (tmp_path / "x.png").exists()
+
+
+def test_sample_names(tmp_path):
+    for name in "x.jpg", "x.JPEG", "x.webp":
+        assert "images are written as PNG" in fails("sample", "--model", BASE, "--prompt", "a", "-o", tmp_path / name)
+    line = fails("sample", "--lora", tmp_path / "nope", "--prompt", "a", "-o", tmp_path / "x.png")
+    assert f"--lora {tmp_path / 'nope'}: no such file or folder" in line
 
 
 def test_sample_latents(tmp_path):

@@ -2,6 +2,7 @@
 what they export is read here; and going round through them all loses nothing."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -327,6 +328,8 @@ def test_inspect(folder, base):
     for key in (k for k in a if ".lora_A." in k):
         ba = a[key.replace(".lora_A.", ".lora_B.")].double() @ a[key].double()
         total += ((8 if "proj_out" in key else 6) / 4 * ba).square().sum().item()
+    shutil.copytree(adapter, folder / "checkpoint-10" / "lora")  # as the reference has it
+    assert "a LoRA adapter in PEFT's layout" in contraflow("inspect", folder / "checkpoint-10")
     files = [adapter, export(folder, adapter, "diffusers", "d.safetensors"),
              export(folder, adapter, "kohya", "k.safetensors")]  # fmt: skip
     for file, layout in zip(files, ["PEFT", "diffusers", "kohya"]):

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
-from sd3 import ROOT
+from sd3 import ROOT, contraflow
 
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.uint8, torch.bool]
 
@@ -97,10 +97,29 @@ def test_refused(folder, name):
     assert "bad.safetensors" in done.stderr and done.stderr.count("\n") == 1
 
 
-def test_eight_bits(folder):
-    save_file({"w": torch.ones(4).to(torch.float8_e4m3fn)}, folder / "in.safetensors")
-    done, _ = again(folder, folder / "in.safetensors")
-    assert done.returncode == 1 and "'w' has dtype F8_E4M3" in done.stderr
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
+def test_eight_bits(folder, dtype):
+    """All 256 values, exact: torch casts them up."""
+    w = torch.arange(256, dtype=torch.uint8).view(dtype).reshape(16, 16)
+    save_file({"w": w}, folder / "in.safetensors")
+    done, out = again(folder, folder / "in.safetensors")
+    assert done.returncode == 0, done.stderr
+    assert torch.equal(load_file(out)["w"].float().nan_to_num(7, 8, 9), w.float().nan_to_num(7, 8, 9))
+    assert torch.equal(load_file(out)["w"].isnan(), w.float().isnan())
+
+
+def test_any_type_is_listed(folder):
+    """Of the library's types: sizes by the library, values of those that are ours."""
+    names = "int8 int16 uint16 uint32 uint64 complex64 float8_e8m0fnu float8_e4m3fn float8_e5m2 float32".split()
+    save_file({n: torch.zeros(3, 2, dtype=getattr(torch, n)) for n in names}, folder / "in.safetensors",
+              {"\x1b[31mred": "a\x1b]0;title\x07\x9b2Jb"})  # fmt: skip
+    text = contraflow("inspect", folder / "in.safetensors")
+    with safe_open(folder / "in.safetensors", "pt") as f:
+        types = {n: f.get_slice(n).get_dtype() for n in names}
+    for n in names:
+        assert f"  {'float32' if n == 'float32' else types[n]:<9} [3, 2] {n}\n" in text
+    assert "10 tensors, 60 elements, 192 bytes" in text
+    assert not any(c in text for c in "\x1b\x07\x9b") and " [31mred: a ]0;title   2Jb" in text
 
 
 def test_truncated_anywhere(folder):

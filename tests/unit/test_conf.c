@@ -201,6 +201,40 @@ static void test_extends(void **state)
 	free(base);
 }
 
+/* YAML 1.2's core schema: plain null, Null, NULL and ~ are nothing; in quotes they are words. */
+static void test_null(void **state)
+{
+	static const char *const words[] = { "null", "Null", "NULL", "~" };
+	char *base = put("base.yaml", "steps: 3\nname: base\nopt: {rate: 0.5, kind: cosine}\n");
+	struct sample s;
+	char text[200];
+
+	(void)state;
+	for (int i = 0; i < 4; i++) {
+		snprintf(text, sizeof text, "extends: base.yaml\nname: %s\nopt: {rate: %s}\nsteps: 4\n",
+			 words[i], words[i]);
+		assert_string_equal(fill(&s, text, NULL), "");
+		assert_string_equal(s.name, "x"); /* the default, not the base's */
+		assert_true(s.opt.rate == 1e-3);
+		assert_string_equal(s.opt.kind, "cosine");
+		assert_int_equal(s.steps, 4);
+		conf_release(&s, fields);
+		snprintf(text, sizeof text, "name: \"%s\"\n", words[i]);
+		assert_string_equal(fill(&s, text, NULL), "");
+		assert_string_equal(s.name, words[i]);
+		conf_release(&s, fields);
+	}
+	assert_string_equal(fill(&s, "extends: base.yaml\nopt: null\n", "steps=null"), "");
+	assert_string_equal(s.opt.kind, "linear");
+	assert_int_equal(s.steps, 10);
+	conf_release(&s, fields);
+	assert_string_equal(fill(&s, "name: null\n", "name=y"), "");
+	assert_string_equal(s.name, "y");
+	conf_release(&s, fields);
+	assert_non_null(strstr(fill(&s, "items: [a, ~]\n", NULL), "null in a list"));
+	free(base);
+}
+
 static void test_required(void **state)
 {
 	static const struct field need[] = { FIELD(struct inner, kind, .init = NULL, .doc = "the kind"),
@@ -473,12 +507,12 @@ static void test_compare(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_values),        cmocka_unit_test(test_mistakes),
-		cmocka_unit_test(test_extends),       cmocka_unit_test(test_required),
-		cmocka_unit_test(test_round_trip),    cmocka_unit_test(test_words),
-		cmocka_unit_test(test_real_words),    cmocka_unit_test(test_paths),
-		cmocka_unit_test(test_earlier_names), cmocka_unit_test(test_pages),
-		cmocka_unit_test(test_compare),
+		cmocka_unit_test(test_values),   cmocka_unit_test(test_mistakes),
+		cmocka_unit_test(test_extends),  cmocka_unit_test(test_null),
+		cmocka_unit_test(test_required), cmocka_unit_test(test_round_trip),
+		cmocka_unit_test(test_words),    cmocka_unit_test(test_real_words),
+		cmocka_unit_test(test_paths),    cmocka_unit_test(test_earlier_names),
+		cmocka_unit_test(test_pages),    cmocka_unit_test(test_compare),
 	};
 	return cmocka_run_group_tests(tests, make_folder, drop_folder);
 }

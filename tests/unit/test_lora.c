@@ -10,6 +10,7 @@
 #include <string.h>
 #include "base/conf/conf.h"
 #include "base/file.h"
+#include "base/log.h"
 #include "base/mem.h"
 #include "models/lora/lora_file.h"
 #include "tests/unit/handles.h"
@@ -111,7 +112,16 @@ static void targets(void **state)
 	expect(&n, TARGETS("blocks.0.ff.net.0.proj"), TARGETS("blocks.0.ff.net.0.proj"));
 	expect(&n, TARGETS("0.proj", "to_q", "to_out.0"),
 	       TARGETS("blocks.0.attn.to_out.0", "blocks.0.attn.to_q", "blocks.0.ff.net.0.proj"));
-	expect(&n, TARGETS("to_q", "nothing"), TARGETS("blocks.0.attn.to_q"));
+	char *log = file_join(dir, "log.txt"), *said;
+	size_t size;
+	assert_int_equal(log_file(log, &e), 0);
+	expect(&n, TARGETS("to_q", "to_nothing", "attn.to_q"), TARGETS("blocks.0.attn.to_q"));
+	log_close();
+	assert_int_equal(file_read(&said, &size, log, &e), 0);
+	assert_non_null(strstr(said, "no module matches 'to_nothing'"));
+	assert_null(strstr(said, "'attn.to_q'"));
+	free(said);
+	free(log);
 
 	/* a suffix begins after a dot, and an end is not a middle */
 	assert_int_equal(try_init(&l, &n, TARGETS("o_q", "attn", "to_qq", ".to_q", ""), &e), -1);

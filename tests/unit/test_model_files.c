@@ -118,6 +118,32 @@ static void shards(void **state)
 	assert_int_equal(values(NULL, 1, &e), 4);
 }
 
+/* An index and a single file side by side: diffusers takes the index, transformers the file. */
+static void index_or_file(void **state)
+{
+	struct err e;
+	struct st_file f;
+	struct at_scope *s = at_begin(AT_NO_GRAD);
+	at_t t;
+
+	(void)state;
+	clean();
+	put_tensors("model-00001-of-00001.safetensors", "a", 1);
+	put("model.safetensors.index.json",
+	    "{\"weight_map\": {\"a\": \"model-00001-of-00001.safetensors\"}}");
+	put_tensors("model.safetensors", "a", 2);
+	assert_int_equal(values(NULL, 1, &e), 2);
+	put_tensors("diffusion_pytorch_model-00001-of-00001.safetensors", "a", 3);
+	put("diffusion_pytorch_model.safetensors.index.json",
+	    "{\"weight_map\": {\"a\": \"diffusion_pytorch_model-00001-of-00001.safetensors\"}}");
+	put_tensors("diffusion_pytorch_model.safetensors", "a", 4);
+	assert_int_equal(st_open_model(&f, dir, "diffusion_pytorch_model", NULL, &e), 0);
+	assert_int_equal(st_take(&t, &f, "a", DIMS(1), &e), 0);
+	assert_true(at_item(t) == 3);
+	st_close(&f);
+	at_end(s);
+}
+
 static void broken(void **state)
 {
 	(void)state;
@@ -153,6 +179,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(single_files),
 		cmocka_unit_test(shards),
+		cmocka_unit_test(index_or_file),
 		cmocka_unit_test(broken),
 	};
 	struct err e;

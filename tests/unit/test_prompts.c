@@ -60,6 +60,28 @@ static void txt(void **state)
 	prompts_free(&p);
 }
 
+/* [x.strip() for x in open(path)] of Python 3.11 has these, but for the blank ones. */
+static void lines_as_python_reads_them(void **state)
+{
+	static const char data[] = "x\ry\r\r\nz\xe2\x80\xa8w\x0bv\n\xc2\xa0 u \xe3\x80\x80\r\nt\xc2\x85s\x0c";
+	static const char *const want[] = { "x", "y", "z\xe2\x80\xa8w\x0bv", "u", "t\xc2\x85s" };
+	static const char seed[] = "{\"prompt\": \"a\", \"seed\": 18446744073709551615}\r{\"prompt\": \"b\"}";
+	struct prompts p;
+	struct err e = { "" };
+
+	(void)state;
+	assert_int_equal(read_as(&p, "l.txt", data, sizeof data - 1, &e), 0);
+	assert_int_equal(p.n, 5);
+	for (int i = 0; i < 5; i++)
+		assert_string_equal(p.v[i].text, want[i]);
+	prompts_free(&p);
+	if (read_as(&p, "l.jsonl", seed, sizeof seed - 1, &e))
+		fail_msg("%s", e.msg);
+	assert_int_equal(p.n, 2);
+	assert_string_equal(p.v[1].text, "b");
+	prompts_free(&p);
+}
+
 /* A line of GenEval's own metadata.jsonl. */
 static void jsonl(void **state)
 {
@@ -453,6 +475,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(txt),
+		cmocka_unit_test(lines_as_python_reads_them),
 		cmocka_unit_test(jsonl),
 		cmocka_unit_test(geneval),
 		cmocka_unit_test(held_out_prompts_that_are_trained),

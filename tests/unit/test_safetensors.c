@@ -102,6 +102,53 @@ static const char *open_header(const char *header, size_t data)
 	return "";
 }
 
+/* What is not the format's, or not for us: named for what it is. */
+static void test_others(void **state)
+{
+	static const char pointer[] = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3\n",
+			  page[] = "\n<!DOCTYPE html><html><head><title>Login</title></head></html>";
+	static const char plain[] =
+	    "{\"__metadata__\": null, \"a\": {\"dtype\": \"I16\", \"shape\": [2, 1], "
+	    "\"data_offsets\": [0, 4]}, \"w.weight\": {\"dtype\": \"F8_E4M3\", \"shape\": [1], "
+	    "\"data_offsets\": [4, 5]}}    ";
+	static const char scaled[] =
+	    "{\"w.scale_weight\": {\"dtype\": \"F32\", \"shape\": [1], \"data_offsets\": [0, 4]}, "
+	    "\"w.weight\": {\"dtype\": \"F8_E4M3\", \"shape\": [1], \"data_offsets\": [4, 5]}}";
+	struct at_scope *s = at_begin(AT_NO_GRAD);
+	struct st_file f;
+	struct err e = { "" };
+	at_t t;
+
+	(void)state;
+	assert_int_equal(st_open_bytes(&f, mem_str(pointer), sizeof pointer - 1, "x", &e), -1);
+	assert_non_null(strstr(e.msg, "a git-lfs pointer: `git lfs pull`"));
+	assert_int_equal(st_open_bytes(&f, mem_str(page), sizeof page - 1, "x", &e), -1);
+	assert_non_null(strstr(e.msg, "an HTML page"));
+	for (int k = 0; k < 2; k++) {
+		const char *header = k ? scaled : plain;
+		size_t n = strlen(header);
+		char *bytes = mem_zero(8 + n + 5, 1);
+
+		bytes[0] = (char)n;
+		bytes[1] = (char)(n >> 8);
+		memcpy(bytes + 8, header, n);
+		bytes[8 + n + 4] = 0x7e; /* 1.75 * 2^8 */
+		if (st_open_bytes(&f, bytes, 8 + n + 5, "x", &e))
+			fail_msg("%s", e.msg);
+		if (k) {
+			assert_int_equal(st_take(&t, &f, "w.weight", DIMS(1), &e), -1);
+			assert_non_null(strstr(e.msg, "is scaled F8_E4M3 (there is 'w.scale_weight')"));
+		} else {
+			assert_int_equal(st_take(&t, &f, "a", DIMS(2, 1), &e), -1);
+			assert_non_null(strstr(e.msg, "'a' has dtype I16, which is not supported"));
+			assert_int_equal(st_take(&t, &f, "w.weight", DIMS(1), &e), 0);
+			assert_true(at_item(t) == 448);
+		}
+		st_close(&f);
+	}
+	at_end(s);
+}
+
 static void test_malformed(void **state)
 {
 	static const struct {
@@ -113,8 +160,8 @@ static void test_malformed(void **state)
 		{ "{", 0, "JSON" },
 		{ "[]", 0, "object" },
 		{ "{\"a\": 3}", 0, "'a'" },
-		{ "{\"a\": {\"dtype\": \"F8_E4M3\", \"shape\": [1], \"data_offsets\": [0, 1]}}", 1,
-		  "F8_E4M3" },
+		{ "{\"a\": {\"dtype\": \"F9\", \"shape\": [1], \"data_offsets\": [0, 1]}}", 1, "dtype F9" },
+		{ "{\"a\": {\"dtype\": \"F4\", \"shape\": [3], \"data_offsets\": [0, 1]}}", 1, "whole byte" },
 		{ "{\"a\": {\"shape\": [1], \"data_offsets\": [0, 4]}}", 4, "dtype" },
 		{ "{\"a\": {\"dtype\": \"F32\", \"data_offsets\": [0, 4]}}", 4, "shape" },
 		{ "{\"a\": {\"dtype\": \"F32\", \"shape\": [-1], \"data_offsets\": [0, 4]}}", 4,
@@ -238,9 +285,10 @@ static void test_write_refused(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_round_trip), cmocka_unit_test(test_take),
-		cmocka_unit_test(test_malformed),  cmocka_unit_test(test_lengths),
-		cmocka_unit_test(test_misaligned), cmocka_unit_test(test_write_refused),
+		cmocka_unit_test(test_round_trip),    cmocka_unit_test(test_take),
+		cmocka_unit_test(test_others),        cmocka_unit_test(test_malformed),
+		cmocka_unit_test(test_lengths),       cmocka_unit_test(test_misaligned),
+		cmocka_unit_test(test_write_refused),
 	};
 	return cmocka_run_group_tests(tests, make_folder, drop_folder);
 }

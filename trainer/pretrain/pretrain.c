@@ -490,8 +490,9 @@ int pretrain(struct pretrain_conf *c, struct dist *d, struct err *e)
 	struct err ignored;
 	int ret;
 
-	ret = file_exists(c->run.out) ? err_set(e, "%s exists already: remove it or set run.out", c->run.out)
-				      : 0;
+	ret = file_exists(c->run.out)
+		  ? err_set(e, "%s exists already: set run.out to another folder", c->run.out)
+		  : 0;
 	ret = dist_agree(d, ret ? ret : open_all(&p, e), e);
 	if (!ret) {
 		log_info("%lld parameters, %lld prompts, %lld scenes a step", (long long)at_numel(p.flat_P),

@@ -85,7 +85,9 @@ char *adapters_model(const char *path, struct err *e)
 	char *config = adapters_run(path, NULL), *model = NULL;
 	struct experiment x;
 
-	if (!config) {
+	if (!file_exists(path)) {
+		err_set(e, "%s: no such file or folder", path);
+	} else if (!config) {
 		err_set(e, "%s does not belong to a run: give --model DIR", path);
 	} else if (experiment_read(&x, config, NULL, 0, e)) {
 		err_in(e, "cannot find the model of %s (give --model DIR)", path);
