@@ -2,6 +2,7 @@
 #include "aten/trace.h"
 #include "aten/shim.hpp"
 #include "base/err.h"
+#include "base/io.h"
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -66,7 +67,7 @@ int at_trace_end(enum at_device dev, const char *path, struct err *e)
 		wait_for(dev);
 		profiler::disableProfiler()->save(part);
 	});
-	if (!is_whole(part) || rename(part.c_str(), path)) {
+	if (!is_whole(part) || io_rename(part.c_str(), path)) {
 		remove(part.c_str());
 		remove((part + ".tmp").c_str()); // the profiler's own
 		return err_set(e, "%s: the trace cannot be written there; is the disk full?", path);

@@ -5,6 +5,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -95,14 +96,29 @@ static void drop(char **s)
 	*s = NULL;
 }
 
-/* Where links lead, whether or not there is something; what cannot be found out stays as it is. */
+/* The number of a file that this process has open, by its name: /dev/stdout's link, /dev/fd/63; -1: another.
+ */
+static int open_already(const char *path)
+{
+	static const char *const places[] = { "/dev/fd/", "/proc/self/fd/" };
+	char *end;
+
+	for (int i = 0; i < 2; i++)
+		if (text_starts(path, places[i]) && path[strlen(places[i])]) {
+			long fd = strtol(path + strlen(places[i]), &end, 10);
+			return *end || fd < 0 || fd > INT_MAX ? -1 : (int)fd;
+		}
+	return -1;
+}
+
+/* Where links lead, whether or not there is something; NULL and errno where they lead in circles. */
 static char *follow(const char *path)
 {
 	enum { MOST = 40 };
 	char *at = mem_str(path), to[4096];
 
 	for (int i = 0; i < MOST; i++) {
-		ssize_t n = readlink(at, to, sizeof to - 1);
+		ssize_t n = open_already(at) >= 0 ? -1 : readlink(at, to, sizeof to - 1);
 
 		if (n < 0)
 			return at;
@@ -113,7 +129,8 @@ static char *follow(const char *path)
 		at = next;
 	}
 	free(at);
-	return mem_str(path);
+	errno = ELOOP;
+	return NULL;
 }
 
 /* A device, a pipe or a socket is written to, not replaced.  What a descriptor's name in /proc leads to may
@@ -149,12 +166,21 @@ static int open_temporary(struct file_writer *w)
 
 int file_begin(struct file_writer *w, const char *path, struct err *e)
 {
-	bool in_place = is_in_place(path);
-	int fd;
+	char *end = follow(path);
+	int own = end ? open_already(end) : -1, fd;
+	bool in_place = own >= 0 || is_in_place(path);
 
+	if (!end) {
+		*w = (struct file_writer) { 0 };
+		return fail(e, "write", path);
+	}
 	*w = (struct file_writer) { .stream = mem_zero(1, sizeof *w->stream) };
-	w->path = in_place ? mem_str(path) : follow(path);
-	fd = in_place ? io_open(path, O_WRONLY, 0) : open_temporary(w);
+	w->path = in_place ? mem_str(path) : mem_str(end);
+	/* written through its own descriptor: what a shell appends to is neither cut off nor replaced */
+	fd = own >= 0   ? fcntl(own, F_DUPFD_CLOEXEC, 0)
+	     : in_place ? io_open(path, O_WRONLY, 0)
+			: open_temporary(w);
+	free(end);
 	w->f = fd < 0 ? NULL : io_stream(w->stream, fd, w->path);
 	if (!w->f) {
 		fail(e, "write", path);

@@ -15,8 +15,9 @@ static const char *const call_names[] = { "open",   "write", "fsync", "rename",
 static const struct {
 	const char *name;
 	int code;
-} errors[] = { { "ENOSPC", ENOSPC }, { "EIO", EIO },     { "EFBIG", EFBIG }, { "EDQUOT", EDQUOT },
-	       { "EACCES", EACCES }, { "EROFS", EROFS }, { "EINTR", EINTR }, { "ENOMEM", ENOMEM } };
+} errors[] = { { "ENOSPC", ENOSPC }, { "EIO", EIO },       { "EFBIG", EFBIG },
+	       { "EDQUOT", EDQUOT }, { "EACCES", EACCES }, { "EROFS", EROFS },
+	       { "EINTR", EINTR },   { "ENOMEM", ENOMEM }, { "EINVAL", EINVAL } };
 
 /* The fault that was asked for. */
 static struct {
@@ -27,21 +28,18 @@ static struct {
 } fault;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 
-static _Noreturn void bad(const char *value)
-{
-	fprintf(stderr, "contraflow: CONTRAFLOW_FAULT = '%s': write CALL:N:WHAT[:RANK], see base/io.h\n",
-		value);
-	exit(2);
-}
-
-static void parse(const char *value)
+bool io_set_fault(const char *value)
 {
 	char call[16], what[16];
 	int rank = -1;
 	const char *own = getenv("OMPI_COMM_WORLD_RANK");
 
+	memset(&fault, 0, sizeof fault);
+	io_faults = false;
+	if (!value)
+		return true;
 	if (sscanf(value, "%15[^:]:%ld:%15[^:]:%d", call, &fault.at, what, &rank) < 3 || fault.at < 1)
-		bad(value);
+		return false;
 	for (fault.call = 0; fault.call <= IO_CALLS && strcmp(call_names[fault.call], call);)
 		fault.call++;
 	fault.shorter = !strcmp(what, "short");
@@ -50,16 +48,25 @@ static void parse(const char *value)
 		if (!strcmp(errors[i].name, what))
 			fault.code = errors[i].code;
 	if (fault.call > IO_CALLS || (!fault.shorter && !fault.kill && !fault.code))
-		bad(value);
+		return false;
 	io_faults = rank < 0 || rank == (own ? atoi(own) : 0);
+	return true;
+}
+
+bool io_fault_done(void)
+{
+	return fault.done;
 }
 
 __attribute__((constructor)) static void read_variable(void)
 {
 	const char *value = getenv("CONTRAFLOW_FAULT");
 
-	if (value && *value)
-		parse(value);
+	if (!value || !*value || io_set_fault(value))
+		return;
+	fprintf(stderr, "contraflow: CONTRAFLOW_FAULT = '%s': write CALL:N:WHAT[:RANK], see base/io.h\n",
+		value);
+	exit(2);
 }
 
 /* Counts a call of this kind; true: this is the one. */
@@ -205,6 +212,22 @@ FILE *io_stream(struct io_stream *s, int fd, const char *path)
 	return s->f;
 }
 
+/* What went there of a piece that does not fit is taken back: a record is whole or not there. */
+static ssize_t append_write(void *cookie, const char *data, size_t n)
+{
+	const struct io_stream *s = cookie;
+	struct stat st;
+	bool known = !fstat(s->fd, &st) && S_ISREG(st.st_mode);
+	ssize_t ret = stream_write(cookie, data, n);
+
+	if (!ret && known) {
+		int code = errno;
+		(void)!ftruncate(s->fd, st.st_size);
+		errno = code;
+	}
+	return ret;
+}
+
 static int append_close(void *cookie)
 {
 	struct io_stream *s = cookie;
@@ -226,7 +249,7 @@ FILE *io_append(const char *path, bool anew)
 		return NULL;
 	}
 	*s = (struct io_stream) { .fd = fd, .path = strdup(path) };
-	s->f = fopencookie(s, "w", (cookie_io_functions_t) { .write = stream_write, .close = append_close });
+	s->f = fopencookie(s, "w", (cookie_io_functions_t) { .write = append_write, .close = append_close });
 	if (!s->f) {
 		free(s->path);
 		free(s);

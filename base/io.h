@@ -43,12 +43,15 @@ struct io_stream {
 /* NULL with errno.  *s stays where it is while the stream is open; the caller frees s->path after fclose. */
 FILE *io_stream(struct io_stream *s, int fd, const char *path);
 /* A stream that appends to a file, which is made where it is missing, or with `anew` must not be there: for
- * logs, whose lines are whole after fflush.  NULL with errno. */
+ * logs, whose lines are whole after fflush, or not there where it fails.  NULL with errno. */
 FILE *io_append(const char *path, bool anew);
 
 /* Whether the call that comes fails, with errno set; for those who make it themselves. */
 extern bool io_faults; /* the variable is set */
 bool io_fault(enum io_call call, const char *path);
+/* The variable's value from here on, for tests; NULL: none.  False: it is not one. */
+bool io_set_fault(const char *value);
+bool io_fault_done(void); /* the fault has been */
 
 #ifdef __cplusplus
 }

@@ -8,6 +8,7 @@
 #include "rewards/mixture/mixture.h"
 #include "commands/options.h"
 #include "dist/startup.h"
+#include <jansson.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -66,6 +67,7 @@ int main(int argc, char **argv)
 
 	at_set_panic(panic);
 	signal(SIGXFSZ, SIG_IGN); /* a file that may not grow is an error of the write that meets it */
+	json_set_alloc_funcs(mem_alloc, free); /* jansson makes NULL of what it has no memory for */
 	if (argc < 2) {
 		usage(stderr);
 		return 2;

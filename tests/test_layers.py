@@ -59,6 +59,10 @@ def bare_numbers(text):
     return [p.strip() for p in packed if "f" in p] + re.findall(r"\bjson_real(?:_set)?\s*\(", text)
 
 
+# Ways to write a file that know less than base/io.h of what can go wrong.
+WRITES = re.compile(r'\bfopen\s*\([^;]*?"[wa][^"]*"\s*\)|\b(?:mkstemp|mkostemp|creat|renameat2?)\s*\(|(?<![\w:.>])rename\s*\(')
+
+
 def sees_families(path, text):
     """Includes of a family's folder that this file may not have."""
     for family in set(re.findall(r'^#include "models/(\w+)/', text, re.M)) - SHARED_MODELS:
@@ -92,6 +96,8 @@ def main():
             bad += sees_families(path, text)
             said = re.search(ITS_BLOCKS[1], bare(text))
             bad += [f"{path}: only {ITS_BLOCKS[0]} knows '{said[0]}'"] if said and not path.startswith(ITS_BLOCKS[0]) else []
+        found = WRITES.search(bare(text)) if folder in MAY and path != "base/io.c" else None
+        bad += [f"{path}: {found[0]} writes a file: base/file.h, base/io.h"] if found else []
         if folder in MAY and path != "base/json.c":
             bad += [f"{path}: {found} refuses NaN: json_number" for found in bare_numbers(text)]
         if folder in MAY:

@@ -99,11 +99,11 @@ def text_of(what):
     return "out of memory" if what == "ENOMEM" else os.strerror(getattr(errno, what))
 
 
-def judge(program, folder, want, ranks, call, n, what):
-    """None where the fault did not come, else a list of complaints."""
+def judge(program, folder, want, ranks, call, n, what, struck=0):
+    """None where the fault did not come to rank `struck`, else a list of complaints."""
     run = folder / "run"
     shutil.rmtree(run, ignore_errors=True)
-    done = launch(program, folder, run, ranks, f"{call}:{n}:{what}:{ranks - 1 if n % 2 else 0}" if ranks > 1 else f"{call}:{n}:{what}")
+    done = launch(program, folder, run, ranks, f"{call}:{n}:{what}:{struck}")
     came = re.search(r"^fault: \w+ \d+: \w+ \((.*)\)$", done.stderr, re.M)
     if not came:
         return None if done.returncode == 0 else [f"exit {done.returncode} without a fault: {done.stderr[-300:]}"]
@@ -160,21 +160,21 @@ def main():
         prepare(folder)
         for ranks in map(int, a.ranks.split(",")):
             want = reference(a.program, folder, ranks)
-            for call in a.calls.split(","):
+            for call, struck in [(c, r) for c in a.calls.split(",") for r in range(ranks)]:
                 step, n, over = a.every * (97 if call == "alloc" else 1), a.first, False
                 while not over:
                     whats = [ERRORS[call][(n // step) % len(ERRORS[call])]] if a.rotate else ERRORS[call]
                     for what in whats:
-                        bad = judge(a.program, folder, want, ranks, call, n, what)
+                        bad = judge(a.program, folder, want, ranks, call, n, what, struck)
                         if bad is None:
                             over = True
                             break
                         injected += 1
                         right += not bad
                         for b in bad:
-                            print(f"{ranks} ranks, {call} {n} {what}: {b}", flush=True)
+                            print(f"rank {struck} of {ranks}, {call} {n} {what}: {b}", flush=True)
                     n += step
-                print(f"{ranks} ranks, {call}: a run has fewer than {n} calls; so far {injected} faults, {right} right", flush=True)
+                print(f"rank {struck} of {ranks}, {call}: a run has at most {n - 1} calls; so far {injected} faults, {right} right", flush=True)
     print(f"{injected} faults injected, {right} ended right")
     return injected != right
 

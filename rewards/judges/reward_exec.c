@@ -121,10 +121,15 @@ static int spawn(struct child *c, char **argv, const posix_spawn_file_actions_t 
 {
 	extern char **environ;
 	posix_spawnattr_t attr;
+	sigset_t ours; /* that this program ignores, for itself alone */
 	int code;
 
 	posix_spawnattr_init(&attr);
-	posix_spawnattr_setflags(&attr, POSIX_SPAWN_SETPGROUP); /* a group of its own, to be killed whole */
+	sigemptyset(&ours);
+	sigaddset(&ours, SIGXFSZ);
+	posix_spawnattr_setsigdefault(&attr, &ours);
+	/* a group of its own, to be killed whole */
+	posix_spawnattr_setflags(&attr, POSIX_SPAWN_SETPGROUP | POSIX_SPAWN_SETSIGDEF);
 	pthread_mutex_lock(&lock);
 	code = posix_spawnp(&c->pid, argv[0], files, &attr, argv, environ);
 	if (code)

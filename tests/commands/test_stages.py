@@ -30,7 +30,7 @@ stages:
     train: {{max_steps: 4}}
     policy: {{old_schedule: linear, old_slope: 0.1, old_max: 1}}
     prompts: {{test: {ROOT}/data/shapes/validation.jsonl, group_size: 4}}
-  flat again:
+  flat-again:
     train: {{max_steps: 2, steps_per_epoch: 2}}
     rewards: {{jpeg_incompressibility: {{}}}}
 """
@@ -58,7 +58,7 @@ def test_stages(tmp_path):
     assert np.allclose([r["old_eta"] for r in rows[3:7]], [0.1, 0.2, 0.3, 0.4])
     assert [r["images"] for r in rows] == [15, 30, 45, 57, 69, 81, 93, 108]
     results = {p.name: json.loads(p.read_text()) for p in run.glob("result*.json")}
-    assert set(results) == {"result-flat.json", "result-right.json", "result-flat again.json"}
+    assert set(results) == {"result-flat.json", "result-right.json", "result-flat-again.json"}
     assert results["result-right.json"]["stage_steps"] == 4 and results["result-right.json"]["before"]["images"] == 144
     assert "before" not in results["result-flat.json"] and "stage 2 of 3: right" in said.stderr
     assert state(run, 3)["adam.m"].any() and np.abs(state(run, 9)["theta"] - state(run, 7)["theta"]).max() <= 2.1e-3
