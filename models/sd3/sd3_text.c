@@ -161,6 +161,12 @@ static int hash_tokenizer(uint64_t *hash, const struct text_options *o, const ch
 		*hash = file_hash(&h, sizeof h, *hash);
 		free(file);
 	}
+	/* read where the files above are not; apart, so that folders without it keep the hash they had */
+	char *json = file_join(path, "tokenizer.json");
+	uint64_t h;
+	if (!ret && file_exists(json) && !(ret = content_hash_path(&h, json, o->hashes, e)))
+		*hash = file_hash(&h, sizeof h, *hash);
+	free(json);
 	free(path);
 	return ret;
 }

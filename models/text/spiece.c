@@ -1,6 +1,8 @@
 #include "models/text/spiece.h"
 #include "base/file.h"
+#include "base/json.h"
 #include "base/mem.h"
+#include "base/text.h"
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
@@ -22,6 +24,8 @@ struct spiece {
 	int *slot; /* ids by hash, -1 where nobody is; a power of two of them */
 	size_t slots;
 	struct bytes table;
+	json_t *json;        /* whose strings the pieces are; NULL */
+	struct text decoded; /* the table, from base64 */
 };
 
 /* ---- Protocol buffers ---------------------------------------------------------------------------- */
@@ -183,12 +187,112 @@ int spiece_open(struct spiece **out, const void *model, size_t n, const char *wh
 	return ret;
 }
 
+/* ---- tokenizer.json --------------------------------------------------------------------------------- */
+
+static const json_t *member(const json_t *o, const char *a, const char *b)
+{
+	return json_object_get(json_object_get(o, a), b);
+}
+
+static bool is(const json_t *v, const char *word)
+{
+	return json_is_string(v) && !strcmp(json_string_value(v), word);
+}
+
+/* What decides how text is prepared and cut: nothing but T5's way is known. */
+static int check_kind(const json_t *o, const char *what, struct err *e)
+{
+	const json_t *pre = json_object_get(o, "pre_tokenizer"),
+		     *parts = json_object_get(pre, "pretokenizers"), *first = json_array_get(parts, 0),
+		     *second = json_array_get(parts, 1), *scheme = json_object_get(second, "prepend_scheme"),
+		     *split = json_object_get(second, "split");
+	const json_t *normalizer = json_object_get(o, "normalizer");
+
+	if (!is(member(o, "model", "type"), "Unigram") || json_is_true(member(o, "model", "byte_fallback")))
+		return err_set(e, "%s: its model is not unigram pieces without bytes to fall back on", what);
+	if (json_is_object(normalizer) && !is(json_object_get(normalizer, "type"), "Precompiled"))
+		return err_set(e, "%s: its normalizer is not Precompiled", what);
+	if (json_array_size(parts) != 2 || !is(json_object_get(first, "type"), "WhitespaceSplit") ||
+	    !is(json_object_get(second, "type"), "Metaspace") ||
+	    !is(json_object_get(second, "replacement"), "\xE2\x96\x81") ||
+	    (scheme && !is(scheme, "always")) || json_is_false(split) ||
+	    json_is_false(json_object_get(second, "add_prefix_space")))
+		return err_set(e, "%s: its pre_tokenizer is not WhitespaceSplit and Metaspace, as T5's is",
+			       what);
+	return 0;
+}
+
+static int take_table(struct spiece *s, const json_t *o, const char *what, struct err *e)
+{
+	const json_t *map = member(o, "normalizer", "precompiled_charsmap");
+
+	if (!json_is_string(map))
+		return 0;
+	if (!text_unbase64(&s->decoded, json_string_value(map), json_string_length(map)))
+		return err_set(e, "%s: precompiled_charsmap is not base64", what);
+	s->table = (struct bytes) { (const uint8_t *)s->decoded.s, s->decoded.n };
+	return 0;
+}
+
+/* vocab: [[piece, score], ...]; the sentinels at its end fall to <extra_id_0>. */
+static int take_pieces(struct spiece *s, const json_t *o, const char *what, int *sentinels, struct err *e)
+{
+	const json_t *vocab = member(o, "model", "vocab"), *row;
+	char name[32];
+	size_t n = json_array_size(vocab), i;
+
+	for (*sentinels = 0; *sentinels < (int)n; ++*sentinels) {
+		snprintf(name, sizeof name, "<extra_id_%d>", *sentinels);
+		if (!is(json_array_get(json_array_get(vocab, n - 1 - (size_t)*sentinels), 0), name))
+			break;
+	}
+	n -= (size_t)*sentinels;
+	json_array_foreach((json_t *)(uintptr_t)vocab, i, row)
+	{
+		const json_t *piece = json_array_get(row, 0), *score = json_array_get(row, 1);
+
+		if (i == n)
+			break;
+		if (!json_is_string(piece) || !json_string_length(piece) || !json_is_number(score) ||
+		    s->n == MOST)
+			return err_set(e, "%s: entry %zu of the vocabulary is not a piece and its score",
+				       what, i);
+		MEM_PUSH(s->piece, s->n, s->cap) =
+		    (struct piece) { .text = { (const uint8_t *)json_string_value(piece),
+					       json_string_length(piece) },
+				     .score = (float)json_number_value(score) };
+	}
+	return s->n ? 0 : err_set(e, "%s: the vocabulary is empty", what);
+}
+
+int spiece_open_json(struct spiece **out, const char *text, size_t n, const char *what, int *sentinels,
+		     struct err *e)
+{
+	struct spiece *s = mem_zero(1, sizeof *s);
+	int ret = (s->json = json_parse(text, n, what, e)) ? 0 : -1;
+
+	if (!ret)
+		ret = check_kind(s->json, what, e) || take_table(s, s->json, what, e) ||
+			      take_pieces(s, s->json, what, sentinels, e)
+			  ? -1
+			  : 0;
+	if (!ret && !index_pieces(s))
+		ret = err_set(e, "%s: two of its pieces are equal", what);
+	if (ret)
+		spiece_close(s);
+	else
+		*out = s;
+	return ret;
+}
+
 void spiece_close(struct spiece *s)
 {
 	if (!s)
 		return;
 	free(s->piece);
 	free(s->slot);
+	json_decref(s->json);
+	text_free(&s->decoded);
 	free(s);
 }
 

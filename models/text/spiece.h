@@ -1,5 +1,6 @@
 /*
- * spiece.h -- a sentencepiece model (spiece.model): its unigram pieces and its table of replacements.
+ * spiece.h -- a sentencepiece model: its unigram pieces and its table of replacements, from spiece.model or
+ * from tokenizer.json, the only file that transformers 5 saves.
  *
  * libsentencepiece is not used, though it could read the file: it exports a variable FLAGS_minloglevel, as
  * libtorch does, of another size; whichever the loader picks, one of them writes into what is not its own.
@@ -15,6 +16,11 @@ struct spiece;
 
 /* A serialized ModelProto of a unigram model, which must stay where it is; `what` names it in errors. */
 int spiece_open(struct spiece **s, const void *model, size_t n, const char *what, struct err *e);
+/* The same of a tokenizer.json of T5's kind: a unigram model, Precompiled text, words cut at white space with
+ * the blank's sign before each; without the sentinels <extra_id_0> .. behind its pieces, whose number goes to
+ * *sentinels.  What is of another kind is an error that names it. */
+int spiece_open_json(struct spiece **s, const char *text, size_t n, const char *what, int *sentinels,
+		     struct err *e);
 void spiece_close(struct spiece *s);                                  /* NULL is fine */
 int spiece_size(const struct spiece *s);                              /* pieces */
 int spiece_find(const struct spiece *s, const char *piece, size_t n); /* its id; -1: there is none */

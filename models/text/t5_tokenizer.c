@@ -5,7 +5,8 @@
  * grapheme (shorter than six bytes) or per code point, and takes the shortest entry that is a prefix, where
  * sentencepiece takes the longest match anywhere in the text: the two differ on combining marks.  Its search
  * for the likeliest pieces adds in double precision, where sentencepiece adds floats: the two differ on ties.
- * So spiece.c reads the model, and the text is normalised, cut at white space and segmented here.
+ * So spiece.c reads the model, from spiece.model or tokenizer.json, and the text is normalised, cut at white
+ * space and segmented here.
  */
 #include "models/text/spiece.h"
 #include "models/text/tokenizer.h"
@@ -91,17 +92,18 @@ static const char *replacement(const struct t5_tokenizer *t, const char *s, size
 int t5_tokenizer_open(struct t5_tokenizer **out, const char *dir, struct err *e)
 {
 	struct t5_tokenizer *t = mem_zero(1, sizeof *t);
-	char *path = file_join(dir, "spiece.model");
-	bool only_json = !file_exists(path) && file_is_in(dir, "tokenizer.json");
-	int ret = only_json
-		      ? err_set(e,
-				"%s is missing: transformers 5 saves tokenizer.json alone, which is not "
-				"read here: copy spiece.model from where the model came from",
-				path)
-		      : file_read(&t->model, &t->size, path, e);
+	bool json = !file_is_in(dir, "spiece.model") && file_is_in(dir, "tokenizer.json");
+	char *path = file_join(dir, json ? "tokenizer.json" : "spiece.model");
+	int sentinels = SENTINELS, ret = file_read(&t->model, &t->size, path, e);
 
 	if (!ret)
-		ret = spiece_open(&t->pieces, t->model, t->size, path, e) || find_table(t, path, e) ? -1 : 0;
+		ret = json ? spiece_open_json(&t->pieces, t->model, t->size, path, &sentinels, e)
+			   : spiece_open(&t->pieces, t->model, t->size, path, e);
+	if (!ret && sentinels != SENTINELS)
+		ret = err_set(e, "%s: T5 has %d sentinels <extra_id_..> behind its pieces; here are %d", path,
+			      SENTINELS, sentinels);
+	if (!ret)
+		ret = find_table(t, path, e);
 	if (!ret && (spiece_find(t->pieces, "<pad>", 5) != PAD || spiece_find(t->pieces, "</s>", 4) != EOS ||
 		     spiece_find(t->pieces, "<unk>", 5) != UNK))
 		ret = err_set(e, "%s: the first pieces are not T5's <pad>, </s>, <unk>", path);

@@ -28,7 +28,8 @@ int clip_tokenizer_encode_open(const struct clip_tokenizer *t, const char *text,
 /* ---- T5: sentencepiece's unigram model ----------------------------------------------------------- */
 struct t5_tokenizer;
 
-/* spiece.model; the 100 sentinels <extra_id_0> .. follow its pieces in falling order. */
+/* spiece.model, or tokenizer.json where it is missing; the 100 sentinels <extra_id_0> .. follow its pieces in
+ * falling order. */
 int t5_tokenizer_open(struct t5_tokenizer **t, const char *dir, struct err *e);
 void t5_tokenizer_close(struct t5_tokenizer *t);
 /* At most length - 1 ids, </s>, padding: `length` entries. */

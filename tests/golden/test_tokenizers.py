@@ -71,6 +71,35 @@ def test_t5(pipeline, ids):
     assert not differences(prompts, ours["input_ids_3"], theirs)
 
 
+def test_t5_json(pipeline, ids, tmp_path):
+    """What transformers 5 saves: tokenizer.json alone.  The same ids; what it cannot read is named."""
+    prompts, ours = ids
+    for name in "tokenizer", "tokenizer_2", "text_encoder", "text_encoder_2", "text_encoder_3":
+        (tmp_path / name).symlink_to(pipeline / name)
+    T5Tokenizer.from_pretrained(pipeline / "tokenizer_3").save_pretrained(tmp_path / "tokenizer_3")
+    assert not (tmp_path / "tokenizer_3/spiece.model").exists()
+    file = tmp_path / "tokenizer_3/tokenizer.json"
+    run = ("probe", "tokenize", "--model", tmp_path, "--in", pipeline / "in.safetensors", "--out", tmp_path / "out.safetensors",
+           "--text-length", T5_LENGTH)  # fmt: skip
+    contraflow(*run)
+    assert not differences(prompts, load_file(tmp_path / "out.safetensors")["input_ids_3"], ours["input_ids_3"])
+    good = json.loads(file.read_text())
+    for change, message in [
+        (lambda j: j["model"].update(byte_fallback=True), "unigram pieces without bytes"),
+        (lambda j: j.update(normalizer={"type": "NFKC"}), "normalizer is not Precompiled"),
+        (lambda j: j["normalizer"].update(precompiled_charsmap="?"), "not base64"),
+        (lambda j: j["pre_tokenizer"]["pretokenizers"].pop(0), "pre_tokenizer is not WhitespaceSplit and Metaspace"),
+        (lambda j: j["model"]["vocab"].pop(), "T5 has 100 sentinels"),
+        (lambda j: j["model"]["vocab"].insert(7, ["x"]), "entry 7 of the vocabulary"),
+        (lambda j: j["model"]["vocab"].insert(8, j["model"]["vocab"][9]), "two of its pieces are equal"),
+    ]:  # fmt: skip
+        bad = json.loads(json.dumps(good))
+        change(bad)
+        file.write_text(json.dumps(bad))
+        with pytest.raises(RuntimeError, match=message):
+            contraflow(*run)
+
+
 # ---- CLIP as open_clip has it ------------------------------------------------------------------------
 
 
