@@ -306,6 +306,43 @@ int st_merge(struct st_file *f, struct st_file *shard, struct err *e)
 	return 0;
 }
 
+size_t st_end(const char *head, size_t n)
+{
+	const unsigned char *p = (const unsigned char *)head;
+	uint64_t header = 0, last = 0;
+	const char *name;
+	json_t *x;
+
+	if (n < 8)
+		return 0;
+	for (int i = 8; i-- > 0;)
+		header = header << 8 | p[i];
+	if (header > ST_HEADER_MAX)
+		return 8; /* no such file: st_open_bytes says so */
+	if (n - 8 < header)
+		return 0;
+	json_t *root = json_loadb(head + 8, (size_t)header, 0, NULL);
+	json_object_foreach(root, name, x)
+	{
+		json_int_t end = json_integer_value(json_array_get(json_object_get(x, "data_offsets"), 1));
+
+		last = end > 0 && (uint64_t)end > last ? (uint64_t)end : last;
+	}
+	json_decref(root);
+	return (size_t)(last < SIZE_MAX - 8 - header ? 8 + header + last : SIZE_MAX);
+}
+
+int st_open_zstd(struct st_file *f, const char *path, struct err *e)
+{
+	char *data;
+	size_t size;
+
+	*f = (struct st_file) { 0 };
+	return file_read_zstd_until(&data, &size, path, st_end, e) || st_open_bytes(f, data, size, path, e)
+		   ? -1
+		   : 0;
+}
+
 void st_close(struct st_file *f)
 {
 	for (int i = 0; i < f->n; i++)

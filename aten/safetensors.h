@@ -38,6 +38,9 @@ int st_open(struct st_file *f, const char *path, struct err *e);
 /* The same over bytes in memory (for example a decompressed .zst); takes the malloc'ed buffer over, also on
  * failure. */
 int st_open_bytes(struct st_file *f, char *data, size_t size, const char *name, struct err *e);
+int st_open_zstd(struct st_file *f, const char *path, struct err *e); /* compressed: NAME.zst */
+/* Where a safetensors file ends by its header, for file_read_zstd_until; 0: n bytes do not tell. */
+size_t st_end(const char *head, size_t n);
 void st_close(struct st_file *f); /* tensors taken stay valid */
 /* Moves the tensors of `shard`, which is closed afterwards as usual, into f; no name may be in both. */
 int st_merge(struct st_file *f, struct st_file *shard, struct err *e);

@@ -32,35 +32,55 @@ int file_write_zstd(const char *path, const void *data, size_t size, int level, 
 	return ret;
 }
 
-int file_read_zstd(char **data, size_t *size, const char *path, struct err *e)
+/* One piece more of *out; whether there is any.  -1: damaged, or beyond its end. */
+static int unpack(ZSTD_DStream *d, ZSTD_inBuffer *in, struct text *out, char *buf, size_t chunk, size_t *left,
+		  const char *path, struct err *e)
+{
+	ZSTD_outBuffer o = { buf, chunk, 0 };
+
+	*left = ZSTD_decompressStream(d, &o, in);
+	if (ZSTD_isError(*left))
+		return err_set(e, "%s: damaged: %s", path, ZSTD_getErrorName(*left));
+	text_add_bytes(out, buf, o.pos);
+	return o.pos > 0;
+}
+
+/* Whether what is there is more than there should be. */
+static int check_end(const struct text *out, size_t (*end)(const char *head, size_t n), size_t *known,
+		     const char *path, struct err *e)
+{
+	if (end && !*known)
+		*known = end(out->s, out->n);
+	if (!*known || out->n <= *known)
+		return 0;
+	return err_set(e, "%s: the compressed data go on behind byte %zu, where what is in them ends", path,
+		       *known);
+}
+
+int file_read_zstd_until(char **data, size_t *size, const char *path,
+			 size_t (*end)(const char *head, size_t n), struct err *e)
 {
 	struct file_map m;
 	struct text out = { 0 };
-	size_t chunk = ZSTD_DStreamOutSize(), left = 1;
-	char *buf;
-	int ret = 0;
+	size_t chunk = ZSTD_DStreamOutSize(), left = 1, known = 0;
+	int ret = 0, some;
 
 	if (file_map(&m, path, e))
 		return -1;
-	buf = mem_alloc(chunk);
+	char *buf = mem_alloc(chunk);
 	text_add(&out, "");
 	ZSTD_DStream *d = ZSTD_createDStream();
 	ZSTD_inBuffer in = { m.data, m.size, 0 };
 	while (!ret && in.pos < in.size) {
-		ZSTD_outBuffer o = { buf, chunk, 0 };
-		left = ZSTD_decompressStream(d, &o, &in);
-		if (ZSTD_isError(left))
-			ret = err_set(e, "%s: damaged: %s", path, ZSTD_getErrorName(left));
-		else
-			text_add_bytes(&out, buf, o.pos);
+		some = unpack(d, &in, &out, buf, chunk, &left, path, e);
+		ret = some < 0 ? -1 : check_end(&out, end, &known, path, e);
 	}
 	while (!ret && left > 0) { /* what the decoder still holds */
-		ZSTD_outBuffer o = { buf, chunk, 0 };
-		left = ZSTD_decompressStream(d, &o, &in);
-		if (ZSTD_isError(left) || !o.pos)
+		some = unpack(d, &in, &out, buf, chunk, &left, path, e);
+		if (some == 0)
 			ret = err_set(e, "%s: damaged: the compressed data end too early", path);
 		else
-			text_add_bytes(&out, buf, o.pos);
+			ret = some < 0 ? -1 : check_end(&out, end, &known, path, e);
 	}
 	ZSTD_freeDStream(d);
 	free(buf);
@@ -72,6 +92,11 @@ int file_read_zstd(char **data, size_t *size, const char *path, struct err *e)
 	*data = out.s;
 	*size = out.n;
 	return 0;
+}
+
+int file_read_zstd(char **data, size_t *size, const char *path, struct err *e)
+{
+	return file_read_zstd_until(data, size, path, NULL, e);
 }
 
 /* ---- XXH64 (https://github.com/Cyan4973/xxHash, doc/xxhash_spec.md) -------------------------- */

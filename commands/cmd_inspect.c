@@ -143,14 +143,8 @@ static bool has_pairs(const struct st_file *f)
 static int inspect_tensors(const char *path, struct err *e)
 {
 	struct st_file f;
-	char *data;
-	size_t n;
-	int ret;
+	int ret = text_ends(path, ".zst") ? st_open_zstd(&f, path, e) : st_open(&f, path, e);
 
-	if (text_ends(path, ".zst"))
-		ret = file_read_zstd(&data, &n, path, e) || st_open_bytes(&f, data, n, path, e) ? -1 : 0;
-	else
-		ret = st_open(&f, path, e);
 	if (ret)
 		return -1;
 	struct err why;

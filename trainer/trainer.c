@@ -224,6 +224,18 @@ static int open_preview(struct trainer *t, struct at_dims chw, struct err *e)
 	return sampler_init(&t->preview, &t->pipeline, &c, chw, e) ? err_in(e, "rollout.preview") : 0;
 }
 
+/* More blocks than there are is a mistake in one of two numbers. */
+static int check_blocks(const struct trainer *t, struct err *e)
+{
+	int64_t asked = t->x->train.gradient_checkpointing, blocks = t->pipeline.transformer.facts.blocks;
+
+	if (asked <= blocks || asked == TRANSFORMER_BLOCKS)
+		return 0;
+	return err_set(e,
+		       "train.gradient_checkpointing = %lld: the transformer has %lld blocks; true means all",
+		       (long long)asked, (long long)blocks);
+}
+
 static int open_samplers(struct trainer *t, struct err *e)
 {
 	if (t->x->train.cuda_graphs)
@@ -232,7 +244,8 @@ static int open_samplers(struct trainer *t, struct err *e)
 	struct at_dims chw = pipeline_latent_shape(&t->pipeline, c->height, c->width);
 	if (sampler_init(&t->rollout, &t->pipeline, &t->x->rollout, chw, e))
 		return err_in(e, "rollout");
-	if ((t->archives && archived_check(t, e)) || check_noise(t, e) || open_preview(t, chw, e))
+	if (check_blocks(t, e) || (t->archives && archived_check(t, e)) || check_noise(t, e) ||
+	    open_preview(t, chw, e))
 		return -1;
 	return sampler_init(&t->eval_sampler, &t->pipeline, &t->x->eval.sampler, chw, e)
 		   ? err_in(e, "eval.sampler")

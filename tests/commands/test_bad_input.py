@@ -45,6 +45,7 @@ def train_fails(folder, text="", *args):
         ("prompts: {train: no/such.jsonl}\n", ["no/such.jsonl", "No such file"]),
         ("lora: {targets: [attn.to_z]}\n", ["attn.to_z"]),
         ("run: {device: cuda}\n", ["cuda"]),
+        ("train: {gradient_checkpointing: 30}\n", ["train.gradient_checkpointing = 30: the transformer has 4 blocks"]),
         ("rollout: {lr: 1}\n", ["unknown key 'rollout.lr'; there is optimizer.lr"]),
         ("max_steps: 3\n", ["unknown key 'max_steps'; there is train.max_steps"]),
         # diffusers: a ValueError unless both are divisible by the VAE's scale times the patch (here 4 * 2)

@@ -4,10 +4,12 @@ import json
 
 import numpy as np
 import pytest
+import zstandard
 from command import ROOT, TINY, contraflow, fails, read_lines, read_zst
 from safetensors.numpy import save_file
 
 STEPS = 3
+C = json.loads((ROOT / "data/shapes/base/transformer/config.json").read_text())["in_channels"]
 SETS = [*TINY, "--set", "optimizer.lr=1e-4", "--set", "train.timestep_fraction=0.3", "--set", "train.steps_per_epoch=1"]
 
 
@@ -59,7 +61,7 @@ def test_resume(tmp_path, trained):
 
 def write(path, drop=(), meta=True, **changes):
     n = 6
-    x = dict(x0=np.random.default_rng(0).standard_normal((n, 16, 6, 6)).astype(np.float32), prompt_id=np.arange(n) // 2,
+    x = dict(x0=np.random.default_rng(0).standard_normal((n, C, 6, 6)).astype(np.float32), prompt_id=np.arange(n) // 2,
              r=np.linspace(0, 1, n, dtype=np.float32))  # fmt: skip
     x = {k: v for k, v in {**x, **changes}.items() if k not in drop}
     prompts = {"0": "a red circle", "1": "two blue squares", "2": "a green cross"}
@@ -73,14 +75,14 @@ BAD = [
     ("no prompts", dict(meta=False), "the metadata have no prompts"),
     ("a prompt without text", dict(prompt_id=np.array([0, 0, 1, 1, 2, 5])), "prompt_id[5] = 5 has no text"),
     ("r beyond 1", dict(r=np.full(6, 1.5, np.float32)), "r[0] = 1.5 is not in [0, 1]"),
-    ("not finite", dict(x0=np.full((6, 16, 6, 6), np.inf, np.float32)), "x0 has numbers that are not finite"),
-    ("half precision", dict(x0=np.zeros((6, 16, 6, 6), np.float16)), "x0 must be float32"),
-    ("another size", dict(x0=np.zeros((6, 16, 8, 6), np.float32)), "latents are (16, 8, 6), and the configuration's are (16, 6, 6)"),
+    ("not finite", dict(x0=np.full((6, C, 6, 6), np.inf, np.float32)), "x0 has numbers that are not finite"),
+    ("half precision", dict(x0=np.zeros((6, C, 6, 6), np.float16)), "x0 must be float32"),
+    ("another size", dict(x0=np.zeros((6, C, 8, 6), np.float32)), f"latents are ({C}, 8, 6), and the configuration's are ({C}, 6, 6)"),
     ("levels beyond 1000", dict(timesteps=np.full((6, 2), 1001, np.float32)), "timesteps are 1000 t, above 0 and at most 1000"),
     ("levels as sigmas, of another count", dict(timesteps=np.full((5, 2), 1, np.float32)), "timesteps must be (6, T)"),
     ("too many levels", dict(timesteps=np.full((6, 11), 1, np.float32)), "11 timesteps an image are more than rollout.steps = 10"),
-    ("noise alone", dict(noise=np.zeros((6, 2, 16, 6, 6), np.float32)), "noise without timesteps"),
-    ("noise of another shape", dict(timesteps=np.full((6, 2), 500, np.float32), noise=np.zeros((6, 1, 16, 6, 6), np.float32)), "noise must be (N, T, C, H, W)"),
+    ("noise alone", dict(noise=np.zeros((6, 2, C, 6, 6), np.float32)), "noise without timesteps"),
+    ("noise of another shape", dict(timesteps=np.full((6, 2), 500, np.float32), noise=np.zeros((6, 1, C, 6, 6), np.float32)), "noise must be (N, T, C, H, W)"),
 ]  # fmt: skip
 
 
@@ -93,6 +95,19 @@ def test_bad_archives(tmp_path, name, changes, message):
     lines = [l for l in done.stderr.splitlines() if l.startswith("contraflow: ")]
     assert done.returncode == 1 and len(lines) == 1 and message in lines[0] and "bad.safetensors" in lines[0], done.stderr
     assert not (tmp_path / "run/checkpoints").exists() and not (tmp_path / "run/metrics.jsonl").exists()
+
+
+def test_a_bomb(tmp_path):
+    """What goes on behind the last tensor is refused before it is in memory: 2.7 GB of zeros."""
+    good = write(tmp_path / "a.safetensors").read_bytes()
+    squeeze, bomb = zstandard.ZstdCompressor(level=1).compressobj(), tmp_path / "bomb.safetensors.zst"
+    with open(bomb, "wb") as f:
+        f.write(squeeze.compress(good))
+        for _ in range(40):
+            f.write(squeeze.compress(bytes(1 << 26)))
+        f.write(squeeze.flush())
+    for command in ["inspect", bomb], ["replay", "configs/shapes.yaml", bomb, "--run", tmp_path / "r"]:
+        assert "the compressed data go on behind byte" in fails(*command)
 
 
 def test_refused(tmp_path):

@@ -33,7 +33,8 @@ SETTINGS = {
 def pipeline(words, name, folder):  # noqa: F811
     """A model directory, its transformer, and latents' shape; embeddings are the program's own, which other tests compare."""
     if name == "shapes":
-        return ROOT / "data/shapes/base", SD3Transformer2DModel.from_pretrained(ROOT / "data/shapes/base/transformer"), (16, 6, 6), 24
+        transformer = SD3Transformer2DModel.from_pretrained(ROOT / "data/shapes/base/transformer")
+        return ROOT / "data/shapes/base", transformer, (transformer.config.in_channels, 6, 6), 24
     pipe = make(words, transformer=SD35, seed=5)
     save_pipeline(pipe, words, folder / "model")
     return folder / "model", pipe.transformer, (16, 16, 16), 32

@@ -31,21 +31,9 @@ void archives_free(struct archives *a)
 	*a = (struct archives) { 0 };
 }
 
-static bool ends_with(const char *s, const char *end)
-{
-	size_t n = strlen(s), k = strlen(end);
-
-	return n >= k && !strcmp(s + n - k, end);
-}
-
 static int open_file(struct st_file *f, const char *path, struct err *e)
 {
-	char *data;
-	size_t size;
-
-	if (!ends_with(path, ".zst"))
-		return st_open(f, path, e);
-	return file_read_zstd(&data, &size, path, e) || st_open_bytes(f, data, size, path, e) ? -1 : 0;
+	return text_ends(path, ".zst") ? st_open_zstd(f, path, e) : st_open(f, path, e);
 }
 
 /* ---- What a file says, on rank 0 ------------------------------------------------------------------- */

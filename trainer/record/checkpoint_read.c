@@ -84,7 +84,7 @@ static int check_fits(const struct trainer *t, const json_t *j, const char *path
 static int read_tensors(struct stored *s, const json_t *j, struct err *e)
 {
 	char *path = file_join(s->dir, "state.safetensors.zst");
-	int ret = file_read_zstd(&s->tensors, &s->n_tensors, path, e);
+	int ret = file_read_zstd_until(&s->tensors, &s->n_tensors, path, st_end, e);
 
 	if (!ret && (ret = differs(j, "data", file_hash(s->tensors, s->n_tensors, 0), path, e)) > 0)
 		ret = err_set(e, "%s: damaged: its checksum is not the one in state.json", path);
