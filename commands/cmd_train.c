@@ -145,6 +145,16 @@ static int read_and_train(struct dist *d, const struct request *q, struct err *e
 	return ret;
 }
 
+int train_one(struct dist *d, const char *config, const char *dir, const struct option_list *set,
+	      const char *words, struct err *e)
+{
+	const struct request q = {
+		.config = config, .dir = dir, .want = RUNDIR_AUTO, .set = set, .words = words
+	};
+
+	return read_and_train(d, &q, e);
+}
+
 /* The words of `resume`, NULL without the option. */
 static int want_of(enum rundir_want *want, const char *command, const char *resume, struct err *e)
 {
@@ -157,7 +167,7 @@ static int want_of(enum rundir_want *want, const char *command, const char *resu
 	return 0;
 }
 
-static char *words_of(const char *command, int argc, char **argv)
+char *train_words(const char *command, int argc, char **argv)
 {
 	struct text t = { 0 };
 
@@ -220,7 +230,7 @@ int train_command(const struct command *c, int argc, char **argv, struct err *e)
 	if (!ret && !(ret = startup_open(&d, STARTUP_RANKS, e))) {
 		stop_open(d.rank == 0);
 		log_quiet(quiet);
-		char *words = words_of(c->name, argc, argv);
+		char *words = train_words(c->name, argc, argv);
 		q.words = words;
 		ret = read_and_train(&d, &q, e);
 		free(words);

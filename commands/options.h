@@ -36,10 +36,16 @@ int options_parse(const struct command *c, const struct option_spec *spec, int a
 		  const char **args, int most, int *n, struct err *e);
 
 /* The commands: each has a file cmd_NAME.c. */
-extern const struct command cmd_bench, cmd_config, cmd_eval, cmd_export, cmd_inspect, cmd_pretrain, cmd_probe,
-    cmd_replay, cmd_sample, cmd_score, cmd_serve, cmd_shapes, cmd_train;
+extern const struct command cmd_bench, cmd_compare, cmd_config, cmd_eval, cmd_export, cmd_inspect,
+    cmd_pretrain, cmd_probe, cmd_replay, cmd_sample, cmd_score, cmd_serve, cmd_shapes, cmd_train;
 
-/* train, and what replay shares with it (cmd_train.c). */
+/* train, and what replay and compare share with it (cmd_train.c). */
+struct dist;
 int train_command(const struct command *c, int argc, char **argv, struct err *e);
+/* A run in its directory, begun or taken up again; collective.  `words`: for its log. */
+int train_one(struct dist *d, const char *config, const char *dir, const struct option_list *set,
+	      const char *words, struct err *e);
+/* Version and command line; free(). */
+char *train_words(const char *command, int argc, char **argv);
 
 #endif

@@ -123,6 +123,10 @@ int dist_use_nccl(struct dist *d, struct err *e)
 	ncclUniqueId id;
 	int ret = 0;
 
+	if (d->nccl) { /* of a run before, in the same job */
+		free(n);
+		return 0;
+	}
 	d->nccl = n;
 	config.blocking = 0; /* so that a missing rank is an error and not a hang */
 	if (d->rank == 0 && ncclGetUniqueId(&id) != ncclSuccess)

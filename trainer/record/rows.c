@@ -70,6 +70,8 @@ void rows_step(struct trainer *t, const struct samples *s, const struct update_s
 	metrics_add(m, "time/update", time->update);
 	metrics_add(m, "time/all_reduce", time->reduce);
 	metrics_add(m, "time/train_total", t->at.train_seconds);
+	metrics_add(m, "time/device_total",
+		    t->pipeline.device == AT_CUDA ? t->at.train_seconds * t->dist->ranks : t->at.cpu_seconds);
 }
 
 void rows_eval(struct trainer *t, const struct eval_result *r)

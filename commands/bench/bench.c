@@ -1,5 +1,5 @@
 /* bench.c -- a trainer without files, and what its phases take. */
-#include "commands/bench.h"
+#include "commands/bench/bench.h"
 #include "aten/memory.h"
 #include "aten/normals.h"
 #include "aten/trace.h"

@@ -1,7 +1,7 @@
 /* cmd_bench.c -- contraflow bench: what bench.h times, told. */
 #include "base/json.h"
 #include "base/log.h"
-#include "commands/model_cost.h"
+#include "commands/bench/model_cost.h"
 #include "commands/options.h"
 #include "dist/startup.h"
 #include <stdio.h>

@@ -1,5 +1,5 @@
 /* model_cost.c -- the parts of a round, what they compute and move, and how near to it they are. */
-#include "commands/model_cost.h"
+#include "commands/bench/model_cost.h"
 #include "base/json.h"
 #include "base/mem.h"
 #include <math.h>

@@ -4,7 +4,7 @@
  */
 #ifndef MODEL_COST_H
 #define MODEL_COST_H
-#include "commands/bench.h"
+#include "commands/bench/bench.h"
 
 enum {
 	COST_ROLLOUT,   /* forwards of the old policy as it samples */
