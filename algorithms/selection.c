@@ -41,15 +41,15 @@ void selection_best_worst(const double *total, int64_t drawn, int64_t keep, int6
 		for (; n < keep; n++)
 			out[n] = c[n].i;
 	} else {
-		int64_t worst = keep - best, from = scored - worst, first = from;
+		int64_t worst = keep - best, from = scored - worst, first = from, last = from;
 
 		for (; n < best; n++)
 			out[n] = c[n].i;
 		/* Where the least of the worst half's totals begins among equals, the first drawn of them
-		 * count. */
-		while (first > best && !(c[first - 1].total > c[from].total))
+		 * count.
+		 */
+		while (worst && first > best && !(c[first - 1].total > c[from].total))
 			first--;
-		int64_t last = from;
 		while (last < scored && !(c[from].total > c[last].total))
 			last++;
 		for (int64_t k = 0; k < last - from; k++)
