@@ -64,10 +64,10 @@ char *file_dir(const char *path);                    /* before the last '/', or 
 char *file_pack_zstd(const void *data, size_t size, int level, size_t *n);                      /* free() */
 int file_write_zstd(const char *path, const void *data, size_t size, int level, struct err *e); /* atomic */
 int file_read_zstd(char **data, size_t *size, const char *path, struct err *e);                 /* free() */
-/* The same of a file that may be anybody's: `end` says from the first n bytes where the data end, or 0 while they
- * do not tell.  What goes on behind that is an error, found before it is in memory. */
-int file_read_zstd_until(char **data, size_t *size, const char *path, size_t (*end)(const char *head, size_t n),
-			 struct err *e);
+/* The same of a file that may be anybody's: `end` says from the first n bytes where the data end, or 0 while
+ * they do not tell.  What goes on behind that is an error, found before it is in memory. */
+int file_read_zstd_until(char **data, size_t *size, const char *path,
+			 size_t (*end)(const char *head, size_t n), struct err *e);
 
 /* XXH64 of a buffer (zstd's hash) as used for content hashes and checksums of files. */
 uint64_t file_hash(const void *data, size_t size, uint64_t seed);
