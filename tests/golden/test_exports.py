@@ -229,7 +229,7 @@ def test_geneval_through_mask2former(folder, exported, clip):  # noqa: F811
         found = [(NAMES[x[0]], hue.get(id(x)), [float(v) for v in x[2]], float(np.float32(x[1]))) for v in by_class.values() for x in v]
         cases.append((meta, image, geneval_oracle.judge(meta, found)[1]))
     keys = dict(detector="script", module=str(module), classes=str(classes), clip=str(clip[0]))
-    got = run_score(folder, keys, [m for m, _, _ in cases], [im for _, im, _ in cases])
+    got = run_score(folder, keys, [m for m, _, _ in cases], [im for _, im, _ in cases])["images"]
     for x, (meta, _, want) in zip(got, cases):
         assert (abs(x["reward"] - want[0]) < 1e-9, x["geneval"]["strict"], x["geneval"]["correct"]) == (True, want[1], want[2]), (meta, x, want)
     assert 3 < sum(w[1] for _, _, w in cases) < len(cases) - 3 and any("color" in c for m, _, _ in cases for c in m["include"])
