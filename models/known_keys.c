@@ -68,6 +68,14 @@ const struct json_known known_anywhere[] = {
 	{ "_diffusers_version", NULL },
 	{ "_diffusers_commit", NULL },
 	{ "_use_default_values", NULL },
+	/* of diffusers' EMAModel: how weights were averaged */
+	{ "decay", NULL },
+	{ "inv_gamma", NULL },
+	{ "min_decay", NULL },
+	{ "optimization_step", NULL },
+	{ "power", NULL },
+	{ "update_after_step", NULL },
+	{ "use_ema_warmup", NULL },
 	{ NULL, NULL },
 };
 
@@ -115,12 +123,33 @@ const struct json_known known_euler[] = {
 	{ "max_image_seq_len", NULL },
 	{ "shift_terminal", NULL },
 	{ "time_shift_type", NULL },
+	/* of the class that from_config made it of; diffusers ignores them, too */
+	{ "flow_shift", NULL },
+	{ "prediction_type", NULL },
+	{ "use_flow_sigmas", NULL },
+	{ "beta_start", NULL },
+	{ "beta_end", NULL },
+	{ "beta_schedule", NULL },
+	{ "trained_betas", NULL },
+	{ "variance_type", NULL },
+	{ "lambda_min_clipped", NULL },
+	{ "timestep_spacing", NULL },
+	{ "steps_offset", NULL },
+	{ "solver_order", NULL },
+	{ "algorithm_type", NULL },
+	{ "solver_type", NULL },
+	{ "lower_order_final", NULL },
+	{ "euler_at_final", NULL },
+	{ "dynamic_thresholding_ratio", NULL },
+	{ "sample_max_value", NULL },
+	{ "final_sigmas_type", NULL },
 	{ NULL, NULL },
 };
 
 /* Its betas and spacing make no level where sigmas are a flow's; how steps are taken is the sampler's affair. */
 const struct json_known known_dpm[] = {
 	{ "flow_shift", NULL },
+	{ "shift", NULL }, /* of the class that from_config made it of */
 	{ "num_train_timesteps", "1000" },
 	{ "use_dynamic_shifting", NULL },
 	{ "time_shift_type", NULL },

@@ -211,9 +211,12 @@ static struct conf_node *read_bases(const struct conf_node *ext, const char *pat
 	struct conf_node *base = NULL;
 	char *dir = file_dir(path);
 
-	if (ext->kind == NODE_MAP || n == 0)
+	bool files = ext->kind != NODE_MAP && n > 0;
+	for (int i = 0; i < n && files; i++)
+		files = name[i]->kind == NODE_SCALAR;
+	if (!files)
 		err_set(e, "%s: 'extends' names a file, or several in a list", ext->where);
-	for (int i = 0; i < n && ext->kind != NODE_MAP; i++) {
+	for (int i = 0; i < n && files; i++) {
 		char *other = file_join(dir, name[i]->value);
 		struct conf_node *next = read_file(other, depth + 1, e);
 
@@ -346,6 +349,7 @@ int conf_set(struct conf_node *root, const char *assignment, struct err *e)
 	if (value)
 		ret = -1;
 	conf_node_free(value);
+	node_drop_unset(root);
 	free(key);
 	free(where);
 	return ret;

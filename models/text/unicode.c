@@ -83,20 +83,13 @@ static bool has_case(int32_t c)
 	       c == 0xAA || c == 0xBA || (c >= 0x2160 && c <= 0x217F) || (c >= 0x24B6 && c <= 0x24E9);
 }
 
-/* Is the sigma at `at` the last letter of a word that has others? */
-static bool ends_word(const char *s, size_t n, size_t at)
+/* Is a sigma, behind which `s` goes on, the last letter of its word?  `before`: it has others. */
+static bool ends_word(const char *s, size_t n, bool before)
 {
-	bool before = false;
-	size_t i = 0, k;
 	int32_t c;
 
-	for (; i < at; i += k) {
-		k = unicode_next(s + i, n - i, &c);
-		if (!ignores_case(c))
-			before = has_case(c);
-	}
-	for (i += unicode_next(s + i, n - i, &c); before && i < n; i += k) {
-		k = unicode_next(s + i, n - i, &c);
+	for (size_t i = 0; before && i < n;) {
+		i += unicode_next(s + i, n - i, &c);
 		if (!ignores_case(c))
 			return !has_case(c);
 	}
@@ -105,14 +98,17 @@ static bool ends_word(const char *s, size_t n, size_t at)
 
 void unicode_lower(struct text *out, const char *s, size_t n)
 {
+	bool before = false; /* the last character that does not ignore case has one */
 	int32_t c;
 
-	for (size_t i = 0, k; i < n; i += k) {
-		k = unicode_next(s + i, n - i, &c);
-		if (c == SIGMA && ends_word(s, n, i))
+	for (size_t i = 0; i < n;) {
+		i += unicode_next(s + i, n - i, &c);
+		if (c == SIGMA && ends_word(s + i, n - i, before))
 			unicode_put(out, FINAL_SIGMA);
 		else
 			unicode_put_lower(out, c);
+		if (!ignores_case(c))
+			before = has_case(c);
 	}
 }
 

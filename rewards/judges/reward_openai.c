@@ -284,15 +284,22 @@ static bool find_score(double *score, const struct openai_judge *j, const char *
 	size_t n = strlen(text), at = 0;
 	bool found = false;
 
-	while (at <= n && pcre2_match(j->pattern, (PCRE2_SPTR)text, n, at, 0, match, NULL) > 1) {
-		const PCRE2_SIZE *range = pcre2_get_ovector_pointer(match);
-		const char *end = NULL, *group = text + range[2];
+	int groups;
 
-		group += strspn(group, " \t\n\r");
-		found = range[2] != PCRE2_UNSET && group < text + range[3] &&
-			whole_number(score, text, group, &end) && only_marks(end, text + range[3]) &&
-			!(cut && !*end);
-		at = range[1] > at ? range[1] : at + 1;
+	while (at <= n && (groups = pcre2_match(j->pattern, (PCRE2_SPTR)text, n, at, 0, match, NULL)) > 0) {
+		const PCRE2_SIZE *range = pcre2_get_ovector_pointer(match);
+		bool empty = range[1] <= at;
+
+		if (groups > 1 && range[2] != PCRE2_UNSET) { /* the group may take no part in a match */
+			const char *end = NULL, *group = text + range[2];
+
+			group += strspn(group, " \t\n\r");
+			found = group < text + range[3] && whole_number(score, text, group, &end) &&
+				only_marks(end, text + range[3]) && !(cut && !*end);
+		}
+		at = empty ? at + 1 : range[1];
+		while (empty && at < n && (text[at] & 0xc0) == 0x80) /* within a character */
+			at++;
 	}
 	pcre2_match_data_free(match);
 	return found;

@@ -274,6 +274,16 @@ def test_openai_answers(serve, images, tmp_path):
                 assert (want or "no score from 1 to 5") in row["openai"]["why"], (want, row)
 
 
+def test_openai_patterns(serve, images, tmp_path):
+    """A group that takes no part in a match gives no score, and does not hide a later match that has one."""
+    for pattern, text, want in [
+        (r"none|(\d+)|n(/)a", "n/a", None), (r"(?i)score:\s*(\d+)?", "Score: let me think. Score: 4", 4), (r"N/A|(\d+)", "N/A, or rather 3", 3),
+        (r"é*(\d)?", "ééé à 2", 2),
+    ]:  # fmt: skip
+        s = serve(lambda n, body, text=text: says(text, finish_reason="stop"))
+        assert score(tmp_path, {"openai": dict(url=s.url, scale=1, pattern=pattern)}, images[:1])[0] == [want], pattern
+
+
 def test_openai_keys(serve, images, tmp_path):
     """A question from a file, as it is; what is not to be sent; an answer that was cut off, perhaps within its number."""
     (tmp_path / "question.txt").write_text("Caption: [{prompt}]\nwith \\n as it is\n")

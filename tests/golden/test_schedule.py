@@ -107,6 +107,20 @@ def test_multistep_scheduler(folder):
     same({20: (got["sigmas.20"], got["timesteps.20"])}, lambda n: theirs(dict(shift=3.0), "train", n))
 
 
+def test_made_of_another_class(folder):
+    """from_config leaves the other class's keys in the file, which both classes of diffusers pass over."""
+    euler = FlowMatchEulerDiscreteScheduler(shift=3.0)
+    dpm = DPMSolverMultistepScheduler.from_config(euler.config, prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0)
+    back = FlowMatchEulerDiscreteScheduler.from_config(DPMSolverMultistepScheduler.from_config(dpm.config).config, shift=3.0)
+    for scheduler in dpm, back:
+        scheduler.save_config(folder)
+        assert {"shift", "flow_shift"} <= json.loads((folder / "scheduler_config.json").read_text()).keys()
+        done = golden_solver("schedule", folder / "scheduler_config.json", "train", "linear", 0, 0, folder / "out.safetensors", 20)
+        assert done.returncode == 0, done.stderr
+        got = load_file(folder / "out.safetensors")
+        same({20: (got["sigmas.20"], got["timesteps.20"])}, lambda n: theirs(dict(shift=3.0), "train", n))
+
+
 def test_one_step_with_a_terminal_level(folder):
     """diffusers divides 0 by 0 there."""
     assert ours(folder, QWEN, "steps", "linear", [1], 100)[1][0].tolist() == [1, 0]

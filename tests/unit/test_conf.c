@@ -195,6 +195,8 @@ static void test_extends(void **state)
 	assert_non_null(strstr(fill(&s, "extends: [base.yaml, none.yaml]\n", NULL), "none.yaml"));
 	assert_non_null(strstr(fill(&s, "extends: {a: b}\n", NULL), "or several in a list"));
 	assert_non_null(strstr(fill(&s, "extends: []\n", NULL), "or several in a list"));
+	assert_non_null(strstr(fill(&s, "extends: [[base.yaml]]\n", NULL), "or several in a list"));
+	assert_non_null(strstr(fill(&s, "extends: [{a: b}]\n", NULL), "or several in a list"));
 	free(more);
 	free(put("base.yaml", "stesp: 3\n"));
 	assert_non_null(strstr(fill(&s, "extends: base.yaml\n", NULL), "base.yaml:1"));
@@ -227,6 +229,10 @@ static void test_null(void **state)
 	assert_string_equal(fill(&s, "extends: base.yaml\nopt: null\n", "steps=null"), "");
 	assert_string_equal(s.opt.kind, "linear");
 	assert_int_equal(s.steps, 10);
+	conf_release(&s, fields);
+	assert_string_equal(fill(&s, "steps: 3\n", "opt={kind: null, rate: 0.25}"), "");
+	assert_string_equal(s.opt.kind, "linear"); /* within a map that was not there */
+	assert_true(s.opt.rate == 0.25);
 	conf_release(&s, fields);
 	assert_string_equal(fill(&s, "name: null\n", "name=y"), "");
 	assert_string_equal(s.name, "y");

@@ -84,7 +84,7 @@ static void others(void **state)
 		{ known_lora, "{\"bias\":\"non\"}", "bias is \"non\"" },
 		{ known_dpm, "{\"thresholding\":true}", "'thresholding' is set (true)" },
 		{ known_dpm, "{\"final_sigmas_type\":\"sigma_min\"}", "final_sigmas_type is \"sigma_min\"" },
-		{ known_euler, "{\"beta_start\":0.1}", "'beta_start' is set" },
+		{ known_euler, "{\"use_karras_sigmas\":true}", "'use_karras_sigmas' is set" },
 	};
 
 	(void)state;
