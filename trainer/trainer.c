@@ -135,8 +135,8 @@ static int check_size(const struct trainer *t, struct err *e)
  * without much work. */
 static int try_stage(struct trainer *t, bool judges, struct err *e)
 {
-	if (check_size(t, e) || check_sampler(t, &t->x->rollout, "rollout", e) ||
-	    check_sampler(t, &t->x->eval.sampler, "eval.sampler", e))
+	if (check_sampler(t, &t->x->rollout, "rollout", e) ||
+	    check_sampler(t, &t->x->eval.sampler, "eval.sampler", e) || check_size(t, e))
 		return -1;
 	if (judges && reward_ranks_open(&t->mixture, t->dist, t->x->tree, (int)t->entered, e))
 		return -1;

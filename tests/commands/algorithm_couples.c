@@ -70,7 +70,7 @@ static at_t distance(const struct terms *m, at_t v)
 static at_t group(const void *conf, const struct terms *m)
 {
 	double beta = ((const struct couples_conf *)conf)->beta;
-	at_t further_B = at_sub(distance(m, m->v_BCHW), distance(m, m->v_ref_BCHW));
+	at_t further_B = terms_further(m, m->v_BCHW, m->v_ref_BCHW);
 
 	return at_mul(at_mul(further_B, at_cast(m->weight_B, AT_F64)), -beta / 2);
 }

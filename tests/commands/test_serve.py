@@ -231,7 +231,7 @@ def test_training(serve, tmp_path):
 
 def test_what_cannot_be_scored(serve, judge):
     """It is {"error": why}, never a number, and the others keep their scores; so for our own reward as well."""
-    s = serve({"ocr": dict(weight=0), "light": judge})
+    s = serve({"ocr": dict(weight=1), "light": judge})
     items = [item(make_image(0), 'a "b"'), item(make_image(1), "no text"), item(make_image(2), 'none "b"'), item(make_image(3), 'a "c"')]
     status, answer, _ = s.request(ask(*items))
     scores = answer["scores"]
