@@ -205,10 +205,12 @@ FILE *io_stream(struct io_stream *s, int fd, const char *path)
 	s->f = s->path ? fopencookie(s, "w",
 				     (cookie_io_functions_t) { .write = stream_write, .close = stream_close })
 		       : NULL;
-	if (!s->f)
-		free(s->path);
-	else
+	if (s->f) {
 		setvbuf(s->f, NULL, _IOFBF, 1 << 16);
+	} else {
+		free(s->path);
+		s->path = NULL; /* who cleans up frees it, too */
+	}
 	return s->f;
 }
 

@@ -23,7 +23,7 @@ struct eval_options {
 /* The rewards of --config, else those of the run, else geneval with its defaults. */
 static struct conf_node *read_rewards(const struct eval_options *r, struct err *e)
 {
-	if (r->used->from)
+	if (r->used->from && (!r->config || !strcmp(r->used->from, r->config)))
 		return conf_copy(r->used->x.tree, "");
 	struct conf_node *tree = r->config ? conf_read(r->config, e) : conf_empty();
 
@@ -207,10 +207,10 @@ static int work(struct dist *d, const struct session_options *o, struct eval_opt
 {
 	struct session_settings used;
 
-	if (session_settle(&used, o, r->config, "eval", e))
+	if (dist_agree(d, session_settle(&used, o, r->config, "eval", e), e))
 		return -1;
 	r->used = &used;
-	int ret = settle(r, e) ? -1
+	int ret = dist_agree(d, settle(r, e), e) ? -1
 		  : startup_threads(d, o->threads, e)
 		      ? err_in(e, "eval")
 		      : reward_ranks_split(d, r->reward_ranks, "--reward-ranks", e);

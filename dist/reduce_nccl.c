@@ -124,6 +124,7 @@ int dist_use_nccl(struct dist *d, struct err *e)
 	int ret = 0;
 
 	if (d->nccl) { /* of a run before, in the same job */
+		d->reducer = &reduce_nccl;
 		free(n);
 		return 0;
 	}

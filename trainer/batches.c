@@ -326,7 +326,7 @@ static int try_all(struct trainer *t, struct batches *b, struct err *e)
 	if (!ret && t->dist->rank == 0)
 		log_info("memory: %.0f MiB before the trials of batch sizes, %.0f MiB at their peak, %.0f "
 			 "MiB is the limit",
-			 p.most / MIB, p.base / MIB, p.limit / MIB);
+			 p.base / MIB, p.most / MIB, p.limit / MIB);
 	return dist_agree(t->dist, ret, e);
 }
 

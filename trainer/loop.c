@@ -58,9 +58,9 @@ static int write_row(struct trainer *t, struct err *e)
 {
 	int ret = t->metrics ? metrics_write(t->metrics, t->at.step, e) : 0;
 
+	t->at.rows = t->metrics ? metrics_rows(t->metrics) : 0; /* also where TensorBoard alone failed */
 	if (dist_agree(t->dist, ret, e))
 		return -1;
-	t->at.rows = t->metrics ? metrics_rows(t->metrics) : 0;
 	t->unsaved = true;
 	return 0;
 }
@@ -351,6 +351,8 @@ static int turn(struct trainer *t, struct progress *bar, bool *last, struct eval
 			ret = save(t, e);
 		trainer_note(t, &s, &u, eval, note, sizeof note);
 		progress_tick(bar, t->at.stage_step, "%s", note);
+	} else if (!ret) {
+		*last = stage_is_over(t); /* the epochs of a replay, or the time, may be over all the same */
 	}
 	samples_release(&s);
 	return ret;

@@ -383,6 +383,7 @@ int trainer_open(struct trainer *t, const struct experiment *x, struct dist *d, 
 				.dist = d,
 				.archives = archives,
 				.at = { .held_out = NAN, .evaluated = -1, .drawn = -1 } };
+	d->reducer = &dist_reduce_mpi; /* until the GPU is in use: a job may have had a run before */
 	if (dist_agree(d, startup_device(&dev, x->run.device, d, e), e) ||
 	    dist_agree(d, open_stages(t, first, e), e) || open_pipeline(t, dev, e) ||
 	    (t->pipeline.device == AT_CUDA && d->ranks > 1 && dist_use_nccl(d, e)) ||

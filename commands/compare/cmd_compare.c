@@ -2,6 +2,7 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "base/log.h"
+#include "base/machine/stop.h"
 #include "base/mem.h"
 #include "commands/compare/curves.h"
 #include "commands/options.h"
@@ -32,28 +33,50 @@ static char *run_of(const struct comparison *c, int config, int seed)
 	return mem_printf("%s/%s/seed-%lld", c->dir, c->name[config], (long long)c->seed[seed]);
 }
 
-static bool is_done(struct dist *d, const char *run)
+/* Rank 0's: is the run finished, and with these settings? */
+static int look(const char *run, const char *config, const struct option_list *set, bool *done, struct err *e)
 {
-	bool done = d->rank == 0 && file_is_in(run, "result.json");
+	char *kept = file_join(run, "config.yaml");
+	struct experiment x, then;
+	int ret = experiment_read(&x, config, set->v, set->n, e);
 
-	dist_broadcast(d, &done, sizeof done, 0);
-	return done;
+	*done = false;
+	if (!ret && x.ranks.reward)
+		ret = err_set(
+		    e, "ranks.reward = %lld: compare runs one after the other, and a job is divided once",
+		    (long long)x.ranks.reward);
+	if (!ret) {
+		char *last = x.n_stages ? mem_printf("result-%s.json", x.stage[x.n_stages - 1])
+					: mem_str("result.json");
+
+		*done = file_is_in(run, last);
+		if (*done && !(ret = experiment_read(&then, kept, NULL, 0, e))) {
+			if (experiment_hash(&then) != experiment_hash(&x))
+				ret = err_set(
+				    e, "%s is finished, with other settings: take another -d, or remove it",
+				    run);
+			experiment_release(&then);
+		}
+		free(last);
+		experiment_release(&x);
+	}
+	free(kept);
+	return ret;
 }
 
 static int run_one(struct dist *d, struct comparison *c, int config, int seed, struct err *e)
 {
 	char *run = run_of(c, config, seed), *own = mem_printf("run.seed=%lld", (long long)c->seed[seed]);
-	int ret = 0;
+	struct option_list set = c->set;
+	bool done = false;
 
-	if (is_done(d, run)) {
-		if (d->rank == 0)
-			log_info("%s: done already", run);
-	} else {
-		struct option_list set = c->set;
-
-		set.v[set.n++] = own;
+	set.v[set.n++] = own;
+	int ret = dist_agree(d, d->rank == 0 ? look(run, c->config[config], &set, &done, e) : 0, e);
+	dist_broadcast(d, &done, sizeof done, 0);
+	if (!ret && done && d->rank == 0)
+		log_info("%s: done already", run);
+	else if (!ret && !done)
 		ret = train_one(d, c->config[config], run, &set, c->words, e);
-	}
 	free(run);
 	free(own);
 	return ret;
@@ -175,7 +198,7 @@ static json_t *set_json(const struct comparison *c, const struct curve_set *s, d
 		}
 		json_array_append_new(thresholds, t);
 	}
-	return json_pack("{s:s, s:o, s:o, s:o, s:o}", "name", s->name, "final", range_json(&last),
+	return json_pack("{s:o, s:o, s:o, s:o, s:o}", "name", json_words(s->name), "final", range_json(&last),
 			 "at_equal_device_seconds", range_json(&equal), "thresholds", thresholds, "runs",
 			 runs);
 }
@@ -425,7 +448,10 @@ static int run(int argc, char **argv, struct err *e)
 	struct dist d;
 	int ret = parse(&c, argc, argv, e);
 
+	if (!ret)
+		stop_open(false); /* MPI may take its time to start */
 	if (!ret && !(ret = startup_open(&d, STARTUP_RANKS, e))) {
+		stop_open(d.rank == 0);
 		char *words = train_words("compare", argc, argv);
 
 		log_quiet(c.quiet);

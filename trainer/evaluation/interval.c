@@ -129,8 +129,9 @@ static void add_even(struct reach *r, const struct stratum *s, double weight, do
 	}
 	struct reach one = { 0, 0 };
 	add_wilson(&one, 1, n, weight);
-	r->below += mean > least ? one.below : 0;
-	r->above += mean < most ? one.below : 0;
+	/* what Wilson's says of a share, of the distance to either end */
+	r->below += pow(mean - least, 2) * one.below;
+	r->above += pow(most - mean, 2) * one.below;
 }
 
 struct interval interval_of(const struct stratum *s, int64_t strata, double least, double most)

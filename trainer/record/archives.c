@@ -306,8 +306,10 @@ static int add_part(json_t *epoch, const struct part *p, json_t *order, json_t *
 		if (json_integer_value(json_array_get(chw, (size_t)k)) != p->chw.d[k])
 			return err_set(e, "%s: x0 has another shape than the rest of its epoch", p->path);
 	if (json_integer_value(json_object_get(epoch, "levels")) != p->levels ||
-	    json_boolean_value(json_object_get(epoch, "noise")) != p->noise)
-		return err_set(e, "%s: timesteps or noise are not as in the rest of its epoch", p->path);
+	    json_boolean_value(json_object_get(epoch, "noise")) != p->noise ||
+	    json_boolean_value(json_object_get(epoch, "advantages")) != p->advantages)
+		return err_set(e, "%s: timesteps, noise or advantage are not as in the rest of its epoch",
+			       p->path);
 	append(epoch, "files", json_string(p->path));
 	for (int64_t i = 0; i < p->n; i++) {
 		append(epoch, "sample", json_integer(p->sample[i]));

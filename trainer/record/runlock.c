@@ -81,7 +81,8 @@ static int without_locks(int fd, const char *path, struct err *e)
 	struct holder h, own;
 
 	own_name(&own);
-	if (read_holder(fd, &h) && !strcmp(h.host, own.host) && (!kill((pid_t)h.pid, 0) || errno == EPERM))
+	if (read_holder(fd, &h) && !strcmp(h.host, own.host) && h.pid != own.pid &&
+	    (!kill((pid_t)h.pid, 0) || errno == EPERM))
 		return refuse(fd, path, e);
 	log_warn("%s: this file system has no locks: see to it yourself that no second process works in this "
 		 "run",
