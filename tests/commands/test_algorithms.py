@@ -22,7 +22,8 @@ def sets(name, *more):
 
 def train(run, name, *more, ranks=1):
     contraflow("train", "configs/shapes.yaml", "--run", run, *TINY, *sets(name, *more), ranks=ranks)
-    return read_zst(run / f"checkpoints/step-{STEPS:08d}/state.safetensors.zst")["theta"], read_lines(run / "metrics.jsonl")
+    newest = (run / "checkpoints/latest").read_text().strip()
+    return read_zst(run / "checkpoints" / newest / "state.safetensors.zst"), read_lines(run / "metrics.jsonl")
 
 
 def scores(run):
@@ -37,15 +38,47 @@ def scores(run):
 @pytest.mark.parametrize("name", RUNS)
 def test_ranks(tmp_path, name):
     """1, 2, 3 and 4 ranks: rewards and advantages are identical, the adapter within 1e-5 after ten steps."""
-    theta, log = train(tmp_path / "1", name)
-    want = scores(tmp_path / "1")
+    state, log = train(tmp_path / "1", name)
+    theta, want = state["theta"], scores(tmp_path / "1")
     assert np.isfinite(theta).all() and len(log) == len(want) and np.ptp(want[:, 0]) > 0
     assert all(line["grad_norm"] > 0 for line in log) and not any(line["skipped"] for line in log)
     for ranks in 2, 3, 4:
-        other, _ = train(tmp_path / str(ranks), name, ranks=ranks)
-        got = scores(tmp_path / str(ranks))
+        other, got = train(tmp_path / str(ranks), name, ranks=ranks)[0]["theta"], scores(tmp_path / str(ranks))
         print(f"{name}, {ranks} ranks: adapters {np.abs(theta - other).max():.1e} apart")
         assert np.array_equal(got, want) and np.abs(theta - other).max() < 1e-5, ranks
+
+
+def gradients_apart(a, b):
+    """How far the mean gradients are apart, as a share of the largest: AdamW makes a step of lr of any gradient, also of what is
+    rounding, so adapters say less."""
+    return np.abs(a["adam.m"] - b["adam.m"]).max() / np.abs(a["adam.m"]).max()
+
+
+@pytest.mark.parametrize("name", ["dpo", "dgpo"])
+def test_pieces(tmp_path, name):
+    """Losses of whole groups: the same gradients from micro-batches that cut groups, pair by pair, from replays, and from two ranks."""
+    strong = ["train.max_steps=3", "train.timestep_fraction=0.5", "optimizer.lr=2e-5", f"{name}.beta=2000"]
+    state, log = train(tmp_path / "whole", name, *strong)
+    if name == "dpo":  # theta begins as the base, which it is compared with
+        assert log[0]["loss/margin"] == 0 and all(line["loss/margin"] != 0 for line in log[1:])
+    for run, ranks, setting in ("fours", 1, "train.micro_batch=4"), ("ones", 2, "train.micro_batch=1"), ("replays", 1, "train.cuda_graphs=true"):
+        other, others = train(tmp_path / run, name, *strong, setting, ranks=ranks)
+        print(f"{name}, {run}: gradients {gradients_apart(state, other):.1e} apart")
+        assert gradients_apart(state, other) < 1e-3, run
+        for a, b in zip(log, others):
+            assert all(abs(a[k] - b[k]) < 1e-3 * max(1, abs(a[k])) for k in a if k.startswith("loss/")), run
+
+
+def test_groups(tmp_path):
+    """They stay whole in the parts of an epoch, and an epoch that has fewer of them than parts is refused."""
+    parts = ["train.max_steps=3", "train.steps_per_epoch=3", "train.timestep_fraction=0.5", "optimizer.lr=2e-5", "dpo.beta=2000"]
+    one, _ = train(tmp_path / "1", "dpo", *parts)
+    two, _ = train(tmp_path / "2", "dpo", *parts, "train.micro_batch=1", ranks=2)
+    print(f"gradients {gradients_apart(one, two):.1e} apart")
+    assert gradients_apart(one, two) < 1e-3
+    refused = ["train", "configs/shapes.yaml", "--run", tmp_path / "no", *TINY, *sets("dpo", "train.steps_per_epoch=4")]
+    assert "train.steps_per_epoch = 4: dpo looks at whole groups, and an epoch has 3" in fails(*refused)
+    assert not (tmp_path / "no").exists()
 
 
 def test_refused(tmp_path):
