@@ -2,7 +2,9 @@
 
 import numpy as np
 import pytest
-from command import TINY, contraflow, fails, read_lines, read_zst
+from command import BASE, ROOT, TINY, contraflow, fails, read_lines, read_zst
+from extended import extended
+from philox import WINDOW, below
 
 STEPS = 10
 SDE = ["rollout.solver=flow_sde", "train.timestep_fraction=0.5", "policy.old_schedule=on_policy"]
@@ -20,8 +22,8 @@ def sets(name, *more):
     return [x for s in (f"train.max_steps={STEPS}", "optimizer.lr=1e-4", "log.rollouts_every=1", *RUNS[name], *more) for x in ("--set", s)]
 
 
-def train(run, name, *more, ranks=1):
-    contraflow("train", "configs/shapes.yaml", "--run", run, *TINY, *sets(name, *more), ranks=ranks)
+def train(run, name, *more, ranks=1, program=None):
+    contraflow("train", "configs/shapes.yaml", "--run", run, *TINY, *sets(name, *more), ranks=ranks, program=program)
     newest = (run / "checkpoints/latest").read_text().strip()
     return read_zst(run / "checkpoints" / newest / "state.safetensors.zst"), read_lines(run / "metrics.jsonl")
 
@@ -98,9 +100,22 @@ def test_refused(tmp_path):
     assert not (tmp_path / "r").exists()
 
 
+# FlowGRPO as it is, that notes how long the steps are that it trains.
+NOTES_STEPS = {'"clipped_down", NULL': '"clipped_down", "dt", NULL', "[CLIPPED_UP] =": "[CLIPPED_DOWN + 1] = dt_B, [CLIPPED_UP] ="}
+
+
 def test_window(tmp_path):
-    """Fast: the steps that take noise move from epoch to epoch, and only they are trained."""
-    _, log = train(tmp_path / "r", "fast")
-    assert len({round(line["compute/forwards"], 3) for line in log}) <= 3
-    pairs = 15 * 2 * 2.135
-    assert any(abs(line["compute/forwards"] - 150 - pairs) < 1e-6 for line in log)
+    """The steps that take noise move from epoch to epoch as the seed says, and exactly they are trained: a step's length tells which it is."""
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    program = extended(tmp_path / "program", "algorithms/flow_grpo.c", [], NOTES_STEPS)
+    schedule = FlowMatchEulerDiscreteScheduler.from_pretrained(ROOT / BASE / "scheduler")
+    schedule.set_timesteps(10)
+    sigma = schedule.sigmas.double().numpy()
+    window = ["flow_grpo.window=2", "flow_grpo.window_low=1", "flow_grpo.window_high=6", "run.seed=5"]
+    drawn = [1 + below(4, seed=5, purpose=WINDOW, epoch=i) for i in range(STEPS)]
+    assert len(set(drawn)) == 4
+    for moves, starts in {"random": drawn, "slides": [1 + i // 2 % 4 for i in range(STEPS)]}.items():
+        _, log = train(tmp_path / moves, "flow_grpo", *window, f"flow_grpo.window_moves={moves}", "flow_grpo.window_every=2",
+                       "train.steps_per_epoch=1", program=program)  # fmt: skip
+        assert np.allclose([line["loss/dt"] for line in log], [(sigma[i + 2] - sigma[i]) / 2 for i in starts], rtol=1e-5)
