@@ -232,6 +232,11 @@ void at_gate_modulate(at_t x_BSD, at_t gate_B1D, at_t y_BSD, at_t shift_B1D, at_
 void at_qkv(int n, const at_t *x_BS3HK, const at_t *norm_q_K, const at_t *norm_k_K, bool all_queries,
 	    double eps, at_t *q_BSHK, at_t *k_BSHK, at_t *v_BSHK);
 
+/* Rotary positions: pair e of a head's K = 2 E channels turned by the angle whose cosine and sine are given,
+ * in float32 at least: channels 2 e and 2 e + 1, or e and e + E if `half`.  cos and sin are (S, E), or (B, S,
+ * E) where samples differ.  Differentiable in x. */
+at_t at_rope(at_t x_BSHK, at_t cos_SE, at_t sin_SE, bool half);
+
 /* Fused, float32 on one device: the error of the x0 that velocity v implies, e = xt - t v - x0, as the mean
  * of e^2 over max(mean |e|, 1e-5), through which no gradient goes: (B) float64 of (B, ...).  Differentiable
  * in v alone; a NaN stays one. */

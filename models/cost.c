@@ -23,9 +23,10 @@ void cost_attention(struct cost *c, double B, double Q, double S, double D, doub
 
 double cost_rows(const struct nn_site *t, const struct cost_shape *s, int64_t N)
 {
-	return (double)s->batch * (t->reads == NN_IMAGE  ? (double)N
-				   : t->reads == NN_TEXT ? (double)s->text_tokens
-							 : 1);
+	int64_t L = s->text_tokens;
+	const int64_t rows[] = { [NN_SAMPLES] = 1, [NN_IMAGE] = N, [NN_TEXT] = L, [NN_BOTH] = N + L };
+
+	return (double)(s->batch * rows[t->reads]);
 }
 
 void cost_sites(struct cost *c, const struct nn_net *n, const struct cost_shape *s, int64_t N)

@@ -22,8 +22,8 @@ struct nn_linear {
 	int site;       /* index into struct nn_net's sites; set by nn_add_linear */
 };
 
-/* What a linear is applied to: a vector a sample, or each of its image or text tokens. */
-enum nn_reads { NN_SAMPLES, NN_IMAGE, NN_TEXT };
+/* What a linear is applied to: a vector a sample, or each of its image tokens, its text tokens or both. */
+enum nn_reads { NN_SAMPLES, NN_IMAGE, NN_TEXT, NN_BOTH };
 
 /*
  * What other programs call a module: the names of a model's original release, with underscores for dots, as

@@ -29,7 +29,7 @@ UNSAID = {
     "algorithms": r"\bstruct trainer\b",
 }
 # A model family's folder is seen by itself, by the list of families, and by who makes models of the shapes world.
-SHARED_MODELS = {"lora", "text", "vae"}
+SHARED_MODELS = {"layers", "lora", "text", "vae"}
 MAY_SEE_FAMILY = {("models/families.c", "*"), ("models/tiny/", "sd3"), ("trainer/pretrain/", "tiny")}
 # Names of Stable Diffusion 3's modules, which its folder alone knows.
 ITS_BLOCKS = ("models/sd3/", r"\b(mmdit\w*|MMDIT\w*|transformer_blocks|joint_blocks)")

@@ -5,8 +5,8 @@
  */
 #include "models/sd3/mmdit.h"
 #include "models/block.h"
+#include "models/layers/embed.h"
 #include "models/taps.h"
-#include <math.h>
 
 #define EPS 1e-6
 
@@ -172,11 +172,9 @@ static void checkpointed_block(const struct mmdit *m, const struct mmdit_block *
 static at_t embed_image(const struct mmdit *m, at_t x_BCHW)
 {
 	struct at_scope *s = at_begin(AT_GRAD_AS_IS);
-	int64_t p = m->conf.patch_size, C = at_size(x_BCHW, 1), h = at_size(x_BCHW, 2) / p,
-		w = at_size(x_BCHW, 3) / p;
+	int64_t p = m->conf.patch_size, h = at_size(x_BCHW, 2) / p, w = at_size(x_BCHW, 3) / p;
 	int64_t M = m->conf.pos_embed_max_size, D = m->width;
-	at_t x_BhwCpp = at_permute(at_reshape(x_BCHW, DIMS(-1, C, h, p, w, p)), DIMS(0, 2, 4, 1, 3, 5));
-	at_t patches_BNF = at_reshape(x_BhwCpp, DIMS(-1, h * w, C * p * p));
+	at_t patches_BNF = embed_patches(x_BCHW, p, EMBED_CYX);
 	at_t pos_MMD = at_view(m->pos_embed_1MD, DIMS(M, M, D));
 	at_t pos_hwD = at_narrow(at_narrow(pos_MMD, 0, (M - h) / 2, h), 1, (M - w) / 2, w);
 	at_t tokens_BND = at_linear(patches_BNF, at_view(m->patch_w_DCpp, DIMS(D, -1)), m->patch_b_D);
@@ -184,43 +182,21 @@ static at_t embed_image(const struct mmdit *m, at_t x_BCHW)
 	return at_return(s, at_add(tokens_BND, at_reshape(pos_hwD, DIMS(1, h * w, D))));
 }
 
-/* Sinusoids of the timestep: cosines first, in float32 whatever the model is. */
-static at_t embed_time(at_t t_B, enum at_dtype dt)
-{
-	struct at_scope *s = at_begin(AT_NO_GRAD);
-	int64_t half = MMDIT_TIME / 2;
-	at_t exponent = at_mul(at_arange(half, AT_F32, at_device_of(t_B)), -log(10000));
-	at_t freq = at_exp(at_div(exponent, (double)half));
-	at_t angle = at_mul(at_unsqueeze(at_cast(t_B, AT_F32), 1), at_unsqueeze(freq, 0));
-
-	return at_return(s, at_cast(at_cat2(at_cos(angle), at_sin(angle), 1), dt));
-}
-
 /* silu(temb): what every adaLN product of the network reads. */
 static at_t condition(const struct mmdit *m, const struct pass *p, at_t t_B, at_t pooled_BP)
 {
 	struct at_scope *s = at_begin(AT_GRAD_AS_IS);
-	at_t t_BD = embed_time(t_B, at_dtype_of(pooled_BP));
+	at_t t_BT = embed_sinusoids(t_B, MMDIT_TIME, at_dtype_of(pooled_BP));
+	at_t t_BD = embed_mlp(&m->time1, &m->time2, p, t_BT);
+	at_t pooled_BD = embed_mlp(&m->pool1, &m->pool2, p, pooled_BP);
 
-	t_BD = nn_linear(&m->time2, p, at_silu(nn_linear(&m->time1, p, t_BD)));
-	pooled_BP = nn_linear(&m->pool2, p, at_silu(nn_linear(&m->pool1, p, pooled_BP)));
-	return at_return(s, at_unsqueeze(at_silu(at_add(t_BD, pooled_BP)), 1));
-}
-
-/* Tokens back to pixels of the latent. */
-static at_t unpatch(const struct mmdit *m, at_t v_BNF, int64_t h, int64_t w)
-{
-	int64_t p = m->conf.patch_size, C = m->conf.out_channels;
-	at_t v_BhwppC = at_view(v_BNF, DIMS(-1, h, w, p, p, C));
-
-	return at_reshape(at_permute(v_BhwppC, DIMS(0, 5, 1, 3, 2, 4)), DIMS(-1, C, h * p, w * p));
+	return at_return(s, at_unsqueeze(at_silu(at_add(t_BD, pooled_BD)), 1));
 }
 
 at_t mmdit_forward(const struct mmdit *m, const struct pass *p, at_t x_BCHW, at_t t_B, at_t text_BLE,
 		   at_t pooled_BP)
 {
 	struct at_scope *s = at_begin(AT_GRAD_AS_IS);
-	int64_t h = at_size(x_BCHW, 2) / m->conf.patch_size, w = at_size(x_BCHW, 3) / m->conf.patch_size;
 	at_t y_B1D = condition(m, p, t_B, pooled_BP), mod[2];
 	at_t x_BND = embed_image(m, x_BCHW), c_BLD = nn_linear(&m->context, p, text_BLE);
 
@@ -239,5 +215,6 @@ at_t mmdit_forward(const struct mmdit *m, const struct pass *p, at_t x_BCHW, at_
 	tap(x_BND, "norm_out");
 	x_BND = nn_linear(&m->proj_out, p, x_BND);
 	tap(x_BND, "proj_out");
-	return at_return(s, unpatch(m, x_BND, h, w));
+	return at_return(
+	    s, embed_unpatch(x_BND, at_size(x_BCHW, 2), at_size(x_BCHW, 3), m->conf.patch_size, EMBED_YXC));
 }

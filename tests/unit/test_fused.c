@@ -86,6 +86,45 @@ static void check_rms(const struct place *p, struct at_dims shape, bool of_produ
 	at_end(s);
 }
 
+/* The queries of a stacked projection; angles of each sample's own, or of all.  Pairs by index in float64. */
+static void check_rope(const struct place *p, struct at_dims shape, bool half, bool own)
+{
+	struct at_scope *s = at_begin(AT_WITH_GRAD);
+	int64_t B = shape.d[0], S = shape.d[1], H = shape.d[2], K = shape.d[3], E = K / 2;
+	at_t leaf = random_at(p, DIMS(B, S, 3, H, K), 1), leaf64;
+	struct place f32 = { p->dev, AT_F32, 0 };
+	at_t angle = random_at(&f32, own ? DIMS(B, S, E) : DIMS(S, E), 2);
+	at_t cos64 = at_unsqueeze(exact(at_cos(angle)), -2), sin64 = at_unsqueeze(exact(at_sin(angle)), -2);
+	int64_t first[64], second[64], back[128];
+
+	for (int64_t e = 0; e < E; e++) {
+		first[e] = half ? e : 2 * e;
+		second[e] = half ? e + E : 2 * e + 1;
+		back[first[e]] = e;
+		back[second[e]] = E + e;
+	}
+	make_leaves(1, &leaf, &leaf64);
+	at_t x64 = at_select(leaf64, 2, 1);
+	at_t a64 = at_index_select(x64, 3, at_from(first, DIMS(E), AT_I64));
+	at_t b64 = at_index_select(x64, 3, at_from(second, DIMS(E), AT_I64));
+	at_t y64 = at_cat2(at_sub(at_mul(a64, cos64), at_mul(b64, sin64)),
+			   at_add(at_mul(a64, sin64), at_mul(b64, cos64)), 3);
+	compare(p, at_rope(at_select(leaf, 2, 1), at_cos(angle), at_sin(angle), half),
+		at_index_select(y64, 3, at_from(back, DIMS(K), AT_I64)), 1, &leaf, &leaf64);
+	at_end(s);
+}
+
+static void test_rope(void **state)
+{
+	(void)state;
+	for (int i = 0; i < PLACES; i++)
+		for (int half = 0; half < 2 && there_is(&places[i]); half++) {
+			check_rope(&places[i], DIMS(2, 5, 3, 16), half, false);
+			check_rope(&places[i], DIMS(3, 7, 2, 6), half, true);
+			check_rope(&places[i], DIMS(1, 33, 4, 128), half, false);
+		}
+}
+
 static void test_rms_norm(void **state)
 {
 	(void)state;
@@ -439,17 +478,9 @@ static void test_every_kernel(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		T(test_modulate),
-		T(test_gate),
-		T(test_rms_norm),
-		T(test_x0_loss),
-		T(test_group_norm),
-		T(test_adamw),
-		T(test_products),
-		T(test_fp8),
-		T(test_quantise),
-		T(test_graph),
-		T(test_group_norm_channels_last),
+		T(test_modulate),     T(test_gate),       T(test_rms_norm), T(test_rope),
+		T(test_x0_loss),      T(test_group_norm), T(test_adamw),    T(test_products),
+		T(test_fp8),          T(test_quantise),   T(test_graph),    T(test_group_norm_channels_last),
 		T(test_normals),
 #ifdef CONTRAFLOW_FIBRES
 		T(test_every_kernel),
