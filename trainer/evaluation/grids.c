@@ -51,7 +51,7 @@ struct tiles {
 	int n, w, h;
 };
 
-static void take(void *ctx, int64_t at, at_t rgb_BHW3)
+static int take(void *ctx, int64_t at, at_t rgb_BHW3, struct err *e)
 {
 	struct tiles *t = ctx;
 	size_t bytes = (size_t)at_numel(rgb_BHW3), each = bytes / (size_t)at_size(rgb_BHW3, 0);
@@ -60,6 +60,8 @@ static void take(void *ctx, int64_t at, at_t rgb_BHW3)
 	t->w = (int)at_size(rgb_BHW3, 2);
 	t->rgb = t->rgb ? t->rgb : mem_zero((size_t)t->n, each);
 	memcpy(t->rgb + each * (size_t)at, at_data(rgb_BHW3), bytes);
+	(void)e;
+	return 0;
 }
 
 static struct image join(const struct tiles *t, int cols, int zoom)
