@@ -166,6 +166,21 @@ const struct json_known known_sd3[] = {
 	{ NULL, NULL },
 };
 
+const struct json_known known_flux[] = {
+	{ "patch_size", "1" },
+	{ "in_channels", NULL },
+	{ "out_channels", NULL },
+	{ "num_layers", NULL },
+	{ "num_single_layers", NULL },
+	{ "attention_head_dim", NULL },
+	{ "num_attention_heads", NULL },
+	{ "joint_attention_dim", NULL },
+	{ "pooled_projection_dim", NULL },
+	{ "guidance_embeds", NULL },
+	{ "axes_dims_rope", NULL },
+	{ NULL, NULL },
+};
+
 /* sample_size is of tiles; force_upcast is about float16, which no VAE here computes in. */
 const struct json_known known_vae[] = {
 	{ "in_channels", NULL },
