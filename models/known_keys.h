@@ -15,6 +15,7 @@ extern const struct json_known known_euler[];     /* diffusers' FlowMatchEulerDi
 extern const struct json_known known_dpm[];       /* diffusers' DPMSolverMultistepScheduler, of a flow */
 extern const struct json_known known_sd3[];       /* diffusers' SD3Transformer2DModel */
 extern const struct json_known known_vae[];       /* diffusers' AutoencoderKL */
+extern const struct json_known known_qwen_vae[];  /* diffusers' AutoencoderKLQwenImage */
 extern const struct json_known known_clip_text[]; /* transformers' CLIPTextConfig */
 extern const struct json_known known_clip_vision[]; /* transformers' CLIPVisionConfig */
 extern const struct json_known known_t5[];          /* transformers' T5Config */
