@@ -68,7 +68,7 @@ const struct transformer_type transformer_qwen_image = {
 };
 
 /* The shapes world's small encoders stand in the places of the large ones. */
-static const struct text_encoder_type *const text[] = { &word_text_encoder, NULL };
+static const struct text_encoder_type *const text[] = { &qwen_image_text_encoder, &word_text_encoder, NULL };
 static const struct autoencoder_type *const vae[] = { &qwen_autoencoder, &linear_autoencoder, NULL };
 
 const struct family family_qwen_image = {
