@@ -70,7 +70,9 @@ struct nn_net {
 	bool in_block;
 	enum nn_reads reads;
 	const struct nn_rename *names; /* NULL: it has no other names */
-	const char *trainer;           /* sd-scripts' module for such a network; with `names` */
+	/* What trains such a network with sd-scripts or musubi-tuner; NULL: nothing does.  Without `names`
+	 * its modules are called there as here. */
+	const char *trainer;
 };
 
 struct lora;

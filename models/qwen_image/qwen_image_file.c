@@ -90,6 +90,7 @@ static void lay_out(struct qwen_image *m)
 	int64_t D = c->num_attention_heads * c->attention_head_dim, E = c->joint_attention_dim;
 
 	m->width = D;
+	m->net.trainer = "networks.lora_qwen_image";
 	linear(m, &m->time[0], "time_text_embed.timestep_embedder.linear_1", D, QWEN_IMAGE_TIME);
 	linear(m, &m->time[1], "time_text_embed.timestep_embedder.linear_2", D, D);
 	nn_reads(&m->net, NN_TEXT);

@@ -6,7 +6,7 @@ import torch
 from diffusers import AutoencoderKLQwenImage, FlowMatchEulerDiscreteScheduler, QwenImagePipeline, QwenImageTransformer2DModel
 from sd3 import randomise
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
-from vocabularies import qwen_folder, small_vocabulary
+from vocabularies import byte_names, corpus, learn_merges, qwen_folder
 
 SCHEDULER = dict(shift=1.0, use_dynamic_shifting=True, base_shift=0.5, max_shift=0.9, base_image_seq_len=256, max_image_seq_len=8192,
                  shift_terminal=0.02)  # fmt: skip
@@ -18,12 +18,17 @@ TRANSFORMER = dict(patch_size=2, in_channels=16, out_channels=4, num_layers=2, a
 VAE = dict(base_dim=8, z_dim=4, dim_mult=[1, 2, 2], num_res_blocks=1, temperal_downsample=[False, True])
 ROPE = dict(rope_theta=1e6, rope_type="default", mrope_section=[1, 1, 2])
 VISION = dict(depth=1, hidden_size=16, intermediate_size=16, num_heads=2, out_hidden_size=24, fullatt_block_indexes=[0])
+QUESTION = "system Describe the image by detailing the color, shape, size, texture, quantity, text, spatial relationships of the objects and background: user assistant"
 IDS = dict(image_token_id=3, video_token_id=4, vision_start_token_id=5, vision_end_token_id=6)
 
 
 def folders(at):
     """The tokenizer that every pipeline shares, and how many tokens it knows."""
-    tokenizer = qwen_folder(at / "tokenizer", vocabulary=small_vocabulary(200))
+    names, order = byte_names()
+    # the question in about as many tokens as Qwen's own vocabulary makes of it, so that prompts are of different lengths
+    pairs = learn_merges([QUESTION] * 50 + corpus(400, seed=5), 400)
+    vocab = {t: i for i, t in enumerate(dict.fromkeys([names[b] for b in order] + [a + b for a, b in pairs]))}
+    tokenizer = qwen_folder(at / "tokenizer", vocabulary=(vocab, pairs))
     return at, tokenizer, len(tokenizer)
 
 
