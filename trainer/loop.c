@@ -34,6 +34,11 @@ static struct evaluator make_evaluator(struct trainer *t)
 				    .seed = (uint64_t)t->x->run.seed };
 }
 
+static char *sample_path(const struct trainer *t, const char *ending)
+{
+	return mem_printf("%s/samples/step-%06lld.%s", t->dir, (long long)t->at.step, ending);
+}
+
 static int save_grid(struct trainer *t, struct err *e)
 {
 	struct evaluator v = make_evaluator(t);
@@ -42,7 +47,7 @@ static int save_grid(struct trainer *t, struct err *e)
 	int ret = grid_sample(&grid, &v, &ema, GRID_IMAGES, GRID_COLUMNS, (int)t->x->log.grid_zoom, e);
 
 	if (grid.rgb) {
-		char *path = mem_printf("%s/samples/step-%06lld.png", t->dir, (long long)t->at.step);
+		char *path = sample_path(t, "png");
 		ret = image_write_png(path, grid.w, grid.h, grid.rgb, e);
 		if (!ret && metrics_tensorboard(t->metrics))
 			tb_image(metrics_tensorboard(t->metrics), "samples", t->at.step, grid.w, grid.h,
@@ -65,12 +70,26 @@ static int write_row(struct trainer *t, struct err *e)
 	return 0;
 }
 
-static int evaluate_ema(struct trainer *t, const char *when, struct eval_result *r, struct err *e)
+static int save_grid_scores(struct trainer *t, const struct evaluator *v, const struct eval_result *r,
+			    struct err *e)
+{
+	char *path = sample_path(t, "json");
+	int ret = grid_write_scores(path, v, r, GRID_IMAGES, GRID_COLUMNS, e);
+
+	free(path);
+	return ret;
+}
+
+/* With the scores of the images of a grid, where one is drawn here, too: of each prompt they are the first.
+ */
+static int evaluate_ema(struct trainer *t, const char *when, bool grid, struct eval_result *r, struct err *e)
 {
 	struct evaluator v = make_evaluator(t);
 	struct pass ema = policies_ema_pass(&t->policies);
 
 	if (evaluate(&v, &ema, r, e))
+		return -1;
+	if (dist_agree(t->dist, grid && t->dist->rank == 0 ? save_grid_scores(t, &v, r, e) : 0, e))
 		return -1;
 	if (t->metrics) {
 		rows_eval(t, r);
@@ -260,7 +279,7 @@ static int look(struct trainer *t, bool *last, struct eval_result *eval, struct 
 		char when[64];
 
 		snprintf(when, sizeof when, "step %lld", (long long)t->at.step);
-		if (evaluate_ema(t, when, eval, e))
+		if (evaluate_ema(t, when, due(t->x->log.grid_every, t->at.drawn, t->at.step), eval, e))
 			return -1;
 		trainer_take_evaluation(t, eval);
 	}
@@ -426,7 +445,7 @@ static int run_stage(struct trainer *t, struct err *e)
 	if (t->at.stage_step && t->at.evaluated < 0) /* without test prompts until now */
 		t->at.evaluated = t->at.drawn = t->at.step;
 	if (t->test.n && t->at.evaluated < 0) {
-		if (evaluate_ema(t, "before training", &t->before, e))
+		if (evaluate_ema(t, "before training", true, &t->before, e))
 			return -1;
 		trainer_take_evaluation(t, &t->before);
 		t->at.evaluated = t->at.step;
@@ -438,7 +457,7 @@ static int run_stage(struct trainer *t, struct err *e)
 	}
 	if (train_loop(t, e))
 		return -1;
-	if (t->test.n && evaluate_ema(t, "after training", &after, e))
+	if (t->test.n && evaluate_ema(t, "after training", true, &after, e))
 		goto out;
 	t->unsaved = false; /* the end is saved, and who goes on from there evaluates it again */
 	if (t->test.n && save_grid(t, e))

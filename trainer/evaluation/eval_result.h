@@ -65,6 +65,11 @@ void eval_count(struct eval_result *r, const struct mixture *m, const struct mix
 void eval_finish(struct eval_result *r);
 void eval_release(struct eval_result *r); /* back to { 0 } */
 
+/* What image i has, of a finished result that was counted here: {"reward": 0.8, "strict": 1, "rewards":
+ * {NAME: score}}, null where a score is missing, `strict` only where there are such verdicts.  New reference.
+ */
+json_t *eval_image_json(const struct eval_result *r, int64_t i);
+
 /* What a is ahead of b, both finished and counted image for image over the same prompts and rewards: each
  * number the mean of the differences of those images where both have it.  -1: they are not. */
 int eval_difference(struct eval_result *out, const struct eval_result *a, const struct eval_result *b,
@@ -91,7 +96,8 @@ void eval_print(const struct eval_result *before, const struct eval_result *afte
 /* Lines that say what a is ahead of b by. */
 void eval_print_difference(const struct eval_result *difference, const char *a, const char *b);
 /* eval/geneval, eval/strict, eval/soft, the held-out one's eval/low and eval/high, eval/reward,
- * eval/reward/NAME, eval/unavailable, and of each tag eval/geneval/TAG, eval/strict/TAG or eval/soft/TAG. */
+ * eval/reward/NAME, eval/unavailable, and of each tag eval/geneval/TAG, eval/strict/TAG or eval/soft/TAG, and
+ * the held-out one's eval/low/TAG and eval/high/TAG. */
 void eval_add_metrics(const struct eval_result *r, struct metrics *m);
 
 #endif

@@ -3,6 +3,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define GAP 2 /* pixels between images */
+
 static int by_tag(const void *a, const void *b, void *ctx)
 {
 	const struct prompts *p = ctx;
@@ -46,6 +48,28 @@ int grid_choose(const struct prompts *p, int n, int64_t *prompt)
 	return got;
 }
 
+int grid_write_scores(const char *path, const struct evaluator *v, const struct eval_result *r, int n,
+		      int cols, struct err *e)
+{
+	int64_t *id = mem_zero((size_t)n, sizeof *id);
+	json_t *images = json_array(), *all = json_pack("{s:i, s:i}", "columns", cols, "gap", GAP);
+
+	n = grid_choose(v->prompts, n, id);
+	for (int i = 0; i < n; i++) {
+		const struct prompt *p = &v->prompts->v[id[i]];
+		json_t *one = eval_image_json(r, id[i] * v->images_per_prompt);
+
+		json_object_set_new(one, "prompt", json_words(p->text));
+		json_object_set_new(one, "tag", json_words(p->tag));
+		json_array_append_new(images, one);
+	}
+	json_object_set_new(all, "images", images);
+	int ret = json_write(path, all, e);
+	json_decref(all);
+	free(id);
+	return ret;
+}
+
 struct tiles {
 	uint8_t *rgb; /* of all; NULL: none has come */
 	int n, w, h;
@@ -68,7 +92,7 @@ static struct image join(const struct tiles *t, int cols, int zoom)
 
 	for (int i = 0; i < t->n; i++)
 		tile[i] = t->rgb + (size_t)i * (size_t)t->w * (size_t)t->h * 3;
-	struct image grid = image_grid(tile, t->n, t->w, t->h, cols, 2, zoom);
+	struct image grid = image_grid(tile, t->n, t->w, t->h, cols, GAP, zoom);
 	free(tile);
 	return grid;
 }

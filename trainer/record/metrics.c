@@ -19,6 +19,7 @@ struct metrics {
 	struct metric {
 		char *name;
 		double v;
+		char *counts; /* JSON in place of v, or NULL */
 	} * v;
 };
 
@@ -138,8 +139,10 @@ static void add_name(struct text *line, const char *name)
 
 static void forget(struct metrics *m)
 {
-	for (int i = 0; i < m->n; i++)
+	for (int i = 0; i < m->n; i++) {
 		free(m->v[i].name);
+		free(m->v[i].counts);
+	}
 	m->n = 0;
 }
 
@@ -158,7 +161,35 @@ void metrics_close(struct metrics *m)
 
 void metrics_add(struct metrics *m, const char *name, double v)
 {
-	MEM_PUSH(m->v, m->n, m->cap) = (struct metric) { mem_str(name), v };
+	MEM_PUSH(m->v, m->n, m->cap) = (struct metric) { mem_str(name), v, NULL };
+}
+
+void metrics_add_counts(struct metrics *m, const char *name, const double *v, int64_t n)
+{
+	double low = INFINITY, high = -INFINITY;
+	int64_t count[METRICS_BUCKETS] = { 0 };
+	struct text t = { 0 };
+
+	for (int64_t i = 0; i < n; i++)
+		if (isfinite(v[i])) {
+			low = fmin(low, v[i]);
+			high = fmax(high, v[i]);
+		}
+	for (int64_t i = 0; i < n; i++)
+		if (isfinite(v[i])) { /* halved first: a difference may overflow */
+			double at = high > low ? (v[i] / 2 - low / 2) / (high / 2 - low / 2) : 0;
+			count[(int)fmin(at * METRICS_BUCKETS, METRICS_BUCKETS - 1)]++;
+		}
+	text_add(&t, low <= high ? "{\"low\": " : "null");
+	if (low <= high) {
+		json_add_number(&t, low);
+		text_add(&t, ", \"high\": ");
+		json_add_number(&t, high);
+		for (int k = 0; k < METRICS_BUCKETS; k++)
+			text_printf(&t, "%s%lld", k ? ", " : ", \"counts\": [", (long long)count[k]);
+		text_add(&t, "]}");
+	}
+	MEM_PUSH(m->v, m->n, m->cap) = (struct metric) { mem_str(name), NAN, t.s };
 }
 
 int metrics_write(struct metrics *m, int64_t step, struct err *e)
@@ -171,7 +202,10 @@ int metrics_write(struct metrics *m, int64_t step, struct err *e)
 		text_add(&line, ", ");
 		add_name(&line, m->v[i].name);
 		text_add(&line, ": ");
-		json_add_number(&line, m->v[i].v);
+		if (m->v[i].counts)
+			text_add(&line, m->v[i].counts);
+		else
+			json_add_number(&line, m->v[i].v);
 		if (m->tb && isfinite(m->v[i].v))
 			tb_scalar(m->tb, m->v[i].name, step, m->v[i].v);
 	}
