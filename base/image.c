@@ -360,37 +360,6 @@ int image_read(struct image *im, const char *path, struct err *e)
 	return ret;
 }
 
-int image_png(uint8_t **out, size_t *size, int w, int h, const uint8_t *rgb, struct err *e)
-{
-	png_image png = { .version = PNG_IMAGE_VERSION,
-			  .width = (png_uint_32)w,
-			  .height = (png_uint_32)h,
-			  .format = PNG_FORMAT_RGB };
-	png_alloc_size_t n = PNG_IMAGE_PNG_SIZE_MAX(png);
-
-	*out = mem_alloc(n);
-	if (!png_image_write_to_memory(&png, *out, &n, 0, rgb, 0, NULL)) {
-		free(*out);
-		*out = NULL;
-		return err_set(e, "cannot encode an image of %d x %d: %s", w, h, png.message);
-	}
-	*size = n;
-	return 0;
-}
-
-int image_write_png(const char *path, int w, int h, const uint8_t *rgb, struct err *e)
-{
-	uint8_t *data;
-	size_t n;
-	int ret;
-
-	if (image_png(&data, &n, w, h, rgb, e))
-		return -1;
-	ret = file_write(path, data, n, e);
-	free(data);
-	return ret;
-}
-
 int image_jpeg(uint8_t **out, size_t *size, int w, int h, const uint8_t *rgb, int quality, struct err *e)
 {
 	struct jpeg_compress_struct c;

@@ -25,6 +25,16 @@ int image_size(int *w, int *h, const void *data, size_t size, const char *name, 
 int image_write_png(const char *path, int w, int h, const uint8_t *rgb, struct err *e); /* atomic */
 int image_png(uint8_t **out, size_t *size, int w, int h, const uint8_t *rgb,
 	      struct err *e); /* in memory; free() */
+/* What a PNG says of itself: chunks of text, UTF-8, which PIL has in Image.text.  The last of a list has no
+ * key; keys are ASCII of at most 79 characters. */
+struct image_note {
+	const char *key;
+	char *text;
+};
+int image_write_png_noted(const char *path, int w, int h, const uint8_t *rgb, const struct image_note *note,
+			  struct err *e);
+int image_png_noted(uint8_t **out, size_t *size, int w, int h, const uint8_t *rgb,
+		    const struct image_note *note, struct err *e);
 int image_jpeg(uint8_t **out, size_t *size, int w, int h, const uint8_t *rgb, int quality,
 	       struct err *e); /* likewise; 4:2:0, quality 1 .. 100, the same pixels as PIL's */
 

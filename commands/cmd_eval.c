@@ -2,8 +2,10 @@
  * against another. */
 #include "base/log.h"
 #include "base/mem.h"
+#include "base/version.h"
 #include "trainer/evaluation/evaluate.h"
 #include "trainer/judging.h"
+#include "commands/keep.h"
 #include "commands/options.h"
 #include "trainer/reward_ranks.h"
 #include "commands/session.h"
@@ -17,6 +19,7 @@ struct eval_options {
 	int64_t per, seed, reward_ranks;
 	double max_unavailable;
 	bool quiet;
+	struct keep keep;
 	const struct session_settings *used;
 };
 
@@ -58,6 +61,7 @@ static json_t *report(const struct session *s, const struct eval_options *r, con
 {
 	json_t *j = eval_json(result), *how = session_json(s, r->used);
 
+	json_object_set_new(how, "version", json_string(version()));
 	json_object_set_new(how, "prompts", json_words(r->prompts));
 	json_object_set_new(how, "images_per_prompt", json_integer(r->per));
 	json_object_set_new(how, "seed", json_integer(r->seed));
@@ -97,12 +101,13 @@ static int evaluate_other(struct other *o, struct session *s, const struct evalu
 	struct lora_merged merged = { 0 };
 	struct pass pass;
 	bool base = !strcmp(r->against, "base");
+	struct evaluator plain = *v; /* the album is of the first alone */
 	int ret = dist_agree(v->dist, session_adapter(s, base ? NULL : r->against, &merged, &pass, e), e);
 
 	if (!ret)
 		ret = dist_agree(v->dist, session_restart(s, r->used, e), e);
 	if (!ret)
-		ret = evaluate(v, &pass, &o->result, e);
+		ret = evaluate(&plain, &pass, &o->result, e);
 	if (!ret)
 		ret = eval_difference(&o->difference, own, &o->result, e);
 	lora_merged_release(&merged);
@@ -126,6 +131,7 @@ static int score(struct dist *d, struct session *s, const struct eval_options *r
 	struct prompts prompts = { 0 };
 	struct eval_result result = { 0 };
 	struct other other = { 0 };
+	struct album album = { 0 };
 	struct mixture *m = NULL;
 	struct conf_node *tree = read_rewards(r, e);
 	int ret = !tree || reward_ranks_open(&m, d, tree, 0, e) || prompts_read(&prompts, r->prompts, e) ||
@@ -140,6 +146,8 @@ static int score(struct dist *d, struct session *s, const struct eval_options *r
 	if (!ret)
 		ret = prepare_prompts(d, &s->pipeline, &prompts, e);
 	conditioner_rest(s->pipeline.text);
+	if (!ret && r->keep.dir)
+		ret = keep_open(&album, d, &r->keep, s, r->used, &prompts, r->per, r->seed, "eval", e);
 	struct evaluator v = { .dist = d,
 			       .pipeline = &s->pipeline,
 			       .sampler = &s->sampler,
@@ -149,17 +157,21 @@ static int score(struct dist *d, struct session *s, const struct eval_options *r
 			       .batch = r->used->o.batch,
 			       .height = r->used->o.height,
 			       .width = r->used->o.width,
-			       .seed = (uint64_t)r->seed };
+			       .seed = (uint64_t)r->seed,
+			       .album = album.dir ? &album : NULL };
 	if (!ret)
 		ret = evaluate(&v, &s->pass, &result, e);
 	if (!ret && r->against)
 		ret = evaluate_other(&other, s, &v, r, &result, e);
 	if (!ret)
 		ret = dist_agree(d, d->rank == 0 ? tell(s, r, &result, &other, e) : 0, e);
+	if (!ret && album.dir && d->rank == 0)
+		keep_say(&album);
 	if (!ret)
 		ret = check_lacking(&result, r, e);
 	if (!ret && r->against)
 		ret = check_lacking(&other.result, r, e);
+	album_close(&album);
 	eval_release(&other.difference);
 	eval_release(&other.result);
 	eval_release(&result);
@@ -245,6 +257,10 @@ static int run(int argc, char **argv, struct err *e)
 		  "fail when more than this share of the images has no score (default: the run's, or 0.5)" },
 		{ "reward-ranks", 'i', &r.reward_ranks, "N",
 		  "the last N ranks only score what the others sample (default 0)" },
+		KEEP_OPTIONS(
+		    r.keep, "save",
+		    "keep the images (not those of --against) in this folder; those that are there are "
+		    "scored as they are"),
 		{ "quiet", 'f', &r.quiet, NULL, "print no progress" },
 		{ "o", 's', &r.out, "FILE.json", "also write the result to this file" },
 		{ NULL, 0, NULL, NULL, NULL },
@@ -254,6 +270,8 @@ static int run(int argc, char **argv, struct err *e)
 
 	if (ret)
 		return ret;
+	if (keep_check(&r.keep, "eval", e))
+		return -1;
 	if ((ret = startup_open(&d, STARTUP_RANKS, e)))
 		return ret;
 	log_quiet(r.quiet);

@@ -1,106 +1,88 @@
-/* cmd_sample.c -- contraflow sample: prompts -> images, or the latents they come from. */
-#include "base/image.h"
+/* cmd_sample.c -- contraflow sample: prompts -> a grid of images, a folder of them, or their latents. */
+#include "base/log.h"
 #include "base/mem.h"
+#include "commands/keep.h"
 #include "commands/options.h"
+#include "commands/sample_grid.h"
 #include "commands/session.h"
+#include "trainer/evaluation/evaluate.h"
 #include "dist/startup.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
 
-struct sample_options {
-	struct option_list prompts;
-	int64_t seed, per, cols, zoom;
-	const char *latents, *save_latents, *out;
+/* ---- A folder of images -------------------------------------------------------------------------- */
+
+struct filling {
+	const struct album *album;
+	const int64_t *id;
+	struct progress bar;
 };
 
-/* Initial latents: from a file's tensor `latents`, else noise keyed by seed and image. */
-static int start(at_t *x, const struct session *s, const struct sample_options *r, const int64_t *id, int n,
-		 struct err *e)
+static int put(void *ctx, int64_t at, at_t rgb_BHW3, struct err *e)
 {
-	struct at_dims chw = s->latent_CHW;
-	struct st_file f;
-	int ret;
+	struct filling *f = ctx;
+	int64_t n = at_size(rgb_BHW3, 0), each = at_numel(rgb_BHW3) / n;
+	int ret = 0;
 
-	if (!r->latents) {
-		*x = sampler_noise(&s->pipeline, (uint64_t)r->seed, RNG_USER, 0, id, n, chw);
-		return 0;
-	}
-	if (st_open(&f, r->latents, e))
-		return -1;
-	ret = st_take(x, &f, "latents", DIMS(n, chw.d[0], chw.d[1], chw.d[2]), e);
-	if (!ret)
-		*x = at_to(*x, AT_F32, s->pipeline.device);
-	st_close(&f);
+	for (int64_t i = 0; i < n && !ret; i++)
+		ret = album_put(f->album, f->id[at + i], (const uint8_t *)at_data(rgb_BHW3) + i * each, e);
+	progress_tick(&f->bar, at + n, "%s", "");
 	return ret;
 }
 
-static int write_grid(const struct sample_options *r, at_t rgb_BHW3, struct err *e)
+/* This rank's share of what is missing. */
+static int fill_album(struct dist *d, struct session *s, const struct session_settings *used,
+		      const struct sample_options *r, const struct album *a, struct err *e)
 {
-	int n = (int)at_size(rgb_BHW3, 0), h = (int)at_size(rgb_BHW3, 1), w = (int)at_size(rgb_BHW3, 2);
-	const uint8_t **tile = mem_zero((size_t)n, sizeof *tile);
+	int64_t *id = mem_zero((size_t)a->n, sizeof *id), n = album_missing(a, id);
+	struct filling f = { .album = a, .id = id };
+	struct evaluator v = { .dist = d,
+			       .pipeline = &s->pipeline,
+			       .sampler = &s->sampler,
+			       .prompts = &r->prompts,
+			       .images_per_prompt = r->per,
+			       .batch = used->o.batch,
+			       .height = used->o.height,
+			       .width = used->o.width,
+			       .seed = (uint64_t)r->seed };
+	struct sampling how = evaluator_sampling(&v, &s->pass);
 
-	for (int i = 0; i < n; i++)
-		tile[i] = (const uint8_t *)at_data(rgb_BHW3) + (size_t)i * (size_t)(h * w * 3);
-	struct image g =
-	    image_grid(tile, n, w, h, r->cols > 0 ? (int)r->cols : (int)r->per, n > 1 ? 2 : 0, (int)r->zoom);
-	int ret = image_write_png(r->out, g.w, g.h, g.rgb, e);
-	image_free(&g);
-	free(tile);
-	return ret;
-}
-
-static int sample(struct session *s, const struct sample_options *r, int64_t batch, struct err *e)
-{
-	struct at_scope *sc = at_begin(AT_NO_GRAD);
-	int n = r->prompts.n * (int)r->per, ret = -1;
-	const char **prompt = mem_zero((size_t)n, sizeof *prompt);
-	int64_t *id = mem_zero((size_t)n, sizeof *id);
-	at_t noise, *part = mem_zero((size_t)n, sizeof *part);
-	int parts = 0;
-
-	for (int i = 0; i < n; i++) {
-		prompt[i] = r->prompts.v[i / r->per];
-		id[i] = i;
-	}
-	if (start(&noise, s, r, id, n, e))
-		goto out;
-	for (int64_t at = 0; at < n; at += batch) {
-		int k = (int)(n - at < batch ? n - at : batch);
-		struct cond c = { 0 };
-		if (pipeline_encode(&s->pipeline, prompt + at, k, &c, e))
-			goto out;
-		struct sampler_steps steps = { .seed = (uint64_t)r->seed,
-					       .purpose = RNG_USER_SOLVER,
-					       .id = id + at };
-		part[parts++] = sampler_run(&s->sampler, &s->pass, at_narrow(noise, 0, at, k), &c, &steps);
-	}
-	at_t x0 = at_cat(parts, part, 0);
-	if (r->save_latents) {
-		struct st_item item = { "latents", x0 };
-		if (st_write(r->save_latents, &item, 1, NULL, 0, e))
-			goto out;
-	}
-	ret = r->out ? write_grid(r, pipeline_images(&s->pipeline, x0), e) : 0;
-out:
-	free(prompt);
+	how.purpose = RNG_USER; /* a seed names the same image here and in a grid */
+	how.steps = RNG_USER_SOLVER;
+	how.take = put;
+	how.take_ctx = &f;
+	progress_begin(&f.bar, "sample", 0, n);
+	int ret = sampling_run(&how, id, n, e);
+	progress_end(&f.bar);
 	free(id);
-	free(part);
-	at_end(sc);
+	return dist_agree(d, ret, e);
+}
+
+static int sample_folder(struct dist *d, const struct session_settings *used, const struct sample_options *r,
+			 struct err *e)
+{
+	struct album a = { 0 };
+	struct session s;
+	int ret = dist_agree(d, session_open(&s, d, used, "sample", e), e);
+
+	if (ret)
+		return -1;
+	ret = keep_open(&a, d, &r->keep, &s, used, &r->prompts, r->per, r->seed, "sample", e);
+	if (!ret)
+		ret = prepare_prompts(d, &s.pipeline, &r->prompts, e);
+	conditioner_rest(s.pipeline.text);
+	if (!ret)
+		ret = fill_album(d, &s, used, r, &a, e);
+	if (!ret && d->rank == 0)
+		keep_say(&a);
+	album_close(&a);
+	session_close(&s);
 	return ret;
 }
 
-/* What was made, and how. */
-static void say(const struct session *s, const struct session_settings *used, const struct sample_options *r)
-{
-	json_t *j = session_json(s, used);
-	char *text = json_line(j);
-
-	printf("%s %s\n", r->out ? r->out : r->save_latents, text);
-	free(text);
-	json_decref(j);
-}
+/* ---- The command --------------------------------------------------------------------------------- */
 
 /* A name that promises what would not be in it. */
 static bool is_other_image(const char *path)
@@ -114,6 +96,69 @@ static bool is_other_image(const char *path)
 	return false;
 }
 
+static int check(struct sample_options *r, struct err *e)
+{
+	if (!r->prompt.n == !r->file)
+		return err_set(e, "sample: give %s--prompt TEXT or --prompts FILE", r->file ? "either " : "");
+	if (r->out && is_other_image(r->out))
+		return err_set(e, "sample: -o %s: images are written as PNG: name it .png", r->out);
+	if (!r->out && !r->save_latents && !r->keep.dir)
+		return err_set(e, "sample: nothing to write; give -d DIR (an image a file), -o FILE.png (a "
+				  "grid) or --save-latents FILE");
+	if (r->keep.dir && (r->out || r->save_latents || r->latents))
+		return err_set(e, "sample: -d DIR takes no -o, --latents or --save-latents");
+	if (r->keep.dir && (r->captions || r->against))
+		return err_set(e, "sample: --captions and --against are of a grid (-o FILE.png)");
+	if ((r->captions || r->against) && !r->out)
+		return err_set(e, "sample: --captions and --against need -o FILE.png");
+	if (r->against && r->latents)
+		return err_set(e, "sample: --against takes no --latents");
+	if (r->per < 1 || r->per > 10000 || r->zoom < 1 || r->zoom > 64)
+		return err_set(e, "sample: --per-prompt must be in [1, 10000], --zoom in [1, 64]");
+	return keep_check(&r->keep, "sample", e);
+}
+
+/* With metadata, so that a text may have any characters. */
+static void prompts_of_list(struct prompts *p, const struct option_list *l)
+{
+	*p = (struct prompts) { .n = l->n, .path = mem_str("--prompt") };
+	p->v = mem_zero((size_t)l->n, sizeof *p->v);
+	for (int i = 0; i < l->n; i++) {
+		json_t *j = json_object();
+
+		json_object_set_new(j, "prompt", json_words(l->v[i]));
+		p->v[i] = (struct prompt) { mem_str(l->v[i]), json_line(j), mem_str("") };
+		json_decref(j);
+	}
+}
+
+static int read_prompts(struct sample_options *r, struct err *e)
+{
+	if (!r->file)
+		prompts_of_list(&r->prompts, &r->prompt);
+	else if (prompts_read(&r->prompts, r->file, e))
+		return -1;
+	if (r->prompts.n * r->per <= INT32_MAX)
+		return 0;
+	return err_set(e, "sample: %lld prompts with %lld images each are too many", (long long)r->prompts.n,
+		       (long long)r->per);
+}
+
+static int work(struct dist *d, const struct session_options *o, struct sample_options *r, struct err *e)
+{
+	struct session_settings used;
+
+	if (dist_agree(d, read_prompts(r, e), e))
+		return -1;
+	int ret = startup_threads(d, o->threads, e) ? err_in(e, "sample") : 0;
+	if (!ret && !(ret = dist_agree(d, session_settle(&used, o, r->config, "sample", e), e))) {
+		ret = r->keep.dir ? sample_folder(d, &used, r, e) : sample_grid(d, &used, r, e);
+		session_settings_release(&used);
+	}
+	prompts_free(&r->prompts);
+	return ret;
+}
+
 static int run(int argc, char **argv, struct err *e)
 {
 	struct session_options o = SESSION_DEFAULTS;
@@ -121,49 +166,45 @@ static int run(int argc, char **argv, struct err *e)
 	const char *args[1];
 	const struct option_spec spec[] = {
 		SESSION_OPTIONS(o),
-		{ "prompt", 'm', &r.prompts, "TEXT", "the prompt; may be repeated" },
+		{ "prompt", 'm', &r.prompt, "TEXT", "the prompt; may be repeated" },
+		{ "prompts", 's', &r.file, "FILE", "prompts from a file, .txt or .jsonl" },
 		{ "per-prompt", 'i', &r.per, "N", "images per prompt (default 1)" },
 		{ "seed", 'i', &r.seed, "N", "seed of the noise (default 0)" },
 		{ "latents", 's', &r.latents, "FILE",
 		  "start from the tensor `latents` of a safetensors file" },
 		{ "save-latents", 's', &r.save_latents, "FILE",
 		  "write the final latents to a safetensors file" },
+		{ "captions", 'f', &r.captions, NULL,
+		  "beneath each image of a grid its prompt, and its score by the run's rewards or "
+		  "--config's" },
+		{ "against", 's', &r.against, "PATH",
+		  "beside each image of a grid, to its left, that of this adapter, or `base`, from the same "
+		  "noise" },
+		{ "config", 's', &r.config, "FILE",
+		  "use the settings and rewards of this configuration instead of the run's" },
 		{ "columns", 'i', &r.cols, "N", "images per row of the grid (default: one row per prompt)" },
 		{ "zoom", 'i', &r.zoom, "N", "enlarge images by this factor (default 1)" },
 		{ "o", 's', &r.out, "FILE.png", "where the image, or the grid of images, goes" },
+		KEEP_OPTIONS(r.keep, "d",
+			     "a folder for the images, a file each; goes on where it stopped; with mpirun, "
+			     "all ranks work"),
+		{ "quiet", 'f', &r.quiet, NULL, "print no progress" },
 		{ NULL, 0, NULL, NULL, NULL },
 	};
-	struct session_settings used;
-	struct session s;
 	struct dist d;
 	int n, ret = options_parse(&cmd_sample, spec, argc, argv, args, 0, &n, e);
 
 	if (ret)
 		return ret;
-	if (!r.prompts.n)
-		return err_set(e, "sample: --prompt TEXT is needed");
-	if (r.out && is_other_image(r.out))
-		return err_set(e, "sample: -o %s: images are written as PNG: name it .png", r.out);
-	if (!r.out && !r.save_latents)
-		return err_set(e, "sample: nothing to write; give -o FILE.png or --save-latents FILE");
-	if (r.per < 1 || r.per > 10000 || r.zoom < 1 || r.zoom > 64)
-		return err_set(e, "sample: --per-prompt must be in [1, 10000], --zoom in [1, 64]");
-	if ((ret = startup_open(&d, STARTUP_ALONE, e)))
-		return ret;
-	if (startup_threads(&d, o.threads, e))
-		return err_in(e, "sample");
-	if (session_settle(&used, &o, NULL, "sample", e))
+	if (check(&r, e))
 		return -1;
-	ret = session_open(&s, &d, &used, "sample", e);
-	if (!ret) {
-		ret = sample(&s, &r, used.o.batch, e);
-		if (!ret)
-			say(&s, &used, &r);
-		session_close(&s);
-	}
-	session_settings_release(&used);
-	return ret;
+	if ((ret = startup_open(&d, r.keep.dir ? STARTUP_RANKS : STARTUP_ALONE, e)))
+		return ret;
+	log_quiet(r.quiet);
+	return startup_close(&d, work(&d, &o, &r, e), e);
 }
 
-const struct command cmd_sample = { "sample", "--model DIR [--lora DIR] --prompt TEXT ... -o FILE.png",
-				    "generate images from prompts", run };
+const struct command cmd_sample = {
+	"sample", "--model DIR|--lora RUN --prompt TEXT|--prompts FILE ... -o FILE.png|-d DIR",
+	"generate images from prompts", run
+};

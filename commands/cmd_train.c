@@ -5,6 +5,7 @@
 #include "base/machine/stop.h"
 #include "base/mem.h"
 #include "base/text.h"
+#include "base/version.h"
 #include "commands/options.h"
 #include "trainer/reward_ranks.h"
 #include "trainer/record/rundir.h"
@@ -171,7 +172,7 @@ char *train_words(const char *command, int argc, char **argv)
 {
 	struct text t = { 0 };
 
-	text_printf(&t, "contraflow %s (libtorch %s%s): %s", VERSION, at_version(),
+	text_printf(&t, "contraflow %s (libtorch %s%s): %s", version(), at_version(),
 		    at_cuda_built() ? ", CUDA" : "", command);
 	for (int i = 0; i < argc; i++) {
 		bool plain = *argv[i] && !strpbrk(argv[i], " \t\n\"'\\$*?;&|<>()[]{}#!`");

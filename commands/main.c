@@ -4,9 +4,11 @@
 #include "base/machine/stop.h"
 #include "base/mem.h"
 #include "base/text.h"
+#include "base/version.h"
 #include "dist/dist.h"
 #include "rewards/mixture/mixture.h"
 #include "commands/options.h"
+#include "commands/version_git.h"
 #include "dist/startup.h"
 #include <jansson.h>
 #include <signal.h>
@@ -65,6 +67,7 @@ int main(int argc, char **argv)
 {
 	struct err e = { "" };
 
+	version_is(*VERSION_GIT ? VERSION "+" VERSION_GIT : VERSION);
 	at_set_panic(panic);
 	signal(SIGXFSZ, SIG_IGN); /* a file that may not grow is an error of the write that meets it */
 	json_set_alloc_funcs(mem_alloc, free); /* jansson makes NULL of what it has no memory for */
@@ -77,7 +80,7 @@ int main(int argc, char **argv)
 		return 0;
 	}
 	if (!strcmp(argv[1], "--version")) {
-		printf("contraflow %s (libtorch %s%s)\n", VERSION, at_version(),
+		printf("contraflow %s (libtorch %s%s)\n", version(), at_version(),
 		       at_cuda_built() ? ", CUDA" : "");
 		return 0;
 	}

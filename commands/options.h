@@ -10,7 +10,6 @@
 
 #define OPTION_REPEAT 64
 #define OPTION_UNSET  INT64_MIN /* an integer that was not given */
-#define VERSION       "0.1.0"   /* of the program */
 
 struct option_spec {
 	const char *name; /* without the dashes; "o" is -o */

@@ -1,5 +1,5 @@
 #include "rewards/image_batch.h"
-#include "base/resize.h"
+#include "base/image/resize.h"
 #include <stdlib.h>
 
 at_t image_batch_tensor(const struct reward_item *item, int n, int64_t size)

@@ -34,9 +34,18 @@ static struct evaluator make_evaluator(struct trainer *t)
 				    .seed = (uint64_t)t->x->run.seed };
 }
 
-static char *sample_path(const struct trainer *t, const char *ending)
+static int write_grid(struct trainer *t, const struct image *grid, const json_t *told, struct err *e)
 {
-	return mem_printf("%s/samples/step-%06lld.%s", t->dir, (long long)t->at.step, ending);
+	char *image = mem_printf("%s/samples/step-%06lld.png", t->dir, (long long)t->at.step),
+	     *words = mem_printf("%s/samples/step-%06lld.json", t->dir, (long long)t->at.step);
+	int ret =
+	    image_write_png(image, grid->w, grid->h, grid->rgb, e) || json_write(words, told, e) ? -1 : 0;
+
+	if (!ret && metrics_tensorboard(t->metrics))
+		tb_image(metrics_tensorboard(t->metrics), "samples", t->at.step, grid->w, grid->h, grid->rgb);
+	free(image);
+	free(words);
+	return ret;
 }
 
 static int save_grid(struct trainer *t, struct err *e)
@@ -44,17 +53,13 @@ static int save_grid(struct trainer *t, struct err *e)
 	struct evaluator v = make_evaluator(t);
 	struct pass ema = policies_ema_pass(&t->policies);
 	struct image grid;
-	int ret = grid_sample(&grid, &v, &ema, GRID_IMAGES, GRID_COLUMNS, (int)t->x->log.grid_zoom, e);
+	json_t *told;
+	int ret = grid_sample(&grid, &told, &v, &ema, GRID_IMAGES, GRID_COLUMNS, (int)t->x->log.grid_zoom, e);
 
-	if (grid.rgb) {
-		char *path = sample_path(t, "png");
-		ret = image_write_png(path, grid.w, grid.h, grid.rgb, e);
-		if (!ret && metrics_tensorboard(t->metrics))
-			tb_image(metrics_tensorboard(t->metrics), "samples", t->at.step, grid.w, grid.h,
-				 grid.rgb);
-		free(path);
-		image_free(&grid);
-	}
+	if (grid.rgb)
+		ret = write_grid(t, &grid, told, e);
+	image_free(&grid);
+	json_decref(told);
 	return dist_agree(t->dist, ret, e);
 }
 
@@ -70,26 +75,12 @@ static int write_row(struct trainer *t, struct err *e)
 	return 0;
 }
 
-static int save_grid_scores(struct trainer *t, const struct evaluator *v, const struct eval_result *r,
-			    struct err *e)
-{
-	char *path = sample_path(t, "json");
-	int ret = grid_write_scores(path, v, r, GRID_IMAGES, GRID_COLUMNS, e);
-
-	free(path);
-	return ret;
-}
-
-/* With the scores of the images of a grid, where one is drawn here, too: of each prompt they are the first.
- */
-static int evaluate_ema(struct trainer *t, const char *when, bool grid, struct eval_result *r, struct err *e)
+static int evaluate_ema(struct trainer *t, const char *when, struct eval_result *r, struct err *e)
 {
 	struct evaluator v = make_evaluator(t);
 	struct pass ema = policies_ema_pass(&t->policies);
 
 	if (evaluate(&v, &ema, r, e))
-		return -1;
-	if (dist_agree(t->dist, grid && t->dist->rank == 0 ? save_grid_scores(t, &v, r, e) : 0, e))
 		return -1;
 	if (t->metrics) {
 		rows_eval(t, r);
@@ -132,6 +123,7 @@ static int go_back(struct trainer *t, struct err *e)
 	t->at.train_seconds = was.train_seconds;
 	t->at.stage_seconds = was.stage_seconds;
 	t->at.cpu_seconds = was.cpu_seconds;
+	t->at.forwards = was.forwards;
 	int ret = 0;
 	if (t->metrics) {
 		metrics_close(t->metrics);
@@ -186,7 +178,7 @@ static int run_part(struct trainer *t, const struct samples *s, struct update_st
 		return stop_check(e);
 	time->update += now.seconds - now.reduce_seconds;
 	time->reduce += now.reduce_seconds;
-	time->forwards += now.forwards;
+	t->at.forwards += now.forwards;
 	t->unsaved = true;
 	t->at.part++;
 	if (now.empty)
@@ -214,6 +206,19 @@ static int check_replicas(struct trainer *t, struct err *e)
 		       (long long)t->at.step, said.msg);
 }
 
+/* What an epoch took, whether or not its steps stand. */
+static void count(struct trainer *t, double start, double cpu, const struct round_times *time)
+{
+	double most = clock_now() - start, spent = clock_cpu() - cpu;
+
+	dist_max_f64(t->dist, &most, 1);
+	dist_sum_f64(t->dist, &spent, 1);
+	t->at.train_seconds += most;
+	t->at.stage_seconds += most;
+	t->at.cpu_seconds += spent;
+	t->at.forwards += time->sampled;
+}
+
 /* One epoch of the algorithm, or what an early end has left of it: samples are a function of the old policy,
  * which stays as it is until the epoch is over. */
 static int run_epoch(struct trainer *t, struct samples *s, struct update_stats *u, double *eta, bool *back,
@@ -226,13 +231,19 @@ static int run_epoch(struct trainer *t, struct samples *s, struct update_stats *
 	alive_context("step %lld", (long long)t->at.step + 1);
 	if (rollout_epoch(t, s, e))
 		return -1;
+	time->rollout = s->rollout_seconds;
+	time->reward_wait = s->reward_wait_seconds;
+	time->sampled = (double)s->forwards;
+	dist_sum_f64(t->dist, &time->sampled, 1);
 	if (t->x->log.rollouts_every && t->at.epoch % t->x->log.rollouts_every == 0 && archive_write(t, s, e))
 		return -1;
 	while (t->at.part < parts && t->at.stage_step < t->x->train.max_steps)
-		if (run_part(t, s, u, back, time, e))
+		if (run_part(t, s, u, back, time, e)) {
 			return -1;
-		else if (*back)
+		} else if (*back) {
+			count(t, start, cpu, time);
 			return 0;
+		}
 	*eta = policies_after_epoch(&t->policies, t->at.epoch + 1, t->at.stage_step);
 	if (check_replicas(t, e)) {
 		t->unsaved = false;
@@ -242,15 +253,7 @@ static int run_epoch(struct trainer *t, struct samples *s, struct update_stats *
 	t->at.epoch++;
 	t->at.images += s->n + s->extra;
 	t->at.unavailable += s->scores.unavailable;
-	time->rollout = s->rollout_seconds;
-	time->reward_wait = s->reward_wait_seconds;
-	double spent[3] = { clock_now() - start, clock_cpu() - cpu, (double)s->forwards }, most = spent[0];
-	dist_max_f64(t->dist, &most, 1);
-	dist_sum_f64(t->dist, spent, 3);
-	time->forwards += spent[2];
-	t->at.train_seconds += most;
-	t->at.stage_seconds += most;
-	t->at.cpu_seconds += spent[1];
+	count(t, start, cpu, time);
 	return 0;
 }
 
@@ -279,7 +282,7 @@ static int look(struct trainer *t, bool *last, struct eval_result *eval, struct 
 		char when[64];
 
 		snprintf(when, sizeof when, "step %lld", (long long)t->at.step);
-		if (evaluate_ema(t, when, due(t->x->log.grid_every, t->at.drawn, t->at.step), eval, e))
+		if (evaluate_ema(t, when, eval, e))
 			return -1;
 		trainer_take_evaluation(t, eval);
 	}
@@ -445,7 +448,7 @@ static int run_stage(struct trainer *t, struct err *e)
 	if (t->at.stage_step && t->at.evaluated < 0) /* without test prompts until now */
 		t->at.evaluated = t->at.drawn = t->at.step;
 	if (t->test.n && t->at.evaluated < 0) {
-		if (evaluate_ema(t, "before training", true, &t->before, e))
+		if (evaluate_ema(t, "before training", &t->before, e))
 			return -1;
 		trainer_take_evaluation(t, &t->before);
 		t->at.evaluated = t->at.step;
@@ -457,7 +460,7 @@ static int run_stage(struct trainer *t, struct err *e)
 	}
 	if (train_loop(t, e))
 		return -1;
-	if (t->test.n && evaluate_ema(t, "after training", true, &after, e))
+	if (t->test.n && evaluate_ema(t, "after training", &after, e))
 		goto out;
 	t->unsaved = false; /* the end is saved, and who goes on from there evaluates it again */
 	if (t->test.n && save_grid(t, e))

@@ -174,13 +174,15 @@ static int condition(void *ctx, const int64_t *id, int n, struct cond *out, stru
 	return 0;
 }
 
-static void submit(void *ctx, int64_t at, at_t rgb_BHW3)
+static int submit(void *ctx, int64_t at, at_t rgb_BHW3, struct err *e)
 {
 	struct share *x = ctx;
 	struct samples *s = x->s;
 
 	judging_submit_images(x->judging, at, rgb_BHW3, &x->t->train, s->prompt + s->first + at);
 	pixel_health(s, at_data(rgb_BHW3), (size_t)at_numel(rgb_BHW3));
+	(void)e; /* what cannot be scored says so in its scores */
+	return 0;
 }
 
 /* Means over all ranks of what a rank has summed. */

@@ -16,14 +16,18 @@ struct pixels {
 	int64_t at;
 };
 
-static void hand_over(const struct sampling *s, struct pixels *p)
+/* After an error `ret`, too, which then stays. */
+static int hand_over(const struct sampling *s, struct pixels *p, int ret, struct err *e)
 {
 	struct at_scope *sc = at_begin(AT_NO_GRAD);
+	struct err late;
+	int taken = 0;
 
 	if (p->coming)
-		s->take(s->take_ctx, p->at, at_fetch_end(p->coming));
+		taken = s->take(s->take_ctx, p->at, at_fetch_end(p->coming), ret ? &late : e);
 	p->coming = NULL;
 	at_end(sc);
+	return ret ? ret : taken;
 }
 
 /* Where a batch's states go. */
@@ -84,13 +88,12 @@ int sampling_run(const struct sampling *s, const int64_t *id, int64_t n, struct 
 		if ((ret = stop_check(e)))
 			break;
 		ret = sample_batch(s, id + at, at, (int)(n - at < s->batch ? n - at : s->batch), &next, e);
-		hand_over(s, &now);
+		ret = hand_over(s, &now, ret, e);
 		now = next;
 		if (now.coming && at_fetch_ready(now.coming))
-			hand_over(s, &now);
+			ret = hand_over(s, &now, ret, e);
 	}
-	hand_over(s, &now);
-	return ret;
+	return hand_over(s, &now, ret, e);
 }
 
 /* ---- Conditioning of a file's prompts ------------------------------------------------------------ */

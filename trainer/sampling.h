@@ -27,13 +27,13 @@ struct sampling {
 	int (*cond)(void *ctx, const int64_t *id, int n, struct cond *out, struct err *e);
 	void *cond_ctx;
 	/* Gets every image once, in order: rgb (n, H, W, 3) uint8 on the CPU, of the innermost scope, are
-	 * images at .. at + n - 1 of the list.  The device goes on sampling meanwhile.  NULL: no pixels are
-	 * made. */
-	void (*take)(void *ctx, int64_t at, at_t rgb_BHW3);
+	 * images at .. at + n - 1 of the list.  The device goes on sampling meanwhile.  An error ends it all.
+	 * NULL: no pixels are made. */
+	int (*take)(void *ctx, int64_t at, at_t rgb_BHW3, struct err *e);
 	void *take_ctx;
 };
-/* Images id[0..n).  After an error, which is cond's or a request to stop (base/machine/stop.h), those sampled
- * until then have been handed over. */
+/* Images id[0..n).  After an error, which is cond's, take's or a request to stop (base/machine/stop.h), those
+ * sampled until then have been handed over. */
 int sampling_run(const struct sampling *s, const int64_t *id, int64_t n, struct err *e);
 
 /* ---- Conditioning of a file's prompts ---- */

@@ -137,7 +137,7 @@ const Charts = (() => {
 			const y = p.y(v);
 			p.svg.append(el("rect", { class: "beyond", x: p.left, width: p.w - p.left - p.right, y: above ? p.top : y, height: above ? y - p.top : p.h - p.bottom - y }));
 			p.svg.append(el("line", { class: "limit", x1: p.left, x2: p.w - p.right, y1: y, y2: y }));
-			p.svg.append(el("text", { x: p.left + 4, y: above ? y - 4 : y + 12 }, `normal ${word} ${format(v)}`));
+			p.svg.append(el("text", { class: "mark", x: p.left + 4, y: above ? y - 4 : y + 12 }, `normal ${word} ${format(v)}`));
 		}
 	}
 
@@ -159,7 +159,7 @@ const Charts = (() => {
 		const { spec } = chart, many = spec.series.length > 1;
 		const [low, high] = limits(spec);
 		const longest = Math.max(0, ...spec.series.map((s) => s.name.length));
-		const p = plot(chart, spec.series.flatMap((s) => s.x), low, high, many ? Math.min(110, 18 + 6.4 * longest) : 48);
+		const p = plot(chart, spec.series.flatMap((s) => s.x), low, high, many ? Math.min(110, 18 + 6.4 * longest) : 56);
 		const clip = `clip-${all.indexOf(chart)}`;
 		p.svg.append(el("clipPath", { id: clip }, el("rect", { x: 0, y: p.top - 2, width: p.w, height: p.h - p.top - p.bottom + 4 })));
 		drawLimits(p, spec);

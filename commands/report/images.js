@@ -14,7 +14,7 @@ const Images = (() => {
 		if (canvas.width !== w) canvas.width = w;
 		if (canvas.height !== h) canvas.height = h;
 		canvas.classList.toggle("tiny", w < 128);
-		canvas.getContext("2d").drawImage(bitmap, set.gap + (i % set.columns) * (w + set.gap), set.gap + Math.floor(i / set.columns) * (h + set.gap), w, h, 0, 0, w, h);
+		canvas.getContext("2d").drawImage(bitmap, (i % set.columns) * w, Math.floor(i / set.columns) * h, w, h, 0, 0, w, h);
 	}
 
 	const verdict = (s) => (s && isNumber(s.strict) ? (s.strict >= 1 ? " ✓" : " ✗") : "");
@@ -22,10 +22,10 @@ const Images = (() => {
 
 	function words(card, set, at) {
 		const first = set.grids[0].scores, now = set.grids[at].scores;
-		const before = first && scoreText(first[card.i]), after = now && scoreText(now[card.i]), why = now && now[card.i].why;
-		card.score.textContent = !after ? "no evaluation at this step" : at === 0 || !before ? `score ${after}` : `score ${before} → ${after}`;
-		card.score.classList.toggle("good", Boolean(now && now[card.i].strict >= 1));
-		card.why.textContent = why || "";
+		const before = scoreText(first[card.i]), after = scoreText(now[card.i]), said = now[card.i] || {};
+		card.score.textContent = !after ? "" : at === 0 || !before ? `score ${after}` : `score ${before} → ${after}`;
+		card.score.classList.toggle("good", said.strict >= 1);
+		card.why.textContent = said.why || "";
 	}
 
 	function makeCard(set, i) {

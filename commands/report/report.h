@@ -17,10 +17,11 @@
  * epochs that one point is the mean of}.  A line that is not whole, as of a run that goes on, is left out;
  * other lines that are no JSON are an error.  NULL on error; new reference. */
 json_t *report_rows(const char *run, struct err *e);
-/* The grids of samples/: {"columns", "gap", "n", "prompts": [{"prompt", "tag"}], "grids": [{"step", "type":
- * "png", "data": base64, "width" and "height" of an image, "scores": [{...}] or null}]}, within `bytes` of
- * base64: where they do not fit, fewer grids and smaller images.  null: there are none.  What cannot be read
- * is warned of and left out. */
+/* The images of samples/: {"columns" (images side by side, without gaps), "n", "prompts": [{"prompt",
+ * "tag"}], "grids": [{"step", "type": "png" or "jpeg", "data": base64, "width" and "height" of an image,
+ * "scores":
+ * [{"reward", "strict", "rewards", "why"}]}]}, within `bytes` of base64: where they do not fit, fewer grids
+ * and smaller images.  null: there are none.  What cannot be read is warned of and left out. */
 json_t *report_images(const char *run, double bytes);
 /* All of a run, named `name`. */
 json_t *report_run(const char *run, const char *name, double image_bytes, struct err *e);

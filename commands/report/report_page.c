@@ -1,6 +1,6 @@
 /* report_page.c -- the page: its files, and the runs as JSON, put together. */
 #include "base/mem.h"
-#include "commands/options.h"
+#include "base/version.h"
 #include "commands/report/report.h"
 #include "trainer/record/metric_table.h"
 #include <stdlib.h>
@@ -38,7 +38,7 @@ static json_t *page_json(const json_t *runs, int64_t refresh)
 	strftime(when, sizeof when, "%Y-%m-%d %H:%M:%S", localtime_r(&now, &tm));
 	return json_pack("{s:O, s:o, s:o, s:I, s:s, s:s}", "runs", runs, "metrics", metrics_json(),
 			 "sections", sections_json(), "refresh", (json_int_t)refresh, "written", when,
-			 "version", VERSION);
+			 "version", version());
 }
 
 /* Six digits are more than a screen shows, and keep the page small.  No text in it can end the element that

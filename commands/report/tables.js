@@ -82,10 +82,10 @@ const Tables = (() => {
 		const found = rows.filter((r) => r.bad).length;
 		const summary = el("p", { class: found ? "look" : "good", style: "margin-bottom:10px" },
 			found ? `▲ ${found} of ${rows.length} numbers are outside of what is normal` : `✓ All ${rows.length} numbers are within what is normal`);
-		const body = rows.map((r) => el("tr", null, el("th", { scope: "row" }, r.metric.title + (runs.length > 1 ? " " : "")), ...(runs.length > 1 ? [el("td", null, runName(r.run))] : []),
-			cell(format(r.first), "n"), cell(format(r.last), "n"), cell(rangeText(r.metric), "n"),
-			el("td", { class: r.bad ? "look wide" : "good" }, r.bad ? `▲ ${r.metric.look}` : "✓ normal")));
-		const titles = runs.length > 1 ? ["", "run", "first", "newest", "normal", ""] : ["", "first", "newest", "normal", ""];
+		const mark = (bad) => el("span", { class: bad ? "look" : "good", "aria-label": bad ? "not normal" : "normal" }, bad ? "▲ " : "✓ ");
+		const body = rows.map((r) => el("tr", null, el("th", { scope: "row" }, mark(r.bad), r.metric.title), ...(runs.length > 1 ? [el("td", null, runName(r.run))] : []),
+			cell(format(r.first), "n"), cell(format(r.last), "n"), cell(rangeText(r.metric), "n"), ...(found ? [el("td", { class: "wide" }, r.bad ? r.metric.look : "")] : [])));
+		const titles = ["", ...(runs.length > 1 ? ["run"] : []), "first", "newest", "normal", ...(found ? [""] : [])];
 		const table = el("table", null, head(...titles), el("tbody", null, ...body));
 		table.querySelectorAll("thead th").forEach((th) => ["", "run"].includes(th.textContent) && th.classList.remove("n"));
 		return el("div", { class: "panel", style: "margin-bottom:18px" }, summary, scroll(table));

@@ -2,7 +2,7 @@
 #include "models/text/clip.h"
 #include "base/file.h"
 #include "base/mem.h"
-#include "base/resize.h"
+#include "base/image/resize.h"
 #include "models/known_keys.h"
 #include "models/text/tokenizer.h"
 #include <math.h>

@@ -8,6 +8,7 @@ import re
 import numpy as np
 import pytest
 from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import browser
 from command import ROOT, contraflow, fails, read_lines, read_steps, read_zst
@@ -56,25 +57,32 @@ def test_histograms(run):
                 assert h["counts"] == np.histogram(v, 24, (v.min(), v.max()))[0].tolist()
 
 
+def cut_out(run, step, i):
+    """Image i of a grid as the file beside it says, as it was before it was enlarged; and what is said of it."""
+    told = json.loads((run / f"samples/step-{step:06d}.json").read_text())
+    one, w, h, zoom = told["images"][i], told["width"], told["height"], told["zoom"]
+    grid = Image.open(run / f"samples/step-{step:06d}.png").convert("RGB")
+    return grid.crop((one["x"], one["y"], one["x"] + w, one["y"] + h)).resize((w // zoom, h // zoom), Image.NEAREST), one
+
+
 def test_scores_of_grids(run):
-    """The images of a grid have the scores that this program's `score` gives to what is cut out of it."""
-    told = json.loads((run / "samples/step-000003.json").read_text())
-    grid = Image.open(run / "samples/step-000003.png")
-    gap, columns, images = told["gap"], told["columns"], told["images"]
-    w = (grid.width - gap) // columns - gap
+    """The images of a grid have the scores, and the reasons, that `score` gives to what is cut out of it."""
     folder = run.parent / "cut"
     folder.mkdir()
     prompts = {json.loads(l)["prompt"]: l for l in (run.parent / "test.jsonl").read_text().splitlines()}
+    images = json.loads((run / "samples/step-000003.json").read_text())["images"]
     assert len(images) == len(prompts) == len({i["prompt"] for i in images})
     for i, image in enumerate(images):
-        x, y = gap + i % columns * (w + gap), gap + i // columns * (w + gap)
-        grid.crop((x, y, x + w, y + w)).resize((w // 2, w // 2), Image.NEAREST).save(folder / f"{i:02d}.png")
+        cut_out(run, 3, i)[0].save(folder / f"{i:02d}.png")
         (folder / f"{i:02d}.jsonl").write_text(prompts[image["prompt"]] + "\n")
     contraflow("score", "--reward", "geneval", "-o", run.parent / "scores.json", folder)
-    said = json.loads((run.parent / "scores.json").read_text())
-    assert [s["prompt"] for s in said["images"]] == [i["prompt"] for i in images]
-    for own, image in zip(said["images"], images):
-        assert (own["geneval"]["score"], own["geneval"]["strict"]) == (pytest.approx(image["reward"], abs=1e-9), image["strict"]), image
+    said = json.loads((run.parent / "scores.json").read_text())["images"]
+    assert [s["prompt"] for s in said] == [i["prompt"] for i in images]
+    assert any("why" in i for i in images)
+    for own, image in zip(said, images):
+        judged = own["geneval"]
+        assert (image["strict"], image.get("why")) == (judged["strict"], judged.get("why")), image
+        assert image["reward"] == image["rewards"]["geneval"] == pytest.approx(judged["score"], abs=1e-9)
 
 
 def test_every_name_is_explained(run):
@@ -86,6 +94,15 @@ def test_every_name_is_explained(run):
     for row in read_lines(run / "metrics.jsonl"):
         for name in row:
             assert name in names or any(name.startswith(b) for b in below), name
+
+
+def test_tensorboard_explains(run):
+    events = EventAccumulator(str(run / "tensorboard")).Reload()
+    page = (ROOT / "docs/metrics.md").read_text()
+    for tag in events.Tags()["scalars"]:
+        about = events.SummaryMetadata(tag).summary_description
+        assert about and about.split(". ")[0] in page, tag
+    assert {"reward/mean", "eval/strict/counting", "eval/low"} <= set(events.Tags()["scalars"])
 
 
 # ---- The page ----
@@ -144,15 +161,16 @@ def test_large(run, tmp_path):
     lines = [r for i, row in enumerate(rows) for r in ([row, {**evaluation, "step": i + 1}] if i % 25 == 24 else [row])]
     (big / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in lines))
     side, told = 256, json.loads((run / "samples/step-000000.json").read_text())
-    told["images"] = (told["images"] * 3)[:36]
+    images = [{**(told["images"] * 3)[i], "x": 10 + i % 12 * (side + 6), "y": 10 + i // 12 * (side + 40)} for i in range(36)]
     noise = Image.fromarray(rng.integers(0, 255, (3 * 8, 12 * 8, 3), np.uint8)).resize((12 * side, 3 * side), Image.BICUBIC)
-    grid = Image.new("RGB", (12 * (side + 2) + 2, 3 * (side + 2) + 2))
-    for i in range(36):
-        x, y = i % 12, i // 12
-        grid.paste(noise.crop((x * side, y * side, (x + 1) * side, (y + 1) * side)), (2 + x * (side + 2), 2 + y * (side + 2)))
+    noise = Image.fromarray((np.asarray(noise) + rng.integers(-9, 9, (3 * side, 12 * side, 3))).clip(0, 255).astype(np.uint8))
+    grid = Image.new("RGB", (12 * (side + 6) + 20, 3 * (side + 40) + 20))
+    for i, image in enumerate(images):
+        x, y = i % 12 * side, i // 12 * side
+        grid.paste(noise.crop((x, y, x + side, y + side)), (image["x"], image["y"]))
     grid.save(big / "samples/step-000000.png", compress_level=1)
     for step in range(0, 1001, 50):
-        (big / f"samples/step-{step:06d}.json").write_text(json.dumps(told))
+        (big / f"samples/step-{step:06d}.json").write_text(json.dumps({"width": side, "height": side, "zoom": 1, "images": images}))
         if step:
             (big / f"samples/step-{step:06d}.png").hardlink_to(big / "samples/step-000000.png")
     contraflow("report", big, "-o", tmp_path / "big.html")
@@ -160,13 +178,13 @@ def test_large(run, tmp_path):
     data = embedded(tmp_path / "big.html")["runs"][0]
     assert len(data["rows"]["steps"]["step"]) == 1000
     grids = data["images"]["grids"]
-    assert grids[0]["step"] == 0 and grids[-1]["step"] == 1000 and len(grids) >= 6
+    assert grids[0]["step"] == 0 and grids[-1]["step"] == 1000 and len(grids) >= 6 and len(data["images"]["prompts"]) == 36
     small = Image.open(io.BytesIO(base64.b64decode(grids[3]["data"])))
-    w = grids[3]["width"]
-    assert small.size == (12 * (w + 2) + 2, 3 * (w + 2) + 2)
-    cut = small.crop((2 + 5 * (w + 2), 2 + w + 2, 2 + 5 * (w + 2) + w, 2 + w + 2 + w))
-    want = grid.crop((2 + 5 * (side + 2), side + 4, 2 + 5 * (side + 2) + side, side + 4 + side)).resize((w, w), Image.BICUBIC)
-    assert np.abs(np.asarray(cut, float) - np.asarray(want, float)).mean() < 8
+    w, columns = grids[3]["width"], data["images"]["columns"]
+    assert 64 <= w <= side and small.size == (columns * w, -(-36 // columns) * w)
+    x, y = 17 % columns * w, 17 // columns * w
+    want = noise.crop((5 * side, side, 6 * side, 2 * side)).resize((w, w), Image.BICUBIC)
+    assert np.abs(np.asarray(small.crop((x, y, x + w, y + w)), float) - np.asarray(want, float)).mean() < 8
 
 
 # ---- In a browser ----
@@ -202,12 +220,9 @@ def test_slider_and_keys(run, page):
                 p.key(press)
                 p.wait(f"{gallery}.dataset.shown === '{step}'")
             assert p.ask(f"{label}.textContent") == ("before training" if step == 0 else f"after step {step}")
-            grid = Image.open(run / f"samples/step-{step:06d}.png").convert("RGB")
-            w = p.ask(f"{gallery}.querySelectorAll('canvas')[3].width")
-            want = np.asarray(grid.crop((2 + w + 2, 2, 2 + w + 2 + w, 2 + w)))  # canvas 3: the second prompt's image of now
-            assert np.array_equal(shown(), want)
-            score = json.loads((run / f"samples/step-{step:06d}.json").read_text())["images"][1]["reward"]
-            assert f"{score:.2f}" in p.ask(f"{gallery}.querySelectorAll('.score')[2].textContent")
+            image, said = cut_out(run, step, 1)  # canvas 3 is the second prompt's, of the chosen step
+            assert np.array_equal(shown(), np.asarray(image))
+            assert f"{said['reward']:.2f}" in p.ask(f"{gallery}.querySelectorAll('.score')[2].textContent")
         # the cursor of the charts
         p.ask("document.querySelector('[data-chart=\"reward/mean\"] svg').focus()")
         p.key("ArrowLeft")

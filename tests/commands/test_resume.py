@@ -242,7 +242,7 @@ def test_one_process(tmp_path):
             time.sleep(0.02)
         for how in [], ["--resume"], ["--resume=auto"]:
             line = fails("train", CONFIG, "--run", run, *FIXED, *steps(3), *how)
-            assert f"another process works in this run: pid {child.pid} on {socket.gethostname()}, since 20" in line, line
+            assert f"another process works in this folder: pid {child.pid} on {socket.gethostname()}, since 20" in line, line
         assert (run / "lock").read_text().split()[:2] == [socket.gethostname(), str(child.pid)]
         child.send_signal(signal.SIGKILL)
         child.wait()

@@ -177,7 +177,9 @@ def test_image(case, guidance, negative):
                "--negative", negative, "--latents", folder / "start.safetensors", "--save-latents", folder / "x0.safetensors", "--height", h, "--width", w,
                "--text-length", length, "--columns", 2, "-o", folder / "grid.png")  # fmt: skip
     assert error(load_file(folder / "x0.safetensors")["latents"], want) < 1e-4
-    grid = torch.from_numpy(np.array(Image.open(folder / "grid.png").convert("RGB"))).float()
+    picture = Image.open(folder / "grid.png")
+    assert picture.text["prompt"] == f"{PROMPTS[0]}\n{PROMPTS[2]}" and json.loads(picture.text["settings"])["negative"] == negative
+    grid = torch.from_numpy(np.array(picture.convert("RGB"))).float()
     assert grid.shape == (h + 4, 2 * w + 6, 3)  # a frame of two pixels
     images = ((decoded / 2 + 0.5).clamp(0, 1) * 255).round().permute(0, 2, 3, 1)
     for i, image in enumerate(images):

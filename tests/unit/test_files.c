@@ -21,7 +21,7 @@
 #include "base/image.h"
 #include "base/json.h"
 #include "base/mem.h"
-#include "base/resize.h"
+#include "base/image/resize.h"
 #include "base/text.h"
 
 static char folder[] = "/tmp/test-files-XXXXXX";

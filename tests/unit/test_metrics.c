@@ -181,7 +181,7 @@ static void test_full_disk(void **state)
 	assert_int_equal(setrlimit(RLIMIT_FSIZE, &tiny), 0);
 	metrics_add(m, "loss", 1);
 	wrote = metrics_write(m, 1, &line);
-	tb_scalar(tb, "loss", 1, 1);
+	tb_scalar(tb, "loss", 1, 1, NULL);
 	flushed = tb_flush(tb, &event);
 	setrlimit(RLIMIT_FSIZE, &old);
 	assert_int_equal(wrote, -1);

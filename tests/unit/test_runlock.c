@@ -70,7 +70,7 @@ static void test_refused(void **state)
 	assert_string_equal(a.before, "");
 	snprintf(pid, sizeof pid, "pid %ld on ", (long)getpid());
 	assert_int_equal(runlock_take(&b, dir, &e), -1);
-	assert_non_null(strstr(e.msg, "another process works in this run"));
+	assert_non_null(strstr(e.msg, "another process works in this folder"));
 	assert_non_null(strstr(e.msg, pid));
 	runlock_drop(&b, true); /* not taken: nothing */
 	runlock_drop(&a, false);

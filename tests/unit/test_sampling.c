@@ -13,9 +13,10 @@
 #define N 7
 static const int64_t ids[N] = { 5, 3, 9, 1, 4, 8, 2 };
 
-static struct text told; /* what happened, in order */
-static bool ready;       /* are pixels there at once? */
-static int64_t fails_at; /* the image whose conditioning cannot be had */
+static struct text told;     /* what happened, in order */
+static bool ready;           /* are pixels there at once? */
+static int64_t fails_at;     /* the image whose conditioning cannot be had */
+static int64_t full_at = -1; /* the image that nobody takes */
 static int decoded;
 
 at_t __wrap_sampler_noise(const struct pipeline *p, uint64_t seed, enum rng_purpose purpose, uint64_t epoch,
@@ -73,7 +74,7 @@ static int cond(void *ctx, const int64_t *id, int n, struct cond *out, struct er
 	return 0;
 }
 
-static void take(void *ctx, int64_t at, at_t rgb)
+static int take(void *ctx, int64_t at, at_t rgb, struct err *e)
 {
 	const uint8_t *v = at_data(rgb);
 	int n = (int)at_size(rgb, 0);
@@ -82,6 +83,7 @@ static void take(void *ctx, int64_t at, at_t rgb)
 	text_printf(&told, "take %d from %d; ", n, (int)at);
 	for (int i = 0; i < n; i++)
 		assert_int_equal(v[2 * i], 2 * ids[at + i]);
+	return at == full_at ? err_set(e, "no room") : 0;
 }
 
 static int run(bool pixels, at_t x0)
@@ -101,7 +103,7 @@ static int run(bool pixels, at_t x0)
 	text_free(&told);
 	decoded = 0;
 	int ret = sampling_run(&s, ids, N, &e);
-	assert_string_equal(e.msg, ret ? "no conditioning" : "");
+	assert_string_equal(e.msg, !ret ? "" : full_at >= 0 ? "no room" : "no conditioning");
 	return ret;
 }
 
@@ -157,12 +159,31 @@ static void failure(void **state)
 	assert_int_equal(at_live(), live);
 }
 
+/* Nobody takes what comes then: no more is sampled, and what is on its way is not lost. */
+static void nobody_takes(void **state)
+{
+	int64_t live = at_live();
+
+	(void)state;
+	fails_at = -1;
+	full_at = 0;
+	for (int i = 0; i < 2; i++) {
+		ready = i;
+		assert_int_equal(run(true, NULL), -1);
+		assert_string_equal(told.s, i ? "sample 3; take 3 from 0; "
+					      : "sample 3; sample 3; take 3 from 0; take 3 from 3; ");
+	}
+	full_at = -1;
+	assert_int_equal(at_live(), live);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(order),
 		cmocka_unit_test(latents_alone),
 		cmocka_unit_test(failure),
+		cmocka_unit_test(nobody_takes),
 	};
 	int ret = cmocka_run_group_tests(tests, NULL, NULL);
 

@@ -219,20 +219,6 @@ void eval_finish(struct eval_result *r)
 	measure_all(r, rows, NULL);
 }
 
-json_t *eval_image_json(const struct eval_result *r, int64_t i)
-{
-	const double *v = r->rows.value + i * r->rows.columns;
-	json_t *j = json_object(), *each = json_object();
-
-	json_object_set_new(j, "reward", json_number(v[TOTAL]));
-	if (r->has[EVAL_STRICT])
-		json_object_set_new(j, "strict", json_number(v[STRICT]));
-	for (int k = 0; k < r->n_rewards; k++)
-		json_object_set_new(each, r->reward[k].name, json_number(v[REWARDS + k]));
-	json_object_set_new(j, "rewards", each);
-	return j;
-}
-
 void eval_release(struct eval_result *r)
 {
 	for (int i = 0; i < r->n_tags; i++)

@@ -65,11 +65,6 @@ void eval_count(struct eval_result *r, const struct mixture *m, const struct mix
 void eval_finish(struct eval_result *r);
 void eval_release(struct eval_result *r); /* back to { 0 } */
 
-/* What image i has, of a finished result that was counted here: {"reward": 0.8, "strict": 1, "rewards":
- * {NAME: score}}, null where a score is missing, `strict` only where there are such verdicts.  New reference.
- */
-json_t *eval_image_json(const struct eval_result *r, int64_t i);
-
 /* What a is ahead of b, both finished and counted image for image over the same prompts and rewards: each
  * number the mean of the differences of those images where both have it.  -1: they are not. */
 int eval_difference(struct eval_result *out, const struct eval_result *a, const struct eval_result *b,

@@ -5,6 +5,7 @@
 #include "trainer/judging.h"
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 /* The prompts of images id[0..n); free it. */
 static int64_t *prompts_of(const struct evaluator *v, const int64_t *id, int n)
@@ -40,42 +41,112 @@ struct sampling evaluator_sampling(const struct evaluator *v, const struct pass 
 				   .cond_ctx = (void *)(uintptr_t)v };
 }
 
-/* This rank's share on its way from the sampler to the judges. */
+/* This rank's share on its way to the judges, who want it in order. */
 struct share {
 	const struct evaluator *v;
 	struct judging *judging;
-	const int64_t *id;
+	int64_t *place, *id; /* of those to be sampled: where in the share, and which */
+	int64_t n, done;     /* of those, and of the share what has been handed over */
 	struct progress bar;
 };
 
-static void submit(void *ctx, int64_t at, at_t rgb_BHW3)
+static void submit(struct share *s, at_t rgb_BHW3)
+{
+	int n = (int)at_size(rgb_BHW3, 0);
+	int64_t *id = mem_zero((size_t)n, sizeof *id), *prompt;
+
+	for (int i = 0; i < n; i++)
+		id[i] = s->judging->first + s->done + i;
+	prompt = prompts_of(s->v, id, n);
+	judging_submit_images(s->judging, s->done, rgb_BHW3, s->v->prompts, prompt);
+	s->done += n;
+	if (!s->v->quiet)
+		progress_tick(&s->bar, s->done, "%s", "");
+	free(prompt);
+	free(id);
+}
+
+/* n images that are in the album. */
+static int submit_album(struct share *s, int64_t n, struct err *e)
+{
+	const struct album *a = s->v->album;
+	struct at_scope *sc = at_begin(AT_NO_GRAD);
+	size_t each = (size_t)a->w * (size_t)a->h * 3;
+	uint8_t *rgb = mem_alloc(each * (size_t)n);
+	struct image im;
+	int ret = 0;
+
+	for (int64_t i = 0; i < n && !ret; i++) {
+		if ((ret = album_get(&im, a, s->judging->first + s->done + i, e)))
+			break;
+		memcpy(rgb + each * (size_t)i, im.rgb, each);
+		image_free(&im);
+	}
+	if (!ret)
+		submit(s, at_from(rgb, DIMS(n, a->h, a->w, 3), AT_U8));
+	free(rgb);
+	at_end(sc);
+	return ret;
+}
+
+/* Everything before place `end` of the share, which the album has. */
+static int submit_until(struct share *s, int64_t end, struct err *e)
+{
+	while (s->done < end)
+		if (submit_album(s, end - s->done < s->v->batch ? end - s->done : s->v->batch, e))
+			return -1;
+	return 0;
+}
+
+/* Images at .. at + n - 1 of those to be sampled; between them may be some that the album has. */
+static int take(void *ctx, int64_t at, at_t rgb_BHW3, struct err *e)
 {
 	struct share *s = ctx;
-	int n = (int)at_size(rgb_BHW3, 0);
-	int64_t *prompt = prompts_of(s->v, s->id + at, n);
+	const struct album *a = s->v->album;
+	int64_t n = at_size(rgb_BHW3, 0), each = at_numel(rgb_BHW3) / n, k;
 
-	judging_submit_images(s->judging, at, rgb_BHW3, s->v->prompts, prompt);
-	if (!s->v->quiet)
-		progress_tick(&s->bar, at + n, "%s", "");
-	free(prompt);
+	for (int64_t i = 0; i < n; i += k) {
+		for (k = 1; i + k < n && s->place[at + i + k] == s->place[at + i] + k;)
+			k++;
+		for (int64_t j = i; a && j < i + k; j++)
+			if (album_put(a, s->id[at + j], (const uint8_t *)at_data(rgb_BHW3) + j * each, e))
+				return -1;
+		if (submit_until(s, s->place[at + i], e))
+			return -1;
+		submit(s, at_narrow(rgb_BHW3, 0, i, k));
+	}
+	return 0;
+}
+
+static void find_missing(struct share *s)
+{
+	const struct judging *j = s->judging;
+
+	s->place = mem_zero((size_t)j->count, sizeof *s->place);
+	s->id = mem_zero((size_t)j->count, sizeof *s->id);
+	for (int64_t i = 0; i < j->count; i++) {
+		if (s->v->album && s->v->album->there[j->first + i])
+			continue;
+		s->place[s->n] = i;
+		s->id[s->n++] = j->first + i;
+	}
 }
 
 static int score_share(const struct evaluator *v, const struct pass *pass, struct judging *j, struct err *e)
 {
-	int64_t *id = mem_zero((size_t)j->count, sizeof *id);
-	struct share share = { .v = v, .judging = j, .id = id };
+	struct share share = { .v = v, .judging = j };
 	struct sampling s = evaluator_sampling(v, pass);
 
-	for (int64_t i = 0; i < j->count; i++)
-		id[i] = j->first + i;
-	s.take = submit;
+	find_missing(&share);
+	s.take = take;
 	s.take_ctx = &share;
 	if (!v->quiet)
 		progress_begin(&share.bar, "evaluate", 0, j->count);
-	int ret = sampling_run(&s, id, j->count, e);
+	int ret = sampling_run(&s, share.id, share.n, e) || submit_until(&share, j->count, e) ? -1 : 0;
 	if (!v->quiet)
 		progress_end(&share.bar);
-	free(id);
+	free(share.place);
+	free(share.id);
 	return ret;
 }
 

@@ -5,6 +5,7 @@
  */
 #ifndef EVALUATE_H
 #define EVALUATE_H
+#include "trainer/evaluation/album.h"
 #include "trainer/evaluation/eval_result.h"
 #include "trainer/sampling.h"
 
@@ -17,6 +18,9 @@ struct evaluator {
 	int64_t images_per_prompt, batch, height, width;
 	uint64_t seed;
 	bool quiet;
+	/* NULL, or where the images go: those that are there already are scored as they are, and the others
+	 * made. */
+	const struct album *album;
 };
 /* Collective; every rank gets the result, which may be of few images or of none: see eval_lacking.  A request
  * to stop is an error of all.  *r is { 0 } or an earlier result, which is released. */

@@ -41,6 +41,23 @@ char *adapters_find(const char *path, struct err *e)
 	return ret;
 }
 
+int adapters_hash(uint64_t *hash, const char *path, struct err *e)
+{
+	struct lora_raw r;
+
+	if (lora_raw_open(&r, path, e))
+		return -1;
+	*hash = st_hash(&r.file);
+	for (int i = 0; i < r.n; i++) { /* PEFT has them in another file */
+		const struct lora_size *s = &r.pair[i].size;
+
+		*hash = file_hash(&s->rank, sizeof s->rank, *hash);
+		*hash = file_hash(&s->alpha, sizeof s->alpha, *hash);
+	}
+	lora_raw_close(&r);
+	return 0;
+}
+
 /* The stage that a checkpoint says it is of, beside its adapter; -1: it does not. */
 static int64_t stage_of(const char *path)
 {

@@ -9,6 +9,8 @@
 /* The adapter itself: `path`, CHECKPOINT/lora, or that of a run's newest checkpoint.  NULL on error; free().
  */
 char *adapters_find(const char *path, struct err *e);
+/* Of what the adapter at `path`, as adapters_find gives it, does: its weights, ranks and alphas. */
+int adapters_hash(uint64_t *hash, const char *path, struct err *e);
 /* The configuration of the run that `path` is, or is in, or NULL; free().  Into *stage, unless NULL: the
  * stage of its checkpoint, -1 if that does not say. */
 char *adapters_run(const char *path, int64_t *stage);

@@ -4,6 +4,7 @@
 #include "base/json.h"
 #include "base/mem.h"
 #include "base/text.h"
+#include "trainer/record/metric_table.h"
 #include <errno.h>
 #include <math.h>
 #include <stdio.h>
@@ -15,6 +16,8 @@ struct metrics {
 	char *path;
 	struct tensorboard *tb;
 	int64_t rows;
+	char **told; /* tags that the event file has a description of */
+	int n_told, cap_told;
 	int n, cap;
 	struct metric {
 		char *name;
@@ -78,8 +81,28 @@ static int cut(struct kept *k, const char *path, int64_t step, int64_t most, str
 	return ret;
 }
 
+static bool is_told(const struct metrics *m, const char *name)
+{
+	for (int i = 0; i < m->n_told; i++)
+		if (!strcmp(m->told[i], name))
+			return true;
+	return false;
+}
+
+/* With what it means, when its name comes for the first time. */
+static void put_event(struct metrics *m, const char *name, int64_t step, double v)
+{
+	const struct metric_info *info = is_told(m, name) ? NULL : metric_find(name);
+	char *about = info ? mem_printf("%s %s", info->meaning, info->look) : NULL;
+
+	tb_scalar(m->tb, name, step, v, about);
+	if (info)
+		MEM_PUSH(m->told, m->n_told, m->cap_told) = mem_str(name);
+	free(about);
+}
+
 /* The event files' part of lines that stay, where some of their step do not. */
-static void repeat(struct tensorboard *tb, const struct kept *k)
+static void repeat(struct metrics *m, const struct kept *k)
 {
 	const char *name;
 	json_t *row, *v;
@@ -92,7 +115,7 @@ static void repeat(struct tensorboard *tb, const struct kept *k)
 		json_object_foreach(row, name, v)
 		{
 			if (at >= k->from && json_is_number(v) && strcmp(name, "step"))
-				tb_scalar(tb, name, at, json_number_value(v));
+				put_event(m, name, at, json_number_value(v));
 		}
 	}
 }
@@ -114,7 +137,7 @@ int metrics_open(struct metrics **out, const char *dir, int64_t step, int64_t ro
 		ret = file_mkdirs(events, e) || tb_open(&m->tb, events, kept.from - 1, e) ? -1 : 0;
 	m->rows = (int64_t)json_array_size(kept.rows);
 	if (m->tb)
-		repeat(m->tb, &kept);
+		repeat(m, &kept);
 	text_free(&kept.lines);
 	json_decref(kept.rows);
 	free(events);
@@ -154,6 +177,9 @@ void metrics_close(struct metrics *m)
 	if (m->f)
 		fclose(m->f);
 	tb_close(m->tb);
+	for (int i = 0; i < m->n_told; i++)
+		free(m->told[i]);
+	free(m->told);
 	free(m->path);
 	free(m->v);
 	free(m);
@@ -207,7 +233,7 @@ int metrics_write(struct metrics *m, int64_t step, struct err *e)
 		else
 			json_add_number(&line, m->v[i].v);
 		if (m->tb && isfinite(m->v[i].v))
-			tb_scalar(m->tb, m->v[i].name, step, m->v[i].v);
+			put_event(m, m->v[i].name, step, m->v[i].v);
 	}
 	text_add(&line, "}\n");
 	if (fwrite(line.s, 1, line.n, m->f) != line.n || fflush(m->f))

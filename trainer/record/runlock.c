@@ -49,12 +49,13 @@ static int refuse(int fd, const char *path, struct err *e)
 	char *dir = file_dir(path);
 
 	if (read_holder(fd, &h))
-		err_set(e,
-			"%s: another process works in this run: pid %ld on %s, since %s; wait for its end or "
-			"end it, or take another directory (--run DIR)",
-			dir, h.pid, h.host, h.since);
+		err_set(
+		    e,
+		    "%s: another process works in this folder: pid %ld on %s, since %s; wait for its end or "
+		    "end it, or take another folder",
+		    dir, h.pid, h.host, h.since);
 	else /* it has the lock, and its name comes in a moment */
-		err_set(e, "%s: another process works in this run", dir);
+		err_set(e, "%s: another process works in this folder", dir);
 	free(dir);
 	return -1;
 }
@@ -110,7 +111,7 @@ static int try(struct runlock *l, bool *again, struct err *e)
 		ret = without_locks(l->fd, l->path, e);
 	if (!ret && (fstat(l->fd, &own) || stat(l->path, &there) || own.st_ino != there.st_ino)) {
 		*again = true;
-		ret = err_set(e, "%s: another process works in this run", l->path);
+		ret = err_set(e, "%s: another process works in this folder", l->path);
 	}
 	if (ret) {
 		close(l->fd);

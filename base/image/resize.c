@@ -1,4 +1,4 @@
-#include "base/resize.h"
+#include "base/image/resize.h"
 #include "base/mem.h"
 #include <math.h>
 #include <stdlib.h>
