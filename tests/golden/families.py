@@ -217,7 +217,7 @@ lora: {{rank: 8, alpha: 16, targets: {targets}}}
 prompts: {{train: {folder}/prompts.txt, groups: 4, group_size: 12, height: {h}, width: {w}}}
 rollout: {{solver: euler, steps: 6, batch: 12, guidance: {guidance}}}
 rewards: {{jpeg_compressibility: {{}}}}
-train: {{max_steps: 40, timestep_fraction: 0.5, micro_batch: 16}}
+train: {{max_steps: 28, timestep_fraction: 0.5, micro_batch: 16}}
 optimizer: {{lr: 1e-2, decay: constant}}
 nft: {{beta: 0.1}}
 policy: {{old_schedule: linear, old_slope: 0.1, old_max: 0.3}}
@@ -266,7 +266,7 @@ def trainable(family, words, folder, size=(32, 32), guidance=1.0, targets=None, 
 
 def train(config, run, ranks, *sets, resume=False):
     """Its lines of steps, and the folder of its newest checkpoint."""
-    more = ["--resume", run] if resume else [config, "--run", run]
+    more = ["--run", run, "--resume"] if resume else [config, "--run", run]
     launch(ranks, "train", *more, *(x for s in sets for x in ("--set", s)), "--quiet")
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     newest = max((run / "checkpoints").glob("step-*"))
