@@ -47,7 +47,7 @@ struct autoencoder_type {
 };
 
 extern const struct text_encoder_type word_text_encoder, sd3_text_encoder;
-extern const struct autoencoder_type linear_autoencoder, kl_autoencoder;
+extern const struct autoencoder_type linear_autoencoder, kl_autoencoder, flux2_autoencoder;
 
 /* ---- WordTextEncoder: learned embeddings of words and positions; the pooled vector is their mean. ---- */
 struct word_encoder {

@@ -181,6 +181,25 @@ const struct json_known known_flux[] = {
 	{ NULL, NULL },
 };
 
+/* A token is a latent; pooled text and a guidance scale (of dev) klein has none. */
+const struct json_known known_flux2[] = {
+	{ "patch_size", "1" },
+	{ "in_channels", NULL },
+	{ "out_channels", NULL },
+	{ "num_layers", NULL },
+	{ "num_single_layers", NULL },
+	{ "attention_head_dim", NULL },
+	{ "num_attention_heads", NULL },
+	{ "joint_attention_dim", NULL },
+	{ "timestep_guidance_channels", NULL },
+	{ "mlp_ratio", NULL },
+	{ "rope_theta", NULL },
+	{ "eps", NULL },
+	{ "guidance_embeds", NULL },
+	{ "axes_dims_rope", NULL },
+	{ NULL, NULL },
+};
+
 /* sample_size is of tiles; force_upcast is about float16, which no VAE here computes in. */
 const struct json_known known_vae[] = {
 	{ "in_channels", NULL },
@@ -199,6 +218,27 @@ const struct json_known known_vae[] = {
 	{ "mid_block_add_attention", NULL },
 	{ "sample_size", NULL },
 	{ "force_upcast", NULL },
+	{ NULL, NULL },
+};
+
+/* Its decoder may not be wider than its encoder; the momentum is of training. */
+const struct json_known known_vae_flux2[] = {
+	{ "in_channels", NULL },
+	{ "out_channels", NULL },
+	{ "latent_channels", NULL },
+	{ "layers_per_block", NULL },
+	{ "norm_num_groups", NULL },
+	{ "block_out_channels", NULL },
+	{ "down_block_types", NULL },
+	{ "up_block_types", NULL },
+	{ "act_fn", NULL },
+	{ "use_quant_conv", NULL },
+	{ "use_post_quant_conv", NULL },
+	{ "mid_block_add_attention", NULL },
+	{ "sample_size", NULL },
+	{ "batch_norm_eps", NULL },
+	{ "batch_norm_momentum", NULL },
+	{ "patch_size", "[2,2]" },
 	{ NULL, NULL },
 };
 

@@ -15,6 +15,8 @@ extern const struct json_known known_euler[];      /* diffusers' FlowMatchEulerD
 extern const struct json_known known_dpm[];        /* diffusers' DPMSolverMultistepScheduler, of a flow */
 extern const struct json_known known_sd3[];        /* diffusers' SD3Transformer2DModel */
 extern const struct json_known known_flux[];       /* diffusers' FluxTransformer2DModel */
+extern const struct json_known known_flux2[];      /* diffusers' Flux2Transformer2DModel */
+extern const struct json_known known_vae_flux2[];  /* diffusers' AutoencoderKLFlux2 */
 extern const struct json_known known_vae[];        /* diffusers' AutoencoderKL */
 extern const struct json_known known_qwen_image[]; /* diffusers' QwenImageTransformer2DModel */
 extern const struct json_known known_qwen_vae[];   /* diffusers' AutoencoderKLQwenImage */

@@ -60,12 +60,58 @@ static at_t level(const struct vae *m, const struct vae_level *l, at_t x)
 	return at_return(s, x);
 }
 
+/* ---- Latents as the sampler has them ------------------------------------------------------------- */
+
+static at_t per_channel(at_t x_C)
+{
+	return at_reshape(x_C, DIMS(1, -1, 1, 1));
+}
+
+/* Features of a packed latent are channel, row, column. */
+static at_t from_sampler(const struct vae *m, at_t z_BChw)
+{
+	struct at_scope *s = at_begin(AT_GRAD_AS_IS);
+	int64_t C = m->conf.latent_channels, h = at_size(z_BChw, 2), w = at_size(z_BChw, 3);
+
+	if (!m->conf.packed)
+		return at_return(s, at_add(at_div(z_BChw, m->conf.scaling_factor), m->conf.shift_factor));
+	at_t std_C = at_sqrt(at_add(m->bn_var_C, m->conf.batch_norm_eps));
+	at_t x_BChw = at_add(at_mul(z_BChw, per_channel(std_C)), per_channel(m->bn_mean_C));
+	at_t x_BChywx = at_permute(at_reshape(x_BChw, DIMS(-1, C, 2, 2, h, w)), DIMS(0, 1, 4, 2, 5, 3));
+	return at_return(s, at_reshape(x_BChywx, DIMS(-1, C, 2 * h, 2 * w)));
+}
+
+static at_t to_sampler(const struct vae *m, at_t x_BChw)
+{
+	struct at_scope *s = at_begin(AT_GRAD_AS_IS);
+	int64_t C = m->conf.latent_channels, h = at_size(x_BChw, 2) / 2, w = at_size(x_BChw, 3) / 2;
+
+	if (!m->conf.packed)
+		return at_return(s, at_mul(at_sub(x_BChw, m->conf.shift_factor), m->conf.scaling_factor));
+	at_t x_BCyxhw = at_permute(at_reshape(x_BChw, DIMS(-1, C, h, 2, w, 2)), DIMS(0, 1, 3, 5, 2, 4));
+	at_t std_C = at_sqrt(at_add(m->bn_var_C, m->conf.batch_norm_eps));
+	at_t z_BChw = at_sub(at_reshape(x_BCyxhw, DIMS(-1, 4 * C, h, w)), per_channel(m->bn_mean_C));
+	return at_return(s, at_div(z_BChw, per_channel(std_C)));
+}
+
+int64_t vae_scale(const struct vae *m)
+{
+	return (int64_t)(m->conf.packed ? 2 : 1) << (m->conf.n_levels - 1);
+}
+
+int64_t vae_channels(const struct vae *m)
+{
+	return m->conf.latent_channels * (m->conf.packed ? 4 : 1);
+}
+
+/* ---- The two halves ------------------------------------------------------------------------------ */
+
 static at_t decode(const void *vae, at_t z_BChw)
 {
 	const struct vae *m = vae;
 	struct at_scope *s = at_begin(AT_GRAD_AS_IS);
 	const struct vae_half *f = &m->decoder;
-	at_t x = at_add(at_div(z_BChw, m->conf.scaling_factor), m->conf.shift_factor);
+	at_t x = from_sampler(m, z_BChw);
 
 	if (f->quant.w_OIkk)
 		x = vae_conv(&f->quant, x, 1, 0);
@@ -111,7 +157,7 @@ static at_t encode(const void *vae, at_t x_B3HW)
 	if (f->quant.w_OIkk)
 		x = vae_conv(&f->quant, x, 1, 0);
 	mean = at_narrow(x, 1, 0, m->conf.latent_channels); /* the other half is the log-variance */
-	return at_return(s, at_mul(at_sub(mean, m->conf.shift_factor), m->conf.scaling_factor));
+	return at_return(s, to_sampler(m, mean));
 }
 
 at_t vae_decode(const struct vae *m, at_t z_BChw, int64_t at_a_time)
@@ -122,9 +168,4 @@ at_t vae_decode(const struct vae *m, at_t z_BChw, int64_t at_a_time)
 at_t vae_encode(const struct vae *m, at_t x_B3HW)
 {
 	return vae_in_pieces(m, encode, x_B3HW, 1);
-}
-
-int64_t vae_scale(const struct vae *m)
-{
-	return (int64_t)1 << (m->conf.n_levels - 1);
 }

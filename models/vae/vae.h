@@ -15,6 +15,9 @@ struct vae_conf {
 	int64_t block_out_channels[VAE_LEVELS];
 	bool use_quant_conv, use_post_quant_conv, mid_block_add_attention;
 	double scaling_factor, shift_factor;
+	/* Of AutoencoderKLFlux2: a latent of the sampler is 2 x 2 of its own, normalised by statistics. */
+	bool packed;
+	double batch_norm_eps;
 };
 struct vae_norm {
 	at_t w_C, b_C;
@@ -40,6 +43,7 @@ struct vae {
 	struct vae_conf conf;
 	struct nn_net net;
 	struct vae_half encoder, decoder;
+	at_t bn_mean_C, bn_var_C; /* of packed latents, else NULL */
 };
 
 /* Random weights, float32 on the CPU, of a configuration that is known to be right. */
@@ -50,7 +54,8 @@ void vae_move(struct vae *m, enum at_dtype dt, enum at_device dev);
 int vae_open(struct vae *m, const char *dir, enum at_dtype dt, enum at_device dev, struct err *e);
 int vae_read_conf(struct vae_conf *c, const char *dir, struct err *e); /* DIR/config.json alone */
 void vae_release(struct vae *m);
-int64_t vae_scale(const struct vae *m); /* pixels a latent */
+int64_t vae_scale(const struct vae *m);    /* pixels a latent of the sampler, */
+int64_t vae_channels(const struct vae *m); /* and its channels */
 /* Latents (B, C, h, w) as the sampler makes them -> pixels (B, 3, 8 h, 8 w), unclamped.  At most
  * `at_a_time` images are decoded together: memory is theirs. */
 at_t vae_decode(const struct vae *m, at_t z_BChw, int64_t at_a_time);

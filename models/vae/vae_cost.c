@@ -55,7 +55,8 @@ static void middle(struct cost *c, struct map *m, const struct vae *v)
 void vae_decode_cost(const struct vae *v, struct cost *c, const struct cost_shape *s)
 {
 	const struct vae_half *f = &v->decoder;
-	struct map m = { (double)s->batch, (double)v->conf.latent_channels, (double)(s->h * s->w), s->size };
+	double pixels = (double)(s->h * s->w * (v->conf.packed ? 4 : 1));
+	struct map m = { (double)s->batch, (double)v->conf.latent_channels, pixels, s->size };
 
 	if (f->quant.w_OIkk)
 		conv(c, &m, &f->quant);

@@ -58,23 +58,43 @@ static int real_or_null(double *out, const json_t *o, const char *key, double ab
 	return json_is_null(json_object_get(o, key)) ? 0 : json_get_real(out, o, key, absent, path, e);
 }
 
+/* AutoencoderKLFlux2 has statistics in the places of factors. */
+static int read_normalisation(struct vae_conf *c, const json_t *o, const char *path, struct err *e)
+{
+	const char *name = NULL;
+
+	if (json_get_str(&name, o, "_class_name", "", path, e))
+		return -1;
+	c->packed = !strcmp(name, flux2_autoencoder.class_name);
+	if (c->packed) {
+		if (json_check_keys(o, known_vae_flux2, known_anywhere, path, e) ||
+		    json_get_real(&c->batch_norm_eps, o, "batch_norm_eps", 1e-4, path, e))
+			return -1;
+		c->scaling_factor = 1;
+		return c->batch_norm_eps > 0 ? 0 : err_set(e, "%s: batch_norm_eps must be above 0", path);
+	}
+	return json_check_keys(o, known_vae, known_anywhere, path, e) ||
+		       json_get_real(&c->scaling_factor, o, "scaling_factor", 0.18215, path, e) ||
+		       real_or_null(&c->shift_factor, o, "shift_factor", 0, path, e)
+		   ? -1
+		   : 0;
+}
+
 static int read_config(struct vae_conf *c, const char *path, struct err *e)
 {
 	json_t *o = json_read(path, e);
 	const char *act = NULL;
 	int ret = -1;
 
-	if (!o || json_check_keys(o, known_vae, known_anywhere, path, e) ||
+	if (!o || read_normalisation(c, o, path, e) ||
 	    json_get_int(&c->in_channels, o, "in_channels", 3, path, e) ||
 	    json_get_int(&c->out_channels, o, "out_channels", 3, path, e) ||
-	    json_get_int(&c->latent_channels, o, "latent_channels", 4, path, e) ||
-	    json_get_int(&c->layers_per_block, o, "layers_per_block", 1, path, e) ||
+	    json_get_int(&c->latent_channels, o, "latent_channels", c->packed ? 32 : 4, path, e) ||
+	    json_get_int(&c->layers_per_block, o, "layers_per_block", c->packed ? 2 : 1, path, e) ||
 	    json_get_int(&c->norm_num_groups, o, "norm_num_groups", 32, path, e) ||
 	    json_get_bool(&c->use_quant_conv, o, "use_quant_conv", true, path, e) ||
 	    json_get_bool(&c->use_post_quant_conv, o, "use_post_quant_conv", true, path, e) ||
 	    json_get_bool(&c->mid_block_add_attention, o, "mid_block_add_attention", true, path, e) ||
-	    json_get_real(&c->scaling_factor, o, "scaling_factor", 0.18215, path, e) ||
-	    real_or_null(&c->shift_factor, o, "shift_factor", 0, path, e) ||
 	    json_get_str(&act, o, "act_fn", "silu", path, e))
 		goto out;
 	if (c->in_channels != 3 || c->out_channels != 3)
@@ -206,6 +226,11 @@ static void lay_out(struct vae *m)
 		conv(m, &m->encoder.quant, "", "quant_conv", 2 * z, 2 * z, 1);
 	if (c->use_post_quant_conv)
 		conv(m, &m->decoder.quant, "", "post_quant_conv", z, z, 1);
+	if (c->packed) {
+		tensor(m, &m->bn_mean_C, "", "bn.running_mean", DIMS(vae_channels(m)));
+		tensor(m, &m->bn_var_C, "", "bn.running_var", DIMS(vae_channels(m)));
+		nn_ignore(&m->net, "bn.num_batches_tracked");
+	}
 }
 
 void vae_new(struct vae *m, const struct vae_conf *c, uint64_t seed)
@@ -301,7 +326,7 @@ static int read_scale(int64_t *scale, const char *dir, struct err *e)
 
 static int64_t channels_type(void *state)
 {
-	return ((struct vae *)state)->conf.latent_channels;
+	return vae_channels(state);
 }
 
 static void close_type(void *state)
@@ -312,6 +337,17 @@ static void close_type(void *state)
 
 const struct autoencoder_type kl_autoencoder = {
 	.class_name = "AutoencoderKL",
+	.open = open_type,
+	.decode = decode_type,
+	.encode = encode_type,
+	.scale = scale_type,
+	.read_scale = read_scale,
+	.channels = channels_type,
+	.close = close_type,
+};
+
+const struct autoencoder_type flux2_autoencoder = {
+	.class_name = "AutoencoderKLFlux2",
 	.open = open_type,
 	.decode = decode_type,
 	.encode = encode_type,
