@@ -335,7 +335,8 @@ int file_mkdirs(const char *path, struct err *e)
 		if (c != '/' && c != '\0')
 			continue;
 		*s = '\0';
-		if (io_mkdir(p) && !(errno == EEXIST && file_is_dir(p)))
+		/* Only what is missing: an automounter says anything but EEXIST of what it keeps. */
+		if (!file_is_dir(p) && io_mkdir(p) && !(errno == EEXIST && file_is_dir(p)))
 			ret = fail(e, "make directory", p);
 		*s = c;
 		if (!c)

@@ -199,19 +199,25 @@ static int stream_close(void *cookie)
 	return -1;
 }
 
-FILE *io_stream(struct io_stream *s, int fd, const char *path)
+static FILE *open_stream(struct io_stream *s, int fd, const char *path, cookie_io_functions_t calls)
 {
-	*s = (struct io_stream) { .fd = fd, .path = strdup(path) };
-	s->f = s->path ? fopencookie(s, "w",
-				     (cookie_io_functions_t) { .write = stream_write, .close = stream_close })
-		       : NULL;
+	s->fd = fd;
+	s->error = 0;
+	s->path = strdup(path);
+	s->f = s->path ? fopencookie(s, "w", calls) : NULL;
 	if (s->f) {
-		setvbuf(s->f, NULL, _IOFBF, 1 << 16);
+		setvbuf(s->f, s->buffer, _IOFBF, sizeof s->buffer); /* glibc ignores a size alone */
 	} else {
 		free(s->path);
 		s->path = NULL; /* who cleans up frees it, too */
 	}
 	return s->f;
+}
+
+FILE *io_stream(struct io_stream *s, int fd, const char *path)
+{
+	return open_stream(s, fd, path,
+			   (cookie_io_functions_t) { .write = stream_write, .close = stream_close });
 }
 
 /* What went there of a piece that does not fit is taken back: a record is whole or not there. */
@@ -250,14 +256,11 @@ FILE *io_append(const char *path, bool anew)
 			close(fd);
 		return NULL;
 	}
-	*s = (struct io_stream) { .fd = fd, .path = strdup(path) };
-	s->f = fopencookie(s, "w", (cookie_io_functions_t) { .write = append_write, .close = append_close });
-	if (!s->f) {
-		free(s->path);
+	if (!open_stream(s, fd, path,
+			 (cookie_io_functions_t) { .write = append_write, .close = append_close })) {
 		free(s);
 		close(fd);
 		return NULL;
 	}
-	setvbuf(s->f, NULL, _IOFBF, 1 << 16);
 	return s->f;
 }

@@ -39,11 +39,13 @@ struct io_stream {
 	FILE *f;
 	int fd, error;
 	char *path;
+	char buffer[1 << 16];
 };
 /* NULL with errno.  *s stays where it is while the stream is open; the caller frees s->path after fclose. */
 FILE *io_stream(struct io_stream *s, int fd, const char *path);
 /* A stream that appends to a file, which is made where it is missing, or with `anew` must not be there: for
- * logs, whose lines are whole after fflush, or not there where it fails.  NULL with errno. */
+ * logs, whose lines (of 64 KiB at most) are whole after fflush, or not there where it fails.  NULL with
+ * errno. */
 FILE *io_append(const char *path, bool anew);
 
 /* Whether the call that comes fails, with errno set; for those who make it themselves. */

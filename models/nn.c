@@ -90,6 +90,15 @@ void nn_alias(struct nn_net *n, const char *name)
 	n->param[n->n_param - 1].alias = mem_str(name);
 }
 
+void nn_alias_bare(struct nn_net *n, const char *prefix)
+{
+	size_t len = strlen(prefix);
+
+	for (int i = 0; i < n->n_param; i++)
+		if (!strncmp(n->param[i].name, prefix, len) && !n->param[i].alias)
+			n->param[i].alias = mem_str(n->param[i].name + len);
+}
+
 void nn_ignore(struct nn_net *n, const char *name)
 {
 	MEM_PUSH(n->ignored, n->n_ignored, n->cap_ignored) = mem_str(name);

@@ -25,7 +25,13 @@ def ground(request, tmp_path_factory):
 @pytest.mark.parametrize("number, shares", [(signal.SIGTERM, [0.7]), (signal.SIGUSR1, [0.5, 0.8])])
 def test_signals(ground, number, shares):
     """Wherever it comes: in loading, evaluation, a rollout or half an epoch. tools/kill_test.py does the same at many more moments."""
-    print(ground.trial(f"{number.name}-{shares[0]}", number, [s * ground.seconds for s in shares]))
+    print(ground.trial(f"{number.name}-{shares[0]}", number, [kill_test.Moment(seconds=s * ground.seconds) for s in shares]))
+
+
+def test_kill_within_a_checkpoint(ground):
+    """SIGKILL while the second one is written: in the middle, and at once."""
+    for share in 0.5, 0:
+        print(ground.trial(f"kill-{share}", signal.SIGKILL, [kill_test.Moment(writing=2, share=share)]), ground.within)
 
 
 def begin(*args):
