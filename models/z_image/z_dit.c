@@ -7,7 +7,7 @@
 #include "models/z_image/z_dit.h"
 #include "models/block.h"
 #include "models/layers/embed.h"
-#include "models/layers/rope.h"
+#include "models/layers/joint.h"
 #include "models/taps.h"
 #include <math.h>
 
@@ -180,13 +180,9 @@ static at_t image_positions(const struct captions *c, int64_t L, int64_t h, int6
 
 static struct places places_of(const struct z_dit *m, at_t pos_SA, at_t bias_B11S)
 {
-	const struct z_dit_conf *c = &m->conf;
-	struct rope r = { .axes = Z_DIT_AXES, .theta = c->rope_theta, .angles = AT_F64 };
 	struct places at = { .bias_B11S = bias_B11S };
 
-	for (int i = 0; i < Z_DIT_AXES; i++)
-		r.width[i] = c->axes_dims[i];
-	rope_angles(&r, pos_SA, &at.cos_SE, &at.sin_SE);
+	rope_angles(&m->conf.rope, pos_SA, &at.cos_SE, &at.sin_SE);
 	return at;
 }
 
@@ -286,35 +282,24 @@ at_t z_dit_velocity(const void *state, const struct pass *p, at_t x_BChw, at_t t
 
 const char *z_dit_attention(const void *state, at_t x_BChw, const struct cond *c)
 {
-	struct at_scope *s = at_begin(AT_NO_GRAD);
 	const struct z_dit *m = state;
 	int64_t N = z_dit_tokens(m, at_size(x_BChw, 2), at_size(x_BChw, 3)), H = m->conf.n_heads;
-	at_t o_BSHK = at_empty(DIMS(1, z_dit_filled(N) + z_dit_filled(cond_tokens(c)), H, m->conf.dim / H),
-			       at_dtype_of(m->x_pad_1D), at_device_of(m->x_pad_1D));
-	at_t o_BHSK = at_transpose(o_BSHK, 1, 2);
-	const char *name = at_sdpa_kernel(o_BHSK, o_BHSK, o_BHSK);
 
-	at_end(s);
-	return name;
+	return joint_kernel(z_dit_filled(N) + z_dit_filled(cond_tokens(c)), H, m->conf.dim / H,
+			    at_dtype_of(m->x_pad_1D), at_device_of(m->x_pad_1D));
 }
 
 /* ---- What it costs ------------------------------------------------------------------------------- */
 
-/* Between the products of a block: two norms with a scale, two behind products with a gate, queries, keys
- * and values normed and turned; and silu(w1 u) w3 u, which reads two hidden layers and writes one. */
-static void elements(const struct z_dit *m, struct cost *c, double tokens, double size)
-{
-	double D = (double)m->conf.dim, F = (double)z_dit_hidden(&m->conf);
-	double scaled_norm = 2 + 2, gated_norm = 2 + 3, qkv = 2 * 3, turned = 2 * 2, swiglu = 2 + 3;
-
-	cost_op(c, COST_ELEMENTS, 0,
-		size * tokens * (D * (2 * scaled_norm + 2 * gated_norm + qkv + turned) + F * swiglu));
-}
-
+/* Between the products of a block are two norms with a scale, two with a gate, and silu(w1 u) w3 u, which
+ * reads two hidden layers and writes one. */
 static void block_cost(const struct z_dit *m, struct cost *c, double B, double S, double size)
 {
-	cost_attention(c, B, S, S, (double)m->conf.dim, size);
-	elements(m, c, B * S, size);
+	double D = (double)m->conf.dim, F = (double)z_dit_hidden(&m->conf);
+	double scaled_norm = 2 + 2, gated_norm = 2 + 3, swiglu = 2 + 3;
+
+	joint_attention_cost(c, B, S, D, size);
+	cost_op(c, COST_ELEMENTS, 0, size * B * S * (D * (2 * scaled_norm + 2 * gated_norm) + F * swiglu));
 }
 
 /* Fillers are computed like other tokens. */

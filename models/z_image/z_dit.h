@@ -10,6 +10,7 @@
 #include "base/json.h"
 #include "models/cond.h"
 #include "models/cost.h"
+#include "models/layers/rope.h"
 #include "models/nn.h"
 
 #define Z_DIT_BLOCKS 256 /* the most that there may be of all kinds; TRANSFORMER_BLOCKS at most */
@@ -20,9 +21,10 @@
 
 struct z_dit_conf {
 	int64_t patch_size, in_channels, dim, n_layers, n_refiner_layers, n_heads, n_kv_heads, cap_feat_dim;
-	double norm_eps, rope_theta, t_scale;
+	double norm_eps, t_scale;
 	bool qk_norm;
-	int64_t axes_dims[Z_DIT_AXES], axes_lens[Z_DIT_AXES]; /* channels of a head; most positions */
+	struct rope rope;              /* axes_dims, rope_theta */
+	int64_t axes_lens[Z_DIT_AXES]; /* positions that there may be */
 };
 
 struct z_dit_block {

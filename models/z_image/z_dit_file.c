@@ -4,6 +4,7 @@
 #include "base/file.h"
 #include "base/mem.h"
 #include "models/known_keys.h"
+#include "models/layers/sizes.h"
 #include <stdlib.h>
 #include <string.h>
 
@@ -11,19 +12,13 @@
 
 /* ---- config.json ----------------------------------------------------------------------------- */
 
-/* What diffusers takes where a file does not say; siglip_feat_dim is of the variant that edits images. */
-static const struct size {
-	const char *key;
-	size_t offset;
-	int64_t absent, most;
-} sizes[] = {
-	{ "in_channels", offsetof(struct z_dit_conf, in_channels), 16, 1 << 12 },
-	{ "dim", offsetof(struct z_dit_conf, dim), 3840, 1 << 16 },
-	{ "n_layers", offsetof(struct z_dit_conf, n_layers), 30, Z_DIT_BLOCKS },
-	{ "n_refiner_layers", offsetof(struct z_dit_conf, n_refiner_layers), 2, Z_DIT_BLOCKS },
-	{ "n_heads", offsetof(struct z_dit_conf, n_heads), 30, 1 << 12 },
-	{ "n_kv_heads", offsetof(struct z_dit_conf, n_kv_heads), 30, 1 << 12 },
-	{ "cap_feat_dim", offsetof(struct z_dit_conf, cap_feat_dim), 2560, 1 << 20 },
+/* What diffusers takes where a file does not say. */
+#define FIELD(member, absent, most) SIZE_FIELD(struct z_dit_conf, member, absent, 1, most)
+static const struct size_field sizes[] = {
+	FIELD(in_channels, 16, 1 << 12),    FIELD(dim, 3840, 1 << 16),
+	FIELD(n_layers, 30, Z_DIT_BLOCKS),  FIELD(n_refiner_layers, 2, Z_DIT_BLOCKS),
+	FIELD(n_heads, 30, 1 << 12),        FIELD(n_kv_heads, 30, 1 << 12),
+	FIELD(cap_feat_dim, 2560, 1 << 20), { NULL, 0, 0, 0, 0 },
 };
 static const struct real {
 	const char *key;
@@ -31,12 +26,12 @@ static const struct real {
 	double absent;
 } reals[] = {
 	{ "norm_eps", offsetof(struct z_dit_conf, norm_eps), 1e-5 },
-	{ "rope_theta", offsetof(struct z_dit_conf, rope_theta), 256 },
+	{ "rope_theta", offsetof(struct z_dit_conf, rope.theta), 256 },
 	{ "t_scale", offsetof(struct z_dit_conf, t_scale), 1000 },
 };
-#define N_SIZES (sizeof sizes / sizeof *sizes)
 #define N_REALS (sizeof reals / sizeof *reals)
 
+/* siglip_feat_dim is of the variant that edits images. */
 static const struct json_known known[] = {
 	{ "all_patch_size", NULL },
 	{ "all_f_patch_size", "[1]" },
@@ -79,15 +74,15 @@ static int read_list(int64_t *out, int n, const json_t *o, const char *key, cons
 	return 0;
 }
 
-static int check_heads(const struct z_dit_conf *c, const char *what, struct err *e)
+static int check(const struct z_dit_conf *c, const char *what, struct err *e)
 {
 	int64_t head = 0;
 
 	for (int i = 0; i < Z_DIT_AXES; i++) {
-		head += c->axes_dims[i];
-		if (c->axes_dims[i] % 2)
+		head += c->rope.width[i];
+		if (c->rope.width[i] % 2)
 			return err_set(e, "%s: axes_dims[%d] = %lld is odd", what, i,
-				       (long long)c->axes_dims[i]);
+				       (long long)c->rope.width[i]);
 	}
 	if (head * c->n_heads != c->dim)
 		return err_set(e, "%s: dim = %lld: must be n_heads (%lld) times the sum of axes_dims (%lld)",
@@ -95,46 +90,34 @@ static int check_heads(const struct z_dit_conf *c, const char *what, struct err 
 	if (c->n_kv_heads != c->n_heads)
 		return err_set(e, "%s: n_kv_heads = %lld: must be n_heads = %lld", what,
 			       (long long)c->n_kv_heads, (long long)c->n_heads);
+	if (2 * c->n_refiner_layers + c->n_layers > Z_DIT_BLOCKS)
+		return err_set(e, "%s: more than %d blocks", what, Z_DIT_BLOCKS);
 	return 0;
 }
 
-static int check(const struct z_dit_conf *c, const char *what, struct err *e)
+static int read_reals(struct z_dit_conf *c, const json_t *o, const char *what, struct err *e)
 {
-	for (size_t i = 0; i < N_SIZES; i++) {
-		int64_t v = *(const int64_t *)((const char *)c + sizes[i].offset);
+	for (size_t i = 0; i < N_REALS; i++) {
+		double *v = (double *)((char *)c + reals[i].offset);
 
-		if (v < 1 || v > sizes[i].most)
-			return err_set(e, "%s: %s = %lld: must be 1 to %lld", what, sizes[i].key,
-				       (long long)v, (long long)sizes[i].most);
-	}
-	for (size_t i = 0; i < N_REALS; i++)
-		if (!(*(const double *)((const char *)c + reals[i].offset) > 0))
+		if (json_get_real(v, o, reals[i].key, reals[i].absent, what, e))
+			return -1;
+		if (!(*v > 0))
 			return err_set(e, "%s: %s must be above 0", what, reals[i].key);
-	if (2 * c->n_refiner_layers + c->n_layers > Z_DIT_BLOCKS)
-		return err_set(e, "%s: more than %d blocks", what, Z_DIT_BLOCKS);
-	return check_heads(c, what, e);
-}
-
-static int read_numbers(struct z_dit_conf *c, const json_t *o, const char *what, struct err *e)
-{
-	for (size_t i = 0; i < N_SIZES; i++)
-		if (json_get_int((int64_t *)((char *)c + sizes[i].offset), o, sizes[i].key, sizes[i].absent,
-				 what, e))
-			return -1;
-	for (size_t i = 0; i < N_REALS; i++)
-		if (json_get_real((double *)((char *)c + reals[i].offset), o, reals[i].key, reals[i].absent,
-				  what, e))
-			return -1;
-	return json_get_bool(&c->qk_norm, o, "qk_norm", true, what, e);
+	}
+	return 0;
 }
 
 static int read_config(struct z_dit_conf *c, const json_t *o, const char *what, struct err *e)
 {
 	static const int64_t patch = 2, dims[] = { 32, 48, 48 }, lens[] = { 1024, 512, 512 };
 
-	return json_check_keys(o, known, known_anywhere, what, e) || read_numbers(c, o, what, e) ||
+	c->rope.axes = Z_DIT_AXES;
+	c->rope.angles = AT_F64;
+	return json_check_keys(o, known, known_anywhere, what, e) || sizes_read(c, sizes, o, what, e) ||
+		       read_reals(c, o, what, e) || json_get_bool(&c->qk_norm, o, "qk_norm", true, what, e) ||
 		       read_list(&c->patch_size, 1, o, "all_patch_size", &patch, 256, what, e) ||
-		       read_list(c->axes_dims, Z_DIT_AXES, o, "axes_dims", dims, 1 << 12, what, e) ||
+		       read_list(c->rope.width, Z_DIT_AXES, o, "axes_dims", dims, 1 << 12, what, e) ||
 		       read_list(c->axes_lens, Z_DIT_AXES, o, "axes_lens", lens, 1 << 16, what, e) ||
 		       check(c, what, e)
 		   ? -1
@@ -158,15 +141,13 @@ static int write_config(const struct z_dit_conf *c, const char *path, struct err
 	json_object_set_new(o, "_class_name", json_string(CLASS));
 	json_object_set_new(o, "all_patch_size", list_of(1, &c->patch_size));
 	json_object_set_new(o, "all_f_patch_size", list_of(1, &one));
-	for (size_t i = 0; i < N_SIZES; i++)
-		json_object_set_new(o, sizes[i].key,
-				    json_integer(*(const int64_t *)((const char *)c + sizes[i].offset)));
+	sizes_write(c, sizes, o);
 	for (size_t i = 0; i < N_REALS; i++)
 		json_object_set_new(o, reals[i].key,
 				    json_number(*(const double *)((const char *)c + reals[i].offset)));
 	json_object_set_new(o, "qk_norm", json_boolean(c->qk_norm));
 	json_object_set_new(o, "siglip_feat_dim", json_null());
-	json_object_set_new(o, "axes_dims", list_of(Z_DIT_AXES, c->axes_dims));
+	json_object_set_new(o, "axes_dims", list_of(Z_DIT_AXES, c->rope.width));
 	json_object_set_new(o, "axes_lens", list_of(Z_DIT_AXES, c->axes_lens));
 	int ret = json_write(path, o, e);
 	json_decref(o);

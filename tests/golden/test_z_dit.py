@@ -3,12 +3,12 @@
 import copy
 import json
 
+import families
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
-from sd3 import add_adapter, contraflow, error
-from sd3 import ours as with_adapter
-from z_image import make_inputs, make_transformer, velocity
+import z_image
+from families import error, probe
+from z_image import make_transformer, velocity
 
 # name: (changes of the tiny config, shape of the inputs)
 CONFIGS = {
@@ -35,17 +35,23 @@ ADAPTERS = {
 }
 
 
+class Pipe:
+    """Of a pipeline what makes inputs: latents are what pixels are elsewhere."""
+
+    def __init__(self, transformer):
+        self.transformer, self.vae_scale_factor = transformer, 1
+
+
 def case(folder, name):
     changes, shape = CONFIGS[name]
     model = make_transformer(**changes)
     model.save_pretrained(folder / "transformer")
-    return model, make_inputs(model, **shape)
+    lengths = shape.get("lengths", (5, 40, 33))
+    return model, z_image.inputs(Pipe(model), (shape.get("height", 6), shape.get("width", 10)), len(lengths), lengths)
 
 
 def ours(folder, inputs, *args):
-    save_file(inputs, folder / "in.safetensors")
-    contraflow("probe", "transformer", "--model", folder, "--in", folder / "in.safetensors", "--out", folder / "out.safetensors", *args)
-    return load_file(folder / "out.safetensors")
+    return probe(folder, "transformer", inputs, *args)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -77,7 +83,7 @@ def test_what_lies_behind_a_caption(folder):
 
 def test_timesteps(folder):
     model, _ = case(folder, "tiny")
-    inputs = make_inputs(model, lengths=(5,) * 7)
+    inputs = z_image.inputs(Pipe(model), (6, 10), 7, (5,) * 7)
     inputs["timestep"] = torch.tensor([0.0, 1.0, 3.75, 249.99, 500.0, 999.0, 1000.0])
     with torch.no_grad():
         assert error(ours(folder, inputs)["sample"], velocity(model, inputs)) <= 1e-5
@@ -121,44 +127,23 @@ def test_low_precision(folder, name, dtype):
         assert error(ours(folder, inputs)["sample"], velocity(half.float(), inputs)) <= 1e-5
 
 
-def given(inputs):
-    """As golden_probe takes them."""
-    names = dict(hidden_states="x", timestep="t", encoder_hidden_states="text", lengths="lengths")
-    return {names[k]: v for k, v in inputs.items()}
-
-
 @pytest.mark.parametrize("name", ADAPTERS)
-def test_adapter(folder, name):
+def test_gradients(folder, name):
     """Velocities with an adapter, merged and not, and its gradients, with and without checkpointing."""
     config, rank, alpha, targets = ADAPTERS[name]
-    model, inputs = case(folder, config)
-    with_pairs = add_adapter(model, rank, alpha, targets)
-    with_pairs.save_pretrained(folder / "adapter")
-    v = velocity(with_pairs, inputs)
-    g = torch.randn(v.shape, generator=torch.Generator().manual_seed(4))
-    (v * g).sum().backward()
-    grads = {k.replace(".default.", "."): p.grad for k, p in with_pairs.named_parameters() if "lora_" in k}
-
-    out = with_adapter(folder, {**given(inputs), "g": g}, adapter=folder / "adapter")
-    for key in "v", "v_merged", "v_beside", "v_merged_grad":
-        assert error(out[key], v) <= 1e-5, key
-    for kind in "grad.", "grad_merged.":
-        assert {k[len(kind) :] for k in out if k.startswith(kind)} == set(grads)
-        for k, want in grads.items():
-            assert error(out[kind + k], torch.zeros_like(out[kind + k]) if want is None else want) <= 1e-4, kind + k
-            # with activation checkpointing: the same bits, but for what all blocks add to in another order
-            assert error(out[kind[:-1] + "_again." + k], out[kind + k]) <= (1e-6 if "mlp" in k else 0), kind + k
+    model, _ = case(folder, config)
+    families.check_gradients(z_image, Pipe(model), folder, (8, 12), targets, rank, alpha, 1e-6 if name == "modulations" else 0)
 
 
 def test_adapter_bfloat16(folder):
     """On the fly, beside and merged are equally near the exact velocity, which PEFT's bfloat16 is as well."""
     model, inputs = case(folder, "wide")
-    with_pairs = add_adapter(model, 4, 8, ATTENTION)
+    with_pairs = families.add_adapter(model, ATTENTION, 4, 8)
     with_pairs.save_pretrained(folder / "adapter")
     with torch.no_grad():
         exact = velocity(with_pairs, inputs)
         theirs = error(velocity(with_pairs.to(torch.bfloat16), inputs, torch.bfloat16), exact)
-    out = with_adapter(folder, {**given(inputs), "g": exact}, "bfloat16", folder / "adapter")
+    out = families.ours(folder, inputs, exact, "bfloat16", folder / "adapter")
     for key in "v", "v_merged", "v_beside", "v_merged_grad":
         assert error(out[key], exact) <= 1.3 * theirs, key
 

@@ -1,21 +1,21 @@
 """Adapters of Z-Image in every layout: what is exported here, PEFT, diffusers and a reader of the original names compute the same
 with; what they write is read here; and going round through them all loses nothing."""
 
+import families
 import pytest
 import torch
+import z_image
 from diffusers import FlowMatchEulerDiscreteScheduler, ZImagePipeline, ZImageTransformer2DModel
 from diffusers.loaders.single_file_utils import convert_z_image_transformer_checkpoint_to_diffusers
-from peft import LoraConfig, PeftModel, get_peft_model
+from families import add_adapter, error, export, same_pairs
+from peft import PeftModel
 from peft.utils import get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
-from sd3 import contraflow, error, ours
-from test_lora_formats import same
-from test_z_dit import given
-from z_image import make_inputs, make_transformer, velocity
+from z_image import LAYERS, make_transformer, velocity
 
-BLOCKS = ["to_q", "to_k", "to_v", "to_out.0", "w1", "w2", "w3", "layers.0.adaLN_modulation.0", "layers.1.adaLN_modulation.0",
-          "noise_refiner.0.adaLN_modulation.0"]  # fmt: skip
-EVERY = [*BLOCKS, "mlp.0", "mlp.2", "cap_embedder.1", "all_x_embedder.2-1", "all_final_layer.2-1.linear", "all_final_layer.2-1.adaLN_modulation.1"]
+MODULATIONS = ["layers.0.adaLN_modulation.0", "layers.1.adaLN_modulation.0", "noise_refiner.0.adaLN_modulation.0"]
+BLOCKS = ["to_q", "to_k", "to_v", "to_out.0", "w1", "w2", "w3", *MODULATIONS]
+EVERY = [*LAYERS, *MODULATIONS, "all_final_layer.2-1.adaLN_modulation.1"]
 SIZES = dict(rank_pattern={"to_q": 6, r"layers\.1\.attention\.to_k": 2, "w2": 1}, alpha_pattern={"to_k": 3.5, "w1": 12})
 DIFFUSERS = "pytorch_lora_weights.safetensors"
 
@@ -33,29 +33,22 @@ def read_base(folder):
 
 def peft_adapter(folder, targets=EVERY, **changes):
     """An adapter made by PEFT, random in A and B; the model with it and its folder."""
-    model = get_peft_model(read_base(folder), LoraConfig(**{**dict(r=4, lora_alpha=6, target_modules=targets), **changes}))
-    g = torch.Generator().manual_seed(5)
-    with torch.no_grad():
-        for key, p in model.named_parameters():
-            if "lora_" in key:
-                p.copy_(torch.randn(p.shape, generator=g) / p.shape[1] ** 0.5)
+    model = add_adapter(read_base(folder), targets, **changes)
     model.save_pretrained(folder / "peft")
-    return model.eval(), folder / "peft"
-
-
-def export(folder, source, form, out):
-    contraflow("export", source, "--format", form, "-o", folder / out, "--model", folder)
-    return folder / out
+    return model, folder / "peft"
 
 
 def agrees(folder, adapter, model):
-    """Our velocities with the adapter against the model's."""
-    inputs = make_inputs(model)
+    families.agrees(z_image, folder, adapter, model, read_base(folder))
+
+
+def compute_the_same(a, b, most=1e-5):
+    class Pipe:
+        transformer, vae_scale_factor = a, 2
+
+    inputs = z_image.inputs(Pipe, (12, 20), 3)
     with torch.no_grad():
-        v = velocity(model, inputs)
-        assert error(v, velocity(read_base(folder), inputs)) > 0.1
-    out = ours(folder, given(inputs), adapter=adapter)
-    assert max(error(out[key], v) for key in ("v", "v_merged", "v_beside")) <= 1e-5
+        assert error(velocity(a, inputs), velocity(b, inputs)) <= most
 
 
 def in_diffusers(folder, file):
@@ -77,10 +70,11 @@ def original_zeros(model):
     return t
 
 
-def with_kohya(folder, tensors):
-    """The base with a kohya adapter in its weights, read by sd-scripts' rules over diffusers' own converter of checkpoints."""
+def with_kohya(folder, tensors, fused=True):
+    """The base with a kohya adapter in its weights, read by sd-scripts' rules over diffusers' own converter of checkpoints,
+    or under diffusers' names."""
     model = read_base(folder)
-    change, used = original_zeros(model), set()
+    change, used = original_zeros(model) if fused else {k: torch.zeros_like(v) for k, v in model.state_dict().items()}, set()
     for key in change:
         name = "lora_unet_" + key.removesuffix(".weight").replace(".", "_")
         if key.endswith(".weight") and name + ".lora_down.weight" in tensors:
@@ -88,7 +82,7 @@ def with_kohya(folder, tensors):
             change[key] += tensors[name + ".alpha"].item() / down.shape[0] * up @ down
             used |= {name + x for x in (".lora_down.weight", ".lora_up.weight", ".alpha")}
     assert used == tensors.keys()
-    change, state = convert_z_image_transformer_checkpoint_to_diffusers(change), model.state_dict()
+    change, state = convert_z_image_transformer_checkpoint_to_diffusers(change) if fused else change, model.state_dict()
     assert change.keys() == state.keys()
     model.load_state_dict({key: value + change[key] for key, value in state.items()})
     return model
@@ -99,18 +93,14 @@ def test_peft(folder, base, sizes):
     model, adapter = peft_adapter(folder, **sizes)
     agrees(folder, adapter, model)
     again = export(folder, adapter, "peft", "again")
-    inputs = make_inputs(model)
-    with torch.no_grad():
-        assert error(velocity(PeftModel.from_pretrained(read_base(folder), again).eval(), inputs), velocity(model, inputs)) <= 1e-6
+    compute_the_same(PeftModel.from_pretrained(read_base(folder), again).eval(), model, 1e-6)
 
 
 @pytest.mark.parametrize("sizes", [{}, SIZES])
 def test_diffusers_reads_ours(folder, base, sizes):
     model, adapter = peft_adapter(folder, **sizes)
     file = export(folder, adapter, "diffusers", DIFFUSERS)
-    inputs = make_inputs(model)
-    with torch.no_grad():
-        assert error(velocity(in_diffusers(folder, file), inputs), velocity(model, inputs)) <= 1e-5
+    compute_the_same(in_diffusers(folder, file), model)
     agrees(folder, file, model)
 
 
@@ -128,52 +118,31 @@ def test_kohya_readers_read_ours(folder, base, sizes):
     """Every module by the original's names; diffusers' own reader knows those of the blocks."""
     model, adapter = peft_adapter(folder, **sizes)
     file = export(folder, adapter, "kohya", "kohya.safetensors")
-    inputs = make_inputs(model)
-    with torch.no_grad():
-        assert error(velocity(with_kohya(folder, load_file(file)), inputs), velocity(model, inputs)) <= 1e-5
+    compute_the_same(with_kohya(folder, load_file(file)), model)
     agrees(folder, file, model)
 
 
 def test_diffusers_reads_our_kohya(folder, base):
     model, adapter = peft_adapter(folder, BLOCKS, **SIZES)
     file = export(folder, adapter, "kohya", "kohya.safetensors")
-    inputs = make_inputs(model)
-    with torch.no_grad():
-        assert error(velocity(in_diffusers(folder, file), inputs), velocity(model, inputs)) <= 1e-5
+    compute_the_same(in_diffusers(folder, file), model)
 
 
-@pytest.mark.parametrize("form", ["fused", "fused, dotted", "split", "split, dotted"])
-def test_other_programs_files(folder, base, form):
-    """sd-scripts' fused names and musubi's split ones, both with underscores and, as ComfyUI has them, with dots."""
-    t, g = {}, torch.Generator().manual_seed(9)
-    names = original_zeros(base) if "fused" in form else base.state_dict()
-    for key, w in names.items():
-        if w.dim() != 2 or "pad_token" in key:
-            continue
-        module, rank = key.removesuffix(".weight"), 2 + len(t) % 5
-        name, halves = (f"diffusion_model.{module}", ("lora_A", "lora_B")) if "dotted" in form else ("lora_unet_" + module.replace(".", "_"), ("lora_down", "lora_up"))
-        t[f"{name}.{halves[0]}.weight"] = torch.randn(rank, w.shape[1], generator=g).half() / w.shape[1] ** 0.5
-        t[f"{name}.{halves[1]}.weight"] = torch.randn(w.shape[0], rank, generator=g).half()
-        t[name + ".alpha"] = torch.tensor(1.5, dtype=torch.float16)
-    save_file(t, folder / "adapter.safetensors")
-    if "fused" in form:
-        plain = {k: v for k, v in t.items()}
-        if "dotted" in form:
-            plain = {}
-            for k, v in t.items():
-                module, end = k.removeprefix("diffusion_model.").rsplit(".lora_", 1) if ".lora_" in k else k.removeprefix("diffusion_model.").rsplit(".", 1)
-                plain["lora_unet_" + module.replace(".", "_") + {"A.weight": ".lora_down.weight", "B.weight": ".lora_up.weight", "alpha": ".alpha"}[end]] = v
-        model = with_kohya(folder, plain)
-    else:
-        model = read_base(folder)
-        with torch.no_grad():
-            for key, w in model.named_parameters():
-                module = key.removesuffix(".weight")
-                name, halves = (f"diffusion_model.{module}", ("lora_A", "lora_B")) if "dotted" in form else ("lora_unet_" + module.replace(".", "_"), ("lora_down", "lora_up"))
-                if name + ".alpha" in t:
-                    down, up = t[f"{name}.{halves[0]}.weight"].float(), t[f"{name}.{halves[1]}.weight"].float()
-                    w += 1.5 / down.shape[0] * up @ down
-    agrees(folder, folder / "adapter.safetensors", model)
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("dotted", [True, False])
+def test_other_programs_files(folder, base, fused, dotted):
+    """sd-scripts' fused names and musubi's split ones, with underscores and, as ComfyUI has them, with dots."""
+    kohya, file, g = {}, {}, torch.Generator().manual_seed(9)
+    ends = {".lora_down.weight": ".lora_A.weight", ".lora_up.weight": ".lora_B.weight", ".alpha": ".alpha"}
+    names = original_zeros(base) if fused else base.state_dict()
+    for module, w in [(k.removesuffix(".weight"), w) for k, w in names.items() if w.dim() == 2 and "pad_token" not in k]:
+        rank, under = 2 + len(kohya) % 5, "lora_unet_" + module.replace(".", "_")
+        down, up = torch.randn(rank, w.shape[1], generator=g).half() / w.shape[1] ** 0.5, torch.randn(w.shape[0], rank, generator=g).half()
+        for end, value in zip(ends, (down, up, torch.tensor(1.5, dtype=torch.float16))):
+            kohya[under + end] = value
+            file[f"diffusion_model.{module}{ends[end]}" if dotted else under + end] = value
+    save_file(file, folder / "adapter.safetensors")
+    agrees(folder, folder / "adapter.safetensors", with_kohya(folder, kohya, fused))
 
 
 def test_round_trips_lose_nothing(folder, base):
@@ -181,7 +150,7 @@ def test_round_trips_lose_nothing(folder, base):
     step = export(folder, adapter, "peft", "first")
     step = export(folder, step, "kohya", "second.safetensors")
     step = export(folder, step, "kohya", "third.safetensors")
-    same(export(folder, adapter, "peft", "a"), export(folder, step, "peft", "b"))
+    same_pairs(export(folder, adapter, "peft", "a"), export(folder, step, "peft", "b"))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -192,9 +161,7 @@ def test_merged(folder, base, dtype):
     out = export(folder, adapter, "merged", "merged")
     theirs, info = ZImageTransformer2DModel.from_pretrained(out, torch_dtype=getattr(torch, dtype), output_loading_info=True)
     assert not any(info[k] for k in ("missing_keys", "unexpected_keys", "mismatched_keys"))
-    inputs = make_inputs(model)
     if dtype == "float32":
-        with torch.no_grad():
-            assert error(velocity(theirs, inputs), velocity(model, inputs)) <= 1e-5
+        compute_the_same(theirs, model)
     for exact, merged in zip(model.merge_and_unload().parameters(), theirs.parameters()):
         assert error(merged.float(), exact) <= (1e-6 if dtype == "float32" else 2**-9)

@@ -1,4 +1,4 @@
-"""Random Z-Image transformers and pipelines as diffusers makes them, and what they compute."""
+"""Z-Image as diffusers has it, with random weights (families.py says what a family's module has)."""
 
 import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, ZImagePipeline, ZImageTransformer2DModel
@@ -7,31 +7,40 @@ from tokenizers import AddedToken
 from transformers import Qwen2Tokenizer, Qwen3Config, Qwen3Model
 from vocabularies import byte_names
 
-TINY = dict(all_patch_size=(2,), all_f_patch_size=(1,), in_channels=4, dim=48, n_layers=2, n_refiner_layers=1, n_heads=3, n_kv_heads=3, cap_feat_dim=24,
-            axes_dims=[4, 6, 6], axes_lens=[256, 32, 32])  # fmt: skip
+# LoRA's names of all modules but those within AdaLN, whose place is a number.
+LAYERS = ["to_q", "to_k", "to_v", "to_out.0", "w1", "w2", "w3", "mlp.0", "mlp.2", "cap_embedder.1", "all_x_embedder.2-1", "all_final_layer.2-1.linear"]
+TRANSFORMER = dict(all_patch_size=(2,), all_f_patch_size=(1,), in_channels=4, dim=48, n_layers=2, n_refiner_layers=1, n_heads=3, n_kv_heads=3,
+                   cap_feat_dim=24, axes_dims=[4, 6, 6], axes_lens=[256, 32, 32])  # fmt: skip
 
 
 def make_transformer(seed=0, **changes):
-    return randomise(ZImageTransformer2DModel(**{**TINY, **changes}), seed).eval()
+    return randomise(ZImageTransformer2DModel(**{**TRANSFORMER, **changes}), seed).eval()
 
 
-def make_inputs(model, lengths=(5, 40, 33), height=6, width=10, seed=1):
-    """As `contraflow probe transformer` takes them: rows of a caption behind its length are zeros."""
-    c, g = model.config, torch.Generator().manual_seed(seed)
-    text = torch.randn(len(lengths), max(lengths), c.cap_feat_dim, generator=g)
+def captions(channels, lengths, seed):
+    """Rows of different lengths with zeros behind them."""
+    text = torch.randn(len(lengths), max(lengths), channels, generator=torch.Generator().manual_seed(seed))
     for row, n in zip(text, lengths):
         row[n:] = 0
-    return dict(
-        hidden_states=torch.randn(len(lengths), c.in_channels, height, width, generator=g), timestep=1000 * torch.rand(len(lengths), generator=g),
-        encoder_hidden_states=text, lengths=torch.tensor(lengths),
-    )  # fmt: skip
+    return dict(encoder_hidden_states=text, lengths=torch.tensor(lengths))
 
 
-def velocity(model, inputs, dtype=torch.float32):
-    """As ZImagePipeline calls it: time runs from noise to image, and so does the answer; captions of one batch differ in length."""
-    x, text = inputs["hidden_states"].to(dtype), inputs["encoder_hidden_states"].to(dtype)
-    captions = [row[:n] for row, n in zip(text, inputs["lengths"].tolist())]
-    out = model(list(x.unsqueeze(2).unbind(0)), (1000 - inputs["timestep"]) / 1000, captions, return_dict=False, patch_size=model.config.all_patch_size[0])[0]
+def latents(pipe, size, n, seed=5):
+    c, f = pipe.transformer.config.in_channels, pipe.vae_scale_factor
+    return torch.randn(n, c, size[0] // f, size[1] // f, generator=torch.Generator().manual_seed(seed))
+
+
+def inputs(pipe, size, n, lengths=(5, 40, 33), seed=3):
+    t = 1000 * torch.rand(n, generator=torch.Generator().manual_seed(seed))
+    return dict(hidden_states=latents(pipe, size, n), timestep=t, **captions(pipe.transformer.config.cap_feat_dim, list(lengths)[:n], seed))
+
+
+def velocity(transformer, given, dtype=torch.float32):
+    """As the pipeline calls it: time runs from noise to image, and so does the answer."""
+    x, text = given["hidden_states"].to(dtype), given["encoder_hidden_states"].to(dtype)
+    rows = [row[:n] for row, n in zip(text, given["lengths"].tolist())]
+    time, patch = (1000 - given["timestep"]) / 1000, transformer.config.all_patch_size[0]
+    out = transformer(list(x.unsqueeze(2).unbind(0)), time, rows, return_dict=False, patch_size=patch)[0]
     return -torch.stack([v.float() for v in out]).squeeze(2)
 
 
@@ -61,20 +70,37 @@ def make_tokenizer(merges=60):
     return tokenizer
 
 
-def make_pipeline(transformer={}, text={}, vae={}, scheduler={}, seed=0, **_):
-    """A ZImagePipeline with random weights, no smaller than its parts allow."""
+def make(_words=None, transformer={}, text={}, vae={}, scheduler={}, seed=0, **_):
     tokenizer = make_tokenizer()
-    conf = dict(vocab_size=len(tokenizer), hidden_size=24, intermediate_size=40, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2, head_dim=8)
-    kl = dict(block_out_channels=(8, 16), layers_per_block=1, latent_channels=4, norm_num_groups=4, use_quant_conv=False, use_post_quant_conv=False,
-              scaling_factor=0.3611, shift_factor=0.1159)  # fmt: skip
-    kl.update(vae)
+    conf = {**dict(vocab_size=len(tokenizer), hidden_size=24, intermediate_size=40, num_hidden_layers=3, num_attention_heads=4,
+              num_key_value_heads=2, head_dim=8), **text}  # fmt: skip
+    kl = {**dict(block_out_channels=(8, 16), layers_per_block=1, latent_channels=4, norm_num_groups=4, use_quant_conv=False,
+              use_post_quant_conv=False, shift_factor=0.1159, scaling_factor=0.3611), **vae}  # fmt: skip
     n = len(kl["block_out_channels"])
     kl.update(down_block_types=("DownEncoderBlock2D",) * n, up_block_types=("UpDecoderBlock2D",) * n)
-    conf = Qwen3Config(**{**conf, **text})
-    parts = [randomise(m, seed + i).eval() for i, m in enumerate([Qwen3Model(conf), AutoencoderKL(**kl)])]
+    parts = [randomise(m, seed + i).eval() for i, m in enumerate([Qwen3Model(Qwen3Config(**conf)), AutoencoderKL(**kl)])]
     pipe = ZImagePipeline(
-        transformer=make_transformer(seed + 2, in_channels=kl["latent_channels"], cap_feat_dim=conf.hidden_size, **transformer), vae=parts[1],
+        transformer=make_transformer(seed + 9, in_channels=kl["latent_channels"], cap_feat_dim=conf["hidden_size"], **transformer), vae=parts[1],
         text_encoder=parts[0], tokenizer=tokenizer, scheduler=FlowMatchEulerDiscreteScheduler(**{"shift": 3.0, **scheduler}),
     )  # fmt: skip
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+def save(pipe, _words, folder):
+    pipe.save_pretrained(folder)
+
+
+def text(pipe, prompts, length):
+    """Each prompt as long as it is, filled up with zeros to a multiple of 32 of the longest."""
+    with torch.no_grad():  # the pipeline writes into the list that it is given
+        rows = pipe.encode_prompt(list(prompts), do_classifier_free_guidance=False, max_sequence_length=length)[0]
+    longest = -(-max(len(r) for r in rows) // 32) * 32
+    filled = torch.stack([torch.nn.functional.pad(r, (0, 0, 0, longest - len(r))) for r in rows])
+    return dict(prompt_embeds=filled, lengths=torch.tensor([len(r) for r in rows]))
+
+
+def image(pipe, prompts, start, size, guidance, length, negative, steps):
+    """Its scale is added to the plain velocity: one less than ours.  Latents are float32 always."""
+    return pipe(list(prompts), height=size[0], width=size[1], num_inference_steps=steps, guidance_scale=guidance - 1, latents=start.float(),
+                negative_prompt=[negative] * len(prompts), max_sequence_length=length, output_type="latent").images  # fmt: skip
