@@ -106,7 +106,7 @@ def test_diffusers_reads_ours(folder, base, sizes):
 
 @pytest.mark.parametrize("metadata", [True, False])
 def test_diffusers_files(folder, base, metadata):
-    model, _ = peft_adapter(folder, **(SIZES if metadata else dict(lora_alpha=4)))
+    model, _ = peft_adapter(folder, **(SIZES if metadata else dict(alpha=4)))
     layers = {k.removeprefix("base_model.model."): v for k, v in get_peft_model_state_dict(model).items()}
     meta = {"transformer_lora_adapter_metadata": model.peft_config["default"].to_dict()} if metadata else {}
     ZImagePipeline.save_lora_weights(folder / "saved", transformer_lora_layers=layers, **meta)
