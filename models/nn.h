@@ -69,6 +69,7 @@ struct nn_net {
 	bool in_block;
 	enum nn_reads reads;
 	const struct nn_rename *names; /* NULL: it has no other names */
+	const char *trainer;           /* sd-scripts' module for such a network; with `names` */
 };
 
 struct lora;

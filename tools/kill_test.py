@@ -179,11 +179,11 @@ def difference(a, b):
     return f"{str(a)[:300]} / {str(b)[:300]}"
 
 
-PASSING = "time/", "memory/", "compute/"
+PASSING = "time/", "memory/"
 
 
 def lasting(o):
-    """Without seconds, memory, and what this process alone has computed of an epoch."""
+    """Without seconds and memory."""
     if isinstance(o, dict):
         return {k: lasting(v) for k, v in o.items() if not k.startswith(PASSING) and not k.endswith("seconds")}
     return o

@@ -205,6 +205,7 @@ static void lay_out(struct flux *m)
 
 	m->width = c->num_attention_heads * c->attention_head_dim;
 	m->net.names = names;
+	m->net.trainer = "networks.lora_flux";
 	embedder(m, m->time, EMBED "timestep_embedder.", FLUX_TIME);
 	if (c->guidance_embeds)
 		embedder(m, m->guidance, EMBED "guidance_embedder.", FLUX_TIME);

@@ -118,4 +118,6 @@ def test_window(tmp_path):
     for moves, starts in {"random": drawn, "slides": [1 + i // 2 % 4 for i in range(STEPS)]}.items():
         _, log = train(tmp_path / moves, "flow_grpo", *window, f"flow_grpo.window_moves={moves}", "flow_grpo.window_every=2",
                        "train.steps_per_epoch=1", program=program)  # fmt: skip
+        # 15 images: 10 steps, and two pairs of a forward, a backward and a base's forward
+        assert np.allclose([line["compute/forwards"] for line in log], (150 + 30 * 3.135) * np.arange(1, STEPS + 1), rtol=1e-12)
         assert np.allclose([line["loss/dt"] for line in log], [(sigma[i + 2] - sigma[i]) / 2 for i in starts], rtol=1e-5)

@@ -129,6 +129,8 @@ def test_rollback(program, tmp_path):
     assert said.count("skipped: a loss or gradient is not finite") == 2 and "went back to the checkpoint of step 2 (1 of at most 3 times)" in said
     rows = read_steps(tmp_path / "fell")
     assert [r["step"] for r in rows] == [1, 2, 3, 4, 5, 6] and [r["epoch"] for r in rows] == [1, 2, 6, 7, 8, 9]
+    taken = np.diff([0] + [r["compute/forwards"] for r in rows])
+    assert taken[0] > 150 and np.allclose(taken, taken[0] * np.array([1, 1, 4, 1, 1, 1]), rtol=1e-12)  # also of the epochs without a step
     assert [r["rollbacks"] for r in rows] == [0, 0, 1, 1, 1, 1] and [r["images"] for r in rows] == [15 * s for s in range(1, 7)]
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

@@ -185,6 +185,23 @@ def same_pairs(a, b):
     assert sizes[0] == sizes[1]
 
 
+def kohya_in_weights(family, model, tensors):
+    """The base (changed in place) with a kohya adapter in its weights, read by sd-scripts' rules over diffusers' own converter."""
+    change, used = family.original_zeros(model), set()
+    for key in list(change):
+        name = "lora_unet_" + key.removesuffix(".weight").replace(".", "_")
+        if key.endswith(".weight") and name + ".lora_down.weight" in tensors:
+            down, up = tensors[name + ".lora_down.weight"].float(), tensors[name + ".lora_up.weight"].float()
+            change[key] += tensors[name + ".alpha"].item() / down.shape[0] * up @ down
+            used |= {name + x for x in (".lora_down.weight", ".lora_up.weight", ".alpha")}
+    assert used == tensors.keys()
+    state = model.state_dict()
+    for key, delta in family.from_original(change, model).items():
+        state[key] += delta
+    model.load_state_dict(state)
+    return model.eval()
+
+
 # ---- Training ------------------------------------------------------------------------------------------------------------------
 
 CONFIG = """

@@ -1,7 +1,11 @@
 """FLUX.1 as diffusers has it, with random weights (families.py says what a family's module has)."""
 
+import inspect
+import re
+
 import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
+from diffusers.loaders.single_file_utils import convert_flux_transformer_checkpoint_to_diffusers
 from sd3 import randomise
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, T5Config, T5EncoderModel, T5Tokenizer
 from vocabularies import clip_folder, t5_folder
@@ -104,3 +108,48 @@ def image(pipe, prompts, start, size, guidance, length, negative, steps):
     out = pipe(prompts, latents=pack(start), height=size[0], width=size[1], num_inference_steps=steps, max_sequence_length=length,
                output_type="latent", **scale).images  # fmt: skip
     return unpack(out, start.shape[2:])
+
+
+# ---- The original release ------------------------------------------------------------------------------------------------------
+
+
+def with_width(function, D):
+    """A converter of diffusers, which has FLUX.1's width written into it, for a small model's."""
+    source, names = inspect.getsource(function), dict(vars(inspect.getmodule(function)))
+    assert "3072" in source
+    source = re.sub(r"\b12288\b", str(4 * D), re.sub(r"\b3072\b", str(D), source))
+    exec(compile(source, "converter", "exec"), names)
+    return names[function.__name__]
+
+
+def original_zeros(model):
+    """A checkpoint in the original release's names, all zero."""
+    c, t = model.config, {}
+    D = c.num_attention_heads * c.attention_head_dim
+
+    def linear(name, out, inner):
+        t[name + ".weight"], t[name + ".bias"] = torch.zeros(out, inner), torch.zeros(out)
+
+    for name, inner in ("time_in", 256), ("vector_in", c.pooled_projection_dim), *([("guidance_in", 256)] if c.guidance_embeds else []):
+        linear(name + ".in_layer", D, inner), linear(name + ".out_layer", D, D)
+    linear("img_in", D, c.in_channels), linear("txt_in", D, c.joint_attention_dim)
+    for i in range(c.num_layers):
+        for s in "img", "txt":
+            at = f"double_blocks.{i}.{s}_"
+            linear(at + "mod.lin", 6 * D, D), linear(at + "attn.qkv", 3 * D, D), linear(at + "attn.proj", D, D)
+            linear(at + "mlp.0", 4 * D, D), linear(at + "mlp.2", D, 4 * D)
+            for norm in "query_norm", "key_norm":
+                t[f"{at}attn.norm.{norm}.scale"] = torch.zeros(c.attention_head_dim)
+    for i in range(c.num_single_layers):
+        at = f"single_blocks.{i}."
+        linear(at + "modulation.lin", 3 * D, D), linear(at + "linear1", 7 * D, D), linear(at + "linear2", D, 5 * D)
+        for norm in "query_norm", "key_norm":
+            t[f"{at}norm.{norm}.scale"] = torch.zeros(c.attention_head_dim)
+    linear("final_layer.linear", c.in_channels, D), linear("final_layer.adaLN_modulation.1", 2 * D, D)
+    return t
+
+
+def from_original(tensors, model):
+    """Those as diffusers names them."""
+    D = model.config.num_attention_heads * model.config.attention_head_dim
+    return with_width(convert_flux_transformer_checkpoint_to_diffusers, D)(dict(tensors))
