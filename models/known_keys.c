@@ -261,4 +261,34 @@ const struct json_known known_t5[] = {
 	{ "initializer_factor", NULL },
 	{ NULL, NULL },
 };
+/* How far positions and windows go, nothing here reads: layer_types and use_sliding_window are checked by
+ * decoder_file.c.  Qwen2.5-VL's configuration also tells of its eyes, which are not opened. */
+const struct json_known known_qwen[] = {
+	{ "vocab_size", NULL },
+	{ "hidden_size", NULL },
+	{ "intermediate_size", NULL },
+	{ "num_hidden_layers", NULL },
+	{ "num_attention_heads", NULL },
+	{ "num_key_value_heads", NULL },
+	{ "head_dim", NULL },
+	{ "rms_norm_eps", NULL },
+	{ "rope_theta", NULL },
+	{ "rope_parameters", NULL },
+	{ "rope_scaling", NULL },
+	{ "layer_types", NULL },
+	{ "hidden_act", "\"silu\"" },
+	{ "max_position_embeddings", NULL },
+	{ "max_window_layers", NULL },
+	{ "sliding_window", NULL },
+	{ "use_sliding_window", "false" },
+	{ "attention_dropout", NULL },
+	{ "initializer_range", NULL },
+	{ "image_token_id", NULL },
+	{ "video_token_id", NULL },
+	{ "vision_config", NULL },
+	{ "vision_start_token_id", NULL },
+	{ "vision_end_token_id", NULL },
+	{ "vision_token_id", NULL },
+	{ NULL, NULL },
+};
 /* clang-format on */

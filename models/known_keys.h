@@ -19,5 +19,6 @@ extern const struct json_known known_vae[];       /* diffusers' AutoencoderKL */
 extern const struct json_known known_clip_text[]; /* transformers' CLIPTextConfig */
 extern const struct json_known known_clip_vision[]; /* transformers' CLIPVisionConfig */
 extern const struct json_known known_t5[];          /* transformers' T5Config */
+extern const struct json_known known_qwen[];        /* transformers' Qwen3Config, Qwen2_5_VLTextConfig */
 
 #endif

@@ -46,8 +46,8 @@ const struct transformer_type transformer_z_image = {
 };
 
 /* The shapes world's small parts stand in the places of the large ones. */
-static const struct text_encoder_type *const text[] = { &word_text_encoder, NULL };
-static const struct autoencoder_type *const vae[] = { &linear_autoencoder, &kl_autoencoder, NULL };
+static const struct text_encoder_type *const text[] = { &z_image_text_encoder, &word_text_encoder, NULL };
+static const struct autoencoder_type *const vae[] = { &kl_autoencoder, &linear_autoencoder, NULL };
 
 const struct family family_z_image = {
 	.class_name = "ZImagePipeline",

@@ -5,5 +5,6 @@
 
 extern const struct family family_z_image;
 extern const struct transformer_type transformer_z_image;
+extern const struct text_encoder_type z_image_text_encoder;
 
 #endif
