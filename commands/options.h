@@ -35,8 +35,9 @@ int options_parse(const struct command *c, const struct option_spec *spec, int a
 		  const char **args, int most, int *n, struct err *e);
 
 /* The commands: each has a file cmd_NAME.c. */
-extern const struct command cmd_bench, cmd_compare, cmd_config, cmd_eval, cmd_export, cmd_inspect,
-    cmd_pretrain, cmd_probe, cmd_replay, cmd_sample, cmd_score, cmd_serve, cmd_shapes, cmd_train;
+extern const struct command cmd_bench, cmd_check, cmd_compare, cmd_config, cmd_doctor, cmd_plan, cmd_eval,
+    cmd_export, cmd_inspect, cmd_pretrain, cmd_probe, cmd_replay, cmd_sample, cmd_score, cmd_serve,
+    cmd_shapes, cmd_train;
 
 /* train, and what replay and compare share with it (cmd_train.c). */
 struct dist;
