@@ -1,5 +1,6 @@
 /* bench.c -- a trainer without files, and what its phases take. */
 #include "commands/bench/bench.h"
+#include "commands/bench/bench_presets.h"
 #include "aten/memory.h"
 #include "aten/normals.h"
 #include "aten/trace.h"
@@ -18,50 +19,6 @@
 
 /* ---- The model ----------------------------------------------------------------------------------- */
 
-/* As in the transformer's config.json. */
-static const struct preset {
-	const char *name, *transformer;
-	int64_t latent, text_tokens;
-	struct vae_conf vae;
-} presets[] = {
-	{ "tiny",
-	  "{\"_class_name\": \"SD3Transformer2DModel\", \"sample_size\": 8, \"patch_size\": 2, "
-	  "\"in_channels\": 16, \"out_channels\": 16, \"num_layers\": 2, \"attention_head_dim\": 16, "
-	  "\"num_attention_heads\": 2, \"joint_attention_dim\": 32, \"caption_projection_dim\": 32, "
-	  "\"pooled_projection_dim\": 32, \"pos_embed_max_size\": 16, \"qk_norm\": \"rms_norm\", "
-	  "\"dual_attention_layers\": [0]}",
-	  8,
-	  12,
-	  { .in_channels = 3,
-	    .out_channels = 3,
-	    .latent_channels = 16,
-	    .layers_per_block = 1,
-	    .norm_num_groups = 4,
-	    .n_levels = 4,
-	    .block_out_channels = { 8, 8, 16, 16 },
-	    .mid_block_add_attention = true,
-	    .scaling_factor = 1.5305,
-	    .shift_factor = 0.0609 } },
-	{ "medium",
-	  "{\"_class_name\": \"SD3Transformer2DModel\", \"sample_size\": 128, \"patch_size\": 2, "
-	  "\"in_channels\": 16, \"out_channels\": 16, \"num_layers\": 24, \"attention_head_dim\": 64, "
-	  "\"num_attention_heads\": 24, \"joint_attention_dim\": 4096, \"caption_projection_dim\": 1536, "
-	  "\"pooled_projection_dim\": 2048, \"pos_embed_max_size\": 384, \"qk_norm\": \"rms_norm\", "
-	  "\"dual_attention_layers\": [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]}",
-	  64,
-	  205,
-	  { .in_channels = 3,
-	    .out_channels = 3,
-	    .latent_channels = 16,
-	    .layers_per_block = 2,
-	    .norm_num_groups = 32,
-	    .n_levels = 4,
-	    .block_out_channels = { 128, 256, 512, 512 },
-	    .mid_block_add_attention = true,
-	    .scaling_factor = 1.5305,
-	    .shift_factor = 0.0609 } },
-};
-
 /* Random weights of a configuration's sizes. */
 static int make_transformer(struct bench *b, const json_t *config, struct err *e)
 {
@@ -79,14 +36,11 @@ static int make_transformer(struct bench *b, const json_t *config, struct err *e
 
 static int make_model(struct bench *b, struct err *e)
 {
-	const struct preset *preset = NULL;
+	const struct bench_preset *preset = bench_preset_find(b->model);
 	char *path = NULL;
 	json_t *config;
 	int ret;
 
-	for (size_t i = 0; i < sizeof presets / sizeof *presets; i++)
-		if (!strcmp(presets[i].name, b->model))
-			preset = &presets[i];
 	if (preset) {
 		config = json_parse(preset->transformer, strlen(preset->transformer), b->model, e);
 		vae_new(&b->vae, &preset->vae, 2);
@@ -97,7 +51,8 @@ static int make_model(struct bench *b, struct err *e)
 	json_decref(config);
 	free(path);
 	if (ret)
-		return preset ? -1 : err_in(e, "bench: --model takes tiny, medium or a transformer's folder");
+		return preset ? -1
+			      : err_in(e, "bench: --model takes " BENCH_PRESETS " or a transformer's folder");
 	b->latent = b->latent ? b->latent
 		    : preset  ? preset->latent
 			      : b->t.pipeline.transformer.facts.default_side;

@@ -296,10 +296,11 @@ static int run(int argc, char **argv, struct err *e)
 	int64_t threads = 0;
 	const struct option_spec spec[] = {
 		{ "model", 's', &b.model, "NAME",
-		  "tiny, medium (SD3.5 Medium) or a transformer's folder (default tiny)" },
+		  "tiny, medium (SD3.5 Medium), z-image or a transformer's folder (default tiny)" },
 		{ "latent", 'i', &b.latent, "N",
-		  "side of the latents (default: the model's; medium: 64, for 512 pixels)" },
-		{ "text-tokens", 'i', &b.text_tokens, "N", "text tokens (default for medium: 205)" },
+		  "side of the latents (default: the model's; medium and z-image: 64, for 512 pixels)" },
+		{ "text-tokens", 'i', &b.text_tokens, "N",
+		  "text tokens (default for medium: 205, for z-image: 64)" },
 		{ "groups", 'i', &b.groups, "N", "prompts (default 2)" },
 		{ "group-size", 'i', &b.group_size, "N", "images per prompt (default 4)" },
 		{ "batch", 'i', &b.now.batch, "N", "images sampled at a time (default 8)" },
@@ -352,5 +353,5 @@ static int run(int argc, char **argv, struct err *e)
 	return startup_close(&d, ret, e);
 }
 
-const struct command cmd_bench = { "bench", "[--model tiny | medium | DIR] [options]",
+const struct command cmd_bench = { "bench", "[--model tiny | medium | z-image | DIR] [options]",
 				   "time the phases of a training step, with random weights", run };

@@ -156,8 +156,8 @@ static struct captions captions_of(at_t length_B, int64_t B, int64_t given, at_t
 		return c;
 	c.filled_B1 =
 	    at_mul(at_floor(at_div(at_add(length_B1, Z_DIT_FILL - 1.0), (double)Z_DIT_FILL)), Z_DIT_FILL);
-	at_t absent_BL = at_where(at_lt(at_sub(l_1L, c.filled_B1), 0), at_scalar(0, at_dtype_of(like), dev),
-				  at_scalar(-INFINITY, at_dtype_of(like), dev));
+	at_t none = at_full(DIMS(1), 0, at_dtype_of(like), dev);
+	at_t absent_BL = at_where(at_lt(at_sub(l_1L, c.filled_B1), 0), none, at_add(none, -INFINITY));
 	c.absent_B11L = at_unsqueeze(at_unsqueeze(absent_BL, 1), 1);
 	return c;
 }
@@ -186,6 +186,12 @@ static struct places places_of(const struct z_dit *m, at_t pos_SA, at_t bias_B11
 	return at;
 }
 
+/* The three that blocks run over. */
+struct sequences {
+	at_t there_BL1; /* as in captions */
+	struct places image, caption, both;
+};
+
 /* The caption's rows behind the image's, which are the same for all samples or for each its own. */
 static at_t joined(at_t image, at_t caption_LE)
 {
@@ -196,12 +202,28 @@ static at_t joined(at_t image, at_t caption_LE)
 
 static struct places join(const struct places *image, const struct places *caption)
 {
-	struct places both = { joined(image->cos_SE, caption->cos_SE), joined(image->sin_SE, caption->sin_SE),
-			       NULL };
+	struct places both = { .cos_SE = joined(image->cos_SE, caption->cos_SE),
+			       .sin_SE = joined(image->sin_SE, caption->sin_SE) };
 
 	if (caption->bias_B11S)
 		both.bias_B11S = at_pad(caption->bias_B11S, DIMS(at_size(image->cos_SE, -2), 0), 0);
 	return both;
+}
+
+/* A caption's row l stands at 1 + l, fillers included. */
+static struct sequences sequences_of(const struct z_dit *m, at_t x_BChw, at_t text_BLE, at_t length_B)
+{
+	int64_t q = m->conf.patch_size, given = at_size(text_BLE, 1), L = z_dit_filled(given);
+	int64_t h = at_size(x_BChw, 2) / q, w = at_size(x_BChw, 3) / q;
+	enum at_device dev = at_device_of(x_BChw);
+	struct captions c = captions_of(length_B, at_size(x_BChw, 0), given, x_BChw);
+	double from[Z_DIT_AXES] = { 1 }, step[Z_DIT_AXES] = { 1 };
+	struct sequences all = { .there_BL1 = c.there_BL1 };
+
+	all.image = places_of(m, image_positions(&c, L, h, w, dev), NULL);
+	all.caption = places_of(m, rope_line(Z_DIT_AXES, L, from, step, dev), c.absent_B11L);
+	all.both = join(&all.image, &all.caption);
+	return all;
 }
 
 static at_t embed_image(const struct z_dit *m, const struct pass *p, at_t x_BChw)
@@ -256,26 +278,20 @@ at_t z_dit_velocity(const void *state, const struct pass *p, at_t x_BChw, at_t t
 	struct at_scope *s = at_begin(AT_GRAD_AS_IS);
 	const struct z_dit *m = state;
 	int64_t q = m->conf.patch_size, refiners = m->conf.n_refiner_layers;
-	int64_t h = at_size(x_BChw, 2), w = at_size(x_BChw, 3), N = h / q * (w / q);
+	int64_t h = at_size(x_BChw, 2), w = at_size(x_BChw, 3);
 	at_t length_B, text_BLE = cond_get(c, COND_TEXT, &length_B);
-	int64_t L = z_dit_filled(at_size(text_BLE, 1));
-	enum at_device dev = at_device_of(x_BChw);
-	struct captions captions = captions_of(length_B, at_size(x_BChw, 0), at_size(text_BLE, 1), x_BChw);
-	double from[Z_DIT_AXES] = { 1 }, step[Z_DIT_AXES] = { 1 };
-	struct places image = places_of(m, image_positions(&captions, L, h / q, w / q, dev), NULL);
-	struct places caption = places_of(m, rope_line(Z_DIT_AXES, L, from, step, dev), captions.absent_B11L);
-	at_t c_B1T = condition(m, p, t_B, at_dtype_of(x_BChw));
-	at_t x_BND = embed_image(m, p, x_BChw), e_BLD = embed_caption(m, p, text_BLE, captions.there_BL1);
+	struct sequences over = sequences_of(m, x_BChw, text_BLE, length_B);
+	at_t c_B1T = condition(m, p, t_B, at_dtype_of(x_BChw)), h_BSD, v_BNF;
+	at_t x_BND = embed_image(m, p, x_BChw), e_BLD = embed_caption(m, p, text_BLE, over.there_BL1);
 
 	(void)guidance_B; /* the facts say that it takes none */
 	tap(x_BND, "all_x_embedder.%lld-1", (long long)q);
 	tap(e_BLD, "cap_embedder");
-	x_BND = blocks(m, 0, refiners, "noise_refiner", p, &image, x_BND, c_B1T);
-	e_BLD = blocks(m, refiners, refiners, "context_refiner", p, &caption, e_BLD, NULL);
-	struct places both = join(&image, &caption);
-	at_t h_BSD =
-	    blocks(m, 2 * refiners, m->conf.n_layers, "layers", p, &both, at_cat2(x_BND, e_BLD, 1), c_B1T);
-	at_t v_BNF = final(m, p, at_contiguous(at_narrow(h_BSD, 1, 0, N)), c_B1T);
+	x_BND = blocks(m, 0, refiners, "noise_refiner", p, &over.image, x_BND, c_B1T);
+	e_BLD = blocks(m, refiners, refiners, "context_refiner", p, &over.caption, e_BLD, NULL);
+	h_BSD = at_cat2(x_BND, e_BLD, 1);
+	h_BSD = blocks(m, 2 * refiners, m->conf.n_layers, "layers", p, &over.both, h_BSD, c_B1T);
+	v_BNF = final(m, p, at_contiguous(at_narrow(h_BSD, 1, 0, z_dit_tokens(m, h, w))), c_B1T);
 	tap(v_BNF, "all_final_layer.%lld-1", (long long)q);
 	return at_return(s, at_neg(embed_unpatch(v_BNF, h, w, q, EMBED_YXC)));
 }

@@ -247,6 +247,7 @@ static void lay_out(struct z_dit *m)
 	char *last = mem_printf("all_final_layer.%lld-1.", (long long)c->patch_size);
 
 	m->net.names = names;
+	m->net.trainer = "networks.lora_zimage";
 	m->blocks = 2 * c->n_refiner_layers + c->n_layers;
 	m->block = mem_zero((size_t)m->blocks, sizeof *m->block);
 	nn_add_tensor(&m->net, &m->x_pad_1D, "x_pad_token", DIMS(1, D), true);

@@ -10,6 +10,7 @@ from diffusers.loaders.single_file_utils import convert_z_image_transformer_chec
 from families import add_adapter, error, export, same_pairs
 from peft import PeftModel
 from peft.utils import get_peft_model_state_dict
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from z_image import LAYERS, make_transformer, velocity
 
@@ -119,6 +120,8 @@ def test_kohya_readers_read_ours(folder, base, sizes):
     model, adapter = peft_adapter(folder, **sizes)
     file = export(folder, adapter, "kohya", "kohya.safetensors")
     compute_the_same(with_kohya(folder, load_file(file)), model)
+    with safe_open(file, "pt") as f:
+        assert f.metadata()["ss_network_module"] == "networks.lora_zimage"
     agrees(folder, file, model)
 
 
