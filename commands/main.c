@@ -80,6 +80,9 @@ int main(int argc, char **argv)
 		usage(stdout);
 		return 0;
 	}
+	if (text_starts(argv[1], "--help=") &&
+	    options_print_program(argv[1] + strlen("--help="), commands, N_COMMANDS))
+		return 0;
 	if (!strcmp(argv[1], "--version")) {
 		printf("contraflow %s (libtorch %s%s)\n", version(), at_version(),
 		       at_cuda_built() ? ", CUDA" : "");

@@ -5,6 +5,7 @@
 #include "base/log.h"
 #include "base/machine/stop.h"
 #include "base/mem.h"
+#include "base/version.h"
 #include "algorithms/gradient.h"
 #include "sampler/replay.h"
 #include "trainer/evaluation/grids.h"
@@ -404,6 +405,7 @@ static int write_result(struct trainer *t, const struct eval_result *after, stru
 	    (json_int_t)t->at.step, "images", (json_int_t)t->at.images, "epochs", (json_int_t)t->at.epoch,
 	    "train_seconds", json_number(t->at.train_seconds), "train_cpu_seconds",
 	    json_number(t->at.cpu_seconds), "ranks", t->dist->ranks, "seed", (json_int_t)t->x->run.seed);
+	json_object_set_new(j, "version", json_string(version()));
 	if (stage) {
 		json_object_set_new(j, "stage", json_string(stage));
 		json_object_set_new(j, "stage_steps", json_integer(t->at.stage_step));
