@@ -202,6 +202,35 @@ const struct json_known known_vae[] = {
 	{ NULL, NULL },
 };
 
+/* Nothing reads pooled_projection_dim. */
+const struct json_known known_qwen_image[] = {
+	{ "patch_size", "2" },
+	{ "in_channels", NULL },
+	{ "out_channels", NULL },
+	{ "num_layers", NULL },
+	{ "attention_head_dim", NULL },
+	{ "num_attention_heads", NULL },
+	{ "joint_attention_dim", NULL },
+	{ "pooled_projection_dim", NULL },
+	{ "axes_dims_rope", NULL },
+	{ NULL, NULL },
+};
+
+/* Dropout is of training; no attention but the middle's is known. */
+const struct json_known known_qwen_vae[] = {
+	{ "base_dim", NULL },
+	{ "z_dim", NULL },
+	{ "dim_mult", NULL },
+	{ "num_res_blocks", NULL },
+	{ "attn_scales", "[]" },
+	{ "temperal_downsample", NULL },
+	{ "dropout", NULL },
+	{ "input_channels", "3" },
+	{ "latents_mean", NULL },
+	{ "latents_std", NULL },
+	{ NULL, NULL },
+};
+
 /* Dropout and the spread of initial weights are of training. */
 const struct json_known known_clip_text[] = {
 	{ "hidden_size", NULL },

@@ -32,3 +32,7 @@ if [[ $config == *configs/shapes*.yaml && " $* " =~ " --run "([^ ]+) ]]; then
 	echo "test prompts, after training:"
 	ranks eval --lora "${BASH_REMATCH[1]}" "${test[@]}"
 fi
+if [[ " $* " =~ " --run "([^ ]+) ]]; then
+	echo
+	build/contraflow report "${BASH_REMATCH[1]}"
+fi
