@@ -157,7 +157,7 @@ static struct image captioned(const struct picture *p, const struct session_sett
 						.verdict = SHEET_NEITHER };
 	}
 	if (m)
-		captions_score(m, item, p->n, tile);
+		captions_score(m, item, p->n, tile, NULL);
 	struct image im = sheet_draw(&s, tile, p->n);
 	captions_free(tile, p->n);
 	free(tile);

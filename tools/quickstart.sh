@@ -36,3 +36,7 @@ if [[ $config == *configs/shapes*.yaml && " $* " =~ " --run "([^ ]+) ]]; then
 		-o "$run/before-after.png" >/dev/null
 	echo "before and after, image by image: $run/before-after.png"
 fi
+if [[ " $* " =~ " --run "([^ ]+) ]]; then
+	echo
+	build/contraflow report "${BASH_REMATCH[1]}"
+fi
