@@ -5,4 +5,5 @@
 #include "models/sd3/sd3.h"
 #include "models/z_image/z_image.h"
 
-const struct family *const families[] = { &family_sd3, &family_flux, &family_qwen_image, &family_z_image, NULL };
+const struct family *const families[] = { &family_sd3, &family_flux, &family_qwen_image, &family_z_image,
+					  NULL };
