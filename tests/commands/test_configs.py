@@ -108,6 +108,15 @@ def test_flux(name):
     )  # fmt: skip
 
 
+def test_flux2():
+    """Flow-Factory's example for FLUX.2-klein's base."""
+    c = yaml.safe_load(contraflow("config", "show", "configs/flux2-klein-pickscore.yaml").stdout)
+    r, p, e = c["rollout"], c["prompts"], c["eval"]["sampler"]
+    assert (r["solver"], r["steps"], r["guidance"], e["steps"], e["guidance"]) == ("euler", 8, 4, 50, 4)
+    assert (p["groups"], p["group_size"], p["height"], p["width"], round(8 * c["train"]["timestep_fraction"])) == (48, 16, 384, 384, 2)
+    assert (c["lora"]["rank"], c["lora"]["alpha"], float(c["optimizer"]["lr"]), c["nft"]["beta"], c["model"]["text_length"]) == (64, 128, 1e-4, 0.1, 0)
+
+
 @pytest.mark.parametrize("name, model", [("sd35l", "stable-diffusion-3.5-large"), ("sd3m", "stable-diffusion-3-medium-diffusers")])
 def test_other_models_of_the_family(name, model):
     """3.5 Medium's settings but for the weights."""

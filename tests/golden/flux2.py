@@ -9,7 +9,8 @@ from vocabularies import qwen_folder
 
 SCHEDULER = dict(DEV, shift=3.0)
 LAYERS = ["to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out", "ff.linear_in", "ff.linear_out",
-          "ff_context.linear_in", "ff_context.linear_out", "to_qkv_mlp_proj", "attn.to_out", "double_stream_modulation_img.linear",
+          "ff_context.linear_in", "ff_context.linear_out", "to_qkv_mlp_proj", "single_transformer_blocks.0.attn.to_out",
+          "single_transformer_blocks.1.attn.to_out", "double_stream_modulation_img.linear",
           "double_stream_modulation_txt.linear", "single_stream_modulation.linear", "norm_out.linear", "proj_out", "x_embedder",
           "context_embedder", "linear_1", "linear_2"]  # fmt: skip
 TRANSFORMER = dict(patch_size=1, in_channels=16, num_layers=2, num_single_layers=2, attention_head_dim=16, num_attention_heads=2,

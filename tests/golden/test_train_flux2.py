@@ -7,7 +7,7 @@ import flux2
 import pytest
 import torch
 
-TARGETS = ["to_q", "to_k", "to_v", "to_out.0", "ff.linear_in", "ff.linear_out", "to_qkv_mlp_proj", "attn.to_out", "linear_1", "linear_2"]
+TARGETS = ["to_q", "to_k", "to_v", "to_out.0", "ff.linear_in", "ff.linear_out", "to_qkv_mlp_proj", "single_transformer_blocks.0.attn.to_out", "linear_1", "linear_2"]
 
 
 @pytest.fixture(scope="module")
