@@ -18,6 +18,7 @@
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static int my_rank, all_ranks = 1;
 static FILE *file;
+static char *file_path; /* NULL once it was said that it cannot be written */
 static bool quiet_mode, line_drawn;
 /* What was said before the file was there: it belongs into it. */
 static char *early[EARLY_LINES];
@@ -37,6 +38,7 @@ int log_file(const char *path, struct err *e)
 	file = io_append(path, false);
 	if (!file)
 		return err_set(e, "cannot write %s: %s", path, strerror(errno));
+	file_path = mem_str(path);
 	for (int i = 0; i < n_early; i++) {
 		fputs(early[i], file);
 		free(early[i]);
@@ -50,6 +52,8 @@ void log_close(void)
 	if (file)
 		fclose(file);
 	file = NULL;
+	free(file_path);
+	file_path = NULL;
 }
 
 void log_quiet(bool quiet)
@@ -65,6 +69,21 @@ static void erase_line(void)
 	line_drawn = false;
 }
 
+/* With the lock held. A run is worth more than its log: it goes on. */
+static void write_file(const char *stamp, const char *prefix, const char *msg)
+{
+	bool whole = fprintf(file, "%s %s%s\n", stamp, prefix, msg) >= 0;
+
+	if ((fflush(file) || !whole) && file_path) {
+		int code = errno;
+		erase_line();
+		fprintf(stderr, "warning: cannot write %s: %s; lines are missing there\n", file_path,
+			strerror(code));
+		free(file_path);
+		file_path = NULL;
+	}
+}
+
 static void write_line(const char *prefix, const char *msg, bool screen)
 {
 	char stamp[32];
@@ -78,8 +97,7 @@ static void write_line(const char *prefix, const char *msg, bool screen)
 	}
 	strftime(stamp, sizeof stamp, "%Y-%m-%dT%H:%M:%S", localtime_r(&now, &tm));
 	if (file) {
-		fprintf(file, "%s %s%s\n", stamp, prefix, msg);
-		fflush(file);
+		write_file(stamp, prefix, msg);
 	} else if (my_rank == 0 && n_early < EARLY_LINES) {
 		early[n_early++] = mem_printf("%s %s%s\n", stamp, prefix, msg);
 	}
