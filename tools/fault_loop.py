@@ -3,7 +3,7 @@
 
     .venv/bin/python tools/fault_loop.py [--program build/contraflow] [--ranks 1,2] [--calls open,write,...] [--jobs N] [--journal FILE]
 
-The run has two stages of a step, a checkpoint after each (one is kept), evaluations, archives, grids, TensorBoard and a cache of its own.
+The run has two stages, three steps, a checkpoint after each (one is kept), evaluations, archives, grids, TensorBoard and a cache of its own.
 For n = 1, 2, ... the n-th call of a kind fails (CONTRAFLOW_FAULT, base/io.h) until a run has fewer: once for each class of its errors,
 which take turns within a class.  "any" is SIGKILL in place of the n-th call of whatever kind.  Right is: no death of another signal; an
 error names what the system said and the file; nothing half-written under a final name and no temporary left behind; --resume=auto then
@@ -42,9 +42,9 @@ train: {{timestep_fraction: 0.5, micro_batch: 2}}
 eval: {{every: 1, images_per_prompt: 1, sampler: {{steps: 1, solver: euler}}}}
 checkpoint: {{every: 1, keep: 1}}
 log: {{rollouts_every: 1, grid_every: 1}}
-stages: {{first: {{train: {{max_steps: 1}}}}, second: {{train: {{max_steps: 1}}}}}}
+stages: {{first: {{train: {{max_steps: 2}}}}, second: {{train: {{max_steps: 1}}}}}}
 """
-STEPS = 2
+STEPS = 3
 TIMEOUT = 200  # seconds; a run has a few tenths of one
 CLASSES = {
     "open": [("EIO", "EACCES"), ("EINTR",)],

@@ -12,9 +12,9 @@ from command import BASE, ROOT, build, contraflow
 sys.path.insert(0, str(ROOT / "tools"))
 import fault_loop  # noqa: E402
 
-SOME = [("write", 5, "ENOSPC"), ("write", 12, "short"), ("write", 37, "EFBIG"), ("write", 60, "ENOSPC"), ("any", 150, "kill"), ("any", 220, "kill"),
-        ("fsync", 6, "EIO"), ("rename", 7, "EACCES"), ("unlink", 2, "EIO"), ("open", 30, "EIO"), ("open", 60, "EINTR"), ("mkdir", 2, "ENOSPC"),
-        ("alloc", 1500, "ENOMEM")]  # fmt: skip
+SOME = [("write", 5, "ENOSPC"), ("write", 12, "short"), ("write", 46, "EFBIG"), ("write", 50, "EIO"), ("write", 63, "ENOSPC"), ("any", 200, "kill"),
+        ("any", 440, "kill"), ("fsync", 6, "EIO"), ("rename", 7, "EACCES"), ("unlink", 2, "EIO"), ("open", 39, "EIO"), ("open", 60, "EINTR"),
+        ("mkdir", 2, "ENOSPC"), ("alloc", 1500, "ENOMEM")]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
