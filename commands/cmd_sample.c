@@ -1,9 +1,9 @@
 /* cmd_sample.c -- contraflow sample: prompts -> a grid of images, a folder of them, or their latents. */
-#include "base/image.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "commands/keep.h"
 #include "commands/options.h"
+#include "commands/sample_grid.h"
 #include "commands/session.h"
 #include "trainer/evaluation/evaluate.h"
 #include "dist/startup.h"
@@ -11,147 +11,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
-
-struct sample_options {
-	struct option_list prompt; /* --prompt */
-	const char *file;          /* --prompts */
-	struct prompts prompts;    /* either's */
-	int64_t seed, per, cols, zoom;
-	const char *latents, *save_latents, *out;
-	struct keep keep;
-	bool quiet;
-};
-
-/* ---- A grid, or latents -------------------------------------------------------------------------- */
-
-/* Initial latents: from a file's tensor `latents`, else noise keyed by seed and image. */
-static int start(at_t *x, const struct session *s, const struct sample_options *r, const int64_t *id, int n,
-		 struct err *e)
-{
-	struct at_dims chw = s->latent_CHW;
-	struct st_file f;
-	int ret;
-
-	if (!r->latents) {
-		*x = sampler_noise(&s->pipeline, (uint64_t)r->seed, RNG_USER, 0, id, n, chw);
-		return 0;
-	}
-	if (st_open(&f, r->latents, e))
-		return -1;
-	ret = st_take(x, &f, "latents", DIMS(n, chw.d[0], chw.d[1], chw.d[2]), e);
-	if (!ret)
-		*x = at_to(*x, AT_F32, s->pipeline.device);
-	st_close(&f);
-	return ret;
-}
-
-/* What a picture of all of them says of itself. */
-static struct image_note *notes(const struct session *s, const struct session_settings *used,
-				const struct sample_options *r, struct err *e)
-{
-	json_t *how = keep_how(used, s, r->seed, false, e);
-	char *samples = mem_printf(r->per > 1 ? "0-%lld" : "%lld", (long long)r->per - 1);
-	struct text all = { 0 };
-	struct image_note *note = NULL;
-
-	for (int64_t i = 0; i < r->prompts.n; i++)
-		text_printf(&all, "%s%s", i ? "\n" : "", r->prompts.v[i].text);
-	if (how)
-		note = album_notes(how, all.s, samples);
-	text_free(&all);
-	free(samples);
-	json_decref(how);
-	return note;
-}
-
-static int write_grid(const struct session *s, const struct session_settings *used,
-		      const struct sample_options *r, at_t rgb_BHW3, struct err *e)
-{
-	struct image_note *note = notes(s, used, r, e);
-	int n = (int)at_size(rgb_BHW3, 0), h = (int)at_size(rgb_BHW3, 1), w = (int)at_size(rgb_BHW3, 2);
-	const uint8_t **tile = mem_zero((size_t)n, sizeof *tile);
-
-	if (!note) {
-		free(tile);
-		return -1;
-	}
-	for (int i = 0; i < n; i++)
-		tile[i] = (const uint8_t *)at_data(rgb_BHW3) + (size_t)i * (size_t)(h * w * 3);
-	struct image g =
-	    image_grid(tile, n, w, h, r->cols > 0 ? (int)r->cols : (int)r->per, n > 1 ? 2 : 0, (int)r->zoom);
-	int ret = image_write_png_noted(r->out, g.w, g.h, g.rgb, note, e);
-	album_notes_free(note);
-	image_free(&g);
-	free(tile);
-	return ret;
-}
-
-static int sample(struct session *s, const struct session_settings *used, const struct sample_options *r,
-		  struct err *e)
-{
-	struct at_scope *sc = at_begin(AT_NO_GRAD);
-	int64_t batch = used->o.batch;
-	int n = (int)(r->prompts.n * r->per), ret = -1;
-	const char **prompt = mem_zero((size_t)n, sizeof *prompt);
-	int64_t *id = mem_zero((size_t)n, sizeof *id);
-	at_t noise, *part = mem_zero((size_t)n, sizeof *part);
-	int parts = 0;
-
-	for (int i = 0; i < n; i++) {
-		prompt[i] = r->prompts.v[i / r->per].text;
-		id[i] = i;
-	}
-	if (start(&noise, s, r, id, n, e))
-		goto out;
-	for (int64_t at = 0; at < n; at += batch) {
-		int k = (int)(n - at < batch ? n - at : batch);
-		struct cond c = { 0 };
-		if (pipeline_encode(&s->pipeline, prompt + at, k, &c, e))
-			goto out;
-		struct sampler_steps steps = { .seed = (uint64_t)r->seed,
-					       .purpose = RNG_USER_SOLVER,
-					       .id = id + at };
-		part[parts++] = sampler_run(&s->sampler, &s->pass, at_narrow(noise, 0, at, k), &c, &steps);
-	}
-	at_t x0 = at_cat(parts, part, 0);
-	if (r->save_latents) {
-		struct st_item item = { "latents", x0 };
-		if (st_write(r->save_latents, &item, 1, NULL, 0, e))
-			goto out;
-	}
-	ret = r->out ? write_grid(s, used, r, pipeline_images(&s->pipeline, x0), e) : 0;
-out:
-	free(prompt);
-	free(id);
-	free(part);
-	at_end(sc);
-	return ret;
-}
-
-/* What was made, and how. */
-static void say(const struct session *s, const struct session_settings *used, const struct sample_options *r)
-{
-	json_t *j = session_json(s, used);
-	char *text = json_line(j);
-
-	printf("%s %s\n", r->out ? r->out : r->save_latents, text);
-	free(text);
-	json_decref(j);
-}
-
-static int sample_grid(struct dist *d, const struct session_settings *used, const struct sample_options *r,
-		       struct err *e)
-{
-	struct session s;
-
-	if (session_open(&s, d, used, "sample", e))
-		return -1;
-	int ret = sample(&s, used, r, e);
-	if (!ret)
-		say(&s, used, r);
-	session_close(&s);
-	return ret;
-}
 
 /* ---- A folder of images -------------------------------------------------------------------------- */
 
@@ -248,6 +107,12 @@ static int check(struct sample_options *r, struct err *e)
 				  "grid) or --save-latents FILE");
 	if (r->keep.dir && (r->out || r->save_latents || r->latents))
 		return err_set(e, "sample: -d DIR takes no -o, --latents or --save-latents");
+	if (r->keep.dir && (r->captions || r->against))
+		return err_set(e, "sample: --captions and --against are of a grid (-o FILE.png)");
+	if ((r->captions || r->against) && !r->out)
+		return err_set(e, "sample: --captions and --against need -o FILE.png");
+	if (r->against && r->latents)
+		return err_set(e, "sample: --against takes no --latents");
 	if (r->per < 1 || r->per > 10000 || r->zoom < 1 || r->zoom > 64)
 		return err_set(e, "sample: --per-prompt must be in [1, 10000], --zoom in [1, 64]");
 	return keep_check(&r->keep, "sample", e);
@@ -286,7 +151,7 @@ static int work(struct dist *d, const struct session_options *o, struct sample_o
 	if (dist_agree(d, read_prompts(r, e), e))
 		return -1;
 	int ret = startup_threads(d, o->threads, e) ? err_in(e, "sample") : 0;
-	if (!ret && !(ret = dist_agree(d, session_settle(&used, o, NULL, "sample", e), e))) {
+	if (!ret && !(ret = dist_agree(d, session_settle(&used, o, r->config, "sample", e), e))) {
 		ret = r->keep.dir ? sample_folder(d, &used, r, e) : sample_grid(d, &used, r, e);
 		session_settings_release(&used);
 	}
@@ -309,6 +174,14 @@ static int run(int argc, char **argv, struct err *e)
 		  "start from the tensor `latents` of a safetensors file" },
 		{ "save-latents", 's', &r.save_latents, "FILE",
 		  "write the final latents to a safetensors file" },
+		{ "captions", 'f', &r.captions, NULL,
+		  "beneath each image of a grid its prompt, and its score by the run's rewards or "
+		  "--config's" },
+		{ "against", 's', &r.against, "PATH",
+		  "beside each image of a grid, to its left, that of this adapter, or `base`, from the same "
+		  "noise" },
+		{ "config", 's', &r.config, "FILE",
+		  "use the settings and rewards of this configuration instead of the run's" },
 		{ "columns", 'i', &r.cols, "N", "images per row of the grid (default: one row per prompt)" },
 		{ "zoom", 'i', &r.zoom, "N", "enlarge images by this factor (default 1)" },
 		{ "o", 's', &r.out, "FILE.png", "where the image, or the grid of images, goes" },

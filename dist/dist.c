@@ -76,6 +76,17 @@ static MPI_Comm of_machine(MPI_Comm comm, int *rank, int *ranks)
 	return machine;
 }
 
+void dist_mpi_version(char *out, size_t size)
+{
+	char all[MPI_MAX_LIBRARY_VERSION_STRING];
+	int n;
+
+	if (MPI_Get_library_version(all, &n) != MPI_SUCCESS)
+		n = 0;
+	all[n] = '\0';
+	snprintf(out, size, "%.*s", (int)strcspn(all, ",\n"), all);
+}
+
 void dist_alone(struct dist *d)
 {
 	*d = (struct dist) { .ranks = 1, .local_ranks = 1, .machine_ranks = 1, .reducer = &dist_reduce_mpi };

@@ -38,6 +38,8 @@ extern const struct dist_reducer dist_reduce_mpi; /* contiguous float32 on CPU *
 
 #define DIST_TIMEOUT 1800 /* s: dist_watch's until it is called */
 
+/* "Open MPI v4.1.4, ..." up to the first comma; not a collective, and before dist_open as well. */
+void dist_mpi_version(char *out, size_t size);
 /* After an error nothing is open, and d->rank is the one that the launcher gave this process: each of those
  * that it started may have had the same error. */
 int dist_open(struct dist *d, struct err *e);

@@ -1,4 +1,5 @@
 #include "models/content_hash.h"
+#include "models/nn.h"
 #include "base/file.h"
 #include "base/mem.h"
 #include "base/text.h"
@@ -132,4 +133,63 @@ uint64_t content_hash(const struct st_file *f, const char *folder)
 int content_hash_path(uint64_t *hash, const char *path, const char *folder, struct err *e)
 {
 	return find(hash, path, NULL, folder, e);
+}
+
+/* The weights of a folder, whatever files they are in. */
+static int hash_weights(uint64_t *hash, const char *path, const char *folder, struct err *e)
+{
+	char *config = file_join(path, "config.json");
+	struct st_file f;
+	uint64_t h[2];
+	int ret =
+	    content_hash_path(&h[0], config, folder, e) || st_open_model(&f, path, NN_TRANSFORMERS, NULL, e)
+		? -1
+		: 0;
+
+	if (!ret) {
+		h[1] = content_hash(&f, folder);
+		st_close(&f);
+		*hash = file_hash(h, sizeof h, *hash);
+	}
+	free(config);
+	return ret;
+}
+
+static int hash_tokenizer(uint64_t *hash, const char *path, const char *folder, struct err *e)
+{
+	static const char *const names[] = { "vocab.json",
+					     "merges.txt",
+					     "spiece.model",
+					     "tokenizer_config.json",
+					     "special_tokens_map.json",
+					     "added_tokens.json" };
+	int ret = 0;
+
+	for (size_t i = 0; i < sizeof names / sizeof *names && !ret; i++) {
+		char *file = file_join(path, names[i]);
+		uint64_t h = 0;
+
+		if (file_exists(file))
+			ret = content_hash_path(&h, file, folder, e);
+		*hash = file_hash(&h, sizeof h, *hash);
+		free(file);
+	}
+	/* read where the files above are not; apart, so that folders without it keep the hash they had */
+	char *json = file_join(path, "tokenizer.json");
+	uint64_t h;
+	if (!ret && file_exists(json) && !(ret = content_hash_path(&h, json, folder, e)))
+		*hash = file_hash(&h, sizeof h, *hash);
+	free(json);
+	return ret;
+}
+
+int content_hash_encoder(uint64_t *hash, const char *dir, const char *encoder, const char *tokenizer,
+			 const char *folder, struct err *e)
+{
+	char *weights = file_join(dir, encoder), *words = file_join(dir, tokenizer);
+	int ret = hash_weights(hash, weights, folder, e) || hash_tokenizer(hash, words, folder, e) ? -1 : 0;
+
+	free(weights);
+	free(words);
+	return ret;
 }

@@ -16,6 +16,9 @@
 uint64_t content_hash(const struct st_file *f, const char *folder);
 /* file_hash_path likewise. */
 int content_hash_path(uint64_t *hash, const char *path, const char *folder, struct err *e);
+/* Of a text encoder's folder (config.json and weights) and its tokenizer's, both in `dir`: *hash goes on. */
+int content_hash_encoder(uint64_t *hash, const char *dir, const char *encoder, const char *tokenizer,
+			 const char *folder, struct err *e);
 /* Bytes that this process has read for hashes. */
 uint64_t content_hash_read(void);
 

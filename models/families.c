@@ -1,5 +1,6 @@
 /* families.c -- the model families that there are.  Adding one: docs/extending.md. */
 #include "models/family.h"
+#include "models/flux/flux.h"
 #include "models/sd3/sd3.h"
 
-const struct family *const families[] = { &family_sd3, NULL };
+const struct family *const families[] = { &family_sd3, &family_flux, NULL };

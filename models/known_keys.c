@@ -112,72 +112,41 @@ const struct json_known known_lora[] = {
 	{ NULL, NULL },
 };
 
-/* All that changes its levels is read; the rest of its options are other schedules. */
-const struct json_known known_euler[] = {
-	{ "shift", NULL },
-	{ "num_train_timesteps", "1000" },
-	{ "use_dynamic_shifting", NULL },
-	{ "base_shift", NULL },
-	{ "max_shift", NULL },
-	{ "base_image_seq_len", NULL },
-	{ "max_image_seq_len", NULL },
-	{ "shift_terminal", NULL },
-	{ "time_shift_type", NULL },
-	/* of the class that from_config made it of; diffusers ignores them, too */
-	{ "flow_shift", NULL },
-	{ "prediction_type", NULL },
-	{ "use_flow_sigmas", NULL },
-	{ "beta_start", NULL },
-	{ "beta_end", NULL },
-	{ "beta_schedule", NULL },
-	{ "trained_betas", NULL },
-	{ "variance_type", NULL },
-	{ "lambda_min_clipped", NULL },
-	{ "timestep_spacing", NULL },
-	{ "steps_offset", NULL },
-	{ "solver_order", NULL },
-	{ "algorithm_type", NULL },
-	{ "solver_type", NULL },
-	{ "lower_order_final", NULL },
-	{ "euler_at_final", NULL },
-	{ "dynamic_thresholding_ratio", NULL },
-	{ "sample_max_value", NULL },
-	{ "final_sigmas_type", NULL },
-	{ NULL, NULL },
-};
+/* All that changes the levels is read.  from_config makes a scheduler of the other's file, and diffusers then ignores
+ * what is not its own: betas, spacing and how steps are taken make no level of a flow, and steps are the sampler's
+ * affair. */
+#define KEYS_OF_SCHEDULERS \
+	{ "shift", NULL }, \
+	{ "flow_shift", NULL }, \
+	{ "num_train_timesteps", "1000" }, \
+	{ "use_dynamic_shifting", NULL }, \
+	{ "base_shift", NULL }, \
+	{ "max_shift", NULL }, \
+	{ "base_image_seq_len", NULL }, \
+	{ "max_image_seq_len", NULL }, \
+	{ "shift_terminal", NULL }, \
+	{ "time_shift_type", NULL }, \
+	{ "prediction_type", NULL }, \
+	{ "use_flow_sigmas", NULL }, \
+	{ "beta_start", NULL }, \
+	{ "beta_end", NULL }, \
+	{ "beta_schedule", NULL }, \
+	{ "trained_betas", NULL }, \
+	{ "variance_type", NULL }, \
+	{ "lambda_min_clipped", NULL }, \
+	{ "timestep_spacing", NULL }, \
+	{ "steps_offset", NULL }, \
+	{ "solver_order", NULL }, \
+	{ "algorithm_type", NULL }, \
+	{ "solver_type", NULL }, \
+	{ "lower_order_final", NULL }, \
+	{ "euler_at_final", NULL }, \
+	{ "dynamic_thresholding_ratio", NULL }, \
+	{ "sample_max_value", NULL }
 
-/* Its betas and spacing make no level where sigmas are a flow's; how steps are taken is the sampler's affair. */
-const struct json_known known_dpm[] = {
-	{ "flow_shift", NULL },
-	{ "shift", NULL }, /* of the class that from_config made it of */
-	{ "num_train_timesteps", "1000" },
-	{ "use_dynamic_shifting", NULL },
-	{ "time_shift_type", NULL },
-	{ "prediction_type", NULL },
-	{ "use_flow_sigmas", NULL },
-	{ "base_shift", NULL },
-	{ "max_shift", NULL },
-	{ "base_image_seq_len", NULL },
-	{ "max_image_seq_len", NULL },
-	{ "shift_terminal", NULL },
-	{ "beta_start", NULL },
-	{ "beta_end", NULL },
-	{ "beta_schedule", NULL },
-	{ "trained_betas", NULL },
-	{ "variance_type", NULL },
-	{ "lambda_min_clipped", NULL },
-	{ "timestep_spacing", NULL },
-	{ "steps_offset", NULL },
-	{ "solver_order", NULL },
-	{ "algorithm_type", NULL },
-	{ "solver_type", NULL },
-	{ "lower_order_final", NULL },
-	{ "euler_at_final", NULL },
-	{ "dynamic_thresholding_ratio", NULL },
-	{ "sample_max_value", NULL },
-	{ "final_sigmas_type", "\"zero\"" },
-	{ NULL, NULL },
-};
+const struct json_known known_euler[] = { KEYS_OF_SCHEDULERS, { "final_sigmas_type", NULL }, { NULL, NULL } };
+/* Its own last level is another one otherwise. */
+const struct json_known known_dpm[] = { KEYS_OF_SCHEDULERS, { "final_sigmas_type", "\"zero\"" }, { NULL, NULL } };
 
 /* All of it is read. */
 const struct json_known known_sd3[] = {
@@ -194,6 +163,21 @@ const struct json_known known_sd3[] = {
 	{ "pos_embed_max_size", NULL },
 	{ "dual_attention_layers", NULL },
 	{ "qk_norm", NULL },
+	{ NULL, NULL },
+};
+
+const struct json_known known_flux[] = {
+	{ "patch_size", "1" },
+	{ "in_channels", NULL },
+	{ "out_channels", NULL },
+	{ "num_layers", NULL },
+	{ "num_single_layers", NULL },
+	{ "attention_head_dim", NULL },
+	{ "num_attention_heads", NULL },
+	{ "joint_attention_dim", NULL },
+	{ "pooled_projection_dim", NULL },
+	{ "guidance_embeds", NULL },
+	{ "axes_dims_rope", NULL },
 	{ NULL, NULL },
 };
 

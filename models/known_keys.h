@@ -14,6 +14,7 @@ extern const struct json_known known_lora[];      /* PEFT's LoraConfig */
 extern const struct json_known known_euler[];     /* diffusers' FlowMatchEulerDiscreteScheduler */
 extern const struct json_known known_dpm[];       /* diffusers' DPMSolverMultistepScheduler, of a flow */
 extern const struct json_known known_sd3[];       /* diffusers' SD3Transformer2DModel */
+extern const struct json_known known_flux[];      /* diffusers' FluxTransformer2DModel */
 extern const struct json_known known_vae[];       /* diffusers' AutoencoderKL */
 extern const struct json_known known_clip_text[]; /* transformers' CLIPTextConfig */
 extern const struct json_known known_clip_vision[]; /* transformers' CLIPVisionConfig */

@@ -2,6 +2,7 @@
 #include "models/nn.h"
 #include "models/lora/fp8.h"
 #include "models/lora/lora.h"
+#include "models/lora/lora_names.h"
 #include "base/mem.h"
 #include <math.h>
 #include <stdlib.h>
@@ -88,6 +89,15 @@ void nn_add_stack(struct nn_net *n, struct nn_linear *l, int parts, const char *
 void nn_alias(struct nn_net *n, const char *name)
 {
 	n->param[n->n_param - 1].alias = mem_str(name);
+}
+
+void nn_alias_bare(struct nn_net *n, const char *prefix)
+{
+	size_t len = strlen(prefix);
+
+	for (int i = 0; i < n->n_param; i++)
+		if (!strncmp(n->param[i].name, prefix, len) && !n->param[i].alias)
+			n->param[i].alias = mem_str(n->param[i].name + len);
 }
 
 void nn_ignore(struct nn_net *n, const char *name)
@@ -198,6 +208,20 @@ static const char *name_in(const struct nn_param *p, const struct st_file *f)
 	return p->alias && !st_find(f, p->name) && st_find(f, p->alias) ? p->alias : p->name;
 }
 
+/* A file with the names of the original release, which nothing here reads: better said than that a tensor is
+ * missing. */
+static int check_release(const struct nn_net *n, const struct st_file *f, struct err *e)
+{
+	for (int i = 0; i < f->n; i++)
+		if (lora_is_original(n, f->entry[i].name) && !st_find(f, n->param[0].name))
+			return err_set(e,
+				       "%s: tensor '%s' is named as the original release has it: the "
+				       "weights must be in diffusers' layout, which its from_single_file "
+				       "and save_pretrained make of them",
+				       f->path, f->entry[i].name);
+	return 0;
+}
+
 /* The file's tensor for a parameter, a view of its bytes. */
 static int find_one(const struct nn_param *p, const struct st_file *f, at_t *t, struct err *e)
 {
@@ -235,6 +259,7 @@ int nn_check_dir(const struct nn_net *n, const char *dir, const char *stem, cons
 	int ret = st_open_model(&f, dir, stem, variant, e);
 
 	if (!ret) {
+		ret = check_release(n, &f, e);
 		for (int i = 0; i < n->n_param && !ret; i++)
 			ret = find_one(&n->param[i], &f, &unused, e);
 		ret = ret ? ret : check_extra(n, &f, e);
@@ -246,6 +271,8 @@ int nn_check_dir(const struct nn_net *n, const char *dir, const char *stem, cons
 
 int nn_load(struct nn_net *n, const struct st_file *f, enum at_dtype dt, enum at_device dev, struct err *e)
 {
+	if (check_release(n, f, e))
+		return -1;
 	allocate(n, dt, dev);
 	for (int i = 0; i < n->n_param; i++)
 		if (load_one(&n->param[i], f, e))

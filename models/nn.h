@@ -69,6 +69,7 @@ struct nn_net {
 	bool in_block;
 	enum nn_reads reads;
 	const struct nn_rename *names; /* NULL: it has no other names */
+	const char *trainer;           /* sd-scripts' module for such a network; with `names` */
 };
 
 struct lora;
@@ -106,6 +107,8 @@ void nn_reads(struct nn_net *n, enum nn_reads reads);
 
 /* The parameter added last has this name in some files; where a file has both, its own name counts. */
 void nn_alias(struct nn_net *n, const char *name);
+/* Every parameter so far whose name begins with `prefix` may be without it in files. */
+void nn_alias_bare(struct nn_net *n, const char *prefix);
 /* A tensor that files may hold and nobody needs. */
 void nn_ignore(struct nn_net *n, const char *name);
 

@@ -46,6 +46,29 @@ static int check_scheduler(const json_t *o, const char *path, struct err *e)
 	return class_of(&name, o, "scheduler", path, e) || schedule_conf_class(name, path, e) ? -1 : 0;
 }
 
+/* What a class's name says of why it is not here. */
+static const struct {
+	const char *part, *why;
+} refused[] = {
+	{ "Kontext", "edits images" },
+	{ "Edit", "edits images" },
+	{ "Fill", "fills parts of images" },
+	{ "Inpaint", "fills parts of images" },
+	{ "Img2Img", "starts from images" },
+	{ "Control", "is steered by images" },
+	{ "Redux", "varies images" },
+	{ "Layered", "makes layers of images" },
+	{ "Flux2Pipeline", "has 32 billion parameters (FLUX.2-dev), more than a GPU of 80 GB trains" },
+};
+
+static const char *why_refused(const char *name)
+{
+	for (size_t i = 0; i < sizeof refused / sizeof *refused; i++)
+		if (strstr(name, refused[i].part))
+			return refused[i].why;
+	return NULL;
+}
+
 static int find_family(struct pipeline *p, const json_t *o, const char *path, struct err *e)
 {
 	struct text known = { 0 };
@@ -58,7 +81,11 @@ static int find_family(struct pipeline *p, const json_t *o, const char *path, st
 		if (!strcmp(name, families[i]->class_name))
 			p->family = families[i];
 	}
-	if (!p->family)
+	const char *why = why_refused(name);
+	if (!p->family && why)
+		err_set(e, "%s: a pipeline of class '%s', which %s and is not supported: there is %s", path,
+			name, why, known.s);
+	else if (!p->family)
 		err_set(e, "%s: a pipeline of class '%s', which is unknown: there is %s", path, name,
 			known.s);
 	text_free(&known);

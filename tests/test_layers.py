@@ -31,8 +31,9 @@ UNSAID = {
 # A model family's folder is seen by itself, by the list of families, and by who makes models of the shapes world.
 SHARED_MODELS = {"layers", "lora", "text", "vae"}
 MAY_SEE_FAMILY = {("models/families.c", "*"), ("models/tiny/", "sd3"), ("trainer/pretrain/", "tiny")}
-# Names of Stable Diffusion 3's modules, which its folder alone knows.
-ITS_BLOCKS = ("models/sd3/", r"\b(mmdit\w*|MMDIT\w*|transformer_blocks|joint_blocks)")
+# Names of transformers' modules, which their families' folders alone know, and of Stable Diffusion 3's own.
+BLOCKS = r"\b(transformer_blocks|joint_blocks|double_blocks|single_blocks)"
+ITS_BLOCKS = ("models/sd3/", r"\b(mmdit\w*|MMDIT\w*)")
 MOST_FILES = 25  # of a folder, sources and headers
 LONGEST = 600
 
@@ -96,6 +97,9 @@ def main():
             bad += sees_families(path, text)
             said = re.search(ITS_BLOCKS[1], bare(text))
             bad += [f"{path}: only {ITS_BLOCKS[0]} knows '{said[0]}'"] if said and not path.startswith(ITS_BLOCKS[0]) else []
+            said = re.search(BLOCKS, bare(text))
+            own = any(path.startswith(f"models/{family}/") for family in FAMILIES)
+            bad += [f"{path}: only a family's folder knows '{said[0]}'"] if said and not own else []
         found = WRITES.search(bare(text)) if folder in MAY and path != "base/io.c" else None
         bad += [f"{path}: {found[0]} writes a file: base/file.h, base/io.h"] if found else []
         if folder in MAY and path != "base/json.c":

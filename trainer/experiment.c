@@ -1,4 +1,5 @@
 #include "trainer/experiment.h"
+#include "base/machine/share.h"
 #include "base/file.h"
 #include "base/mem.h"
 #include "rewards/mixture/mixture.h"
@@ -105,6 +106,7 @@ static const struct field preview_fields[] = {
 static const struct field_word block_words[] = {
 	{ "auto", -1 }, { "false", 0 }, { "true", TRANSFORMER_BLOCKS }, { NULL, 0 }
 };
+static const char *const timestep_names[] = { "rollout", "float", NULL };
 static const struct field train_fields[] = {
 	FIELD(struct train_conf, algorithm, .init = ALGORITHM_DEFAULT, .choices = algorithm_names,
 	      .doc = "the RL algorithm, whose own keys are in the section of its name"),
@@ -135,6 +137,9 @@ static const struct field train_fields[] = {
 	FIELD(struct train_conf, timestep_fraction, .init = "0.99", .min = 1e-3, .max = 1,
 	      .doc = "share of the rollout's noise levels at which each image is trained; the count is "
 		     "rounded down"),
+	FIELD(struct train_conf, timesteps, .init = "rollout", .choices = timestep_names,
+	      .doc = "timestep given to the transformer in an update: as in the rollout (rollout.timesteps), "
+		     "or 1000 sigma"),
 	FIELD(struct train_conf, max_grad_norm, .init = "1", .min = 0, .max = 1e9,
 	      .doc = "clip gradients to this norm; 0: no clipping"),
 	FIELD(struct train_conf, max_skipped, .init = "5", .min = 1, .max = 1e6, .unit = "steps",
@@ -358,6 +363,9 @@ static int fill(struct experiment *x, struct err *e)
 	for (const struct experiment_section *s = experiment_sections; s->name; s++)
 		if (conf_fill((char *)x + s->offset, s->fields, x->tree, s->name, others_of(s->name), e))
 			return experiment_hint(e);
+	share_replace(&x->model.path);
+	share_replace(&x->prompts.train);
+	share_replace(&x->prompts.test);
 	return fill_algorithm(x, e) ? experiment_hint(e) : 0;
 }
 

@@ -52,6 +52,7 @@ struct train_conf {
 	int64_t gradient_checkpointing; /* blocks; -1: auto */
 	double max_seconds, stop_at;
 	double timestep_fraction, max_grad_norm;
+	char *timesteps; /* "rollout" or "float": what the transformer is told of sigma */
 	int64_t max_skipped, max_rollbacks;
 	double max_unavailable;
 	bool cuda_graphs;

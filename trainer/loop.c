@@ -5,6 +5,7 @@
 #include "base/log.h"
 #include "base/machine/stop.h"
 #include "base/mem.h"
+#include "base/version.h"
 #include "algorithms/gradient.h"
 #include "sampler/replay.h"
 #include "trainer/evaluation/grids.h"
@@ -119,6 +120,7 @@ static int go_back(struct trainer *t, struct err *e)
 	t->at.train_seconds = was.train_seconds;
 	t->at.stage_seconds = was.stage_seconds;
 	t->at.cpu_seconds = was.cpu_seconds;
+	t->at.forwards = was.forwards;
 	int ret = 0;
 	if (t->metrics) {
 		metrics_close(t->metrics);
@@ -173,7 +175,7 @@ static int run_part(struct trainer *t, const struct samples *s, struct update_st
 		return stop_check(e);
 	time->update += now.seconds - now.reduce_seconds;
 	time->reduce += now.reduce_seconds;
-	time->forwards += now.forwards;
+	t->at.forwards += now.forwards;
 	t->unsaved = true;
 	t->at.part++;
 	if (now.empty)
@@ -201,6 +203,19 @@ static int check_replicas(struct trainer *t, struct err *e)
 		       (long long)t->at.step, said.msg);
 }
 
+/* What an epoch took, whether or not its steps stand. */
+static void count(struct trainer *t, double start, double cpu, const struct round_times *time)
+{
+	double most = clock_now() - start, spent = clock_cpu() - cpu;
+
+	dist_max_f64(t->dist, &most, 1);
+	dist_sum_f64(t->dist, &spent, 1);
+	t->at.train_seconds += most;
+	t->at.stage_seconds += most;
+	t->at.cpu_seconds += spent;
+	t->at.forwards += time->sampled;
+}
+
 /* One epoch of the algorithm, or what an early end has left of it: samples are a function of the old policy,
  * which stays as it is until the epoch is over. */
 static int run_epoch(struct trainer *t, struct samples *s, struct update_stats *u, double *eta, bool *back,
@@ -213,13 +228,19 @@ static int run_epoch(struct trainer *t, struct samples *s, struct update_stats *
 	alive_context("step %lld", (long long)t->at.step + 1);
 	if (rollout_epoch(t, s, e))
 		return -1;
+	time->rollout = s->rollout_seconds;
+	time->reward_wait = s->reward_wait_seconds;
+	time->sampled = (double)s->forwards;
+	dist_sum_f64(t->dist, &time->sampled, 1);
 	if (t->x->log.rollouts_every && t->at.epoch % t->x->log.rollouts_every == 0 && archive_write(t, s, e))
 		return -1;
 	while (t->at.part < parts && t->at.stage_step < t->x->train.max_steps)
-		if (run_part(t, s, u, back, time, e))
+		if (run_part(t, s, u, back, time, e)) {
 			return -1;
-		else if (*back)
+		} else if (*back) {
+			count(t, start, cpu, time);
 			return 0;
+		}
 	*eta = policies_after_epoch(&t->policies, t->at.epoch + 1, t->at.stage_step);
 	if (check_replicas(t, e)) {
 		t->unsaved = false;
@@ -229,15 +250,7 @@ static int run_epoch(struct trainer *t, struct samples *s, struct update_stats *
 	t->at.epoch++;
 	t->at.images += s->n + s->extra;
 	t->at.unavailable += s->scores.unavailable;
-	time->rollout = s->rollout_seconds;
-	time->reward_wait = s->reward_wait_seconds;
-	double spent[3] = { clock_now() - start, clock_cpu() - cpu, (double)s->forwards }, most = spent[0];
-	dist_max_f64(t->dist, &most, 1);
-	dist_sum_f64(t->dist, spent, 3);
-	time->forwards += spent[2];
-	t->at.train_seconds += most;
-	t->at.stage_seconds += most;
-	t->at.cpu_seconds += spent[1];
+	count(t, start, cpu, time);
 	return 0;
 }
 
@@ -397,6 +410,7 @@ static int write_result(struct trainer *t, const struct eval_result *after, stru
 	    (json_int_t)t->at.step, "images", (json_int_t)t->at.images, "epochs", (json_int_t)t->at.epoch,
 	    "train_seconds", json_number(t->at.train_seconds), "train_cpu_seconds",
 	    json_number(t->at.cpu_seconds), "ranks", t->dist->ranks, "seed", (json_int_t)t->x->run.seed);
+	json_object_set_new(j, "version", json_string(version()));
 	if (stage) {
 		json_object_set_new(j, "stage", json_string(stage));
 		json_object_set_new(j, "stage_steps", json_integer(t->at.stage_step));

@@ -38,8 +38,9 @@ struct progress_state {
 	int64_t empty_in_row; /* parts of epochs with nothing to learn from */
 	int64_t rollbacks;    /* returns to a checkpoint for non-finite numbers */
 	int64_t unavailable;  /* images without a reward */
-	double train_seconds,
-	    cpu_seconds; /* spent in epochs, evaluation not counted; CPU over all ranks that train */
+	/* Spent in epochs, those that were taken back too, evaluation not counted: CPU time and forwards of
+	 * an image (a backward to the adapter counts FORWARDS_OF_BACKWARD) over all ranks that train. */
+	double train_seconds, cpu_seconds, forwards;
 };
 
 struct trainer {

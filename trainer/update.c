@@ -15,6 +15,7 @@
 #include "trainer/trainer.h"
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 int trainer_levels(const struct trainer *t)
 {
@@ -228,6 +229,13 @@ static double level_of(const struct trainer *t, const struct pair *pair)
 	return pair->sigma > 0 ? pair->sigma : t->rollout.schedule.sigma[pair->level];
 }
 
+/* What the transformer is told of that level. */
+static double timestep_of(const struct trainer *t, double sigma)
+{
+	return strcmp(t->x->train.timesteps, "float") ? schedule_t(&t->rollout.schedule, sigma)
+						      : 1000 * sigma;
+}
+
 static void fill_tables(const struct trainer *t, const struct samples *s, const struct pair *pair, int n,
 			at_t table[TABLES])
 {
@@ -244,7 +252,7 @@ static void fill_tables(const struct trainer *t, const struct samples *s, const 
 		cond[i] = s->group[pair[i].sample] - s->first_group;
 		rng_name(&noise, name + 2 * i);
 		f[LEVEL * n + i] = (float)t_at;
-		f[TIMESTEP * n + i] = (float)schedule_t(&t->rollout.schedule, t_at);
+		f[TIMESTEP * n + i] = (float)timestep_of(t, t_at);
 		f[R * n + i] = (float)r;
 		f[ADVANTAGE * n + i] = (float)((2 * r - 1) * t->x->advantage.clip);
 		f[WEIGHT * n + i] = (float)pair[i].weight;

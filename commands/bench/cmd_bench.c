@@ -1,6 +1,7 @@
 /* cmd_bench.c -- contraflow bench: what bench.h times, told. */
 #include "base/json.h"
 #include "base/log.h"
+#include "base/version.h"
 #include "commands/bench/model_cost.h"
 #include "commands/options.h"
 #include "dist/startup.h"
@@ -54,14 +55,14 @@ static const char *unit(const struct bench *b)
 
 static json_t *machine(const struct bench *b)
 {
-	return json_pack("{s:s, s:s, s:s, s:s, s:s, s:i, s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:o}",
-			 "model", b->model, "device", b->t.pipeline.device == AT_CUDA ? "cuda" : "cpu",
-			 "machine", at_device_text(b->t.pipeline.device), "dtype", b->dtype, "attention",
-			 attention(b), "ranks", b->t.dist->ranks, "threads", at_threads(), "latent",
-			 (json_int_t)b->latent, "text_tokens", (json_int_t)b->text_tokens, "images",
-			 (json_int_t)b->s.n, "steps", (json_int_t)b->steps, "levels", (json_int_t)b->levels,
-			 "rank", (json_int_t)b->rank, "gemm_flop_per_second", json_number(b->gemm),
-			 "copy_bytes_per_second", json_number(b->copy));
+	return json_pack(
+	    "{s:s, s:s, s:s, s:s, s:s, s:s, s:i, s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:o}", "version",
+	    version(), "model", b->model, "device", b->t.pipeline.device == AT_CUDA ? "cuda" : "cpu",
+	    "machine", at_device_text(b->t.pipeline.device), "dtype", b->dtype, "attention", attention(b),
+	    "ranks", b->t.dist->ranks, "threads", at_threads(), "latent", (json_int_t)b->latent,
+	    "text_tokens", (json_int_t)b->text_tokens, "images", (json_int_t)b->s.n, "steps",
+	    (json_int_t)b->steps, "levels", (json_int_t)b->levels, "rank", (json_int_t)b->rank,
+	    "gemm_flop_per_second", json_number(b->gemm), "copy_bytes_per_second", json_number(b->copy));
 }
 
 static void add_setting(json_t *j, const struct bench *b, const struct bench_times *m)

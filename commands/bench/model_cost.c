@@ -16,14 +16,9 @@ static double size_of(const struct bench *b)
 	return (double)at_dtype_size(b->t.pipeline.dtype);
 }
 
-/* How an adapter takes part in a forward. */
-enum how { HOW_NONE, HOW_PRODUCTS, HOW_MERGED, HOW_MERGED_WITH_GRADIENTS };
-
-/* Beside the sites' own products: those of the pairs, or d loss / d W and what becomes of it. */
-static void add_pairs(const struct bench *b, struct cost *c, const struct cost_shape *s, enum how how)
+void model_cost_adapter(struct cost *c, const struct transformer *t, const struct lora *l,
+			const struct cost_shape *s, enum adapter_cost how)
 {
-	const struct transformer *t = &b->t.pipeline.transformer;
-	const struct lora *l = &b->t.policies.theta;
 	int64_t N = t->type->tokens(t->m, s->h, s->w);
 
 	for (int i = 0; i < t->net->n_site; i++) {
@@ -35,9 +30,9 @@ static void add_pairs(const struct bench *b, struct cost *c, const struct cost_s
 		for (int k = 0; k < site->parts; k++)
 			if (l->at[i * NN_PARTS + k] >= 0)
 				rank += (double)l->pair[l->at[i * NN_PARTS + k]].size.rank;
-		if (rank == 0)
+		if (rank == 0 || how == ADAPTER_NONE || how == ADAPTER_MERGED)
 			continue;
-		if (how == HOW_PRODUCTS) {
+		if (how == ADAPTER_PRODUCTS) {
 			for (int twice = c->backward; twice >= 0; twice--) { /* of x, and of A and B */
 				cost_linear(c, rows, in, rank, s->size);
 				cost_linear(c, rows, rank, out, s->size);
@@ -53,7 +48,7 @@ static void add_pairs(const struct bench *b, struct cost *c, const struct cost_s
 }
 
 /* Forwards of `count` samples, `at_a_time` of them in one. */
-static struct cost forwards(const struct bench *b, int64_t count, int64_t at_a_time, enum how how,
+static struct cost forwards(const struct bench *b, int64_t count, int64_t at_a_time, enum adapter_cost how,
 			    bool backward)
 {
 	const struct transformer *t = &b->t.pipeline.transformer;
@@ -68,8 +63,7 @@ static struct cost forwards(const struct bench *b, int64_t count, int64_t at_a_t
 		if (!n || !(k ? 1 : count / at_a_time))
 			continue;
 		t->type->cost(t->m, &one, &s);
-		if (how == HOW_PRODUCTS || how == HOW_MERGED_WITH_GRADIENTS)
-			add_pairs(b, &one, &s, how);
+		model_cost_adapter(&one, t, &b->t.policies.theta, &s, how);
 		cost_add(&all, &one, k ? 1 : (double)(count / at_a_time));
 	}
 	return all;
@@ -80,7 +74,7 @@ static struct cost theta(const struct bench *b, int64_t pairs)
 	const struct lora *l = &b->t.policies.theta;
 	int64_t micro = b->now.micro, elements = at_numel(b->s.x0_NCHW) / at_size(b->s.x0_NCHW, 0);
 	bool merges = !lora_rounds(l) && lora_prefers_merge(l, elements);
-	enum how how = merges ? HOW_MERGED_WITH_GRADIENTS : HOW_PRODUCTS;
+	enum adapter_cost how = merges ? ADAPTER_MERGED_WITH_GRADIENTS : ADAPTER_PRODUCTS;
 	double blocks = (double)b->t.pipeline.transformer.facts.blocks, again = (double)b->now.checkpoint;
 	struct cost c = forwards(b, pairs, micro, how, false), back = forwards(b, pairs, micro, how, true);
 
@@ -130,7 +124,7 @@ void model_cost(struct bench *b, const struct bench_times *m, struct model_cost 
 	int64_t pairs = b->s.count * b->levels, images = b->s.count * b->steps;
 	struct pass old = policies_old_pass(&b->t.policies);
 	bool beside = lora_runs_beside(&b->t.policies.old_merged);
-	enum how how = beside ? HOW_PRODUCTS : HOW_MERGED;
+	enum adapter_cost how = beside ? ADAPTER_PRODUCTS : ADAPTER_MERGED;
 	struct phase_cost *p = out->phase;
 
 	*out = (struct model_cost) { .sum = { .name = "all", .least = none(b) } };
@@ -141,7 +135,7 @@ void model_cost(struct bench *b, const struct bench_times *m, struct model_cost 
 				  time_forwards(b, &old, pairs) };
 	p[COST_REFERENCE] = (struct phase_cost) { .name = "the base's forwards" };
 	if (b->now.kl > 0) {
-		p[COST_REFERENCE].least = forwards(b, pairs, b->now.micro, HOW_NONE, false);
+		p[COST_REFERENCE].least = forwards(b, pairs, b->now.micro, ADAPTER_NONE, false);
 		p[COST_REFERENCE].measured = time_forwards(b, &(struct pass) { 0 }, pairs);
 	}
 	p[COST_THETA] =

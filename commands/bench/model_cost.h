@@ -23,6 +23,12 @@ struct model_cost {
 	double step, step_measured; /* as bench_step */
 };
 
+/* How an adapter takes part in a forward, or in its backward (c->backward): beside the sites' own products,
+ * those of the pairs, or d loss / d W and what becomes of it. */
+enum adapter_cost { ADAPTER_NONE, ADAPTER_PRODUCTS, ADAPTER_MERGED, ADAPTER_MERGED_WITH_GRADIENTS };
+void model_cost_adapter(struct cost *c, const struct transformer *t, const struct lora *l,
+			const struct cost_shape *s, enum adapter_cost how);
+
 /* Runs the update's forwards for themselves; theta's time is what is left of the update.  After
  * bench_measure, whose times m are, on all ranks. */
 void model_cost(struct bench *b, const struct bench_times *m, struct model_cost *out);

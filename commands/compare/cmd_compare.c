@@ -3,6 +3,7 @@
 #include "base/json.h"
 #include "base/log.h"
 #include "base/machine/stop.h"
+#include "base/version.h"
 #include "base/mem.h"
 #include "commands/compare/curves.h"
 #include "commands/options.h"
@@ -119,18 +120,14 @@ static json_t *range_json(const struct range *r)
 			 "of", r->of);
 }
 
-static void put_range(struct text *t, const struct range *r, const char *number)
+static void put_range(struct text *t, const struct range *r, int decimals)
 {
-	char a[32], b[32], c[32];
-
 	if (r->n < r->of) {
 		text_printf(t, "  %26s", r->n ? "not by all seeds" : "not reached");
 		return;
 	}
-	snprintf(a, sizeof a, number, r->mean);
-	snprintf(b, sizeof b, number, r->least);
-	snprintf(c, sizeof c, number, r->most);
-	char *all = mem_printf("%s (%s - %s)", a, b, c);
+	char *all =
+	    mem_printf("%.*f (%.*f - %.*f)", decimals, r->mean, decimals, r->least, decimals, r->most);
 	text_printf(t, "  %26s", all);
 	free(all);
 }
@@ -205,8 +202,6 @@ static json_t *set_json(const struct comparison *c, const struct curve_set *s, d
 
 static void table(struct text *t, const struct comparison *c, const struct curve_set *set, double seconds)
 {
-	static const char *const number[AXES] = { "%.0f", "%.0f", "%.0f", "%.0f" };
-
 	text_printf(t, "held-out %s: first reached (mean and range over %d seed%s)\n%-10s%-24s", c->score,
 		    c->seeds, c->seeds == 1 ? "" : "s", "", "");
 	for (int a = 0; a < AXES; a++)
@@ -217,7 +212,7 @@ static void table(struct text *t, const struct comparison *c, const struct curve
 			text_printf(t, "%-10.4g%-24s", c->threshold[i], c->name[k]);
 			for (int a = 0; a < AXES; a++) {
 				struct range r = crossing(&set[k], c->threshold[i], (enum axis)a);
-				put_range(t, &r, number[a]);
+				put_range(t, &r, 0);
 			}
 			text_add(t, "\n");
 		}
@@ -228,14 +223,13 @@ static void table(struct text *t, const struct comparison *c, const struct curve
 		for (int s = 0; s < set[k].n; s++)
 			range_add(&last, set[k].v[s].v[set[k].v[s].n - 1].score);
 		text_printf(t, "%-10s%-24s", "", c->name[k]);
-		put_range(t, &equal, "%.3f");
-		put_range(t, &last, "%.3f");
+		put_range(t, &equal, 3);
+		put_range(t, &last, 3);
 		text_add(t, "\n");
 	}
 }
 
-/* ---- What is not the same ---------------------------------------------------------------------------------
- */
+/* ---- What is not the same ------------------------------------------------------------------------------ */
 
 struct differing {
 	json_t *out;
@@ -334,8 +328,9 @@ static int write_all(const struct comparison *c, const struct curve_set *set, js
 
 	for (int k = 0; k < c->configs; k++)
 		json_array_append_new(configs, set_json(c, &set[k], seconds));
-	json_t *all = json_pack("{s:s, s:o, s:O, s:o}", "score", c->score, "equal_device_seconds",
-				json_number(seconds), "differences", differ, "configs", configs);
+	json_t *all = json_pack("{s:s, s:s, s:o, s:O, s:o}", "version", version(), "score", c->score,
+				"equal_device_seconds", json_number(seconds), "differences", differ,
+				"configs", configs);
 	curves_svg(&picture, set, c->configs, c->score);
 	table(&lines, c, set, seconds);
 	int ret = json_write(json, all, e) || file_write(svg, picture.s, picture.n, e) ? -1 : 0;

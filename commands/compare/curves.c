@@ -41,7 +41,7 @@ static void go_on(double at[AXES], const json_t *row)
 		return;
 	at[AXIS_STEPS] = json_number_value(json_object_get(row, "step"));
 	at[AXIS_IMAGES] = json_number_value(json_object_get(row, "images"));
-	at[AXIS_FORWARDS] += json_number_value(forwards);
+	at[AXIS_FORWARDS] = json_number_value(forwards);
 	at[AXIS_SECONDS] = json_number_value(json_object_get(row, "time/device_total"));
 }
 

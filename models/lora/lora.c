@@ -332,31 +332,49 @@ at_t lora_backward(struct lora *l, at_t loss)
 
 /* ---- A site's pairs as one ------------------------------------------------------------------------- */
 
-double lora_stack(const struct lora *l, int which, at_t *a_RI, at_t *b_OR)
+/* One part of a run of sites: its pair or NULL, and its rows. */
+struct stacked {
+	const struct lora_pair *pair;
+	int64_t rows;
+};
+
+static int parts_of_run(const struct lora *l, int first, int sites, struct stacked *part)
 {
-	const struct nn_site *site = &l->net->site[which];
-	const int *at = &l->at[which * NN_PARTS];
-	at_t a[NN_PARTS], b[NN_PARTS];
+	int n = 0;
+
+	for (int i = first; i < first + sites; i++)
+		for (int k = 0; k < l->net->site[i].parts; k++) {
+			const int64_t *row = l->net->site[i].row;
+			int at = l->at[i * NN_PARTS + k];
+
+			part[n++] = (struct stacked) { at < 0 ? NULL : &l->pair[at], row[k + 1] - row[k] };
+		}
+	return n;
+}
+
+double lora_stack_run(const struct lora *l, int first, int sites, at_t *a_RI, at_t *b_OR)
+{
+	struct stacked part[LORA_RUN * NN_PARTS];
+	at_t a[LORA_RUN * NN_PARTS], b[LORA_RUN * NN_PARTS];
 	int64_t all = 0, before = 0;
 	double scale = 0;
 	bool agree = true;
-	int n = 0;
+	int parts = parts_of_run(l, first, sites, part), n = 0;
 
-	for (int i = 0; i < site->parts; i++)
-		if (at[i] >= 0) {
-			double own = lora_scale(&l->pair[at[i]]);
+	for (int i = 0; i < parts; i++)
+		if (part[i].pair) {
+			double own = lora_scale(part[i].pair);
 
 			agree = agree && (!n || own == scale);
 			scale = own;
-			all += l->pair[at[i]].size.rank;
+			all += part[i].pair->size.rank;
 			n++;
 		}
-	for (int i = 0, k = 0; i < site->parts; i++) {
-		const struct lora_pair *p = at[i] < 0 ? NULL : &l->pair[at[i]];
+	for (int i = 0, k = 0; i < parts; i++) {
+		const struct lora_pair *p = part[i].pair;
 
 		if (!p) {
-			b[i] = at_zeros(DIMS(site->row[i + 1] - site->row[i], all), AT_F32,
-					at_device_of(l->flat));
+			b[i] = at_zeros(DIMS(part[i].rows, all), AT_F32, at_device_of(l->flat));
 			continue;
 		}
 		a[k++] = p->a_RI;
@@ -366,8 +384,13 @@ double lora_stack(const struct lora *l, int which, at_t *a_RI, at_t *b_OR)
 		before += p->size.rank;
 	}
 	*a_RI = n == 1 ? a[0] : at_cat(n, a, 0);
-	*b_OR = site->parts == 1 ? b[0] : at_cat(site->parts, b, 0);
+	*b_OR = parts == 1 ? b[0] : at_cat(parts, b, 0);
 	return agree ? scale : 1;
+}
+
+double lora_stack(const struct lora *l, int site, at_t *a_RI, at_t *b_OR)
+{
+	return lora_stack_run(l, site, 1, a_RI, b_OR);
 }
 
 void lora_stack_as(const struct lora *l, int site, enum at_dtype dt, at_t *a_RI, at_t *b_OR)
@@ -376,13 +399,6 @@ void lora_stack_as(const struct lora *l, int site, enum at_dtype dt, at_t *a_RI,
 
 	*a_RI = at_cast(*a_RI, dt);
 	*b_OR = at_cast(scale == 1 ? *b_OR : at_mul(*b_OR, scale), dt);
-}
-
-at_t lora_swap_halves(at_t rows_OR)
-{
-	int64_t half = at_size(rows_OR, 0) / 2;
-
-	return at_cat2(at_narrow(rows_OR, 0, half, half), at_narrow(rows_OR, 0, 0, half), 0);
 }
 
 /* ---- Merging --------------------------------------------------------------------------------- */

@@ -63,10 +63,11 @@ uint64_t lora_hash(const struct lora *l); /* of the values: names the weights me
  * with the scales in B.  The site has at least one pair.
  */
 double lora_stack(const struct lora *l, int site, at_t *a_RI, at_t *b_OR);
+/* The same of sites that follow one another and read the same, LORA_RUN at most. */
+#define LORA_RUN 2
+double lora_stack_run(const struct lora *l, int first, int sites, at_t *a_RI, at_t *b_OR);
 /* The same, the scale in B, rounded to a type: as forwards in 16 bits take them. */
 void lora_stack_as(const struct lora *l, int site, enum at_dtype dt, at_t *a_RI, at_t *b_OR);
-/* The two halves of the rows change places (lora_names.h says where). */
-at_t lora_swap_halves(at_t rows_OR);
 
 /* Training: the pairs become leaves.  lora_backward returns d loss / d pairs, (P,) float32; zeros where loss
  * does not depend on a pair. */

@@ -9,7 +9,7 @@
 /* Where a module's pair comes from. */
 struct source {
 	const struct lora_raw_pair *pair; /* NULL: it has none */
-	bool fused;                       /* the pair is of all parts of the site */
+	bool fused;                       /* the pair is of all parts of the site's run */
 	bool swap;                        /* the halves of B's rows change places */
 	struct lora_size size;
 	at_t a_RI, b_OR; /* what it comes to, float32 on the CPU */
@@ -19,6 +19,7 @@ struct loading {
 	const struct nn_net *net;
 	const struct lora_raw *raw;
 	struct source *source; /* [site * NN_PARTS + part] */
+	struct lora_run *run;  /* of each site */
 };
 
 /* ---- Names ----------------------------------------------------------------------------------- */
@@ -35,14 +36,13 @@ static int claim(struct loading *l, int site, int part, const struct lora_raw_pa
 	return 0;
 }
 
-/* The modules of one site whose names, underscored, are `plain`, or together `original`. */
+/* The modules of one site whose names, underscored, are `name`, or together the original's. */
 static int match_site(struct loading *l, int site, const char *name, const struct lora_raw_pair *p,
 		      bool *found, struct err *e)
 {
 	const struct nn_site *t = &l->net->site[site];
-	bool swap;
-	char *original = lora_original_name(l->net, site, &swap);
-	bool whole = original && !strcmp(original, name);
+	const struct lora_run *run = &l->run[site];
+	bool whole = run->name && !strcmp(run->name, name);
 	int ret = 0;
 
 	for (int part = 0; part < t->parts && !ret; part++) {
@@ -51,11 +51,11 @@ static int match_site(struct loading *l, int site, const char *name, const struc
 
 		if (same || whole) {
 			*found = true;
-			ret = claim(l, site, part, p, !same && t->parts > 1, !same && swap, e);
+			ret = claim(l, site, part, p, !same && (t->parts > 1 || run->sites > 1),
+				    !same && run->swap, e);
 		}
 		free(plain);
 	}
-	free(original);
 	return ret;
 }
 
@@ -149,7 +149,7 @@ static int check_shapes(const struct loading *l, struct err *e)
 				       s->pair->module);
 		for (int half = 0; half < 2; half++)
 			if (check_half(l, s->pair, site->name[part],
-				       s->fused ? site->row[site->parts]
+				       s->fused ? l->run[i / NN_PARTS].rows
 						: site->row[part + 1] - site->row[part],
 				       site->in, half, e))
 				return -1;
@@ -159,18 +159,47 @@ static int check_shapes(const struct loading *l, struct err *e)
 
 /* ---- Values ---------------------------------------------------------------------------------- */
 
+/* A part of a fused pair: its source and its rows there. */
+struct piece {
+	struct source *to;
+	int64_t row, rows;
+};
+
+static int pieces_of(const struct loading *l, const struct lora_run *run, struct piece *piece)
+{
+	int64_t row = 0;
+	int n = 0;
+
+	for (int i = run->first; i < run->first + run->sites; i++)
+		for (int k = 0; k < l->net->site[i].parts; k++, n++) {
+			const int64_t *at = l->net->site[i].row;
+
+			piece[n] = (struct piece) { &l->source[i * NN_PARTS + k], row, at[k + 1] - at[k] };
+			row += piece[n].rows;
+		}
+	return n;
+}
+
 /* used[part * R + r]: does rank r of a fused pair do anything for the part? */
-static bool *used_ranks(at_t b_OR, const struct nn_site *site)
+static bool *used_ranks(at_t b_OR, const struct piece *piece, int parts)
 {
 	int64_t R = at_size(b_OR, 1);
-	bool *used = mem_zero((size_t)(site->parts * R), sizeof *used);
+	bool *used = mem_zero((size_t)(parts * R), sizeof *used);
 	const float *v = at_f32(b_OR);
 
-	for (int part = 0; part < site->parts; part++)
-		for (int64_t o = site->row[part]; o < site->row[part + 1]; o++)
+	for (int part = 0; part < parts; part++)
+		for (int64_t o = piece[part].row; o < piece[part].row + piece[part].rows; o++)
 			for (int64_t r = 0; r < R; r++)
 				used[part * R + r] |= v[o * R + r] != 0;
 	return used;
+}
+
+static bool is_free(const bool *used, int parts, int64_t R, int64_t r)
+{
+	for (int part = 0; part < parts; part++)
+		if (used[part * R + r])
+			return false;
+	return true;
 }
 
 /*
@@ -179,7 +208,8 @@ static bool *used_ranks(at_t b_OR, const struct nn_site *site)
  */
 static void share_ranks(bool *used, int parts, int64_t R)
 {
-	int64_t idle[NN_PARTS], n_idle = 0, free_ranks = 0, k = 0;
+	int64_t idle[LORA_RUN * NN_PARTS], *free_rank = mem_zero((size_t)R, sizeof *free_rank);
+	int64_t n_idle = 0, n_free = 0;
 
 	for (int part = 0; part < parts; part++) {
 		bool any = false;
@@ -190,40 +220,42 @@ static void share_ranks(bool *used, int parts, int64_t R)
 			idle[n_idle++] = part;
 	}
 	for (int64_t r = 0; r < R; r++)
-		free_ranks += !used[r] && !used[R + r] && !used[(parts - 1) * R + r];
-	for (int64_t r = 0; r < R && n_idle; r++) {
-		if (used[r] || used[R + r] || used[(parts - 1) * R + r])
-			continue;
-		int64_t each = free_ranks / n_idle, to = each ? k / each : n_idle - 1;
+		if (is_free(used, parts, R, r))
+			free_rank[n_free++] = r;
+	for (int64_t k = 0; k < n_free && n_idle; k++) {
+		int64_t each = n_free / n_idle, to = each ? k / each : n_idle - 1;
 
-		used[idle[to < n_idle ? to : n_idle - 1] * R + r] = true;
-		k++;
+		used[idle[to < n_idle ? to : n_idle - 1] * R + free_rank[k]] = true;
 	}
+	free(free_rank);
 }
 
 /* A fused pair is a block of rows of B for each part: what was three pairs before it was fused is three
  * again. */
-static void split(struct source *s, const struct nn_site *site)
+static void split(const struct loading *l, const struct lora_run *run)
 {
+	struct piece piece[LORA_RUN * NN_PARTS];
+	int parts = pieces_of(l, run, piece);
+	const struct source *s = piece[0].to;
 	at_t a_RI = at_cast(st_get(s->pair->a), AT_F32);
 	at_t b_OR = at_contiguous(at_cast(st_get(s->pair->b), AT_F32));
 	int64_t R = s->size.rank, *index = mem_zero((size_t)R, sizeof *index);
 	double scale = s->size.alpha / (double)R;
-	bool *used = used_ranks(b_OR, site);
+	bool *used = used_ranks(b_OR, piece, parts);
 
-	share_ranks(used, site->parts, R);
-	for (int part = 0; part < site->parts; part++) {
+	share_ranks(used, parts, R);
+	for (int part = 0; part < parts; part++) {
+		struct source *to = piece[part].to;
 		int64_t n = 0;
 
 		for (int64_t r = 0; r < R; r++)
 			if (used[part * R + r])
 				index[n++] = r;
 		at_t own = at_from(index, DIMS(n), AT_I64);
-		at_t rows = at_narrow(b_OR, 0, site->row[part], site->row[part + 1] - site->row[part]);
 
-		s[part].a_RI = at_index_select(a_RI, 0, own);
-		s[part].b_OR = at_index_select(rows, 1, own);
-		s[part].size = (struct lora_size) { n, scale * (double)n };
+		to->a_RI = at_index_select(a_RI, 0, own);
+		to->b_OR = at_index_select(at_narrow(b_OR, 0, piece[part].row, piece[part].rows), 1, own);
+		to->size = (struct lora_size) { n, scale * (double)n };
 	}
 	free(used);
 	free(index);
@@ -237,19 +269,21 @@ static void take(struct source *s)
 		s->b_OR = lora_swap_halves(s->b_OR);
 }
 
-static void fill(struct lora *l, const struct nn_net *net, struct source *source, enum at_device dev)
+static void fill(struct lora *l, const struct loading *w, enum at_device dev)
 {
-	struct lora_size *size = mem_zero((size_t)(net->n_site * NN_PARTS), sizeof *size);
+	int n = w->net->n_site * NN_PARTS;
+	struct lora_size *size = mem_zero((size_t)n, sizeof *size);
+	struct source *source = w->source;
 
-	for (int i = 0; i < net->n_site * NN_PARTS; i++)
-		if (source[i].pair) {
-			if (!source[i].fused)
-				take(&source[i]);
-			else if (i % NN_PARTS == 0)
-				split(&source[i], &net->site[i / NN_PARTS]);
+	for (int i = 0; i < n; i++)
+		if (source[i].pair && source[i].fused && i == w->run[i / NN_PARTS].first * NN_PARTS)
+			split(w, &w->run[i / NN_PARTS]);
+		else if (source[i].pair && !source[i].fused)
+			take(&source[i]);
+	for (int i = 0; i < n; i++)
+		if (source[i].pair)
 			size[i] = source[i].size;
-		}
-	lora_lay_out(l, net, size, dev);
+	lora_lay_out(l, w->net, size, dev);
 	for (int i = 0; i < l->n; i++) {
 		const struct source *s = &source[l->pair[i].site * NN_PARTS + l->pair[i].part];
 
@@ -257,6 +291,16 @@ static void fill(struct lora *l, const struct nn_net *net, struct source *source
 		at_copy_(l->pair[i].b_OR, s->b_OR);
 	}
 	free(size);
+}
+
+/* Every site's module of the original release, found once. */
+static struct lora_run *runs_of(const struct nn_net *net)
+{
+	struct lora_run *run = mem_zero((size_t)net->n_site + 1, sizeof *run);
+
+	for (int i = 0; i < net->n_site; i++)
+		run[i] = lora_run_of(net, i);
+	return run;
 }
 
 int lora_load(struct lora *l, const struct nn_net *net, const char *path, enum at_device dev, struct err *e)
@@ -270,9 +314,13 @@ int lora_load(struct lora *l, const struct nn_net *net, const char *path, enum a
 		return -1;
 	struct at_scope *s = at_begin(AT_NO_GRAD);
 	work.source = mem_zero((size_t)(net->n_site * NN_PARTS), sizeof *work.source);
+	work.run = runs_of(net);
 	ret = find_modules(&work, e) || check_shapes(&work, e) ? -1 : 0;
 	if (!ret)
-		fill(l, net, work.source, dev);
+		fill(l, &work, dev);
+	for (int i = 0; i < net->n_site; i++)
+		free(work.run[i].name);
+	free(work.run);
 	free(work.source);
 	at_end(s);
 	lora_raw_close(&raw);

@@ -1,6 +1,7 @@
 /* lora_names.c -- module names of a model's original release, from those of diffusers. */
 #include "models/lora/lora_names.h"
 #include "base/mem.h"
+#include "base/text.h"
 #include <ctype.h>
 #include <stdlib.h>
 #include <string.h>
@@ -39,6 +40,48 @@ char *lora_original_name(const struct nn_net *net, int site, bool *swap)
 	return NULL;
 }
 
+static bool named(const struct nn_net *net, int site, const char *name)
+{
+	bool swap, same;
+	char *own = site >= 0 && site < net->n_site ? lora_original_name(net, site, &swap) : NULL;
+
+	same = own && name && !strcmp(own, name);
+	free(own);
+	return same;
+}
+
+struct lora_run lora_run_of(const struct nn_net *net, int site)
+{
+	struct lora_run r = { .first = site, .sites = 1 };
+
+	r.name = lora_original_name(net, site, &r.swap);
+	while (named(net, r.first - 1, r.name)) {
+		r.first--;
+		r.sites++;
+	}
+	while (named(net, r.first + r.sites, r.name))
+		r.sites++;
+	for (int i = r.first; i < r.first + r.sites; i++)
+		r.rows += net->site[i].row[net->site[i].parts];
+	return r;
+}
+
+bool lora_is_original(const struct nn_net *net, const char *tensor)
+{
+	static const char prefix[] = "model.diffusion_model.", suffix[] = "_weight";
+	const char *own = text_starts(tensor, prefix) ? tensor + strlen(prefix) : tensor;
+	char *name = lora_underscored(own);
+	bool found = false;
+	long number;
+
+	if (text_ends(name, suffix))
+		name[strlen(name) - strlen(suffix)] = '\0';
+	for (const struct nn_rename *r = net->names; r && r->here && !found; r++)
+		found = matches(r->there, name, &number);
+	free(name);
+	return found;
+}
+
 char *lora_underscored(const char *module)
 {
 	char *s = mem_str(module);
@@ -47,4 +90,11 @@ char *lora_underscored(const char *module)
 		if (*p == '.')
 			*p = '_';
 	return s;
+}
+
+at_t lora_swap_halves(at_t rows_OR)
+{
+	int64_t half = at_size(rows_OR, 0) / 2;
+
+	return at_cat2(at_narrow(rows_OR, 0, half, half), at_narrow(rows_OR, 0, 0, half), 0);
 }

@@ -140,25 +140,32 @@ static int write_diffusers(const struct lora *l, const char *path, enum at_dtype
 	return ret;
 }
 
-/* The parts of a site as one pair of the original module, with one alpha for all. */
-static int push_fused(struct items *out, const struct lora *l, int site, enum at_dtype dt, struct err *e)
+/* All parts of an original module as one pair of it, with one alpha. */
+static int push_fused(struct items *out, const struct lora *l, const struct lora_run *r, enum at_dtype dt,
+		      struct err *e)
 {
-	bool swap;
-	char *name = lora_original_name(l->net, site, &swap);
 	at_t a_RI, b_OR;
 
-	if (!name)
-		return err_set(e, "adapter: kohya's layout has no name for %s", l->net->site[site].name[0]);
-	double scale = lora_stack(l, site, &a_RI, &b_OR);
+	if (!r->name)
+		return err_set(e, "adapter: kohya's layout has no name for %s",
+			       l->net->site[r->first].name[0]);
+	double scale = lora_stack_run(l, r->first, r->sites, &a_RI, &b_OR);
 
-	push(out, mem_printf("lora_unet_%s.lora_down.weight", name), at_cast(a_RI, dt));
-	push(out, mem_printf("lora_unet_%s.lora_up.weight", name),
-	     at_cast(swap ? lora_swap_halves(b_OR) : b_OR, dt));
+	push(out, mem_printf("lora_unet_%s.lora_down.weight", r->name), at_cast(a_RI, dt));
+	push(out, mem_printf("lora_unet_%s.lora_up.weight", r->name),
+	     at_cast(r->swap ? lora_swap_halves(b_OR) : b_OR, dt));
 	/* float32 always: 16 bits would round an alpha of, say, 513 */
-	push(out, mem_printf("lora_unet_%s.alpha", name),
+	push(out, mem_printf("lora_unet_%s.alpha", r->name),
 	     at_scalar(scale * (double)at_size(a_RI, 0), AT_F32, AT_CPU));
-	free(name);
 	return 0;
+}
+
+static bool touches_any(const struct lora *l, const struct lora_run *r)
+{
+	for (int i = r->first; i < r->first + r->sites; i++)
+		if (lora_touches(l, i))
+			return true;
+	return false;
 }
 
 static int write_kohya(const struct lora *l, const char *path, enum at_dtype dt, struct err *e)
@@ -167,14 +174,19 @@ static int write_kohya(const struct lora *l, const char *path, enum at_dtype dt,
 	struct lora_size most = commonest(l, false);
 	char *dim = mem_printf("%lld", (long long)most.rank), *alpha = mem_printf("%.9g", most.alpha);
 	struct st_meta_item meta[] = { { "format", "pt" },
-				       { "ss_network_module", "networks.lora_sd3" },
+				       { "ss_network_module", l->net->trainer },
 				       { "ss_network_dim", dim },
 				       { "ss_network_alpha", alpha } };
 	int ret = 0;
 
-	for (int i = 0; i < l->net->n_site && !ret; i++)
-		if (lora_touches(l, i))
-			ret = push_fused(&out, l, i, dt, e);
+	for (int i = 0; i < l->net->n_site && !ret;) {
+		struct lora_run r = lora_run_of(l->net, i);
+
+		if (touches_any(l, &r))
+			ret = push_fused(&out, l, &r, dt, e);
+		i += r.sites;
+		free(r.name);
+	}
 	if (!ret)
 		ret = st_write(path, out.v, out.n, meta, 4, e);
 	items_free(&out);

@@ -255,6 +255,7 @@ static void lay_out(struct mmdit *m)
 
 	m->width = D;
 	m->net.names = names;
+	m->net.trainer = "networks.lora_sd3";
 	m->block = mem_zero((size_t)c->num_layers, sizeof *m->block);
 	nn_add_tensor(&m->net, &m->pos_embed_1MD, "pos_embed.pos_embed", DIMS(1, M * M, D), false);
 	nn_add_tensor(&m->net, &m->patch_w_DCpp, "pos_embed.proj.weight", DIMS(D, c->in_channels, p, p),

@@ -65,7 +65,7 @@ static int open_clip(struct sd3_text *t, int i, const struct text_options *o, st
 	char *tokenizer = file_join(o->dir, i ? "tokenizer_2" : "tokenizer");
 	char *encoder = file_join(o->dir, i ? "text_encoder_2" : "text_encoder");
 	int ret = clip_tokenizer_open(&t->tokenizer[i], tokenizer, e) ||
-			  clip_text_open(&t->clip[i], encoder, o->dtype, o->device, e)
+			  clip_text_open(&t->clip[i], encoder, true, o->dtype, o->device, e)
 		      ? -1
 		      : 0;
 
@@ -120,57 +120,6 @@ static void close_text(void *state)
 	free(t);
 }
 
-/* The weights of a folder, whatever files they are in. */
-static int hash_weights(uint64_t *hash, const struct text_options *o, const char *folder, struct err *e)
-{
-	char *path = file_join(o->dir, folder), *config = file_join(path, "config.json");
-	struct st_file f;
-	uint64_t h[2];
-	int ret = content_hash_path(&h[0], config, o->hashes, e) ||
-			  st_open_model(&f, path, NN_TRANSFORMERS, NULL, e)
-		      ? -1
-		      : 0;
-
-	if (!ret) {
-		h[1] = content_hash(&f, o->hashes);
-		st_close(&f);
-		*hash = file_hash(h, sizeof h, *hash);
-	}
-	free(path);
-	free(config);
-	return ret;
-}
-
-static int hash_tokenizer(uint64_t *hash, const struct text_options *o, const char *folder, struct err *e)
-{
-	static const char *const names[] = { "vocab.json",
-					     "merges.txt",
-					     "spiece.model",
-					     "tokenizer_config.json",
-					     "special_tokens_map.json",
-					     "added_tokens.json" };
-	char *path = file_join(o->dir, folder);
-	int ret = 0;
-
-	for (size_t i = 0; i < sizeof names / sizeof *names && !ret; i++) {
-		char *file = file_join(path, names[i]);
-		uint64_t h = 0;
-
-		if (file_exists(file))
-			ret = content_hash_path(&h, file, o->hashes, e);
-		*hash = file_hash(&h, sizeof h, *hash);
-		free(file);
-	}
-	/* read where the files above are not; apart, so that folders without it keep the hash they had */
-	char *json = file_join(path, "tokenizer.json");
-	uint64_t h;
-	if (!ret && file_exists(json) && !(ret = content_hash_path(&h, json, o->hashes, e)))
-		*hash = file_hash(&h, sizeof h, *hash);
-	free(json);
-	free(path);
-	return ret;
-}
-
 static int hash_text(uint64_t *hash, const struct text_options *o, struct err *e)
 {
 	static const char *const encoder[] = { "text_encoder", "text_encoder_2", "text_encoder_3" };
@@ -181,8 +130,7 @@ static int hash_text(uint64_t *hash, const struct text_options *o, struct err *e
 
 	*hash = file_hash(how, sizeof how, 0);
 	for (int i = 0; i < (t.has_t5 ? 3 : 2) && !ret; i++)
-		ret =
-		    hash_weights(hash, o, encoder[i], e) || hash_tokenizer(hash, o, tokenizer[i], e) ? -1 : 0;
+		ret = content_hash_encoder(hash, o->dir, encoder[i], tokenizer[i], o->hashes, e);
 	return ret;
 }
 

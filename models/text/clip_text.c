@@ -53,9 +53,10 @@ void clip_text_forward(const struct clip_text *m, at_t ids_BL, at_t *states_BLD,
 	tap(last_BLD, "text_model.encoder.layers.%lld", (long long)n - 1);
 	rows_BD = at_index_select(at_reshape(last_BLD, DIMS(-1, D)), 0, end_of_text(m, ids_BL));
 	rows_BD = at_layer_norm(rows_BD, m->norm_w, m->norm_b, m->layers.eps);
-	*pooled_BP = at_escape(s, m->projection_DP ? at_matmul(rows_BD, m->projection_DP)
-						   : nn_linear(&m->projection, &base, rows_BD));
-	tap(*pooled_BP, "text_projection");
+	*pooled_BP = at_escape(s, m->plain           ? rows_BD
+				  : m->projection_DP ? at_matmul(rows_BD, m->projection_DP)
+						     : nn_linear(&m->projection, &base, rows_BD));
+	tap(*pooled_BP, m->plain ? "text_model.final_layer_norm" : "text_projection");
 	*states_BLD = at_escape(s, x_BLD);
 	at_end(s);
 }
@@ -99,20 +100,23 @@ void clip_text_lay_out(struct clip_text *m, struct nn_net *net, enum clip_layout
 	clip_norm_lay_out(net, &m->norm_w, &m->norm_b, open ? "ln_final" : "text_model.final_layer_norm", D);
 	if (open)
 		nn_add_tensor(net, &m->projection_DP, "text_projection", DIMS(D, c->projection_dim), true);
-	else
+	else if (!m->plain)
 		nn_add_linear(net, &m->projection, 1, projection, &c->projection_dim, D, false);
 }
 
-int clip_text_open(struct clip_text *m, const char *dir, enum at_dtype dt, enum at_device dev, struct err *e)
+int clip_text_open(struct clip_text *m, const char *dir, bool projected, enum at_dtype dt, enum at_device dev,
+		   struct err *e)
 {
 	char *path = file_join(dir, "config.json");
 	json_t *o = json_read(path, e);
 	int ret;
 
-	*m = (struct clip_text) { 0 };
+	*m = (struct clip_text) { .plain = !projected };
 	ret = o ? clip_text_read(m, o, path, e) : -1;
 	if (!ret) {
 		clip_text_lay_out(m, &m->net, CLIP_TRANSFORMERS);
+		if (m->plain) /* transformers 5 writes a CLIPTextModel without it */
+			nn_alias_bare(&m->net, "text_model.");
 		ret = nn_load_dir(&m->net, dir, NN_TRANSFORMERS, NULL, dt, dev, e);
 	}
 	if (ret)

@@ -51,6 +51,7 @@ void vae_new(struct vae *m, const struct vae_conf *c, uint64_t seed);
 void vae_move(struct vae *m, enum at_dtype dt, enum at_device dev);
 /* DIR/config.json and weights.  Must not move while open. */
 int vae_open(struct vae *m, const char *dir, enum at_dtype dt, enum at_device dev, struct err *e);
+int vae_read_conf(struct vae_conf *c, const char *dir, struct err *e); /* DIR/config.json alone */
 void vae_release(struct vae *m);
 int64_t vae_scale(const struct vae *m); /* pixels a latent */
 /* Latents (B, C, h, w) as the sampler makes them -> pixels (B, 3, 8 h, 8 w), unclamped.  At most

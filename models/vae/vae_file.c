@@ -238,13 +238,21 @@ void vae_move(struct vae *m, enum at_dtype dt, enum at_device dev)
 		order_for_gpu(m);
 }
 
-int vae_open(struct vae *m, const char *dir, enum at_dtype dt, enum at_device dev, struct err *e)
+int vae_read_conf(struct vae_conf *c, const char *dir, struct err *e)
 {
 	char *path = file_join(dir, "config.json");
+	int ret = read_config(c, path, e);
+
+	free(path);
+	return ret;
+}
+
+int vae_open(struct vae *m, const char *dir, enum at_dtype dt, enum at_device dev, struct err *e)
+{
 	int ret;
 
 	*m = (struct vae) { 0 };
-	ret = read_config(&m->conf, path, e);
+	ret = vae_read_conf(&m->conf, dir, e);
 	if (!ret) {
 		lay_out(m);
 		ret = nn_load_dir(&m->net, dir, NN_DIFFUSERS, NULL, dt, dev, e);
@@ -253,7 +261,6 @@ int vae_open(struct vae *m, const char *dir, enum at_dtype dt, enum at_device de
 		vae_release(m);
 	else if (dev == AT_CUDA)
 		order_for_gpu(m);
-	free(path);
 	return ret;
 }
 
@@ -301,12 +308,10 @@ static int64_t scale_type(void *state)
 static int read_scale(int64_t *scale, const char *dir, struct err *e)
 {
 	struct vae m = { 0 };
-	char *path = file_join(dir, "config.json");
-	int ret = read_config(&m.conf, path, e);
+	int ret = vae_read_conf(&m.conf, dir, e);
 
 	if (!ret)
 		*scale = vae_scale(&m);
-	free(path);
 	return ret;
 }
 

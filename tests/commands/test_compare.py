@@ -34,7 +34,7 @@ def series(run):
     steps, images, forwards, seconds, scores, taken = [], [], [], [], [], [0, 0, 0.0, 0]
     for row in read_lines(run / "metrics.jsonl"):
         if "compute/forwards" in row:
-            taken = [row["step"], row["images"], taken[2] + row["compute/forwards"], row["time/device_total"]]
+            taken = [row["step"], row["images"], row["compute/forwards"], row["time/device_total"]]
         if row.get("eval/strict") is not None:
             for of, v in zip((steps, images, forwards, seconds, scores), (*taken, row["eval/strict"])):
                 of.append(v)

@@ -15,8 +15,8 @@ STEPS = 3
 def program(tmp_path_factory):
     return extended(
         tmp_path_factory.mktemp("program"), "algorithms/algorithm.c",
-        ["examples/algorithm_rwr.c", "tests/commands/algorithm_couples.c", "tests/commands/algorithm_walk.c", "tests/commands/algorithm_falls.c"],
-        {"\tX(nft)": "\tX(nft) X(rwr) X(couples) X(walk) X(falls)"},
+        ["examples/algorithm_rwr.c", "tests/commands/algorithm_walk.c", "tests/commands/algorithm_falls.c"],
+        {"\tX(nft)": "\tX(nft) X(rwr) X(walk) X(falls)"},
     )  # fmt: skip
 
 
@@ -31,15 +31,14 @@ def close(a, b):
     return np.abs(a - b).max() < 1e-5
 
 
-@pytest.mark.parametrize("name, notes", [("rwr", {"counts", "error"}), ("couples", {"margin"})])
-def test_ranks(program, tmp_path, name, notes):
+def test_ranks(program, tmp_path):
     """Finite losses, the algorithm's own numbers in the log, and the same adapter from any division of the work."""
-    chosen = f"train.algorithm={name}"
+    chosen = "train.algorithm=rwr"
     theta, log = train(program, tmp_path / "1", chosen)
     assert np.isfinite(theta).all() and np.abs(theta).max() > 1e-3 and len(log) == STEPS
     for line in log:
         losses = {k.removeprefix("loss/") for k in line if k.startswith("loss/")}
-        assert losses == {"policy", "kl", *notes} and all(np.isfinite(line[f"loss/{k}"]) for k in losses)
+        assert losses == {"policy", "kl", "counts", "error"} and all(np.isfinite(line[f"loss/{k}"]) for k in losses)
         assert line["skipped"] == 0 and line["grad_norm"] > 0
     for run, ranks, *sets in ("2", 2), ("pieces", 1, "train.micro_batch=4"), ("replays", 1, "train.cuda_graphs=true"):
         other, others = train(program, tmp_path / run, chosen, *sets, ranks=ranks)
@@ -58,29 +57,11 @@ def test_its_section(program, tmp_path):
     assert kept["train"]["algorithm"] == "rwr" and float(kept["rwr"]["temperature"]) == 0.3 and "nft" not in kept
     page = contraflow("config", "reference", program=program).stdout
     assert "## Algorithm `rwr`: reward-weighted regression\n" in page and "| `rwr.temperature` | `1` | 0.1 .. 1000 |" in page
-    assert "nft, rwr, couples, walk, falls" in page
+    assert "nft, rwr, walk, falls" in page
     config = ["config", "show", "configs/shapes.yaml", "--set"]
     assert "rwr.temperature = '0': must be in [0.1, 1000]" in fails(*config, "rwr.temperature=0", program=program)
     assert "unknown key 'rwr.temprature'; did you mean 'rwr.temperature'" in fails(*config, "rwr.temprature=1", program=program)
     assert "did you mean 'rwr'" in fails(*config, "train.algorithm=rwl", program=program)
-
-
-def test_groups(program, tmp_path):
-    """The first pass: margins begin at zero, where theta is the base, and grow; groups stay whole in the parts of an epoch."""
-    fast = ["train.algorithm=couples", "couples.beta=2000", "optimizer.lr=3e-3"]
-    _, log = train(program, tmp_path / "r", *fast)
-    assert log[0]["loss/margin"] == 0 and all(line["loss/margin"] != 0 for line in log[1:])
-    slow = [*fast[:2], "optimizer.lr=2e-5", "train.steps_per_epoch=3"]  # Adam makes a step of lr of any gradient, also of what is rounding
-    one, _ = train(program, tmp_path / "1", *slow)
-    two, _ = train(program, tmp_path / "2", *slow, "train.micro_batch=1", ranks=2)
-    assert close(one, two)
-    refused = ["train", "configs/shapes.yaml", "--run", tmp_path / "no", *TINY, "--set", "train.algorithm=couples", "--set"]
-    said = fails(*refused, "advantage.mode=binary", program=program)
-    assert "train.algorithm couples: advantage.mode = 'binary': the best and the worst are wanted" in said
-    assert "train.steps_per_epoch = 4: couples looks at whole groups, and an epoch has 3" in fails(
-        *refused, "train.steps_per_epoch=4", program=program
-    )
-    assert not (tmp_path / "no").exists()
 
 
 def test_stages_of_two_algorithms(program, tmp_path):
@@ -148,6 +129,8 @@ def test_rollback(program, tmp_path):
     assert said.count("skipped: a loss or gradient is not finite") == 2 and "went back to the checkpoint of step 2 (1 of at most 3 times)" in said
     rows = read_steps(tmp_path / "fell")
     assert [r["step"] for r in rows] == [1, 2, 3, 4, 5, 6] and [r["epoch"] for r in rows] == [1, 2, 6, 7, 8, 9]
+    taken = np.diff([0] + [r["compute/forwards"] for r in rows])
+    assert taken[0] > 150 and np.allclose(taken, taken[0] * np.array([1, 1, 4, 1, 1, 1]), rtol=1e-12)  # also of the epochs without a step
     assert [r["rollbacks"] for r in rows] == [0, 0, 1, 1, 1, 1] and [r["images"] for r in rows] == [15 * s for s in range(1, 7)]
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

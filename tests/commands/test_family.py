@@ -69,7 +69,7 @@ class DiT(nn.Module):
 def program(tmp_path_factory):
     return extended(
         tmp_path_factory.mktemp("program"), "models/families.c", ["examples/family_dit.c"],
-        {'#include "models/sd3/sd3.h"': '#include "models/sd3/sd3.h"\nextern const struct family family_dit;', "&family_sd3, NULL": "&family_sd3, &family_dit, NULL"},
+        {'#include "models/sd3/sd3.h"': '#include "models/sd3/sd3.h"\nextern const struct family family_dit;', "&family_sd3,": "&family_sd3, &family_dit,"},
     )  # fmt: skip
 
 

@@ -42,7 +42,7 @@ static at_t take_if(const struct st_file *f, const char *name)
 	return st_find(f, name) ? take(f, name, -1) : NULL;
 }
 
-extern const struct algorithm_type algorithm_rwr, algorithm_couples; /* examples/, tests/commands/ */
+extern const struct algorithm_type algorithm_rwr; /* examples/ */
 
 /* An algorithm with its configuration, from lines KEY=VALUE. */
 struct chosen {
@@ -59,7 +59,7 @@ static struct chosen choose(const char *name, double clip, int n, char **set)
 	struct err e;
 
 	if (!c.type)
-		c.type = !strcmp(name, "rwr") ? &algorithm_rwr : &algorithm_couples;
+		c.type = &algorithm_rwr;
 	c.conf = mem_zero(1, c.type->conf_size);
 	for (int i = 0; i < n; i++)
 		need(conf_set(tree, set[i], &e), &e);

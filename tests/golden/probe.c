@@ -12,6 +12,7 @@
 #include "base/mem.h"
 #include "models/lora/lora_file.h"
 #include "models/sd3/mmdit.h"
+#include "models/transformer.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -32,12 +33,37 @@ static at_t take(const struct st_file *f, const char *name, enum at_dtype dt)
 }
 
 struct inputs {
-	at_t x, t, text, pooled, g;
+	at_t x, t, guidance, g;
+	struct cond cond;
 };
 
-static at_t velocity(const struct mmdit *m, const struct pass *p, const struct inputs *in)
+/* x, t (1000 sigma), text with `lengths` or without, pooled and guidance where the transformer reads them,
+ * and g, which may be missing. */
+static struct inputs read_inputs(const struct st_file *f, const struct transformer_facts *facts,
+				 enum at_dtype dt)
 {
-	return mmdit_forward(m, p, in->x, in->t, in->text, in->pooled);
+	struct inputs in = { take(f, "x", dt), take(f, "t", AT_F32), NULL, NULL, { 0 } };
+
+	in.g = st_find(f, "g") ? take(f, "g", dt) : NULL;
+	in.guidance = facts->guided ? take(f, "guidance", AT_F32) : NULL;
+	cond_add(&in.cond, COND_TEXT, take(f, "text", dt),
+		 st_find(f, "lengths") ? take(f, "lengths", AT_I64) : NULL);
+	if (facts->pooled_width)
+		cond_add(&in.cond, COND_POOLED, take(f, "pooled", dt), NULL);
+	return in;
+}
+
+static at_t velocity(const struct transformer *m, const struct pass *p, const struct inputs *in)
+{
+	return m->type->velocity(m->m, p, in->x, in->t, &in->cond, in->guidance);
+}
+
+static void open_transformer(struct transformer *m, const char *dir, enum at_dtype dt)
+{
+	struct err e;
+	const struct transformer_type *type = transformer_of(dir, &e);
+
+	need(!type || transformer_open(m, type, dir, dt, AT_CPU, &e), &e);
 }
 
 /* Appends one gradient for each half of each pair, under PEFT's name. */
@@ -58,7 +84,7 @@ static void gradients(struct lora *l, at_t v, at_t g, const char *prefix, struct
 	}
 }
 
-static int with_adapter(const struct mmdit *m, const char *dir, const struct inputs *in,
+static int with_adapter(const struct transformer *m, const char *dir, const struct inputs *in,
 			struct st_item **item)
 {
 	struct lora l;
@@ -66,7 +92,7 @@ static int with_adapter(const struct mmdit *m, const char *dir, const struct inp
 	struct err e;
 	int n = 0;
 
-	need(lora_load(&l, &m->net, dir, AT_CPU, &e), &e);
+	need(lora_load(&l, m->net, dir, AT_CPU, &e), &e);
 	*item = mem_zero((size_t)(8 * l.n + 4), sizeof **item);
 	lora_merge(&merged, &l);
 	(*item)[n++] =
@@ -84,7 +110,7 @@ static int with_adapter(const struct mmdit *m, const char *dir, const struct inp
 		return n;
 	}
 	gradients(&l, v, in->g, "grad", *item, &n);
-	v = velocity(m, &(struct pass) { .lora = &l, .checkpoint_blocks = m->conf.num_layers }, in);
+	v = velocity(m, &(struct pass) { .lora = &l, .checkpoint_blocks = m->facts.blocks }, in);
 	gradients(&l, v, in->g, "grad_again", *item, &n);
 
 	lora_merge_grad(&merged, &l);
@@ -101,20 +127,17 @@ static int with_adapter(const struct mmdit *m, const char *dir, const struct inp
 
 static void forward(int argc, char **argv)
 {
-	struct mmdit m;
+	struct transformer m;
 	struct st_file f;
 	struct err e;
 	enum at_dtype dt;
 	struct st_item *item;
 	int n = 1;
 
-	need(at_dtype_parse(&dt, argv[5], &e) || mmdit_open(&m, argv[2], dt, AT_CPU, &e) ||
-		 st_open(&f, argv[3], &e),
-	     &e);
-	struct inputs in = { take(&f, "x", dt), take(&f, "t", AT_F32), take(&f, "text", dt),
-			     take(&f, "pooled", dt), NULL };
+	need(at_dtype_parse(&dt, argv[5], &e) || st_open(&f, argv[3], &e), &e);
+	open_transformer(&m, argv[2], dt);
+	struct inputs in = read_inputs(&f, &m.facts, dt);
 	if (argc > 6) {
-		in.g = st_find(&f, "g") ? take(&f, "g", dt) : NULL;
 		n = with_adapter(&m, argv[6], &in, &item);
 	} else {
 		item = mem_zero(1, sizeof *item);
@@ -123,18 +146,19 @@ static void forward(int argc, char **argv)
 	need(st_write(argv[4], item, n, NULL, 0, &e), &e);
 	free(item);
 	st_close(&f);
-	mmdit_release(&m);
+	transformer_close(&m);
 }
 
 static void adapter(int argc, char **argv)
 {
 	struct lora_conf c = { .rank = atoi(argv[4]), .alpha = atof(argv[5]), .init = argv[6] };
-	struct mmdit m;
+	struct transformer m;
 	struct lora l;
 	struct err e;
 
 	c.targets = (struct conf_list) { .v = argv + 7, .n = argc - 7 };
-	need(mmdit_open(&m, argv[2], AT_F32, AT_CPU, &e) || lora_init(&l, &m.net, &c, 5, AT_CPU, &e), &e);
+	open_transformer(&m, argv[2], AT_F32);
+	need(lora_init(&l, m.net, &c, 5, AT_CPU, &e), &e);
 	if (!strcmp(c.init, "random")) {
 		struct rng r = rng_make(1, RNG_USER, 0, 0);
 
@@ -142,20 +166,19 @@ static void adapter(int argc, char **argv)
 	}
 	need(lora_save(&l, argv[3], &e), &e);
 	lora_release(&l);
-	mmdit_release(&m);
+	transformer_close(&m);
 }
 
 static void adapters(char **argv)
 {
-	struct mmdit m;
+	struct transformer m;
 	struct lora l;
 	struct err e;
 
-	need(mmdit_open(&m, argv[2], AT_F32, AT_CPU, &e) || lora_load(&l, &m.net, argv[3], AT_CPU, &e) ||
-		 lora_save(&l, argv[4], &e),
-	     &e);
+	open_transformer(&m, argv[2], AT_F32);
+	need(lora_load(&l, m.net, argv[3], AT_CPU, &e) || lora_save(&l, argv[4], &e), &e);
 	lora_release(&l);
-	mmdit_release(&m);
+	transformer_close(&m);
 }
 
 static void new_model(char **argv)

@@ -167,25 +167,23 @@ def test_loss_at_a_perfect_prediction(folder):
     assert got["loss"].abs() < 1e-6
 
 
-@pytest.mark.parametrize("name, key, value", [("rwr", "temperature", 0.7), ("couples", "beta", 30.0)])
-def test_loss_of_an_example(folder, name, key, value):
-    """examples/algorithm_rwr.c, and the tests' algorithm that looks at groups, from the same formulas as their comments have."""
+def test_loss_of_the_example(folder):
+    """examples/algorithm_rwr.c, from the same formula as its comment has."""
     g = torch.Generator().manual_seed(9)
     x = {n: torch.randn(5, 3, 4, 6, generator=g) for n in ("v", "v_old", "v_ref", "x0", "eps")}
     x |= dict(t=torch.rand(5, generator=g), r=torch.rand(5, generator=g), weight=torch.ones(5))
     t = x["t"].view(-1, 1, 1, 1)
     x["xt"], x["advantage"] = (1 - t) * x["x0"] + t * x["eps"], 5 * (2 * x["r"] - 1)
-    x["group"] = torch.randn(5, generator=g, dtype=torch.float64)
     save_file(x, folder / "in.safetensors")
-    run("loss", name, folder / "in.safetensors", folder / "out.safetensors", 5.0, f"{key}={value}")
+    run("loss", "rwr", folder / "in.safetensors", folder / "out.safetensors", 5.0, "temperature=0.7")
     got, d = load_file(folder / "out.safetensors"), {n: y.double() for n, y in x.items()}
     d["v"].requires_grad_()
     far = ((d["v"] - (d["eps"] - d["x0"])) ** 2).mean((1, 2, 3))
-    policy = far * ((d["advantage"] / value).exp() if name == "rwr" else value / 2 * torch.sigmoid(-d["group"]))
-    loss = policy.mean() + (1e-2 * ((d["v"] - d["v_ref"]) ** 2).mean() if name == "rwr" else 0)
+    policy = far * (d["advantage"] / 0.7).exp()
+    loss = policy.mean() + 1e-2 * ((d["v"] - d["v_ref"]) ** 2).mean()
     loss.backward()
     assert error(got["loss"], loss) < 1e-6 and error(got["policy"], policy) < 1e-6 and error(got["grad_v"], d["v"].grad) < 1e-6
-    notes = dict(counts=policy / far, error=far) if name == "rwr" else dict(margin=d["group"])
+    notes = dict(counts=policy / far, error=far)
     assert {n.removeprefix("note.") for n in got if n.startswith("note.")} == set(notes)
     assert all(error(got[f"note.{n}"], want) < 1e-6 for n, want in notes.items())
 

@@ -128,7 +128,8 @@ def test_twenty_steps(words, tmp_path, name, setting):  # noqa: F811
         "run": {"threads": 1}, "model": {"path": str(model), "text_length": 16, "text_cache": str(tmp_path / "cache")},
         "lora": {"rank": 4, "alpha": 8, "start": str(tmp_path / "start"), "targets": ATTENTION},
         "prompts": {"train": "none.txt", "height": size, "width": size}, "rewards": {"jpeg_compressibility": {}},
-        "train": {"max_steps": STEPS, "micro_batch": 5}, "nft": {"beta": beta, "kl_beta": kl_beta},
+        "train": {"max_steps": STEPS, "micro_batch": 5, "timesteps": "float"}, "nft": {"beta": beta, "kl_beta": kl_beta},
+        "rollout": {"timesteps": "integer"},  # the reference's: whole timesteps in rollouts, exact ones in updates
         "optimizer": {"lr": 3e-4, "weight_decay": 1e-4, "decay": "constant"}, "policy": {**policy, "ema_decay": ema_decay},
         "log": {"tensorboard": False},
     }  # fmt: skip

@@ -1,5 +1,6 @@
 #include "trainer/evaluation/grids.h"
 #include "base/mem.h"
+#include "trainer/evaluation/captions.h"
 #include <stdlib.h>
 #include <string.h>
 
@@ -64,21 +65,36 @@ static int take(void *ctx, int64_t at, at_t rgb_BHW3, struct err *e)
 	return 0;
 }
 
-static struct image join(const struct tiles *t, int cols, int zoom)
+/* With its prompt, its score and what is wrong beneath each. */
+static struct image join(const struct tiles *t, const struct evaluator *v, const int64_t *prompt, int cols,
+			 int zoom)
 {
-	const uint8_t **tile = mem_zero((size_t)t->n, sizeof *tile);
+	struct sheet_tile *tile = mem_zero((size_t)t->n, sizeof *tile);
+	struct reward_item *item = mem_zero((size_t)t->n, sizeof *item);
+	struct sheet s = { .w = t->w, .h = t->h, .cols = cols, .span = 1, .zoom = zoom };
 
-	for (int i = 0; i < t->n; i++)
-		tile[i] = t->rgb + (size_t)i * (size_t)t->w * (size_t)t->h * 3;
-	struct image grid = image_grid(tile, t->n, t->w, t->h, cols, 2, zoom);
+	for (int i = 0; i < t->n; i++) {
+		const struct prompt *p = &v->prompts->v[prompt[i]];
+		const uint8_t *rgb = t->rgb + (size_t)i * (size_t)t->w * (size_t)t->h * 3;
+
+		item[i] = (struct reward_item) {
+			.rgb = rgb, .w = t->w, .h = t->h, .prompt = p->text, .meta = p->meta
+		};
+		tile[i] = (struct sheet_tile) { .rgb = rgb, .title = p->text, .verdict = SHEET_NEITHER };
+	}
+	if (v->mixture)
+		captions_score(v->mixture, item, t->n, tile);
+	struct image grid = sheet_draw(&s, tile, t->n);
+	captions_free(tile, t->n);
 	free(tile);
+	free(item);
 	return grid;
 }
 
 int grid_sample(struct image *grid, const struct evaluator *v, const struct pass *pass, int n, int cols,
 		int zoom, struct err *e)
 {
-	int64_t *id;
+	int64_t *id, *prompt;
 	struct tiles t = { 0 };
 	struct sampling s;
 
@@ -86,16 +102,18 @@ int grid_sample(struct image *grid, const struct evaluator *v, const struct pass
 	if (v->dist->rank != 0)
 		return 0;
 	id = mem_zero((size_t)n, sizeof *id);
-	t.n = grid_choose(v->prompts, n, id);
+	prompt = mem_zero((size_t)n, sizeof *prompt);
+	t.n = grid_choose(v->prompts, n, prompt);
 	for (int i = 0; i < t.n; i++)
-		id[i] *= v->images_per_prompt; /* a prompt's first image */
+		id[i] = prompt[i] * v->images_per_prompt; /* a prompt's first image */
 	s = evaluator_sampling(v, pass);
 	s.take = take;
 	s.take_ctx = &t;
 	int ret = sampling_run(&s, id, t.n, e);
 	if (!ret)
-		*grid = join(&t, cols, zoom);
+		*grid = join(&t, v, prompt, cols, zoom);
 	free(id);
+	free(prompt);
 	free(t.rgb);
 	return ret;
 }

@@ -1,11 +1,11 @@
-/* grids.h -- held-out prompts as a grid of images: what a run looks like. */
+/* grids.h -- held-out prompts as a grid of images, with captions: what a run looks like. */
 #ifndef GRIDS_H
 #define GRIDS_H
 #include "base/image.h"
 #include "trainer/evaluation/evaluate.h"
 
-/* The first image of up to n prompts, tags taking turns, `cols` a row, each pixel zoom x zoom.  Every rank
- * calls; rank 0 gets it, others an empty image. */
+/* The first image of up to n prompts, tags taking turns, `cols` a row, each pixel zoom x zoom, with its
+ * prompt and what v->mixture says of it.  Every rank calls; rank 0 gets it, others an empty image. */
 int grid_sample(struct image *grid, const struct evaluator *v, const struct pass *pass, int n, int cols,
 		int zoom, struct err *e);
 /* The prompts in that order: the j-th of each tag before the (j + 1)-th of any.  Returns how many of the n

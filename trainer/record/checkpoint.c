@@ -61,6 +61,7 @@ static json_t *state_json(const struct trainer *t, uint64_t data_hash)
 		     { "rollbacks", t->at.rollbacks } };
 	for (size_t i = 0; i < sizeof more / sizeof *more; i++)
 		json_object_set_new(j, more[i].key, json_integer(more[i].v));
+	json_object_set_new(j, "forwards", json_number(t->at.forwards));
 	json_object_set_new(j, "batches",
 			    json_pack("{s:I, s:I, s:I, s:I, s:o}", "rollout", (json_int_t)t->batches.rollout,
 				      "eval", (json_int_t)t->batches.eval, "micro",

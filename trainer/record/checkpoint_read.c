@@ -215,6 +215,7 @@ static int take_counters(struct trainer *t, const json_t *j, const char *path, s
 		       json_get_int(&t->optimizer.step, j, "optimizer_step", 0, path, e) ||
 		       json_get_number(&t->at.train_seconds, j, "train_seconds", 0, path, e) ||
 		       json_get_number(&t->at.cpu_seconds, j, "cpu_seconds", 0, path, e) ||
+		       json_get_number(&t->at.forwards, j, "forwards", 0, path, e) ||
 		       take_place(&t->at, j, path, e) || take_batches(t, j, path, e) ||
 		       alarm_from_json(&t->alarm, json_object_get(j, "alarm"), path, e)
 		   ? -1

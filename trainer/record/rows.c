@@ -64,7 +64,7 @@ void rows_step(struct trainer *t, const struct samples *s, const struct update_s
 	at_memory_read(t->pipeline.device, &memory);
 	metrics_add(m, "memory/peak", (double)memory.peak / 1073741824);
 	metrics_add(m, "memory/reserved", (double)memory.reserved_peak / 1073741824);
-	metrics_add(m, "compute/forwards", time->forwards);
+	metrics_add(m, "compute/forwards", t->at.forwards);
 	metrics_add(m, "time/rollout", time->rollout);
 	metrics_add(m, "time/reward_wait", time->reward_wait);
 	metrics_add(m, "time/update", time->update);

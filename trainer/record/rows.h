@@ -10,7 +10,9 @@
 /* Seconds of an epoch by phase. */
 struct round_times {
 	double rollout, reward_wait, update, reduce;
-	double forwards; /* of an image, by all ranks: update_stats.forwards and the rollout's */
+	/* Forwards of the rollout, by all ranks.  They are the epoch's, however often an early end made it
+	 * sample again: the run's sum gets them when the epoch is over. */
+	double sampled;
 };
 
 /* Into the row that is being collected. */
