@@ -35,24 +35,34 @@ static struct evaluator make_evaluator(struct trainer *t)
 				    .seed = (uint64_t)t->x->run.seed };
 }
 
+static int write_grid(struct trainer *t, const struct image *grid, const json_t *told, struct err *e)
+{
+	char *image = mem_printf("%s/samples/step-%06lld.png", t->dir, (long long)t->at.step),
+	     *words = mem_printf("%s/samples/step-%06lld.json", t->dir, (long long)t->at.step);
+	int ret =
+	    image_write_png(image, grid->w, grid->h, grid->rgb, e) || json_write(words, told, e) ? -1 : 0;
+
+	if (!ret && metrics_tensorboard(t->metrics)) {
+		tb_image(metrics_tensorboard(t->metrics), "samples", t->at.step, grid->w, grid->h, grid->rgb);
+		ret = metrics_flush(t->metrics, e);
+	}
+	free(image);
+	free(words);
+	return ret;
+}
+
 static int save_grid(struct trainer *t, struct err *e)
 {
 	struct evaluator v = make_evaluator(t);
 	struct pass ema = policies_ema_pass(&t->policies);
 	struct image grid;
-	int ret = grid_sample(&grid, &v, &ema, GRID_IMAGES, GRID_COLUMNS, (int)t->x->log.grid_zoom, e);
+	json_t *told;
+	int ret = grid_sample(&grid, &told, &v, &ema, GRID_IMAGES, GRID_COLUMNS, (int)t->x->log.grid_zoom, e);
 
-	if (grid.rgb) {
-		char *path = mem_printf("%s/samples/step-%06lld.png", t->dir, (long long)t->at.step);
-		ret = image_write_png(path, grid.w, grid.h, grid.rgb, e);
-		if (!ret && metrics_tensorboard(t->metrics)) {
-			tb_image(metrics_tensorboard(t->metrics), "samples", t->at.step, grid.w, grid.h,
-				 grid.rgb);
-			ret = metrics_flush(t->metrics, e);
-		}
-		free(path);
-		image_free(&grid);
-	}
+	if (grid.rgb)
+		ret = write_grid(t, &grid, told, e);
+	image_free(&grid);
+	json_decref(told);
 	return dist_agree(t->dist, ret, e);
 }
 

@@ -296,11 +296,11 @@ static int run(int argc, char **argv, struct err *e)
 	const char *args[1];
 	int64_t threads = 0;
 	const struct option_spec spec[] = {
-		{ "model", 's', &b.model, "NAME",
-		  "tiny, medium (SD3.5 Medium) or a transformer's folder (default tiny)" },
+		{ "model", 's', &b.model, "NAME", BENCH_MODELS " (default tiny; medium: SD3.5 Medium)" },
 		{ "latent", 'i', &b.latent, "N",
-		  "side of the latents (default: the model's; medium: 64, for 512 pixels)" },
-		{ "text-tokens", 'i', &b.text_tokens, "N", "text tokens (default for medium: 205)" },
+		  "side of the latents (default: the model's; of presets but tiny: 64, for 512 pixels)" },
+		{ "text-tokens", 'i', &b.text_tokens, "N",
+		  "text tokens (default of medium and sd3.5-large: 205, of flux1-dev: 512)" },
 		{ "groups", 'i', &b.groups, "N", "prompts (default 2)" },
 		{ "group-size", 'i', &b.group_size, "N", "images per prompt (default 4)" },
 		{ "batch", 'i', &b.now.batch, "N", "images sampled at a time (default 8)" },
@@ -353,5 +353,6 @@ static int run(int argc, char **argv, struct err *e)
 	return startup_close(&d, ret, e);
 }
 
-const struct command cmd_bench = { "bench", "[--model tiny | medium | DIR] [options]",
+const struct command cmd_bench = { "bench",
+				   "[--model tiny | medium | sd3.5-large | flux1-dev | DIR] [options]",
 				   "time the phases of a training step, with random weights", run };

@@ -85,3 +85,32 @@ def test_others():
     assert (awm["train"]["algorithm"], awm["rollout"]["steps"], int(14 * awm["train"]["timestep_fraction"]), awm["prompts"]["groups"]) == ("awm", 14, 6, 72)
     assert (dpo["train"]["algorithm"], dpo["policy"]["old_every"], float(dpo["dpo"]["beta"])) == ("dpo", 40, 100)
     assert (dgpo["train"]["algorithm"], int(10 * dgpo["train"]["timestep_fraction"]), dgpo["dgpo"]["first_levels"]) == ("dgpo", 4, 7)
+
+
+# FLUX.1-dev: algorithm, solver, steps, embedded guidance, images of a prompt, side, rank, share of the levels trained, standard deviation.
+FLUX = {
+    "pickscore": ("nft", "dpm2", 10, 1, 24, 512, 32, 0.4, "global"), "pickscore-384": ("nft", "euler", 8, 3.5, 16, 384, 64, 0.25, "group"),
+    "flowgrpo-pickscore": ("flow_grpo", "flow_sde", 6, 3.5, 24, 512, 64, 0.99, "global"),
+    "flowgrpo-geneval-fast": ("flow_grpo", "cps", 6, 3.5, 24, 512, 64, 0.99, "global"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FLUX)
+def test_flux(name):
+    c = yaml.safe_load(contraflow("config", "show", f"configs/flux1-dev-{name}.yaml").stdout)
+    algorithm, solver, steps, guidance, images, side, rank, share, std = FLUX[name]
+    r, p, e = c["rollout"], c["prompts"], c["eval"]["sampler"]
+    assert (c["train"]["algorithm"], r["solver"], r["steps"], r["guidance"], e["guidance"], e["steps"]) == (algorithm, solver, steps, guidance, guidance, 28)
+    assert (p["groups"], p["group_size"], p["height"], p["width"]) == (48, images, side, side)
+    assert (c["lora"]["rank"], c["lora"]["alpha"], c["train"]["timestep_fraction"], c["advantage"]["std"]) == (rank, 2 * rank, share, std)
+    assert (c["model"]["text_length"], c["run"]["dtype"], c["train"]["gradient_checkpointing"], list(c["rewards"])) == (
+        128, "bfloat16", "auto", ["geneval" if "geneval" in name else "pickscore"]
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name, model", [("sd35l", "stable-diffusion-3.5-large"), ("sd3m", "stable-diffusion-3-medium-diffusers")])
+def test_other_models_of_the_family(name, model):
+    """3.5 Medium's settings but for the weights."""
+    c, want = yaml.safe_load(contraflow("config", "show", f"configs/{name}-pickscore.yaml").stdout), resolve("pickscore")
+    want["run"]["name"], want["model"]["path"] = f"{name}-pickscore", f"models/{model}"
+    assert c == want

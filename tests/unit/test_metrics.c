@@ -73,6 +73,25 @@ static void test_line(void **state)
 	metrics_close(NULL);
 }
 
+static void test_counts(void **state)
+{
+	const double v[] = { -1, NAN, 1, INFINITY, 0.99, -1 }, same[] = { 3, 3 }, none[] = { NAN };
+	struct metrics *m;
+	struct err e;
+
+	(void)state;
+	put_file("", 0);
+	m = open_at(0);
+	metrics_add_counts(m, "h", v, 6);
+	metrics_add_counts(m, "s", same, 2);
+	metrics_add_counts(m, "n", none, 1);
+	assert_int_equal(metrics_write(m, 1, &e), 0);
+	metrics_close(m);
+#define ZEROS "0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, "
+	expect_file("{\"step\": 1, \"h\": {\"low\": -1, \"high\": 1, \"counts\": [2, " ZEROS
+		    "2]}, \"s\": {\"low\": 3, \"high\": 3, \"counts\": [2, " ZEROS "0]}, \"n\": null}\n");
+}
+
 static void test_resume_cuts(void **state)
 {
 	struct err e;
@@ -163,7 +182,7 @@ static void test_full_disk(void **state)
 	assert_int_equal(setrlimit(RLIMIT_FSIZE, &tiny), 0);
 	metrics_add(m, "loss", 1);
 	wrote = metrics_write(m, 1, &line);
-	tb_scalar(tb, "loss", 1, 1);
+	tb_scalar(tb, "loss", 1, 1, NULL);
 	flushed = tb_flush(tb, &event);
 	setrlimit(RLIMIT_FSIZE, &old);
 	assert_int_equal(wrote, -1);
@@ -302,6 +321,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup(test_line, empty_dir),
+		cmocka_unit_test_setup(test_counts, empty_dir),
 		cmocka_unit_test_setup(test_resume_cuts, empty_dir),
 		cmocka_unit_test_setup(test_resume_counts, empty_dir),
 		cmocka_unit_test_setup(test_resume_after_a_crash, empty_dir),

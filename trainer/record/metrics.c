@@ -4,6 +4,7 @@
 #include "base/json.h"
 #include "base/mem.h"
 #include "base/text.h"
+#include "trainer/record/metric_table.h"
 #include <errno.h>
 #include <math.h>
 #include <stdio.h>
@@ -15,10 +16,13 @@ struct metrics {
 	struct text lines; /* that are not written yet */
 	struct tensorboard *tb;
 	int64_t rows, unwritten;
+	char **told; /* tags that the event file has a description of */
+	int n_told, cap_told;
 	int n, cap;
 	struct metric {
 		char *name;
 		double v;
+		char *counts; /* JSON in place of v, or NULL */
 	} * v;
 };
 
@@ -77,8 +81,28 @@ static int read_kept(struct kept *k, const char *path, int64_t step, int64_t mos
 	return 0;
 }
 
+static bool is_told(const struct metrics *m, const char *name)
+{
+	for (int i = 0; i < m->n_told; i++)
+		if (!strcmp(m->told[i], name))
+			return true;
+	return false;
+}
+
+/* With what it means, when its name comes for the first time. */
+static void put_event(struct metrics *m, const char *name, int64_t step, double v)
+{
+	const struct metric_info *info = is_told(m, name) ? NULL : metric_find(name);
+	char *about = info ? mem_printf("%s %s", info->meaning, info->look) : NULL;
+
+	tb_scalar(m->tb, name, step, v, about);
+	if (info)
+		MEM_PUSH(m->told, m->n_told, m->cap_told) = mem_str(name);
+	free(about);
+}
+
 /* The event files' part of lines that stay, where some of their step do not. */
-static void repeat(struct tensorboard *tb, const struct kept *k)
+static void repeat(struct metrics *m, const struct kept *k)
 {
 	const char *name;
 	json_t *row, *v;
@@ -91,7 +115,7 @@ static void repeat(struct tensorboard *tb, const struct kept *k)
 		json_object_foreach(row, name, v)
 		{
 			if (at >= k->from && json_is_number(v) && strcmp(name, "step"))
-				tb_scalar(tb, name, at, json_number_value(v));
+				put_event(m, name, at, json_number_value(v));
 		}
 	}
 }
@@ -105,7 +129,7 @@ static int open_events(struct metrics *m, const char *dir, const struct kept *k,
 	free(events);
 	if (ret)
 		return -1;
-	repeat(m->tb, k);
+	repeat(m, k);
 	return tb_flush(m->tb, e);
 }
 
@@ -150,8 +174,10 @@ static void add_name(struct text *line, const char *name)
 
 static void forget(struct metrics *m)
 {
-	for (int i = 0; i < m->n; i++)
+	for (int i = 0; i < m->n; i++) {
 		free(m->v[i].name);
+		free(m->v[i].counts);
+	}
 	m->n = 0;
 }
 
@@ -163,13 +189,44 @@ void metrics_close(struct metrics *m)
 	io_records_close(m->file);
 	tb_close(m->tb);
 	text_free(&m->lines);
+	for (int i = 0; i < m->n_told; i++)
+		free(m->told[i]);
+	free(m->told);
 	free(m->v);
 	free(m);
 }
 
 void metrics_add(struct metrics *m, const char *name, double v)
 {
-	MEM_PUSH(m->v, m->n, m->cap) = (struct metric) { mem_str(name), v };
+	MEM_PUSH(m->v, m->n, m->cap) = (struct metric) { mem_str(name), v, NULL };
+}
+
+void metrics_add_counts(struct metrics *m, const char *name, const double *v, int64_t n)
+{
+	double low = INFINITY, high = -INFINITY;
+	int64_t count[METRICS_BUCKETS] = { 0 };
+	struct text t = { 0 };
+
+	for (int64_t i = 0; i < n; i++)
+		if (isfinite(v[i])) {
+			low = fmin(low, v[i]);
+			high = fmax(high, v[i]);
+		}
+	for (int64_t i = 0; i < n; i++)
+		if (isfinite(v[i])) { /* halved first: a difference may overflow */
+			double at = high > low ? (v[i] / 2 - low / 2) / (high / 2 - low / 2) : 0;
+			count[(int)fmin(at * METRICS_BUCKETS, METRICS_BUCKETS - 1)]++;
+		}
+	text_add(&t, low <= high ? "{\"low\": " : "null");
+	if (low <= high) {
+		json_add_number(&t, low);
+		text_add(&t, ", \"high\": ");
+		json_add_number(&t, high);
+		for (int k = 0; k < METRICS_BUCKETS; k++)
+			text_printf(&t, "%s%lld", k ? ", " : ", \"counts\": [", (long long)count[k]);
+		text_add(&t, "]}");
+	}
+	MEM_PUSH(m->v, m->n, m->cap) = (struct metric) { mem_str(name), NAN, t.s };
 }
 
 int metrics_write(struct metrics *m, int64_t step, struct err *e)
@@ -181,9 +238,12 @@ int metrics_write(struct metrics *m, int64_t step, struct err *e)
 		text_add(line, ", ");
 		add_name(line, m->v[i].name);
 		text_add(line, ": ");
-		json_add_number(line, m->v[i].v);
+		if (m->v[i].counts)
+			text_add(line, m->v[i].counts);
+		else
+			json_add_number(line, m->v[i].v);
 		if (m->tb && isfinite(m->v[i].v))
-			tb_scalar(m->tb, m->v[i].name, step, m->v[i].v);
+			put_event(m, m->v[i].name, step, m->v[i].v);
 	}
 	text_add(line, "}\n");
 	m->unwritten++;

@@ -182,12 +182,27 @@ int tb_flush(struct tensorboard *tb, struct err *e)
 	return 0;
 }
 
-void tb_scalar(struct tensorboard *tb, const char *tag, int64_t step, double v)
+/* Value.metadata = 9: SummaryMetadata { plugin_data = 1 { plugin_name = 1 }, summary_description = 3 }. */
+static void put_about(struct text *value, const char *plugin, const char *about)
+{
+	struct text p = { 0 }, m = { 0 };
+
+	put_bytes(&p, 1, plugin, strlen(plugin));
+	put_bytes(&m, 1, p.s, p.n);
+	put_bytes(&m, 3, about, strlen(about));
+	put_bytes(value, 9, m.s, m.n);
+	text_free(&p);
+	text_free(&m);
+}
+
+void tb_scalar(struct tensorboard *tb, const char *tag, int64_t step, double v, const char *about)
 {
 	struct text t = { 0 };
 
 	put_bytes(&t, 1, tag, strlen(tag));
 	put_float(&t, 2, (float)v);
+	if (about)
+		put_about(&t, "scalars", about);
 	summary(tb, step, &t);
 	text_free(&t);
 }
