@@ -152,6 +152,7 @@ def check_gradients(family, pipe, folder, size, targets, rank, alpha, again=0):
     out = ours(folder, inputs, g, adapter=folder / "adapter")
     for key in "v", "v_merged", "v_beside", "v_merged_grad":
         assert error(out[key], v) <= 1e-5, key
+    assert torch.equal(out["v_lean"], out["v_beside"])
     for kind in "grad.", "grad_merged.":
         assert {k[len(kind) :] for k in out if k.startswith(kind)} == set(grads)
         for k, want in grads.items():
@@ -172,7 +173,7 @@ def agrees(family, folder, adapter, transformer, base):
         v = family.velocity(transformer, inputs)
         assert error(v, family.velocity(base, inputs)) > 0.1
     out = ours(folder, inputs, adapter=adapter)
-    assert max(error(out[key], v) for key in ("v", "v_merged", "v_beside")) <= 1e-5
+    assert max(error(out[key], v) for key in ("v", "v_merged", "v_beside")) <= 1e-5, {key: error(out[key], v) for key in ("v", "v_merged", "v_beside")}
 
 
 def export(folder, source, form, out, *more):
