@@ -52,6 +52,7 @@ static const struct {
 } refused[] = {
 	{ "Kontext", "edits images" },
 	{ "Edit", "edits images" },
+	{ "Omni", "edits images" },
 	{ "Fill", "fills parts of images" },
 	{ "Inpaint", "fills parts of images" },
 	{ "Img2Img", "starts from images" },

@@ -69,6 +69,9 @@ static const struct preset {
 	/* diffusers' defaults have its sizes */
 	{ "flux1-dev", "{\"_class_name\": \"FluxTransformer2DModel\", \"guidance_embeds\": true}", 64, 512,
 	  &published_vae },
+	/* likewise; a prompt of 50 or so tokens */
+	{ "z-image", "{\"_class_name\": \"ZImageTransformer2DModel\", \"axes_lens\": [1536, 512, 512]}", 64,
+	  64, &published_vae },
 };
 
 /* Random weights of a configuration's sizes. */
@@ -226,6 +229,21 @@ static void train_a_little(struct bench *b)
 	at_end(s);
 }
 
+/* Attention: what lora.targets has by itself, unless the family names its modules otherwise. */
+static struct lora_conf adapter_conf(const struct bench *b)
+{
+	static char to_q[] = "to_q", to_k[] = "to_k", to_v[] = "to_v", to_out[] = "to_out.0";
+	static char *attention[] = { to_q, to_k, to_v, to_out };
+	const struct nn_net *net = b->t.pipeline.transformer.net;
+	struct lora_conf c = b->x.lora;
+
+	for (int i = 0; i < net->n_site; i++)
+		if (strstr(net->site[i].name[0], ".attn."))
+			return c;
+	c.targets = (struct conf_list) { .v = attention, .n = 4 };
+	return c;
+}
+
 static int make_trainer(struct bench *b, struct err *e)
 {
 	struct trainer *t = &b->t;
@@ -242,8 +260,9 @@ static int make_trainer(struct bench *b, struct err *e)
 		p->vae_type = &kl_autoencoder;
 		p->vae = &b->vae;
 	}
+	struct lora_conf lora = adapter_conf(b);
 	if (transformer_check_side(&p->transformer, b->latent, "bench: --latent", e) ||
-	    policies_init(&t->policies, &b->x.policy, p->transformer.net, &b->x.lora, NULL, 1, p->device, e))
+	    policies_init(&t->policies, &b->x.policy, p->transformer.net, &lora, NULL, 1, p->device, e))
 		return -1;
 	train_a_little(b);
 	struct at_scope *s = at_begin(AT_NO_GRAD);

@@ -161,10 +161,11 @@ void joint_run(const struct joint_block *b, const struct nn_net *net, int i, con
 
 void joint_attention_cost(struct cost *c, double B, double S, double D, double size)
 {
-	double qkv = 2 * 3, turning = 2 * 2;
+	double qkv = 2 * 3, turning = 2 * 2,
+	       casts = size < 4 ? 2 * 4 * 4 : 0; /* of queries and keys, in float32 */
 
 	cost_attention(c, B, S, S, D, size);
-	cost_op(c, COST_ELEMENTS, 0, (qkv + turning) * size * B * S * D);
+	cost_op(c, COST_ELEMENTS, 0, ((qkv + turning) * size + casts) * B * S * D);
 }
 
 void joint_cost(struct cost *c, double B, double N, double L, double D, double size)

@@ -126,7 +126,7 @@ def test_trace(folder):
 
 
 @pytest.mark.parametrize("args, message", [
-    (["--model", "huge"], "or a transformer's folder"), (["--latent", 7], "a multiple of 2"), (["--levels", 11], "--levels"),
+    (["--model", "huge"], "z-image or a transformer's folder"), (["--latent", 7], "a multiple of 2"), (["--levels", 11], "--levels"),
     (["--dtype", "int4"], "int4"), (["--model-cost", "--matrix"], "one setting"), (["--merge", "often"], "often"), (["--repeats", 0], "--repeats"), (["--device", "tpu"], "tpu"),
     (["--vae-batch", 0], "above 0"), (["--trace", "t", "--matrix"], "without --matrix"), (["--trace", "/proc/none"], "/proc/none"), (["--vae-dtype", "int8"], "int8"),
 ])  # fmt: skip
