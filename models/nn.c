@@ -439,10 +439,12 @@ static at_t beside(const struct nn_linear *l, const struct pass *p, at_t x)
 {
 	struct at_scope *s = at_begin(AT_GRAD_AS_IS);
 	at_t a_RI = p->merged->a_RI[l->site], wide_OK = p->merged->wide_OK[l->site];
-	at_t b_OR = at_narrow(wide_OK, 1, at_size(x, -1), at_size(a_RI, 0));
+	int64_t rank = at_size(a_RI, 0), before = at_size(wide_OK, 1) - rank; /* 0: without the weight */
+	at_t b_OR = at_narrow(wide_OK, 1, before, rank);
 
 	if (!is_fp8(l, p))
-		return at_return(s, at_linear_low_rank(x, l->w_OI, l->b_O, a_RI, b_OR, wide_OK));
+		return at_return(s,
+				 at_linear_low_rank(x, l->w_OI, l->b_O, a_RI, b_OR, before ? wide_OK : NULL));
 	at_t y = at_linear_fp8(x, p->fp8->bytes_OI[l->site], p->fp8->scale_O[l->site], l->b_O);
 	at_t h_TR = at_linear(at_reshape(x, DIMS(-1, at_size(x, -1))), a_RI, NULL);
 	at_t y_TO = at_view(y, DIMS(-1, at_size(y, -1)));

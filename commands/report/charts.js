@@ -123,7 +123,7 @@ const Charts = (() => {
 		const near = v[Math.floor(0.99 * (v.length - 1))];
 		if (v.length > 50 && high - low > 4 * (near - low) && near > low) high = near + 0.25 * (near - low);
 		if (low >= 0 && low < 0.4 * high) low = 0;
-		if (high <= low) {
+		if (high - low <= 0.005 * Math.abs(high)) { // level: not a cliff of its rounding
 			const pad = Math.abs(low) > 0 ? Math.abs(low) * 0.1 : 1;
 			return low === 0 ? [0, pad] : [low - pad, high + pad];
 		}
@@ -254,7 +254,7 @@ const Charts = (() => {
 	function drawHeat(chart) {
 		const { spec } = chart, there = spec.counts.filter(Boolean);
 		const low = Math.min(...there.map((c) => c.low)), high = Math.max(...there.map((c) => c.high));
-		const columns = Math.min(90, spec.x.length), p = plot(chart, spec.x, low, high > low ? high : low + 1, 16);
+		const columns = Math.min(90, spec.x.length), p = plot(chart, spec.x, low, high > low ? high : low + 1, 30);
 		const cells = Array.from({ length: columns }, () => new Array(ROWS).fill(0));
 		spec.counts.forEach((c, i) => {
 			if (!c) return;

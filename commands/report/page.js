@@ -93,7 +93,7 @@
 
 	const phases = [["time/rollout", "sampling"], ["time/reward_wait", "rewards"], ["time/update", "update"], ["time/all_reduce", "ranks"]];
 	section("time", "Time", "Seconds of a step by phase: sampling and decoding, waiting for rewards, the update, and summing over ranks. Evaluations come on top.",
-		grid(runs.filter((r) => column(r.rows.steps, "time/rollout").some(isNumber)).map((r) => Charts.stack({ key: "phases " + r.name, title: runs.length > 1 ? `Phases of ${r.name}` : "Phases of a step", unit: "s",
+		runs.filter((r) => column(r.rows.steps, "time/rollout").some(isNumber)).map((r) => el("div", { style: "margin-bottom:18px" }, Charts.stack({ key: "phases " + r.name, height: 220, title: runs.length > 1 ? `Phases of ${r.name}` : "Phases of a step", unit: "s",
 			note: "Each band is one phase; its share of all steps stands beside it.", stages: r.stages, x: r.rows.steps.step,
 			parts: phases.map(([k, name], i) => ({ name, hue: `var(--c${i})`, y: column(r.rows.steps, k) })) }))),
 		grid([...(evals.includes("time/eval") ? [chart("evals", "time/eval")] : []), ...ofSection(5, [...phases.map((p) => p[0]), "time/train_total", "time/device_total"]).map((k) => chart("steps", k))]));

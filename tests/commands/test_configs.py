@@ -26,10 +26,11 @@ def common(c):
 
 
 def test_fast():
-    """The published settings but for three keys."""
+    """The published settings but for five keys."""
     want, fast = resolve("geneval"), resolve("geneval-fast")
     want["run"]["name"] = "sd35m-geneval-fast"
     want["nft"]["kl_every"] = 4
+    want["rollout"]["timesteps"] = want["eval"]["sampler"]["timesteps"] = "float"
     want["model"].update(vae_dtype="bfloat16", vae_batch=12)
     assert fast == want
 
@@ -123,6 +124,27 @@ def test_other_models_of_the_family(name, model):
     c, want = yaml.safe_load(contraflow("config", "show", f"configs/{name}-pickscore.yaml").stdout), resolve("pickscore")
     want["run"]["name"], want["model"]["path"] = f"{name}-pickscore", f"models/{model}"
     assert c == want
+
+
+# Published recipes of Qwen-Image: algorithm, solver, steps, guidance, shift, prompts, side, share of the levels trained, learning rate, std.
+QWEN_IMAGE = {
+    "ocr": ("nft", "euler", 10, 1, 0, 24, 512, 1, 3e-4, "group"), "pickscore": ("nft", "euler", 30, 4, 0, 32, 512, 0.34, 2e-4, "group"),
+    "pickscore-384": ("nft", "euler", 12, 1, 3, 32, 384, 0.99, 3e-4, "global"),
+    "flowgrpo-pickscore": ("flow_grpo", "flow_sde", 10, 4, 0, 32, 512, 0.99, 3e-4, "group"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", QWEN_IMAGE)
+def test_qwen_image(name):
+    c = yaml.safe_load(contraflow("config", "show", f"configs/qwen-image-{name}.yaml").stdout)
+    algorithm, solver, steps, guidance, shift, groups, side, share, lr, std = QWEN_IMAGE[name]
+    r, p, e = c["rollout"], c["prompts"], c["eval"]["sampler"]
+    assert (c["train"]["algorithm"], r["solver"], r["steps"], r["guidance"], e["guidance"], r["shift"], e["shift"]) == (
+        algorithm, solver, steps, guidance, guidance, shift, shift
+    )  # fmt: skip
+    assert (p["groups"], p["group_size"], p["height"], p["width"], float(c["optimizer"]["lr"])) == (groups, 16, side, side, lr)
+    assert (c["lora"]["rank"], c["lora"]["alpha"], c["train"]["timestep_fraction"], c["advantage"]["std"]) == (64, 128, share, std)
+    assert (c["model"]["text_length"], c["policy"]["merge"], c["train"]["gradient_checkpointing"]) == (256, "lean", "auto")
 
 
 # Z-Image, as Flow-Factory's examples have it: guidance (one more than theirs), steps, levels trained, algorithm, standard deviation, folder.

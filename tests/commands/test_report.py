@@ -3,7 +3,11 @@
 import base64
 import io
 import json
+import os
 import re
+import shutil
+import subprocess
+import time
 
 import numpy as np
 import pytest
@@ -11,7 +15,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import browser
-from command import ROOT, contraflow, fails, read_lines, read_steps, read_zst
+from command import ROOT, build, contraflow, fails, read_lines, read_steps, read_zst
 
 STEPS = 3
 needs_browser = pytest.mark.skipif(not browser.PROGRAM, reason="there is no Chromium (tools/setup.sh --test installs it on Debian)")
@@ -148,6 +152,32 @@ def test_refuses(run, tmp_path):
     (broken / "metrics.jsonl").write_text('{"step": 1, "epoch": 1}\n{"step": 2, "ep')  # being written
     contraflow("report", broken, "-o", tmp_path / "x.html")
     assert embedded(tmp_path / "x.html")["runs"][0]["rows"]["steps"]["step"] == [1]
+
+
+def test_watches(run, tmp_path):
+    """Of a run that has not come to its end the page loads itself again, and the last one does not."""
+    going = tmp_path / "going"
+    shutil.copytree(run, going, ignore=shutil.ignore_patterns("result.json", "report.html"))
+    page, env = tmp_path / "page.html", {k: v for k, v in os.environ.items() if k != "LD_LIBRARY_PATH"}
+    lines = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (going / "metrics.jsonl").write_text("".join(lines[:3]))
+    watcher = subprocess.Popen([build() / "contraflow", "report", going, "--watch=1", "-o", page], stderr=subprocess.PIPE, env=env, text=True)
+    steps = lambda: len(embedded(page)["runs"][0]["rows"]["steps"]["step"]) if page.exists() else 0  # noqa: E731
+    wait_for(lambda: steps() == 1)
+    assert embedded(page)["refresh"] == 1 and embedded(page)["runs"][0]["state"] == "stopped"
+    (going / "metrics.jsonl").write_text("".join(lines))
+    wait_for(lambda: steps() == STEPS)
+    (going / "result.json").write_bytes((run / "result.json").read_bytes())
+    assert watcher.wait(60) == 0
+    assert embedded(page)["refresh"] == 0 and embedded(page)["runs"][0]["state"] == "finished"
+
+
+def wait_for(condition):
+    for _ in range(600):
+        if condition():
+            return
+        time.sleep(0.1)
+    raise AssertionError("never")
 
 
 def test_large(run, tmp_path):

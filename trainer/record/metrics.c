@@ -12,10 +12,10 @@
 #include <string.h>
 
 struct metrics {
-	FILE *f;
-	char *path;
+	struct io_records *file;
+	struct text lines; /* that are not written yet */
 	struct tensorboard *tb;
-	int64_t rows;
+	int64_t rows, unwritten;
 	char **told; /* tags that the event file has a description of */
 	int n_told, cap_told;
 	int n, cap;
@@ -63,22 +63,22 @@ static void keep_lines(struct kept *k, const char *data, const char *path, int64
 	}
 }
 
-static int cut(struct kept *k, const char *path, int64_t step, int64_t most, struct err *e)
+/* What of the file stays; *cut: not all of it. */
+static int read_kept(struct kept *k, const char *path, int64_t step, int64_t most, bool *cut, struct err *e)
 {
 	char *data;
 	size_t n;
-	int ret = 0;
 
+	*cut = false;
 	text_add(&k->lines, "");
 	if (!file_exists(path))
 		return 0;
 	if (file_read(&data, &n, path, e))
 		return -1;
 	keep_lines(k, data, path, step, most);
-	if (k->lines.n != n)
-		ret = file_write(path, k->lines.s, k->lines.n, e);
+	*cut = k->lines.n != n;
 	free(data);
-	return ret;
+	return 0;
 }
 
 static bool is_told(const struct metrics *m, const char *name)
@@ -120,27 +120,39 @@ static void repeat(struct metrics *m, const struct kept *k)
 	}
 }
 
+/* Event files take back what the lines are about to lose, and hold what stays. */
+static int open_events(struct metrics *m, const char *dir, const struct kept *k, struct err *e)
+{
+	char *events = file_join(dir, "tensorboard");
+	int ret = file_mkdirs(events, e) || tb_open(&m->tb, events, k->from - 1, e) ? -1 : 0;
+
+	free(events);
+	if (ret)
+		return -1;
+	repeat(m, k);
+	return tb_flush(m->tb, e);
+}
+
 int metrics_open(struct metrics **out, const char *dir, int64_t step, int64_t rows, bool tensorboard,
 		 struct err *e)
 {
 	struct metrics *m = mem_zero(1, sizeof *m);
 	struct kept kept = { .rows = json_array(), .from = step + 1 };
-	char *events = file_join(dir, "tensorboard");
-	int ret = 0;
+	char *path = file_join(dir, "metrics.jsonl");
+	bool cut;
+	int ret = read_kept(&kept, path, step, rows, &cut, e);
 
-	m->path = file_join(dir, "metrics.jsonl");
-	if (cut(&kept, m->path, step, rows, e))
-		ret = -1;
-	else if (!(m->f = io_append(m->path, false)))
-		ret = err_set(e, "cannot write %s: %s", m->path, strerror(errno));
-	else if (tensorboard)
-		ret = file_mkdirs(events, e) || tb_open(&m->tb, events, kept.from - 1, e) ? -1 : 0;
+	/* events first: who is killed between the two cuts again, and knows from the lines what */
+	if (!ret && tensorboard)
+		ret = open_events(m, dir, &kept, e);
+	if (!ret && cut)
+		ret = file_write(path, kept.lines.s, kept.lines.n, e);
+	if (!ret && !(m->file = io_records_open(path, false)))
+		ret = err_set(e, "cannot write %s: %s", path, strerror(errno));
 	m->rows = (int64_t)json_array_size(kept.rows);
-	if (m->tb)
-		repeat(m, &kept);
 	text_free(&kept.lines);
 	json_decref(kept.rows);
-	free(events);
+	free(path);
 	if (ret) {
 		metrics_close(m);
 		m = NULL;
@@ -174,13 +186,12 @@ void metrics_close(struct metrics *m)
 	if (!m)
 		return;
 	forget(m);
-	if (m->f)
-		fclose(m->f);
+	io_records_close(m->file);
 	tb_close(m->tb);
+	text_free(&m->lines);
 	for (int i = 0; i < m->n_told; i++)
 		free(m->told[i]);
 	free(m->told);
-	free(m->path);
 	free(m->v);
 	free(m);
 }
@@ -220,30 +231,35 @@ void metrics_add_counts(struct metrics *m, const char *name, const double *v, in
 
 int metrics_write(struct metrics *m, int64_t step, struct err *e)
 {
-	struct text line = { 0 };
-	int ret = 0;
+	struct text *line = &m->lines;
 
-	text_printf(&line, "{\"step\": %lld", (long long)step);
+	text_printf(line, "{\"step\": %lld", (long long)step);
 	for (int i = 0; i < m->n; i++) {
-		text_add(&line, ", ");
-		add_name(&line, m->v[i].name);
-		text_add(&line, ": ");
+		text_add(line, ", ");
+		add_name(line, m->v[i].name);
+		text_add(line, ": ");
 		if (m->v[i].counts)
-			text_add(&line, m->v[i].counts);
+			text_add(line, m->v[i].counts);
 		else
-			json_add_number(&line, m->v[i].v);
+			json_add_number(line, m->v[i].v);
 		if (m->tb && isfinite(m->v[i].v))
 			put_event(m, m->v[i].name, step, m->v[i].v);
 	}
-	text_add(&line, "}\n");
-	if (fwrite(line.s, 1, line.n, m->f) != line.n || fflush(m->f))
-		ret = err_set(e, "cannot write %s: %s", m->path, strerror(errno));
-	m->rows += !ret;
-	if (m->tb && !ret)
-		ret = tb_flush(m->tb, e);
-	text_free(&line);
+	text_add(line, "}\n");
+	m->unwritten++;
 	forget(m);
-	return ret;
+	return metrics_flush(m, e);
+}
+
+/* Lines first: an event that no line has would stay when a resumed run makes it again. */
+int metrics_flush(struct metrics *m, struct err *e)
+{
+	if (m->lines.n && io_records_add(m->file, m->lines.s, m->lines.n))
+		return err_set(e, "cannot write %s: %s", io_records_path(m->file), strerror(errno));
+	m->rows += m->unwritten;
+	m->unwritten = 0;
+	m->lines.n = 0;
+	return m->tb ? tb_flush(m->tb, e) : 0;
 }
 
 int64_t metrics_rows(const struct metrics *m)

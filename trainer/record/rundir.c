@@ -337,14 +337,15 @@ static void sweep(const char *dir)
 /* Of rank 0, when nothing is left that could refuse the run. */
 static int begin(struct trainer *t, struct rundir *r, bool found, const char *command, struct err *e)
 {
-	char *samples = file_join(t->dir, "samples"), *log = file_join(t->dir, "log.txt");
+	char *samples = file_join(t->dir, "samples"), *log = file_join(t->dir, "log.txt"),
+	     *checkpoints = file_join(t->dir, "checkpoints");
 	json_t *inputs = inputs_hash(t->file);
 
 	if (t->archives)
 		inputs_add(inputs, "archives", t->archives->hash);
 	r->begun = true;
 	sweep(t->dir);
-	int ret = file_mkdirs(samples, e) || log_file(log, e) ? -1 : 0;
+	int ret = checkpoints_sweep(checkpoints, e) || file_mkdirs(samples, e) || log_file(log, e) ? -1 : 0;
 	if (!ret) {
 		note_start(t, r, command);
 		if (found)
@@ -362,6 +363,7 @@ static int begin(struct trainer *t, struct rundir *r, bool found, const char *co
 	t->inputs = inputs;
 	free(samples);
 	free(log);
+	free(checkpoints);
 	return ret;
 }
 

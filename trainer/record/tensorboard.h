@@ -10,7 +10,8 @@
 #include <stdint.h>
 
 struct tensorboard;
-/* A new file in `dir` (which exists) for a run that continues after `step`. */
+/* A new file in `dir` (which exists) for a run that continues after `step`.  Events are kept until tb_flush,
+ * which writes all of them or none, and keeps them where it fails; tb_close drops what is left. */
 int tb_open(struct tensorboard **tb, const char *dir, int64_t step, struct err *e);
 void tb_close(struct tensorboard *tb); /* NULL is fine */
 /* `about`: what TensorBoard shows as the tag's description, in its first value of a file; NULL: nothing. */
