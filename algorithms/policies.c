@@ -25,9 +25,12 @@ const struct field policy_fields[] = {
 	FIELD(struct policy_conf, ema_every, .init = "1", .min = 1, .max = 1e6, .unit = "optimizer steps",
 	      .doc = "steps between updates of the averaged policy"),
 	FIELD(struct policy_conf, merge, .init = "auto", .choices = lora_form_names,
-	      .doc = "do the old and the averaged policy run on weights that have their adapters in them? "
-		     "always: yes, which is faster; never: the adapters' products are added as they run; "
-		     "auto: where the weights have 32 bits, because 16 lose small changes"),
+	      .doc =
+		  "do the old and the averaged policy run on weights that have their adapters in them? "
+		  "always: yes, which is faster; never: the adapters' products are added as they run; "
+		  "auto: where the weights have 32 bits, because 16 lose small changes; lean: as never, but "
+		  "without a copy of the weights for each of the two, which a large model has no room for; "
+		  "each product then puts weight and adapter together anew"),
 	FIELD_END
 };
 

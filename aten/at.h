@@ -208,8 +208,8 @@ at_t at_relu(at_t x);
 at_t at_softmax(at_t x, int dim);
 at_t at_embedding(at_t table, at_t index_i64);
 at_t at_upsample_nearest2(at_t x); /* (B, C, H, W) -> twice the height and width */
-/* Scaled dot-product attention of (B, H, S, K) tensors; scale 0 means 1/sqrt(K); bias may be NULL.
- * The result may be a view of (B, S, H, K): transposed and flattened without a copy. */
+/* Scaled dot-product attention of (B, H, S, K); scale 0: 1/sqrt(K); bias may be NULL; a head of k and v, if
+ * they have fewer, serves a run of q's.  The result may be a view of (B, S, H, K): transposed for nothing. */
 at_t at_sdpa(at_t q, at_t k, at_t v, at_t bias_or_null, bool causal, double scale);
 /* What computes that without bias and mask: libtorch's "flash", "efficient", "cudnn" or "math", or this
  * library's own for "short" sequences on the CPU. */

@@ -199,12 +199,14 @@ static int stream_close(void *cookie)
 	return -1;
 }
 
-static FILE *open_stream(struct io_stream *s, int fd, const char *path, cookie_io_functions_t calls)
+FILE *io_stream(struct io_stream *s, int fd, const char *path)
 {
 	s->fd = fd;
 	s->error = 0;
 	s->path = strdup(path);
-	s->f = s->path ? fopencookie(s, "w", calls) : NULL;
+	s->f = s->path ? fopencookie(s, "w",
+				     (cookie_io_functions_t) { .write = stream_write, .close = stream_close })
+		       : NULL;
 	if (s->f) {
 		setvbuf(s->f, s->buffer, _IOFBF, sizeof s->buffer); /* glibc ignores a size alone */
 	} else {
@@ -214,53 +216,54 @@ static FILE *open_stream(struct io_stream *s, int fd, const char *path, cookie_i
 	return s->f;
 }
 
-FILE *io_stream(struct io_stream *s, int fd, const char *path)
+/* ---- Records ------------------------------------------------------------------------------------------ */
+
+struct io_records {
+	int fd;
+	char path[]; /* one piece of memory: nothing else can fail once the file is open */
+};
+
+struct io_records *io_records_open(const char *path, bool anew)
 {
-	return open_stream(s, fd, path,
-			   (cookie_io_functions_t) { .write = stream_write, .close = stream_close });
+	size_t n = strlen(path) + 1;
+	struct io_records *r = malloc(sizeof *r + n);
+
+	if (!r)
+		return NULL;
+	memcpy(r->path, path, n);
+	r->fd = io_open(path, O_WRONLY | O_APPEND | O_CREAT | (anew ? O_EXCL : 0), 0666);
+	if (r->fd < 0) {
+		int code = errno;
+		free(r);
+		errno = code;
+		return NULL;
+	}
+	return r;
 }
 
-/* What went there of a piece that does not fit is taken back: a record is whole or not there. */
-static ssize_t append_write(void *cookie, const char *data, size_t n)
+int io_records_add(struct io_records *r, const void *data, size_t n)
 {
-	const struct io_stream *s = cookie;
 	struct stat st;
-	bool known = !fstat(s->fd, &st) && S_ISREG(st.st_mode);
-	ssize_t ret = stream_write(cookie, data, n);
+	bool known = !fstat(r->fd, &st) && S_ISREG(st.st_mode);
+	int ret = io_write(r->fd, data, n, r->path);
 
-	if (!ret && known) {
+	if (ret && known) { /* the part that fitted is taken back */
 		int code = errno;
-		(void)!ftruncate(s->fd, st.st_size);
+		(void)!ftruncate(r->fd, st.st_size);
 		errno = code;
 	}
 	return ret;
 }
 
-static int append_close(void *cookie)
+const char *io_records_path(const struct io_records *r)
 {
-	struct io_stream *s = cookie;
-	int ret = stream_close(s);
-
-	free(s->path);
-	free(s);
-	return ret;
+	return r->path;
 }
 
-FILE *io_append(const char *path, bool anew)
+void io_records_close(struct io_records *r)
 {
-	int fd = io_open(path, O_WRONLY | O_APPEND | O_CREAT | (anew ? O_EXCL : 0), 0666);
-	struct io_stream *s = fd < 0 ? NULL : malloc(sizeof *s);
-
-	if (!s) {
-		if (fd >= 0)
-			close(fd);
-		return NULL;
-	}
-	if (!open_stream(s, fd, path,
-			 (cookie_io_functions_t) { .write = append_write, .close = append_close })) {
-		free(s);
-		close(fd);
-		return NULL;
-	}
-	return s->f;
+	if (!r)
+		return;
+	close(r->fd);
+	free(r);
 }

@@ -43,10 +43,13 @@ struct io_stream {
 };
 /* NULL with errno.  *s stays where it is while the stream is open; the caller frees s->path after fclose. */
 FILE *io_stream(struct io_stream *s, int fd, const char *path);
-/* A stream that appends to a file, which is made where it is missing, or with `anew` must not be there: for
- * logs, whose lines (of 64 KiB at most) are whole after fflush, or not there where it fails.  NULL with
- * errno. */
-FILE *io_append(const char *path, bool anew);
+/* A file of records, which is made where it is missing, or with `anew` must not be there: logs.  What is
+ * added is there as a whole, or not at all where that fails.  NULL or -1 with errno. */
+struct io_records;
+struct io_records *io_records_open(const char *path, bool anew);
+int io_records_add(struct io_records *r, const void *data, size_t n);
+const char *io_records_path(const struct io_records *r);
+void io_records_close(struct io_records *r); /* NULL is fine */
 
 /* Whether the call that comes fails, with errno set; for those who make it themselves. */
 extern bool io_faults; /* the variable is set */

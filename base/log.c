@@ -2,6 +2,7 @@
 #include "base/log.h"
 #include "base/alive.h"
 #include "base/mem.h"
+#include "base/text.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
@@ -19,7 +20,8 @@
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static int my_rank, all_ranks = 1;
-static FILE *file;
+static struct io_records *file;
+static bool file_failed; /* that was said */
 static bool quiet_mode, line_drawn;
 /* What was said before the file was there: it belongs into it. */
 static char *early[EARLY_LINES];
@@ -75,22 +77,27 @@ int log_file(const char *path, struct err *e)
 	if (my_rank != 0)
 		return 0;
 	log_end_in(path);
-	file = io_append(path, false);
+	file = io_records_open(path, false);
 	if (!file)
 		return err_set(e, "cannot write %s: %s", path, strerror(errno));
+	file_failed = false;
+	struct text said = { 0 };
 	for (int i = 0; i < n_early; i++) {
-		fputs(early[i], file);
+		text_add(&said, early[i]);
 		free(early[i]);
 	}
 	n_early = 0;
-	return 0;
+	int ret = io_records_add(file, said.s, said.n)
+		      ? err_set(e, "cannot write %s: %s", path, strerror(errno))
+		      : 0;
+	text_free(&said);
+	return ret;
 }
 
 void log_close(void)
 {
 	die_tells(NULL);
-	if (file)
-		fclose(file);
+	io_records_close(file);
 	file = NULL;
 }
 
@@ -107,6 +114,18 @@ static void erase_line(void)
 	line_drawn = false;
 }
 
+/* With the lock held.  A run is worth more than its log: it goes on. */
+static void write_file(const char *line)
+{
+	if (!io_records_add(file, line, strlen(line)) || file_failed)
+		return;
+	int code = errno;
+	erase_line();
+	fprintf(stderr, "warning: cannot write %s: %s; lines are missing there\n", io_records_path(file),
+		strerror(code));
+	file_failed = true;
+}
+
 static void write_line(const char *prefix, const char *msg, bool screen)
 {
 	char when[32];
@@ -117,12 +136,14 @@ static void write_line(const char *prefix, const char *msg, bool screen)
 		fprintf(stderr, "%s%s\n", prefix, msg);
 	}
 	stamp(when, sizeof when);
+	char *line = mem_printf("%s %s%s\n", when, prefix, msg);
 	if (file) {
-		fprintf(file, "%s %s%s\n", when, prefix, msg);
-		fflush(file);
+		write_file(line);
 	} else if (my_rank == 0 && n_early < EARLY_LINES) {
-		early[n_early++] = mem_printf("%s %s%s\n", when, prefix, msg);
+		early[n_early++] = line;
+		line = NULL;
 	}
+	free(line);
 	pthread_mutex_unlock(&lock);
 }
 

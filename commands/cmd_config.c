@@ -4,6 +4,7 @@
 #include "trainer/experiment.h"
 #include "commands/options.h"
 #include "trainer/pretrain/pretrain.h"
+#include "trainer/record/metric_table.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -112,12 +113,20 @@ static int run(int argc, char **argv, struct err *e)
 		all_tables(!strcmp(args[0], "reference"));
 		return 0;
 	}
+	if (n == 1 && !strcmp(args[0], "metrics")) {
+		struct text t = { 0 };
+
+		metric_docs(&t);
+		fputs(t.s, stdout);
+		text_free(&t);
+		return 0;
+	}
 	if (n == 2 && !strcmp(args[0], "show"))
 		return resolved(args[1], &set, e);
 	return err_set(e, "config: usage: contraflow config %s", cmd_config.usage);
 }
 
 const struct command cmd_config = {
-	"config", "show CONFIG [--set KEY=VALUE ...] | keys | reference",
-	"show a configuration with all defaults, every key, or the reference page", run
+	"config", "show CONFIG [--set KEY=VALUE ...] | keys | reference | metrics",
+	"show a configuration with all defaults, every key, or the pages on keys and on metrics", run
 };

@@ -9,7 +9,6 @@
 #include "base/mem.h"
 #include "models/pipeline.h"
 #include "models/taps.h"
-#include "models/vae/vae.h"
 #include "sampler/schedule.h"
 #include "commands/options.h"
 #include "dist/startup.h"
@@ -145,30 +144,37 @@ static int transformer(struct probe *p, struct err *e)
 	return ret;
 }
 
+static int check_image(const struct probe *p, at_t x, bool encode, int64_t channels, int64_t scale,
+		       struct err *e)
+{
+	if (at_size(x, 1) != channels || (encode && (at_size(x, 2) % scale || at_size(x, 3) % scale)))
+		return err_set(e, "%s: wanted %lld channels%s", p->in, (long long)channels,
+			       encode ? " and sides that are multiples of the latents' scale" : "");
+	return 0;
+}
+
 static int vae(struct probe *p, bool encode, struct err *e)
 {
 	char *folder = file_join(p->dir, "vae");
-	struct vae m = { 0 };
+	const struct autoencoder_type *type = pipeline_vae_type(folder, e);
 	struct taps taps;
+	void *m = NULL;
 	at_t x;
-	int ret =
-	    vae_open(&m, folder, p->dtype, p->device, e) || input(&x, p, encode ? "image" : "latents", 4, e)
-		? -1
-		: 0;
-	int64_t channels = encode ? 3 : m.conf.latent_channels;
+	int ret = !type || type->open(&m, folder, p->dtype, p->device, e) ||
+			  input(&x, p, encode ? "image" : "latents", 4, e) ||
+			  check_image(p, x, encode, encode ? 3 : type->channels(m), type->scale(m), e)
+		      ? -1
+		      : 0;
 
-	if (!ret && (at_size(x, 1) != channels ||
-		     (encode && (at_size(x, 2) % vae_scale(&m) || at_size(x, 3) % vae_scale(&m)))))
-		ret = err_set(e, "%s: wanted %lld channels%s", p->in, (long long)channels,
-			      encode ? " and sides that are multiples of the latents' scale" : "");
 	if (!ret) {
 		x = at_cast(x, p->dtype);
 		start_taps(p, &taps);
-		x = encode ? vae_encode(&m, x) : vae_decode(&m, x, p->batch);
+		x = encode ? type->encode(m, x) : type->decode(m, x, p->batch);
 		stop_taps(p, &taps);
 		output(p, encode ? "latents" : "sample", x);
 	}
-	vae_release(&m);
+	if (m)
+		type->close(m);
 	free(folder);
 	return ret;
 }

@@ -7,6 +7,7 @@
 #include "commands/sample_grid.h"
 #include "commands/session.h"
 #include "trainer/evaluation/evaluate.h"
+#include "trainer/evaluation/grids.h"
 #include "dist/startup.h"
 #include <stdio.h>
 #include <stdlib.h>
@@ -116,6 +117,8 @@ static int check(struct sample_options *r, struct err *e)
 		return err_set(e, "sample: --against takes no --latents");
 	if (r->per < 1 || r->per > 10000 || r->zoom < 1 || r->zoom > 64)
 		return err_set(e, "sample: --per-prompt must be in [1, 10000], --zoom in [1, 64]");
+	if (r->choose < 0 || r->choose > 1000000)
+		return err_set(e, "sample: --choose %lld: must be in [0, 1000000]", (long long)r->choose);
 	return keep_check(&r->keep, "sample", e);
 }
 
@@ -133,12 +136,31 @@ static void prompts_of_list(struct prompts *p, const struct option_list *l)
 	}
 }
 
+/* The same as a run's grids take: tags in turns. */
+static void choose(struct prompts *p, int n)
+{
+	int64_t *index = mem_zero((size_t)n, sizeof *index);
+	struct prompts some = { .n = grid_choose(p, n, index), .path = mem_str(p->path) };
+
+	some.v = mem_zero((size_t)some.n, sizeof *some.v);
+	for (int64_t i = 0; i < some.n; i++) {
+		const struct prompt *of = &p->v[index[i]];
+
+		some.v[i] = (struct prompt) { mem_str(of->text), mem_str(of->meta), mem_str(of->tag) };
+	}
+	prompts_free(p);
+	*p = some;
+	free(index);
+}
+
 static int read_prompts(struct sample_options *r, struct err *e)
 {
 	if (!r->file)
 		prompts_of_list(&r->prompts, &r->prompt);
 	else if (prompts_read(&r->prompts, r->file, e))
 		return -1;
+	if (r->choose)
+		choose(&r->prompts, (int)r->choose);
 	if (r->prompts.n * r->per <= INT32_MAX)
 		return 0;
 	return err_set(e, "sample: %lld prompts with %lld images each are too many", (long long)r->prompts.n,
@@ -169,6 +191,7 @@ static int run(int argc, char **argv, struct err *e)
 		SESSION_OPTIONS(o),
 		{ "prompt", 'm', &r.prompt, "TEXT", "the prompt; may be repeated" },
 		{ "prompts", 's', &r.file, "FILE", "prompts from a file, .txt or .jsonl" },
+		{ "choose", 'i', &r.choose, "N", "only N of the prompts, tags taking turns (default: all)" },
 		{ "per-prompt", 'i', &r.per, "N", "images per prompt (default 1)" },
 		{ "seed", 'i', &r.seed, "N", "seed of the noise (default 0)" },
 		{ "latents", 's', &r.latents, "FILE",

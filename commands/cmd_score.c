@@ -4,6 +4,7 @@
 #include "base/json.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "base/version.h"
 #include "data/gallery.h"
 #include "rewards/judges/scoring.h"
 #include "trainer/evaluation/eval_result.h"
@@ -126,7 +127,7 @@ static int write_report(const struct scoring *x, const char *out, struct err *e)
 
 	for (int64_t i = 0; i < x->gallery->n; i++)
 		json_array_append(images, x->entry[i]);
-	o = json_pack("{s:o, s:o}", "images", images, "summary", summary(x));
+	o = json_pack("{s:o, s:o, s:s}", "images", images, "summary", summary(x), "version", version());
 	if (out) {
 		ret = json_write(out, o, e);
 		if (!ret)

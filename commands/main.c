@@ -16,11 +16,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const struct command *const commands[] = { &cmd_train,    &cmd_replay, &cmd_compare, &cmd_eval,
-						  &cmd_sample,   &cmd_export, &cmd_score,   &cmd_inspect,
-						  &cmd_pretrain, &cmd_config, &cmd_shapes,  &cmd_probe,
-						  &cmd_bench,    &cmd_serve,  &cmd_check,   &cmd_doctor,
-						  &cmd_plan };
+static const struct command *const commands[] = { &cmd_train,   &cmd_replay,   &cmd_compare, &cmd_report,
+						  &cmd_eval,    &cmd_sample,   &cmd_export,  &cmd_score,
+						  &cmd_inspect, &cmd_pretrain, &cmd_config,  &cmd_shapes,
+						  &cmd_probe,   &cmd_bench,    &cmd_serve,   &cmd_check,
+						  &cmd_doctor,  &cmd_plan };
 #define N_COMMANDS (sizeof commands / sizeof *commands)
 
 static void usage(FILE *out)
@@ -80,6 +80,9 @@ int main(int argc, char **argv)
 		usage(stdout);
 		return 0;
 	}
+	if (text_starts(argv[1], "--help=") &&
+	    options_print_program(argv[1] + strlen("--help="), commands, N_COMMANDS))
+		return 0;
 	if (!strcmp(argv[1], "--version")) {
 		printf("contraflow %s (libtorch %s%s)\n", version(), at_version(),
 		       at_cuda_built() ? ", CUDA" : "");

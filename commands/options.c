@@ -94,6 +94,8 @@ int options_parse(const struct command *c, const struct option_spec *spec, int a
 			help(c, spec);
 			return 1;
 		}
+		if (text_starts(a, "--help=") && options_print(a + strlen("--help="), c, spec))
+			return 1;
 		const struct option_spec *s = find(spec, name, eq ? (size_t)(eq - name) : strlen(name));
 		if (!s)
 			return unknown(c, spec, a, e);

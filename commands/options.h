@@ -34,10 +34,16 @@ struct command {
 int options_parse(const struct command *c, const struct option_spec *spec, int argc, char **argv,
 		  const char **args, int most, int *n, struct err *e);
 
+/* --help=FORM: a manual page (man), or a shell's completion of this command (bash, zsh, fish); false: no such
+ * form.  options_print.c. */
+bool options_print(const char *form, const struct command *c, const struct option_spec *spec);
+/* The same of the program, with its commands; `names`: theirs, a line each. */
+bool options_print_program(const char *form, const struct command *const *commands, int n);
+
 /* The commands: each has a file cmd_NAME.c. */
 extern const struct command cmd_bench, cmd_check, cmd_compare, cmd_config, cmd_doctor, cmd_plan, cmd_eval,
-    cmd_export, cmd_inspect, cmd_pretrain, cmd_probe, cmd_replay, cmd_sample, cmd_score, cmd_serve,
-    cmd_shapes, cmd_train;
+    cmd_export, cmd_inspect, cmd_pretrain, cmd_probe, cmd_replay, cmd_report, cmd_sample, cmd_score,
+    cmd_serve, cmd_shapes, cmd_train;
 
 /* train, and what replay and compare share with it (cmd_train.c). */
 struct dist;

@@ -1,4 +1,5 @@
 #include "commands/sample_grid.h"
+#include "base/file.h"
 #include "base/mem.h"
 #include "base/text.h"
 #include "rewards/mixture/mixture.h"
@@ -126,9 +127,10 @@ static int open_rewards(struct mixture **m, const struct session_settings *used,
 	return ret;
 }
 
+/* What fits above an image: a run's or a checkpoint's own name. */
 static const char *name_of(const char *lora)
 {
-	return lora ? lora : "base";
+	return lora ? file_base(lora) : "base";
 }
 
 static struct image captioned(const struct picture *p, const struct session_settings *used, int cols,
@@ -136,7 +138,7 @@ static struct image captioned(const struct picture *p, const struct session_sett
 {
 	struct sheet_tile *tile = mem_zero((size_t)p->n, sizeof *tile);
 	struct reward_item *item = mem_zero((size_t)p->n, sizeof *item);
-	const char *heading[2] = { p->r->against, name_of(used->o.lora) };
+	const char *heading[2] = { name_of(p->r->against), name_of(used->o.lora) };
 	struct sheet s = { .w = p->w,
 			   .h = p->h,
 			   .cols = cols,
@@ -155,7 +157,7 @@ static struct image captioned(const struct picture *p, const struct session_sett
 						.verdict = SHEET_NEITHER };
 	}
 	if (m)
-		captions_score(m, item, p->n, tile);
+		captions_score(m, item, p->n, tile, NULL);
 	struct image im = sheet_draw(&s, tile, p->n);
 	captions_free(tile, p->n);
 	free(tile);

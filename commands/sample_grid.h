@@ -4,10 +4,10 @@
 #include "commands/keep.h"
 
 struct sample_options {
-	struct option_list prompt; /* --prompt */
-	const char *file;          /* --prompts */
-	struct prompts prompts;    /* either's */
-	int64_t seed, per, cols, zoom;
+	struct option_list prompt;             /* --prompt */
+	const char *file;                      /* --prompts */
+	struct prompts prompts;                /* either's */
+	int64_t seed, per, cols, zoom, choose; /* choose: so many of the prompts; 0: all */
 	const char *latents, *save_latents, *out, *against, *config;
 	struct keep keep;
 	bool captions, quiet;

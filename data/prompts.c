@@ -2,6 +2,7 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "base/log.h"
+#include "base/machine/share.h"
 #include "base/mem.h"
 #include "base/rng.h"
 #include "base/text.h"
@@ -143,9 +144,12 @@ int prompts_read(struct prompts *p, const char *path, struct err *e)
 	*p = (struct prompts) { 0 };
 	if (!jsonl && !text_ends(path, ".txt"))
 		return err_set(e, "%s: a prompt file is named .txt or .jsonl", path);
-	if (file_read(&data, &size, path, e))
+	char *shared = share_find(path);
+	if (file_read(&data, &size, shared ? shared : path, e)) {
+		free(shared);
 		return -1;
-	p->path = mem_str(path);
+	}
+	p->path = shared ? shared : mem_str(path);
 	ret = read_lines(p, data, size, jsonl, e);
 	free(data);
 	if (ret)

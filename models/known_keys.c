@@ -202,6 +202,35 @@ const struct json_known known_vae[] = {
 	{ NULL, NULL },
 };
 
+/* Nothing reads pooled_projection_dim. */
+const struct json_known known_qwen_image[] = {
+	{ "patch_size", "2" },
+	{ "in_channels", NULL },
+	{ "out_channels", NULL },
+	{ "num_layers", NULL },
+	{ "attention_head_dim", NULL },
+	{ "num_attention_heads", NULL },
+	{ "joint_attention_dim", NULL },
+	{ "pooled_projection_dim", NULL },
+	{ "axes_dims_rope", NULL },
+	{ NULL, NULL },
+};
+
+/* Dropout is of training; no attention but the middle's is known. */
+const struct json_known known_qwen_vae[] = {
+	{ "base_dim", NULL },
+	{ "z_dim", NULL },
+	{ "dim_mult", NULL },
+	{ "num_res_blocks", NULL },
+	{ "attn_scales", "[]" },
+	{ "temperal_downsample", NULL },
+	{ "dropout", NULL },
+	{ "input_channels", "3" },
+	{ "latents_mean", NULL },
+	{ "latents_std", NULL },
+	{ NULL, NULL },
+};
+
 /* Dropout and the spread of initial weights are of training. */
 const struct json_known known_clip_text[] = {
 	{ "hidden_size", NULL },
@@ -259,6 +288,36 @@ const struct json_known known_t5[] = {
 	{ "dropout_rate", NULL },
 	{ "classifier_dropout", NULL },
 	{ "initializer_factor", NULL },
+	{ NULL, NULL },
+};
+/* How far positions and windows go, nothing here reads: layer_types and use_sliding_window are checked by
+ * decoder_file.c.  Qwen2.5-VL's configuration also tells of its eyes, which are not opened. */
+const struct json_known known_qwen[] = {
+	{ "vocab_size", NULL },
+	{ "hidden_size", NULL },
+	{ "intermediate_size", NULL },
+	{ "num_hidden_layers", NULL },
+	{ "num_attention_heads", NULL },
+	{ "num_key_value_heads", NULL },
+	{ "head_dim", NULL },
+	{ "rms_norm_eps", NULL },
+	{ "rope_theta", NULL },
+	{ "rope_parameters", NULL },
+	{ "rope_scaling", NULL },
+	{ "layer_types", NULL },
+	{ "hidden_act", "\"silu\"" },
+	{ "max_position_embeddings", NULL },
+	{ "max_window_layers", NULL },
+	{ "sliding_window", NULL },
+	{ "use_sliding_window", "false" },
+	{ "attention_dropout", NULL },
+	{ "initializer_range", NULL },
+	{ "image_token_id", NULL },
+	{ "video_token_id", NULL },
+	{ "vision_config", NULL },
+	{ "vision_start_token_id", NULL },
+	{ "vision_end_token_id", NULL },
+	{ "vision_token_id", NULL },
 	{ NULL, NULL },
 };
 /* clang-format on */

@@ -9,15 +9,18 @@
 #define KNOWN_KEYS_H
 #include "base/json.h"
 
-extern const struct json_known known_anywhere[];  /* what diffusers and transformers write into every file */
-extern const struct json_known known_lora[];      /* PEFT's LoraConfig */
-extern const struct json_known known_euler[];     /* diffusers' FlowMatchEulerDiscreteScheduler */
-extern const struct json_known known_dpm[];       /* diffusers' DPMSolverMultistepScheduler, of a flow */
-extern const struct json_known known_sd3[];       /* diffusers' SD3Transformer2DModel */
-extern const struct json_known known_flux[];      /* diffusers' FluxTransformer2DModel */
-extern const struct json_known known_vae[];       /* diffusers' AutoencoderKL */
-extern const struct json_known known_clip_text[]; /* transformers' CLIPTextConfig */
+extern const struct json_known known_anywhere[];   /* what diffusers and transformers write into every file */
+extern const struct json_known known_lora[];       /* PEFT's LoraConfig */
+extern const struct json_known known_euler[];      /* diffusers' FlowMatchEulerDiscreteScheduler */
+extern const struct json_known known_dpm[];        /* diffusers' DPMSolverMultistepScheduler, of a flow */
+extern const struct json_known known_sd3[];        /* diffusers' SD3Transformer2DModel */
+extern const struct json_known known_flux[];       /* diffusers' FluxTransformer2DModel */
+extern const struct json_known known_vae[];        /* diffusers' AutoencoderKL */
+extern const struct json_known known_qwen_image[]; /* diffusers' QwenImageTransformer2DModel */
+extern const struct json_known known_qwen_vae[];   /* diffusers' AutoencoderKLQwenImage */
+extern const struct json_known known_clip_text[];  /* transformers' CLIPTextConfig */
 extern const struct json_known known_clip_vision[]; /* transformers' CLIPVisionConfig */
 extern const struct json_known known_t5[];          /* transformers' T5Config */
+extern const struct json_known known_qwen[];        /* transformers' Qwen3Config, Qwen2_5_VLTextConfig */
 
 #endif

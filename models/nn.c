@@ -29,6 +29,12 @@ void nn_add_tensor(struct nn_net *n, at_t *slot, const char *name, struct at_dim
 		p->fan_in *= shape.d[i];
 }
 
+void nn_add_last_frame(struct nn_net *n, at_t *slot, const char *name, struct at_dims shape)
+{
+	nn_add_tensor(n, slot, name, shape, true);
+	n->param[n->n_param - 1].last_frame = true;
+}
+
 void nn_begin_block(struct nn_net *n)
 {
 	n->blocks++;
@@ -124,17 +130,30 @@ void nn_release(struct nn_net *n)
 	*n = (struct nn_net) { 0 };
 }
 
+/* A parameter's shape here, where the file may have more. */
+static struct at_dims kept_shape(const struct nn_param *p)
+{
+	const int64_t *d = p->shape.d;
+
+	return p->last_frame ? DIMS(d[0], d[1], d[3], d[4]) : p->shape;
+}
+
+static int64_t elements(const struct nn_param *p)
+{
+	struct at_dims shape = kept_shape(p);
+	int64_t count = 1;
+
+	for (int i = 0; i < shape.n; i++)
+		count *= shape.d[i];
+	return count;
+}
+
 int64_t nn_count(const struct nn_net *n)
 {
 	int64_t total = 0;
 
-	for (int i = 0; i < n->n_param; i++) {
-		int64_t k = 1;
-
-		for (int d = 0; d < n->param[i].shape.n; d++)
-			k *= n->param[i].shape.d[d];
-		total += k;
-	}
+	for (int i = 0; i < n->n_param; i++)
+		total += elements(&n->param[i]);
 	return total;
 }
 
@@ -147,7 +166,7 @@ static void allocate(struct nn_net *n, enum at_dtype dt, enum at_device dev)
 
 	for (int i = 0; i < n->n_param; i++) {
 		struct nn_param *p = &n->param[i];
-		struct at_dims shape = p->shape;
+		struct at_dims shape = kept_shape(p);
 
 		if (*p->tensor)
 			continue;
@@ -243,7 +262,7 @@ static int load_one(const struct nn_param *p, const struct st_file *f, struct er
 	int ret = find_one(p, f, &t, e);
 
 	if (!ret) {
-		at_copy_(values(p), t);
+		at_copy_(values(p), p->last_frame ? at_select(t, 2, p->shape.d[2] - 1) : t);
 		st_forget(st_find(f, name_in(p, f)));
 	}
 	at_end(s);
@@ -347,10 +366,8 @@ static void draw(void *ctx, int64_t from, int64_t to)
 		const struct nn_param *p = &c->net->param[i];
 		double bound = p->fan_in ? 1 / sqrt((double)p->fan_in) : 0;
 		struct rng r = rng_make(c->seed, RNG_MODEL_INIT, 0, (uint64_t)i);
-		int64_t count = 1;
+		int64_t count = elements(p);
 
-		for (int k = 0; k < p->shape.n; k++)
-			count *= p->shape.d[k];
 		for (int64_t k = 0; k < count; k++)
 			c->v[i][k] = !p->trainable ? 0
 				     : p->fan_in   ? (float)((2 * rng_uniform(&r) - 1) * bound)
@@ -422,10 +439,12 @@ static at_t beside(const struct nn_linear *l, const struct pass *p, at_t x)
 {
 	struct at_scope *s = at_begin(AT_GRAD_AS_IS);
 	at_t a_RI = p->merged->a_RI[l->site], wide_OK = p->merged->wide_OK[l->site];
-	at_t b_OR = at_narrow(wide_OK, 1, at_size(x, -1), at_size(a_RI, 0));
+	int64_t rank = at_size(a_RI, 0), before = at_size(wide_OK, 1) - rank; /* 0: without the weight */
+	at_t b_OR = at_narrow(wide_OK, 1, before, rank);
 
 	if (!is_fp8(l, p))
-		return at_return(s, at_linear_low_rank(x, l->w_OI, l->b_O, a_RI, b_OR, wide_OK));
+		return at_return(s,
+				 at_linear_low_rank(x, l->w_OI, l->b_O, a_RI, b_OR, before ? wide_OK : NULL));
 	at_t y = at_linear_fp8(x, p->fp8->bytes_OI[l->site], p->fp8->scale_O[l->site], l->b_O);
 	at_t h_TR = at_linear(at_reshape(x, DIMS(-1, at_size(x, -1))), a_RI, NULL);
 	at_t y_TO = at_view(y, DIMS(-1, at_size(y, -1)));

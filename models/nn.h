@@ -54,6 +54,7 @@ struct nn_param {
 	int64_t row, rows;
 	struct at_dims shape; /* as in the file */
 	bool trainable;       /* false for buffers such as pos_embed */
+	bool last_frame;      /* nn_add_last_frame's: *tensor has no third dimension */
 	int64_t fan_in;       /* of nn_init: uniform +-1/sqrt(fan_in); 0: ones */
 };
 
@@ -69,7 +70,9 @@ struct nn_net {
 	bool in_block;
 	enum nn_reads reads;
 	const struct nn_rename *names; /* NULL: it has no other names */
-	const char *trainer;           /* sd-scripts' module for such a network; with `names` */
+	/* What trains such a network with sd-scripts or musubi-tuner; NULL: nothing does.  Without `names`
+	 * its modules are called there as here. */
+	const char *trainer;
 };
 
 struct lora;
@@ -98,6 +101,9 @@ void nn_add_stack(struct nn_net *n, struct nn_linear *l, int parts, const char *
 		  const char *const *name, int64_t out, int64_t in, bool bias);
 /* One whole tensor. */
 void nn_add_tensor(struct nn_net *n, at_t *slot, const char *name, struct at_dims shape, bool trainable);
+/* A convolution over time (O, I, T, h, w), of which (O, I, h, w) is kept: all that a causal one does with a
+ * first frame, before which there are zeros.  Such a network is not saved. */
+void nn_add_last_frame(struct nn_net *n, at_t *slot, const char *name, struct at_dims shape);
 
 /* What is added from here on belongs to the next block, and to none after nn_end_blocks. */
 void nn_begin_block(struct nn_net *n);

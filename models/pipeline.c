@@ -52,6 +52,7 @@ static const struct {
 } refused[] = {
 	{ "Kontext", "edits images" },
 	{ "Edit", "edits images" },
+	{ "Omni", "edits images" },
 	{ "Fill", "fills parts of images" },
 	{ "Inpaint", "fills parts of images" },
 	{ "Img2Img", "starts from images" },
@@ -163,6 +164,26 @@ const struct text_encoder_type *pipeline_text_type(const char *dir, struct err *
 	free(index);
 	free(path);
 	return type;
+}
+
+const struct autoencoder_type *pipeline_vae_type(const char *folder, struct err *e)
+{
+	char *path = file_join(folder, "config.json");
+	json_t *o = json_read(path, e);
+	const struct autoencoder_type *found = NULL;
+	const char *name = NULL;
+
+	if (o && !json_get_str(&name, o, "_class_name", kl_autoencoder.class_name, path, e)) {
+		for (int i = 0; families[i]; i++)
+			for (int k = 0; families[i]->vae[k] && !found; k++)
+				if (!strcmp(name, families[i]->vae[k]->class_name))
+					found = families[i]->vae[k];
+		if (!found)
+			err_set(e, "%s: an autoencoder of class '%s', which is unknown", path, name);
+	}
+	json_decref(o);
+	free(path);
+	return found;
 }
 
 static int find_vae(struct pipeline *p, const json_t *o, const char *path, struct err *e)

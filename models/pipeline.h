@@ -52,6 +52,8 @@ const struct family *pipeline_family(const char *dir, struct err *e);
 /* The text encoders of a directory, which may lack everything else: by model_index.json, or without one by
  * the class in text_encoder/config.json.  NULL and an error where that is unknown. */
 const struct text_encoder_type *pipeline_text_type(const char *dir, struct err *e);
+/* The autoencoder in a folder of its own, by the class in config.json; AutoencoderKL where that has none. */
+const struct autoencoder_type *pipeline_vae_type(const char *folder, struct err *e);
 
 /* Whether images of height x width pixels (0: the model's own) can be made with the model in `dir`, by its
  * configurations alone: before anything is loaded.  `what` goes before "height" and "width" in the error. */

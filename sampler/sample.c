@@ -18,7 +18,8 @@ static const struct field_word eta_words[] = { { "auto", -1 }, { NULL, 0 } };
 	    FIELD(struct sampler_conf, steps, .init = STEPS, .min = 1, .max = 1000, .unit = "steps",         \
 		  .doc = "noise levels of the sampling schedule"),                                           \
 	    FIELD(struct sampler_conf, guidance, .init = "1", .min = 0, .max = 100,                          \
-		  .doc = "classifier-free guidance scale; 1: no guidance, at no cost"),                      \
+		  .doc = "guidance scale. Of a model whose input it is (FLUX.1-dev) that input; else "       \
+			 "classifier-free, with a second forward; 1: none, at no cost"),                     \
 	    FIELD(struct sampler_conf, negative, .init = "",                                                 \
 		  .doc = "negative prompt, which guidance leads away from"),                                 \
 	    FIELD(struct sampler_conf, shift, .init = "0", .min = 0, .max = 100,                             \

@@ -27,8 +27,16 @@ ranks train "$config" "$@"
 # The run has watched the validation prompts.  What is reported is the score on the test prompts, on which nothing was chosen.
 if [[ $config == *configs/shapes*.yaml && " $* " =~ " --run "([^ ]+) ]]; then
 	test=(--prompts data/shapes/test.jsonl --images-per-prompt 4 --solver dpm2 --steps 10 --batch 96 --quiet)
+	run=${BASH_REMATCH[1]}
 	echo "test prompts, before training:"
 	ranks eval --model data/shapes/base "${test[@]}"
 	echo "test prompts, after training:"
-	ranks eval --lora "${BASH_REMATCH[1]}" "${test[@]}"
+	ranks eval --lora "$run" "${test[@]}"
+	build/contraflow sample --lora "$run" --against base --prompts data/shapes/test.jsonl --choose 18 --captions --columns 12 --zoom 4 \
+		-o "$run/before-after.png" >/dev/null
+	echo "before and after, image by image: $run/before-after.png"
+fi
+if [[ " $* " =~ " --run "([^ ]+) ]]; then
+	echo
+	build/contraflow report "${BASH_REMATCH[1]}"
 fi

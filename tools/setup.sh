@@ -40,6 +40,17 @@ if ((${#missing[@]})); then
 		>/dev/null || fail "apt-get could not install ${missing[*]}"
 fi
 
+# A browser for the tests of report pages, 81 MB; Ubuntu's package of that name is none, but asks for a snap.
+if [[ $mode == test ]] && ! command -v chromium chromium-browser google-chrome >/dev/null; then
+	if apt-cache depends chromium 2>/dev/null | grep -q 'Depends: libc6'; then
+		echo "setup: installing chromium"
+		$([[ $EUID == 0 ]] || echo sudo) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null ||
+			echo "setup: chromium could not be installed: tests of report pages are skipped"
+	else
+		echo "setup: no chromium package here: tests of report pages are skipped"
+	fi
+fi
+
 # ---- libtorch --------------------------------------------------------------------------------------------------
 oldest=10
 [[ $mode == test ]] && oldest=11 # what the oracles below ask for

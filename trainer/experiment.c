@@ -1,4 +1,5 @@
 #include "trainer/experiment.h"
+#include "base/machine/share.h"
 #include "base/file.h"
 #include "base/mem.h"
 #include "rewards/mixture/mixture.h"
@@ -362,6 +363,9 @@ static int fill(struct experiment *x, struct err *e)
 	for (const struct experiment_section *s = experiment_sections; s->name; s++)
 		if (conf_fill((char *)x + s->offset, s->fields, x->tree, s->name, others_of(s->name), e))
 			return experiment_hint(e);
+	share_replace(&x->model.path);
+	share_replace(&x->prompts.train);
+	share_replace(&x->prompts.test);
 	return fill_algorithm(x, e) ? experiment_hint(e) : 0;
 }
 

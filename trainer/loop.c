@@ -5,6 +5,7 @@
 #include "base/log.h"
 #include "base/machine/stop.h"
 #include "base/mem.h"
+#include "base/version.h"
 #include "algorithms/gradient.h"
 #include "sampler/replay.h"
 #include "trainer/evaluation/grids.h"
@@ -34,22 +35,34 @@ static struct evaluator make_evaluator(struct trainer *t)
 				    .seed = (uint64_t)t->x->run.seed };
 }
 
+static int write_grid(struct trainer *t, const struct image *grid, const json_t *told, struct err *e)
+{
+	char *image = mem_printf("%s/samples/step-%06lld.png", t->dir, (long long)t->at.step),
+	     *words = mem_printf("%s/samples/step-%06lld.json", t->dir, (long long)t->at.step);
+	int ret =
+	    image_write_png(image, grid->w, grid->h, grid->rgb, e) || json_write(words, told, e) ? -1 : 0;
+
+	if (!ret && metrics_tensorboard(t->metrics)) {
+		tb_image(metrics_tensorboard(t->metrics), "samples", t->at.step, grid->w, grid->h, grid->rgb);
+		ret = metrics_flush(t->metrics, e);
+	}
+	free(image);
+	free(words);
+	return ret;
+}
+
 static int save_grid(struct trainer *t, struct err *e)
 {
 	struct evaluator v = make_evaluator(t);
 	struct pass ema = policies_ema_pass(&t->policies);
 	struct image grid;
-	int ret = grid_sample(&grid, &v, &ema, GRID_IMAGES, GRID_COLUMNS, (int)t->x->log.grid_zoom, e);
+	json_t *told;
+	int ret = grid_sample(&grid, &told, &v, &ema, GRID_IMAGES, GRID_COLUMNS, (int)t->x->log.grid_zoom, e);
 
-	if (grid.rgb) {
-		char *path = mem_printf("%s/samples/step-%06lld.png", t->dir, (long long)t->at.step);
-		ret = image_write_png(path, grid.w, grid.h, grid.rgb, e);
-		if (!ret && metrics_tensorboard(t->metrics))
-			tb_image(metrics_tensorboard(t->metrics), "samples", t->at.step, grid.w, grid.h,
-				 grid.rgb);
-		free(path);
-		image_free(&grid);
-	}
+	if (grid.rgb)
+		ret = write_grid(t, &grid, told, e);
+	image_free(&grid);
+	json_decref(told);
 	return dist_agree(t->dist, ret, e);
 }
 
@@ -65,7 +78,7 @@ static int write_row(struct trainer *t, struct err *e)
 	return 0;
 }
 
-static int evaluate_ema(struct trainer *t, const char *when, struct eval_result *r, struct err *e)
+static int evaluate_ema(struct trainer *t, const char *when, bool over, struct eval_result *r, struct err *e)
 {
 	struct evaluator v = make_evaluator(t);
 	struct pass ema = policies_ema_pass(&t->policies);
@@ -75,6 +88,10 @@ static int evaluate_ema(struct trainer *t, const char *when, struct eval_result 
 	if (t->metrics) {
 		rows_eval(t, r);
 		log_info("%s: held-out %s %.3f", when, eval_held_out_name(r), eval_held_out(r)->mean);
+	}
+	if (!over) { /* with its row, or without one that cannot be written: it is not made again */
+		trainer_take_evaluation(t, r);
+		t->at.evaluated = t->at.step;
 	}
 	return write_row(t, e);
 }
@@ -272,9 +289,8 @@ static int look(struct trainer *t, bool *last, struct eval_result *eval, struct 
 		char when[64];
 
 		snprintf(when, sizeof when, "step %lld", (long long)t->at.step);
-		if (evaluate_ema(t, when, eval, e))
+		if (evaluate_ema(t, when, false, eval, e))
 			return -1;
-		trainer_take_evaluation(t, eval);
 	}
 	t->at.evaluated = t->at.step;
 	*last = stage_is_over(t);
@@ -404,6 +420,7 @@ static int write_result(struct trainer *t, const struct eval_result *after, stru
 	    (json_int_t)t->at.step, "images", (json_int_t)t->at.images, "epochs", (json_int_t)t->at.epoch,
 	    "train_seconds", json_number(t->at.train_seconds), "train_cpu_seconds",
 	    json_number(t->at.cpu_seconds), "ranks", t->dist->ranks, "seed", (json_int_t)t->x->run.seed);
+	json_object_set_new(j, "version", json_string(version()));
 	if (stage) {
 		json_object_set_new(j, "stage", json_string(stage));
 		json_object_set_new(j, "stage_steps", json_integer(t->at.stage_step));
@@ -437,12 +454,8 @@ static int run_stage(struct trainer *t, struct err *e)
 
 	if (t->at.stage_step && t->at.evaluated < 0) /* without test prompts until now */
 		t->at.evaluated = t->at.drawn = t->at.step;
-	if (t->test.n && t->at.evaluated < 0) {
-		if (evaluate_ema(t, "before training", &t->before, e))
-			return -1;
-		trainer_take_evaluation(t, &t->before);
-		t->at.evaluated = t->at.step;
-	}
+	if (t->test.n && t->at.evaluated < 0 && evaluate_ema(t, "before training", false, &t->before, e))
+		return -1;
 	if (t->test.n && t->at.drawn < 0) {
 		if (save_grid(t, e))
 			return -1;
@@ -450,7 +463,7 @@ static int run_stage(struct trainer *t, struct err *e)
 	}
 	if (train_loop(t, e))
 		return -1;
-	if (t->test.n && evaluate_ema(t, "after training", &after, e))
+	if (t->test.n && evaluate_ema(t, "after training", true, &after, e))
 		goto out;
 	t->unsaved = false; /* the end is saved, and who goes on from there evaluates it again */
 	if (t->test.n && save_grid(t, e))
@@ -485,6 +498,17 @@ static int next_stage(struct trainer *t, struct err *e)
 	return save(t, e);
 }
 
+/* Rows that could not be written belong to the step that is about to be saved: perhaps they can be now. */
+static void write_rows_again(struct trainer *t)
+{
+	struct err said; /* the run ends by it already */
+
+	if (!t->metrics)
+		return;
+	(void)metrics_flush(t->metrics, &said);
+	t->at.rows = metrics_rows(t->metrics);
+}
+
 /* What a run that ends early has done and not saved is saved; *e says how to go on. */
 static void keep(struct trainer *t, struct err *e)
 {
@@ -492,6 +516,8 @@ static void keep(struct trainer *t, struct err *e)
 	bool stops = dist_stops(t->dist), missing = t->unsaved || (stops && !t->at.step);
 	long long step = t->at.step;
 
+	if (missing)
+		write_rows_again(t);
 	if (missing && save(t, &why)) {
 		stop_set_code(1);
 		err_set(e, "%.600s; and step %lld cannot be saved: %.300s", said.msg, step, why.msg);

@@ -113,7 +113,7 @@ at::Tensor sdpa(const at::Tensor &q, const at::Tensor &k, const at::Tensor &v, c
 		    q, k, v, scale != 0 ? scale : 1 / std::sqrt(static_cast<double>(q.size(3))));
 	return at::scaled_dot_product_attention(
 	    q, k, v, bias.defined() ? c10::optional<at::Tensor>(bias) : c10::nullopt, 0.0, causal,
-	    scale != 0 ? c10::optional<double>(scale) : c10::nullopt);
+	    scale != 0 ? c10::optional<double>(scale) : c10::nullopt, k.size(1) != q.size(1));
 }
 
 const char *kernel_of(const at::Tensor &q, const at::Tensor &k, const at::Tensor &v)

@@ -8,17 +8,17 @@ using torch::autograd::variable_list;
 
 namespace
 {
-// In float32 at least: in 16 bits a turned vector would lose some of its length.
+// In float32 at least: in 16 bits a turned vector would lose some of its length.  A pair is a complex number,
+// and turning it one product.
 at::Tensor turned(const at::Tensor &x, const at::Tensor &cos, const at::Tensor &sin, bool half)
 {
 	auto kind = at::promoteTypes(x.scalar_type(), at::kFloat);
 	int64_t E = cos.size(-1);
-	at::Tensor c = cos.to(kind).unsqueeze(-2), s = sin.to(kind).unsqueeze(-2); // (..., S, 1, E)
-	at::Tensor pair = half ? x.unflatten(-1, { 2, E }) : x.unflatten(-1, { E, 2 });
-	int64_t at = half ? -2 : -1;
-	at::Tensor a = pair.select(at, 0).to(kind), b = pair.select(at, 1).to(kind);
+	at::Tensor turn = at::complex(cos.to(kind), sin.to(kind)).unsqueeze(-2); // (..., S, 1, E)
+	at::Tensor pair = half ? x.unflatten(-1, { 2, E }).transpose(-1, -2) : x.unflatten(-1, { E, 2 });
+	at::Tensor y = at::view_as_real(at::view_as_complex(pair.to(kind).contiguous()) * turn);
 
-	return at::stack({ a * c - b * s, b * c + a * s }, at).flatten(-2).to(x.scalar_type());
+	return (half ? y.transpose(-1, -2) : y).flatten(-2).to(x.scalar_type());
 }
 
 // The gradient turns back: nothing of x is kept.

@@ -1,5 +1,6 @@
 /* conf_yaml.c -- YAML text <-> the tree: libyaml's events in, block style out; extends and --set. */
 #include "base/conf/conf_tree.h"
+#include "base/machine/share.h"
 #include "base/file.h"
 #include "base/mem.h"
 #include <stdlib.h>
@@ -278,8 +279,10 @@ static struct conf_node *read_file(const char *path, int depth, struct err *e)
 
 struct conf_node *conf_read(const char *path, struct err *e)
 {
-	struct conf_node *root = read_file(path, 0, e);
+	char *shared = share_find(path);
+	struct conf_node *root = read_file(shared ? shared : path, 0, e);
 
+	free(shared);
 	if (root)
 		node_drop_unset(root);
 	return root;

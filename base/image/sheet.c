@@ -118,13 +118,40 @@ static int top(const struct layout *l)
 	return SPAN_GAP + (l->s->heading ? line_height(l) + GAP : 0);
 }
 
+/* An image stands in the middle of its cell. */
+static int inset(const struct layout *l)
+{
+	return (l->cell - l->s->w * l->s->zoom) / 2;
+}
+
+static struct layout layout_of(const struct sheet *s, const struct sheet_tile *tile, int n)
+{
+	int scale = most(1, s->w * s->zoom / LARGE);
+
+	return (struct layout) { .s = s,
+				 .tile = tile,
+				 .n = n,
+				 .scale = scale,
+				 .cell = most(s->w * s->zoom, NARROWEST * scale),
+				 .image_h = s->h * s->zoom };
+}
+
+void sheet_places(const struct sheet *s, const struct sheet_tile *tile, int n, struct sheet_place *place)
+{
+	struct layout l = layout_of(s, tile, n);
+
+	for (int i = 0, y = top(&l); i < n; y += row_height(&l, i), i += s->cols)
+		for (int k = i; k < i + s->cols && k < n; k++)
+			place[k] = (struct sheet_place) { left_of(&l, k - i) + inset(&l), y };
+}
+
 /* ---- Drawing ------------------------------------------------------------------------------------- */
 
 static void put_image(struct image *im, const struct layout *l, int x0, int y0, const uint8_t *rgb)
 {
 	int zoom = l->s->zoom, w = l->s->w;
 
-	x0 += (l->cell - w * zoom) / 2;
+	x0 += inset(l);
 	for (int y = 0; y < l->s->h * zoom; y++)
 		for (int x = 0; x < w * zoom; x++)
 			memcpy(im->rgb + 3 * ((size_t)(y0 + y) * (size_t)im->w + (size_t)(x0 + x)),
@@ -149,13 +176,8 @@ static void put_row(struct image *im, const struct layout *l, int first, int y)
 
 struct image sheet_draw(const struct sheet *s, const struct sheet_tile *tile, int n)
 {
-	int scale = most(1, s->w * s->zoom / LARGE), columns = n < s->cols ? n : s->cols;
-	struct layout l = { .s = s,
-			    .tile = tile,
-			    .n = n,
-			    .scale = scale,
-			    .cell = most(s->w * s->zoom, NARROWEST * scale),
-			    .image_h = s->h * s->zoom };
+	int columns = n < s->cols ? n : s->cols;
+	struct layout l = layout_of(s, tile, n);
 	struct image im = { .w = left_of(&l, columns - 1) + l.cell + SPAN_GAP, .h = top(&l) };
 
 	for (int i = 0; i < n; i += s->cols)
@@ -164,7 +186,7 @@ struct image sheet_draw(const struct sheet *s, const struct sheet_tile *tile, in
 	for (size_t i = 0; i < (size_t)im.w * (size_t)im.h; i++)
 		memcpy(im.rgb + 3 * i, paper, 3);
 	for (int i = 0; s->heading && i < columns; i++)
-		words(&im, left_of(&l, i), SPAN_GAP, l.cell, scale, 1, s->heading[i % s->span], ink);
+		words(&im, left_of(&l, i), SPAN_GAP, l.cell, l.scale, 1, s->heading[i % s->span], ink);
 	for (int i = 0, y = top(&l); i < n; y += row_height(&l, i), i += s->cols)
 		put_row(&im, &l, i, y);
 	return im;

@@ -22,5 +22,10 @@ struct sheet {
 };
 /* n images; image_free the result. */
 struct image sheet_draw(const struct sheet *s, const struct sheet_tile *tile, int n);
+/* Where the images of such a picture begin, left and top. */
+struct sheet_place {
+	int x, y;
+};
+void sheet_places(const struct sheet *s, const struct sheet_tile *tile, int n, struct sheet_place *place);
 
 #endif

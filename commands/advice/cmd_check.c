@@ -109,7 +109,7 @@ static void score(struct examination *x, struct opened *o)
 	};
 	struct sheet_tile tile = { 0 };
 
-	captions_score(o->rewards, &item, 1, &tile);
+	captions_score(o->rewards, &item, 1, &tile, NULL);
 	examined(x, text_starts(tile.note, "no score") ? EXAMINED_FAIL : EXAMINED_OK, "score", "'%s': %s",
 		 p->text, tile.note);
 	captions_free(&tile, 1);

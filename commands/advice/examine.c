@@ -70,8 +70,8 @@ int examine_files(struct examination *x, const struct experiment *c)
 
 	if (!file_is_dir(c->model.path))
 		ret = examined(x, EXAMINED_FAIL, "model",
-			       "%s: no such folder: model.path is a pipeline in diffusers' layout (README, "
-			       "\"On your own model\")",
+			       "%s: no such folder: model.path is a pipeline in diffusers' layout "
+			       "(docs/models.md)",
 			       c->model.path);
 	else if (pipeline_hash(&h, &o, &e))
 		ret = examined(x, EXAMINED_FAIL, "model", "%s", e.msg);

@@ -18,11 +18,33 @@
 
 /* ---- The model ----------------------------------------------------------------------------------- */
 
+static const struct vae_conf tiny_vae = { .in_channels = 3,
+					  .out_channels = 3,
+					  .latent_channels = 16,
+					  .layers_per_block = 1,
+					  .norm_num_groups = 4,
+					  .n_levels = 4,
+					  .block_out_channels = { 8, 8, 16, 16 },
+					  .mid_block_add_attention = true,
+					  .scaling_factor = 1.5305,
+					  .shift_factor = 0.0609 };
+/* Of Stable Diffusion 3 and of FLUX.1, but for two factors that change no time. */
+static const struct vae_conf published_vae = { .in_channels = 3,
+					       .out_channels = 3,
+					       .latent_channels = 16,
+					       .layers_per_block = 2,
+					       .norm_num_groups = 32,
+					       .n_levels = 4,
+					       .block_out_channels = { 128, 256, 512, 512 },
+					       .mid_block_add_attention = true,
+					       .scaling_factor = 1.5305,
+					       .shift_factor = 0.0609 };
+
 /* As in the transformer's config.json. */
 static const struct preset {
 	const char *name, *transformer;
 	int64_t latent, text_tokens;
-	struct vae_conf vae;
+	const struct vae_conf *vae;
 } presets[] = {
 	{ "tiny",
 	  "{\"_class_name\": \"SD3Transformer2DModel\", \"sample_size\": 8, \"patch_size\": 2, "
@@ -30,36 +52,26 @@ static const struct preset {
 	  "\"num_attention_heads\": 2, \"joint_attention_dim\": 32, \"caption_projection_dim\": 32, "
 	  "\"pooled_projection_dim\": 32, \"pos_embed_max_size\": 16, \"qk_norm\": \"rms_norm\", "
 	  "\"dual_attention_layers\": [0]}",
-	  8,
-	  12,
-	  { .in_channels = 3,
-	    .out_channels = 3,
-	    .latent_channels = 16,
-	    .layers_per_block = 1,
-	    .norm_num_groups = 4,
-	    .n_levels = 4,
-	    .block_out_channels = { 8, 8, 16, 16 },
-	    .mid_block_add_attention = true,
-	    .scaling_factor = 1.5305,
-	    .shift_factor = 0.0609 } },
+	  8, 12, &tiny_vae },
 	{ "medium",
 	  "{\"_class_name\": \"SD3Transformer2DModel\", \"sample_size\": 128, \"patch_size\": 2, "
 	  "\"in_channels\": 16, \"out_channels\": 16, \"num_layers\": 24, \"attention_head_dim\": 64, "
 	  "\"num_attention_heads\": 24, \"joint_attention_dim\": 4096, \"caption_projection_dim\": 1536, "
 	  "\"pooled_projection_dim\": 2048, \"pos_embed_max_size\": 384, \"qk_norm\": \"rms_norm\", "
 	  "\"dual_attention_layers\": [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]}",
-	  64,
-	  205,
-	  { .in_channels = 3,
-	    .out_channels = 3,
-	    .latent_channels = 16,
-	    .layers_per_block = 2,
-	    .norm_num_groups = 32,
-	    .n_levels = 4,
-	    .block_out_channels = { 128, 256, 512, 512 },
-	    .mid_block_add_attention = true,
-	    .scaling_factor = 1.5305,
-	    .shift_factor = 0.0609 } },
+	  64, 205, &published_vae },
+	{ "sd3.5-large",
+	  "{\"_class_name\": \"SD3Transformer2DModel\", \"sample_size\": 128, \"patch_size\": 2, "
+	  "\"in_channels\": 16, \"out_channels\": 16, \"num_layers\": 38, \"attention_head_dim\": 64, "
+	  "\"num_attention_heads\": 38, \"joint_attention_dim\": 4096, \"caption_projection_dim\": 2432, "
+	  "\"pooled_projection_dim\": 2048, \"pos_embed_max_size\": 192, \"qk_norm\": \"rms_norm\"}",
+	  64, 205, &published_vae },
+	/* diffusers' defaults have its sizes */
+	{ "flux1-dev", "{\"_class_name\": \"FluxTransformer2DModel\", \"guidance_embeds\": true}", 64, 512,
+	  &published_vae },
+	/* likewise; a prompt of 50 or so tokens */
+	{ "z-image", "{\"_class_name\": \"ZImageTransformer2DModel\", \"axes_lens\": [1536, 512, 512]}", 64,
+	  64, &published_vae },
 };
 
 /* Random weights of a configuration's sizes. */
@@ -89,7 +101,7 @@ static int make_model(struct bench *b, struct err *e)
 			preset = &presets[i];
 	if (preset) {
 		config = json_parse(preset->transformer, strlen(preset->transformer), b->model, e);
-		vae_new(&b->vae, &preset->vae, 2);
+		vae_new(&b->vae, preset->vae, 2);
 	} else {
 		config = json_read(path = file_join(b->model, "config.json"), e);
 	}
@@ -97,7 +109,7 @@ static int make_model(struct bench *b, struct err *e)
 	json_decref(config);
 	free(path);
 	if (ret)
-		return preset ? -1 : err_in(e, "bench: --model takes tiny, medium or a transformer's folder");
+		return preset ? -1 : err_in(e, "bench: --model takes " BENCH_MODELS);
 	b->latent = b->latent ? b->latent
 		    : preset  ? preset->latent
 			      : b->t.pipeline.transformer.facts.default_side;
@@ -217,6 +229,21 @@ static void train_a_little(struct bench *b)
 	at_end(s);
 }
 
+/* Attention: what lora.targets has by itself, unless the family names its modules otherwise. */
+static struct lora_conf adapter_conf(const struct bench *b)
+{
+	static char to_q[] = "to_q", to_k[] = "to_k", to_v[] = "to_v", to_out[] = "to_out.0";
+	static char *attention[] = { to_q, to_k, to_v, to_out };
+	const struct nn_net *net = b->t.pipeline.transformer.net;
+	struct lora_conf c = b->x.lora;
+
+	for (int i = 0; i < net->n_site; i++)
+		if (strstr(net->site[i].name[0], ".attn."))
+			return c;
+	c.targets = (struct conf_list) { .v = attention, .n = 4 };
+	return c;
+}
+
 static int make_trainer(struct bench *b, struct err *e)
 {
 	struct trainer *t = &b->t;
@@ -233,8 +260,9 @@ static int make_trainer(struct bench *b, struct err *e)
 		p->vae_type = &kl_autoencoder;
 		p->vae = &b->vae;
 	}
+	struct lora_conf lora = adapter_conf(b);
 	if (transformer_check_side(&p->transformer, b->latent, "bench: --latent", e) ||
-	    policies_init(&t->policies, &b->x.policy, p->transformer.net, &b->x.lora, NULL, 1, p->device, e))
+	    policies_init(&t->policies, &b->x.policy, p->transformer.net, &lora, NULL, 1, p->device, e))
 		return -1;
 	train_a_little(b);
 	struct at_scope *s = at_begin(AT_NO_GRAD);

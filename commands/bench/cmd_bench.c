@@ -2,6 +2,7 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "base/log.h"
+#include "base/version.h"
 #include "commands/bench/model_cost.h"
 #include "commands/options.h"
 #include "dist/startup.h"
@@ -55,14 +56,14 @@ static const char *unit(const struct bench *b)
 
 static json_t *machine(const struct bench *b)
 {
-	return json_pack("{s:s, s:s, s:s, s:s, s:s, s:i, s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:o}",
-			 "model", b->model, "device", b->t.pipeline.device == AT_CUDA ? "cuda" : "cpu",
-			 "machine", at_device_text(b->t.pipeline.device), "dtype", b->dtype, "attention",
-			 attention(b), "ranks", b->t.dist->ranks, "threads", at_threads(), "latent",
-			 (json_int_t)b->latent, "text_tokens", (json_int_t)b->text_tokens, "images",
-			 (json_int_t)b->s.n, "steps", (json_int_t)b->steps, "levels", (json_int_t)b->levels,
-			 "rank", (json_int_t)b->rank, "gemm_flop_per_second", json_number(b->gemm),
-			 "copy_bytes_per_second", json_number(b->copy));
+	return json_pack(
+	    "{s:s, s:s, s:s, s:s, s:s, s:s, s:i, s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:o}", "version",
+	    version(), "model", b->model, "device", b->t.pipeline.device == AT_CUDA ? "cuda" : "cpu",
+	    "machine", at_device_text(b->t.pipeline.device), "dtype", b->dtype, "attention", attention(b),
+	    "ranks", b->t.dist->ranks, "threads", at_threads(), "latent", (json_int_t)b->latent,
+	    "text_tokens", (json_int_t)b->text_tokens, "images", (json_int_t)b->s.n, "steps",
+	    (json_int_t)b->steps, "levels", (json_int_t)b->levels, "rank", (json_int_t)b->rank,
+	    "gemm_flop_per_second", json_number(b->gemm), "copy_bytes_per_second", json_number(b->copy));
 }
 
 static void add_setting(json_t *j, const struct bench *b, const struct bench_times *m)
@@ -296,11 +297,11 @@ static int run(int argc, char **argv, struct err *e)
 	const char *args[1];
 	int64_t threads = 0;
 	const struct option_spec spec[] = {
-		{ "model", 's', &b.model, "NAME",
-		  "tiny, medium (SD3.5 Medium) or a transformer's folder (default tiny)" },
+		{ "model", 's', &b.model, "NAME", BENCH_MODELS " (default tiny; medium: SD3.5 Medium)" },
 		{ "latent", 'i', &b.latent, "N",
-		  "side of the latents (default: the model's; medium: 64, for 512 pixels)" },
-		{ "text-tokens", 'i', &b.text_tokens, "N", "text tokens (default for medium: 205)" },
+		  "side of the latents (default: the model's; of presets but tiny: 64, for 512 pixels)" },
+		{ "text-tokens", 'i', &b.text_tokens, "N",
+		  "text tokens (default of medium and sd3.5-large: 205, of flux1-dev: 512)" },
 		{ "groups", 'i', &b.groups, "N", "prompts (default 2)" },
 		{ "group-size", 'i', &b.group_size, "N", "images per prompt (default 4)" },
 		{ "batch", 'i', &b.now.batch, "N", "images sampled at a time (default 8)" },
@@ -355,5 +356,6 @@ static int run(int argc, char **argv, struct err *e)
 	return startup_close(&d, ret, e);
 }
 
-const struct command cmd_bench = { "bench", "[--model tiny | medium | DIR] [options]",
+const struct command cmd_bench = { "bench",
+				   "[--model tiny | medium | sd3.5-large | flux1-dev | DIR] [options]",
 				   "time the phases of a training step, with random weights", run };

@@ -3,6 +3,7 @@
 #include "base/json.h"
 #include "base/log.h"
 #include "base/machine/stop.h"
+#include "base/version.h"
 #include "base/mem.h"
 #include "commands/compare/curves.h"
 #include "commands/options.h"
@@ -327,8 +328,9 @@ static int write_all(const struct comparison *c, const struct curve_set *set, js
 
 	for (int k = 0; k < c->configs; k++)
 		json_array_append_new(configs, set_json(c, &set[k], seconds));
-	json_t *all = json_pack("{s:s, s:o, s:O, s:o}", "score", c->score, "equal_device_seconds",
-				json_number(seconds), "differences", differ, "configs", configs);
+	json_t *all = json_pack("{s:s, s:s, s:o, s:O, s:o}", "version", version(), "score", c->score,
+				"equal_device_seconds", json_number(seconds), "differences", differ,
+				"configs", configs);
 	curves_svg(&picture, set, c->configs, c->score);
 	table(&lines, c, set, seconds);
 	int ret = json_write(json, all, e) || file_write(svg, picture.s, picture.n, e) ? -1 : 0;

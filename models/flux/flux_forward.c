@@ -62,7 +62,7 @@ static void run_single(const void *ctx, const struct pass *p, const at_t *in, at
 	at_chunk(3, mod, nn_linear(&b->ada, p, with.y_B1D), -1); /* shift, scale, gate */
 	u_BSD = at_modulate(h_BSD, mod[0], mod[1], EPS);
 	all_BS3HK = at_view(nn_linear(&b->qkv, p, u_BSD), DIMS(-1, at_size(h_BSD, 1), 3, H, K));
-	both[0] = joint_attention(1, &all_BS3HK, &b->norm_q_K, &b->norm_k_K, &with);
+	both[0] = joint_attention(1, &all_BS3HK, &b->norm_q_K, &b->norm_k_K, true, &with);
 	both[1] = nn_linear_gelu(&b->up, p, u_BSD);
 	out[0] = joint_in_range(at_gate(h_BSD, mod[2], nn_linear(&b->out, p, at_cat(2, both, -1))));
 }

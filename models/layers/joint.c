@@ -59,13 +59,14 @@ void joint_lay_out(struct joint_block *b, struct nn_net *net, const char *prefix
 /* ---- Attention ----------------------------------------------------------------------------------- */
 
 at_t joint_attention(int n, const at_t *all_BS3HK, const at_t *norm_q_K, const at_t *norm_k_K,
-		     const struct joint_input *in)
+		     bool all_queries, const struct joint_input *in)
 {
 	struct at_scope *s = at_begin(AT_GRAD_AS_IS);
 	at_t q_BSHK, k_BSHK, v_BSHK, o_BHSK;
 
-	at_qkv(n, all_BS3HK, norm_q_K, norm_k_K, true, EPS, &q_BSHK, &k_BSHK, &v_BSHK);
-	q_BSHK = at_rope(q_BSHK, in->cos_SE, in->sin_SE, false);
+	at_qkv(n, all_BS3HK, norm_q_K, norm_k_K, all_queries, EPS, &q_BSHK, &k_BSHK, &v_BSHK);
+	q_BSHK = at_rope(q_BSHK, at_narrow(in->cos_SE, 0, 0, at_size(q_BSHK, 1)),
+			 at_narrow(in->sin_SE, 0, 0, at_size(q_BSHK, 1)), false);
 	k_BSHK = at_rope(k_BSHK, in->cos_SE, in->sin_SE, false);
 	o_BHSK = at_sdpa(at_transpose(q_BSHK, 1, 2), at_transpose(k_BSHK, 1, 2), at_transpose(v_BSHK, 1, 2),
 			 in->bias, false, 0);
@@ -131,8 +132,10 @@ static void run_block(const void *ctx, const struct pass *p, const at_t *in, at_
 		norm_q_K[i] = stream[i]->norm_q_K;
 		norm_k_K[i] = stream[i]->norm_k_K;
 	}
-	at_split(2, o_BSD, tokens, joint_attention(2, all_BS3HK, norm_q_K, norm_k_K, &with), 1);
-	for (int i = 0; i < 2; i++)
+	int streams = k->b->text_ends ? 1 : 2; /* that go on */
+	at_split(streams, o_BSD, tokens,
+		 joint_attention(2, all_BS3HK, norm_q_K, norm_k_K, streams == 2, &with), 1);
+	for (int i = 0; i < streams; i++)
 		out[i] = finish(stream[i], p, in[i], o_BSD[i], mod[i]);
 }
 
@@ -142,13 +145,15 @@ void joint_run(const struct joint_block *b, const struct nn_net *net, int i, con
 	struct at_scope *s = at_begin(AT_GRAD_AS_IS);
 	at_t in[INPUTS] = { *x_BND, *c_BLD, with->y_B1D, with->cos_SE, with->sin_SE, with->bias }, out[2];
 	struct call k = { b, with->bias != NULL };
+	int n = k.biased ? INPUTS : BIAS, outs = b->text_ends ? 1 : 2;
 
 	if (i < p->checkpoint_blocks && at_grad_enabled())
-		block_checkpoint(net, i, p, run_block, &k, sizeof k, k.biased ? INPUTS : BIAS, in, 2, out);
+		block_checkpoint(net, i, p, run_block, &k, sizeof k, n, in, outs, out);
 	else
 		run_block(&k, p, in, out);
 	at_replace(s, x_BND, out[IMAGE]);
-	at_replace(s, c_BLD, out[TEXT]);
+	if (!b->text_ends)
+		at_replace(s, c_BLD, out[TEXT]);
 	at_end(s);
 }
 
@@ -156,10 +161,11 @@ void joint_run(const struct joint_block *b, const struct nn_net *net, int i, con
 
 void joint_attention_cost(struct cost *c, double B, double S, double D, double size)
 {
-	double qkv = 2 * 3, turning = 2 * 2;
+	double qkv = 2 * 3, turning = 2 * 2,
+	       casts = size < 4 ? 2 * 4 * 4 : 0; /* of queries and keys, in float32 */
 
 	cost_attention(c, B, S, S, D, size);
-	cost_op(c, COST_ELEMENTS, 0, (qkv + turning) * size * B * S * D);
+	cost_op(c, COST_ELEMENTS, 0, ((qkv + turning) * size + casts) * B * S * D);
 }
 
 void joint_cost(struct cost *c, double B, double N, double L, double D, double size)

@@ -16,6 +16,9 @@ struct joint_stream {
 };
 struct joint_block {
 	struct joint_stream image, text;
+	/* Nothing reads the text behind this block: it is stale, and of its linears only keys and values
+	 * count. The caller's to set after joint_lay_out. */
+	bool text_ends;
 };
 /* What a family calls a stream's linears within a block; attention's are alike in all. */
 struct joint_names {
@@ -36,9 +39,10 @@ struct joint_input {
 void joint_run(const struct joint_block *b, const struct nn_net *net, int i, const struct pass *p,
 	       at_t *x_BND, at_t *c_BLD, const struct joint_input *in);
 
-/* Products (B, S, 3, H, K) of n streams, one after the other, as attention's result (B, S, H K). */
+/* Products (B, S, 3, H, K) of n streams, one after the other, as attention's result (B, S, H K);
+ * all_queries false: of the first stream's tokens alone. */
 at_t joint_attention(int n, const at_t *all_BS3HK, const at_t *norm_q_K, const at_t *norm_k_K,
-		     const struct joint_input *in);
+		     bool all_queries, const struct joint_input *in);
 /* The kernel (at_sdpa_kernel) of such attention without a bias, for the log. */
 const char *joint_kernel(int64_t tokens, int64_t heads, int64_t K, enum at_dtype dt, enum at_device dev);
 /* Sums beyond float16's range are cut to it, as diffusers does; other types have no such edge. */

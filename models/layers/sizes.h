@@ -18,6 +18,9 @@ struct size_field {
 
 /* `what` names the file in errors. */
 int sizes_read(void *conf, const struct size_field *table, const json_t *o, const char *what, struct err *e);
+/* A list of n whole numbers from 1 to `most`; where the file says nothing, or null, *out stays as it is. */
+int sizes_read_list(int64_t *out, int n, const json_t *o, const char *key, int64_t most, const char *what,
+		    struct err *e);
 void sizes_write(const void *conf, const struct size_field *table, json_t *o);
 
 #endif

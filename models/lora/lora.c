@@ -10,7 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-const char *const lora_form_names[] = { "auto", "always", "never", NULL };
+const char *const lora_form_names[] = { "auto", "always", "never", "lean", NULL };
 static const char *const inits[] = { "gaussian", "kaiming", NULL };
 
 const struct field lora_fields[] = {
@@ -475,7 +475,7 @@ void lora_merge(struct lora_merged *m, const struct lora *l)
 	m->hash = lora_hash(l);
 }
 
-void lora_beside(struct lora_merged *m, const struct lora *l)
+void lora_beside(struct lora_merged *m, const struct lora *l, bool copies)
 {
 	resize(m, l->net->n_site);
 	m->kept = true;
@@ -487,7 +487,7 @@ void lora_beside(struct lora_merged *m, const struct lora *l)
 		if (lora_touches(l, i)) {
 			lora_stack_as(l, i, at_dtype_of(w_OI), &a_RI, &b_OR);
 			put(&m->a_RI[i], a_RI);
-			put(&m->wide_OK[i], at_cat2(w_OI, b_OR, 1));
+			put(&m->wide_OK[i], copies ? at_cat2(w_OI, b_OR, 1) : b_OR);
 		}
 		at_end(s);
 	}
@@ -511,8 +511,8 @@ bool lora_rounds(const struct lora *l)
 
 void lora_ready(struct lora_merged *m, const struct lora *l, enum lora_form form)
 {
-	if (form == LORA_BESIDE || (form == LORA_AUTO && lora_rounds(l)))
-		lora_beside(m, l);
+	if (form == LORA_LEAN || form == LORA_BESIDE || (form == LORA_AUTO && lora_rounds(l)))
+		lora_beside(m, l, form != LORA_LEAN);
 	else
 		lora_merge(m, l);
 }

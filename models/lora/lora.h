@@ -82,7 +82,8 @@ at_t lora_backward(struct lora *l, at_t loss);
  *
  * lora_merge: in the weights.  Kept tensors without gradient; *m zeroed or filled before, whose storage it
  * reuses, so that CUDA graphs may read from there.
- * lora_beside: the pairs, stacked and rounded to the weights' type; the same bits as a pass with `lora`.
+ * lora_beside: the pairs, stacked and rounded to the weights' type; the same bits as a pass with `lora`. With
+ * `copies` the weights lie there once more, beside B, so that no product has to put the two together.
  * lora_ready: one of both, as rollout, evaluation and v_old run.
  * lora_merge_grad: tensors of the innermost scope through which gradients reach the pairs: on small models
  * this is cheaper than adding the low-rank products token by token (lora_prefers_merge: tokens is B * S of
@@ -91,15 +92,16 @@ at_t lora_backward(struct lora *l, at_t loss);
 struct lora_merged {
 	int n_site;
 	at_t *w;              /* one allocation of three lists; NULL where the base weight holds */
-	at_t *wide_OK, *a_RI; /* W and scale * B side by side, and A; NULL where no pair lies beside */
+	at_t *wide_OK, *a_RI; /* scale * B, W before it or not, and A; NULL where no pair lies beside */
 	bool kept;
 	uint64_t hash; /* lora_hash of what was merged; 0 for lora_merge_grad */
 };
-enum lora_form { LORA_AUTO, LORA_IN_WEIGHTS, LORA_BESIDE }; /* auto: beside weights of 16 bits */
-extern const char *const lora_form_names[];                 /* auto, always, never: are they merged? */
+/* auto: beside weights of 16 bits; lean: beside, without copies */
+enum lora_form { LORA_AUTO, LORA_IN_WEIGHTS, LORA_BESIDE, LORA_LEAN };
+extern const char *const lora_form_names[]; /* auto, always, never, lean: are they merged? */
 void lora_ready(struct lora_merged *m, const struct lora *l, enum lora_form form);
 void lora_merge(struct lora_merged *m, const struct lora *l);
-void lora_beside(struct lora_merged *m, const struct lora *l);
+void lora_beside(struct lora_merged *m, const struct lora *l, bool copies);
 bool lora_runs_beside(const struct lora_merged *m); /* somewhere */
 void lora_merge_grad(struct lora_merged *m, const struct lora *l);
 void lora_merged_release(struct lora_merged *m);

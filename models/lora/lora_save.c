@@ -139,23 +139,47 @@ static int write_diffusers(const struct lora *l, const char *path, enum at_dtype
 	return ret;
 }
 
+/* One pair of kohya's layout. */
+static void push_pair(struct items *out, const char *name, at_t a_RI, at_t b_OR, double alpha,
+		      enum at_dtype dt)
+{
+	push(out, mem_printf("lora_unet_%s.lora_down.weight", name), at_cast(a_RI, dt));
+	push(out, mem_printf("lora_unet_%s.lora_up.weight", name), at_cast(b_OR, dt));
+	/* float32 always: 16 bits would round an alpha of, say, 513 */
+	push(out, mem_printf("lora_unet_%s.alpha", name), at_scalar(alpha, AT_F32, AT_CPU));
+}
+
+/* The pairs of a site whose modules have the same names there. */
+static void push_parts(struct items *out, const struct lora *l, int site, enum at_dtype dt)
+{
+	for (int part = 0; part < l->net->site[site].parts; part++) {
+		int i = l->at[site * NN_PARTS + part];
+
+		if (i < 0)
+			continue;
+		char *name = lora_underscored(lora_module(l, i));
+		push_pair(out, name, l->pair[i].a_RI, l->pair[i].b_OR, l->pair[i].size.alpha, dt);
+		free(name);
+	}
+}
+
 /* All parts of an original module as one pair of it, with one alpha. */
 static int push_fused(struct items *out, const struct lora *l, const struct lora_run *r, enum at_dtype dt,
 		      struct err *e)
 {
 	at_t a_RI, b_OR;
 
+	if (!l->net->names && l->net->trainer) {
+		push_parts(out, l, r->first, dt);
+		return 0;
+	}
 	if (!r->name)
 		return err_set(e, "adapter: kohya's layout has no name for %s",
 			       l->net->site[r->first].name[0]);
 	double scale = lora_stack_run(l, r->first, r->sites, &a_RI, &b_OR);
 
-	push(out, mem_printf("lora_unet_%s.lora_down.weight", r->name), at_cast(a_RI, dt));
-	push(out, mem_printf("lora_unet_%s.lora_up.weight", r->name),
-	     at_cast(r->swap ? lora_swap_halves(b_OR) : b_OR, dt));
-	/* float32 always: 16 bits would round an alpha of, say, 513 */
-	push(out, mem_printf("lora_unet_%s.alpha", r->name),
-	     at_scalar(scale * (double)at_size(a_RI, 0), AT_F32, AT_CPU));
+	push_pair(out, r->name, a_RI, r->swap ? lora_swap_halves(b_OR) : b_OR,
+		  scale * (double)at_size(a_RI, 0), dt);
 	return 0;
 }
 

@@ -71,7 +71,7 @@ static int read_dual(struct mmdit_conf *c, const json_t *o, const char *what, st
 	const json_t *list = json_object_get(o, "dual_attention_layers"), *x;
 	size_t i;
 
-	if (!list) /* configs from before SD3.5 */
+	if (!list || json_is_null(list)) /* configs from before SD3.5 */
 		return 0;
 	if (!json_is_array(list) || json_array_size(list) > MMDIT_LAYERS)
 		return err_set(e, "%s: dual_attention_layers must be a list of at most %d layers", what,

@@ -11,21 +11,24 @@ struct tokenizer {
 	struct clip_tokenizer *clip;
 	struct t5_tokenizer *t5;
 	struct bert_tokenizer *bert;
+	struct qwen_tokenizer *qwen;
 };
 
-enum kind { CLIP, T5, BERT };
+enum kind { CLIP, T5, BERT, QWEN };
 
-/* model.type of tokenizer.json. */
+/* model.type of tokenizer.json; of the two that are BPE, CLIP's marks the ends of words. */
 static int ask_json(enum kind *kind, const char *path, struct err *e)
 {
 	static const char *const types[] = { [CLIP] = "BPE", [T5] = "Unigram", [BERT] = "WordPiece" };
 	json_t *o = json_read(path, e);
-	const char *type = json_string_value(json_object_get(json_object_get(o, "model"), "type"));
+	const json_t *model = json_object_get(o, "model");
+	const char *type = json_string_value(json_object_get(model, "type"));
+	const char *end = json_string_value(json_object_get(model, "end_of_word_suffix"));
 	int ret = -1;
 
 	for (int i = CLIP; i <= BERT && type; i++)
 		if (!strcmp(type, types[i])) {
-			*kind = (enum kind)i;
+			*kind = i == CLIP && (!end || !*end) ? QWEN : (enum kind)i;
 			ret = 0;
 		}
 	if (o && ret)
@@ -35,6 +38,30 @@ static int ask_json(enum kind *kind, const char *path, struct err *e)
 	return ret;
 }
 
+/* The class of transformers that tokenizer_config.json names, "Fast" or not.  False: none that is known. */
+static bool ask_class(enum kind *kind, const char *dir)
+{
+	static const char *const classes[] = { [CLIP] = "CLIPTokenizer",
+					       [T5] = "T5Tokenizer",
+					       [BERT] = "BertTokenizer",
+					       [QWEN] = "Qwen2Tokenizer" };
+	char *path = file_join(dir, "tokenizer_config.json");
+	struct err ignored; /* whoever reads the file for its contents says what is wrong with it */
+	json_t *o = file_exists(path) ? json_read(path, &ignored) : NULL;
+	const char *name = json_string_value(json_object_get(o, "tokenizer_class"));
+	bool found = false;
+
+	for (int i = CLIP; i <= QWEN && name; i++)
+		if (text_starts(name, classes[i]) &&
+		    (!name[strlen(classes[i])] || !strcmp(name + strlen(classes[i]), "Fast"))) {
+			*kind = (enum kind)i;
+			found = true;
+		}
+	json_decref(o);
+	free(path);
+	return found;
+}
+
 static int find_kind(enum kind *kind, const char *dir, struct err *e)
 {
 	static const char *const file[] = { "spiece.model", "vocab.json", "vocab.txt" };
@@ -42,6 +69,8 @@ static int find_kind(enum kind *kind, const char *dir, struct err *e)
 	char *path;
 	int ret;
 
+	if (ask_class(kind, dir))
+		return 0;
 	for (int i = 0; i < 3; i++) {
 		path = file_join(dir, file[i]);
 		bool there = file_exists(path);
@@ -71,6 +100,8 @@ int tokenizer_open(struct tokenizer **out, const char *dir, struct err *e)
 		ret = clip_tokenizer_open(&t->clip, dir, e);
 	else if (!ret && kind == T5)
 		ret = t5_tokenizer_open(&t->t5, dir, e);
+	else if (!ret && kind == QWEN)
+		ret = qwen_tokenizer_open(&t->qwen, dir, e);
 	else if (!ret)
 		ret = bert_tokenizer_open(&t->bert, dir, e);
 	if (ret)
@@ -87,6 +118,7 @@ void tokenizer_close(struct tokenizer *t)
 	clip_tokenizer_close(t->clip);
 	t5_tokenizer_close(t->t5);
 	bert_tokenizer_close(t->bert);
+	qwen_tokenizer_close(t->qwen);
 	free(t);
 }
 
@@ -96,5 +128,7 @@ int tokenizer_encode(const struct tokenizer *t, const char *text, int64_t length
 		return clip_tokenizer_encode(t->clip, text, length, ids, e);
 	if (t->t5)
 		return t5_tokenizer_encode(t->t5, text, length, ids, e);
+	if (t->qwen)
+		return qwen_tokenizer_encode(t->qwen, text, length, ids, NULL, e);
 	return bert_tokenizer_encode(t->bert, text, length, ids, e);
 }

@@ -1,6 +1,6 @@
 /*
  * tokenizer.h -- prompts to the ids that text encoders read, identical to transformers' tokenizers: SD3's
- * three, and BERT's for rewards.
+ * three, Qwen's, and BERT's for rewards.
  *
  * Text is UTF-8; other bytes are an error.  Ids are truncated so that the closing token fits, and padded.
  */
@@ -36,6 +36,18 @@ void t5_tokenizer_close(struct t5_tokenizer *t);
 int t5_tokenizer_encode(const struct t5_tokenizer *t, const char *text, int64_t length, int64_t *ids,
 			struct err *e);
 
+/* ---- Qwen2, Qwen2.5 and Qwen3: byte-level BPE without case or word ends ----------------------------- */
+struct qwen_tokenizer;
+
+/* vocab.json and merges.txt, with the added tokens of tokenizer_config.json and added_tokens.json, or
+ * tokenizer.json where they are missing. */
+int qwen_tokenizer_open(struct qwen_tokenizer **t, const char *dir, struct err *e);
+void qwen_tokenizer_close(struct qwen_tokenizer *t);
+/* At most `length` ids and nothing around them, then padding: `length` entries.  Into *count, unless NULL,
+ * how many come before the padding. */
+int qwen_tokenizer_encode(const struct qwen_tokenizer *t, const char *text, int64_t length, int64_t *ids,
+			  int64_t *count, struct err *e);
+
 /* ---- BERT: WordPiece ------------------------------------------------------------------------------ */
 struct bert_tokenizer;
 
@@ -50,8 +62,8 @@ int bert_tokenizer_encode(const struct bert_tokenizer *t, const char *text, int6
 /* ---- Whichever a folder holds --------------------------------------------------------------------- */
 struct tokenizer;
 
-/* By the first of these files: spiece.model is T5's, vocab.json CLIP's, vocab.txt BERT's, and tokenizer.json
- * says whose it is. */
+/* By tokenizer_class of tokenizer_config.json; where that is missing or of no use, by the first of these
+ * files: spiece.model is T5's, vocab.json CLIP's, vocab.txt BERT's, and tokenizer.json says whose it is. */
 int tokenizer_open(struct tokenizer **t, const char *dir, struct err *e);
 void tokenizer_close(struct tokenizer *t); /* NULL is fine */
 /* As above; length is at least 2. */

@@ -10,11 +10,6 @@
 
 static const struct pass base = { 0 };
 
-static at_t conv(const struct vae_conv *c, at_t x, int stride, int padding)
-{
-	return at_conv2d(x, c->w_OIkk, c->b_O, stride, padding);
-}
-
 static at_t norm_silu(const struct vae *m, const struct vae_norm *n, at_t x)
 {
 	return at_group_norm_silu(x, (int)m->conf.norm_num_groups, n->w_C, n->b_C, EPS);
@@ -23,25 +18,25 @@ static at_t norm_silu(const struct vae *m, const struct vae_norm *n, at_t x)
 static at_t resnet(const struct vae *m, const struct vae_resnet *r, at_t x_BCHW)
 {
 	struct at_scope *s = at_begin(AT_GRAD_AS_IS);
-	at_t h = conv(&r->conv1, norm_silu(m, &r->norm1, x_BCHW), 1, 1);
+	at_t h = vae_conv(&r->conv1, norm_silu(m, &r->norm1, x_BCHW), 1, 1);
 
-	h = conv(&r->conv2, norm_silu(m, &r->norm2, h), 1, 1);
+	h = vae_conv(&r->conv2, norm_silu(m, &r->norm2, h), 1, 1);
 	if (r->shortcut.w_OIkk)
-		x_BCHW = conv(&r->shortcut, x_BCHW, 1, 0);
+		x_BCHW = vae_conv(&r->shortcut, x_BCHW, 1, 0);
 	return at_return(s, at_add(x_BCHW, h));
 }
 
-/* One head over all pixels. */
 static at_t attention(const struct vae *m, const struct vae_half *f, at_t x_BCHW)
 {
 	struct at_scope *s = at_begin(AT_GRAD_AS_IS);
 	const struct vae_norm *n = &f->attention_norm;
 	at_t flat_BCN =
 	    at_flatten(at_group_norm(x_BCHW, (int)m->conf.norm_num_groups, n->w_C, n->b_C, EPS), 2, 3);
-	at_t h_B1NC = at_unsqueeze(at_contiguous(at_transpose(flat_BCN, 1, 2)), 1);
-	at_t o_B1NC = at_sdpa(nn_linear(&f->q, &base, h_B1NC), nn_linear(&f->k, &base, h_B1NC),
-			      nn_linear(&f->v, &base, h_B1NC), NULL, false, 0);
-	at_t o_BNC = nn_linear(&f->out, &base, at_contiguous(at_select(o_B1NC, 1, 0)));
+	at_t h_BNC = at_contiguous(at_transpose(flat_BCN, 1, 2));
+	at_t o_BNC = vae_attention(nn_linear(&f->q, &base, h_BNC), nn_linear(&f->k, &base, h_BNC),
+				   nn_linear(&f->v, &base, h_BNC));
+
+	o_BNC = nn_linear(&f->out, &base, o_BNC);
 
 	return at_return(s, at_add(at_reshape(at_transpose(o_BNC, 1, 2), at_shape(x_BCHW)), x_BCHW));
 }
@@ -65,15 +60,16 @@ static at_t level(const struct vae *m, const struct vae_level *l, at_t x)
 	return at_return(s, x);
 }
 
-static at_t decode(const struct vae *m, at_t z_BChw)
+static at_t decode(const void *vae, at_t z_BChw)
 {
+	const struct vae *m = vae;
 	struct at_scope *s = at_begin(AT_GRAD_AS_IS);
 	const struct vae_half *f = &m->decoder;
 	at_t x = at_add(at_div(z_BChw, m->conf.scaling_factor), m->conf.shift_factor);
 
 	if (f->quant.w_OIkk)
-		x = conv(&f->quant, x, 1, 0);
-	x = conv(&f->conv_in, x, 1, 1);
+		x = vae_conv(&f->quant, x, 1, 0);
+	x = vae_conv(&f->conv_in, x, 1, 1);
 	tap(x, "decoder.conv_in");
 	x = middle(m, f, x);
 	tap(x, "decoder.mid_block");
@@ -81,78 +77,51 @@ static at_t decode(const struct vae *m, at_t z_BChw)
 		struct at_scope *step = at_begin(AT_GRAD_AS_IS);
 		at_t y = level(m, &f->level[i], x);
 		if (f->level[i].resample.w_OIkk)
-			y = conv(&f->level[i].resample, at_upsample_nearest2(y), 1, 1);
+			y = vae_conv(&f->level[i].resample, at_upsample_nearest2(y), 1, 1);
 		tap(y, "decoder.up_blocks.%d", i);
 		at_replace(step, &x, y);
 		at_end(step);
 	}
-	x = conv(&f->conv_out, norm_silu(m, &f->norm_out, x), 1, 1);
+	x = vae_conv(&f->conv_out, norm_silu(m, &f->norm_out, x), 1, 1);
 	tap(x, "decoder.conv_out");
 	return at_return(s, at_contiguous(x)); /* of channels-last weights it has their order */
 }
 
-static at_t encode(const struct vae *m, at_t x_B3HW)
+static at_t encode(const void *vae, at_t x_B3HW)
 {
+	const struct vae *m = vae;
 	struct at_scope *s = at_begin(AT_GRAD_AS_IS);
 	const struct vae_half *f = &m->encoder;
-	at_t x = conv(&f->conv_in, x_B3HW, 1, 1), mean;
+	at_t x = vae_conv(&f->conv_in, x_B3HW, 1, 1), mean;
 
 	tap(x, "encoder.conv_in");
 	for (int i = 0; i < m->conf.n_levels; i++) {
 		struct at_scope *step = at_begin(AT_GRAD_AS_IS);
 		at_t y = level(m, &f->level[i], x);
 		if (f->level[i].resample.w_OIkk) /* padded below and at the right only */
-			y = conv(&f->level[i].resample, at_pad(y, DIMS(0, 1, 0, 1), 0), 2, 0);
+			y = vae_conv(&f->level[i].resample, at_pad(y, DIMS(0, 1, 0, 1), 0), 2, 0);
 		tap(y, "encoder.down_blocks.%d", i);
 		at_replace(step, &x, y);
 		at_end(step);
 	}
 	x = middle(m, f, x);
 	tap(x, "encoder.mid_block");
-	x = conv(&f->conv_out, norm_silu(m, &f->norm_out, x), 1, 1);
+	x = vae_conv(&f->conv_out, norm_silu(m, &f->norm_out, x), 1, 1);
 	tap(x, "encoder.conv_out");
 	if (f->quant.w_OIkk)
-		x = conv(&f->quant, x, 1, 0);
+		x = vae_conv(&f->quant, x, 1, 0);
 	mean = at_narrow(x, 1, 0, m->conf.latent_channels); /* the other half is the log-variance */
 	return at_return(s, at_mul(at_sub(mean, m->conf.shift_factor), m->conf.scaling_factor));
 }
 
-static at_t in_pieces(const struct vae *m, at_t (*some)(const struct vae *, at_t), at_t x_BCHW,
-		      int64_t at_a_time)
-{
-	struct at_scope *s = at_begin(AT_GRAD_AS_IS);
-	int64_t B = at_size(x_BCHW, 0);
-	at_t out = NULL;
-
-	for (int64_t b = 0; b < B; b += at_a_time) {
-		struct at_scope *piece = at_begin(AT_GRAD_AS_IS);
-		int64_t n = at_a_time < B - b ? at_a_time : B - b;
-		at_t y = some(m, at_narrow(x_BCHW, 0, b, n));
-		if (n == B) {
-			out = at_escape(piece, y);
-		} else if (at_requires_grad(y)) {
-			out = at_escape(piece, out ? at_cat2(out, y, 0) : y);
-		} else { /* into place: a second copy of all images is never needed */
-			if (!out) {
-				struct at_dims d = at_shape(y);
-				d.d[0] = B;
-				out = at_escape(piece, at_empty(d, at_dtype_of(y), at_device_of(y)));
-			}
-			at_copy_(at_narrow(out, 0, b, n), y);
-		}
-		at_end(piece);
-	}
-	return at_return(s, out);
-}
-
 at_t vae_decode(const struct vae *m, at_t z_BChw, int64_t at_a_time)
 {
-	return in_pieces(m, decode, z_BChw, at_a_time);
+	return vae_in_pieces(m, decode, z_BChw, at_a_time);
 }
 
 at_t vae_encode(const struct vae *m, at_t x_B3HW)
 {
-	return in_pieces(m, encode, x_B3HW, 1);
+	return vae_in_pieces(m, encode, x_B3HW, 1);
 }
 
 int64_t vae_scale(const struct vae *m)

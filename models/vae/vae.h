@@ -5,7 +5,7 @@
 #ifndef VAE_H
 #define VAE_H
 #include "models/cost.h"
-#include "models/nn.h"
+#include "models/vae/vae_parts.h"
 
 #define VAE_LEVELS 8
 
@@ -15,9 +15,6 @@ struct vae_conf {
 	int64_t block_out_channels[VAE_LEVELS];
 	bool use_quant_conv, use_post_quant_conv, mid_block_add_attention;
 	double scaling_factor, shift_factor;
-};
-struct vae_conv {
-	at_t w_OIkk, b_O; /* NULL: absent */
 };
 struct vae_norm {
 	at_t w_C, b_C;

@@ -2,7 +2,6 @@
 #include "models/encoder.h"
 #include "models/known_keys.h"
 #include "models/vae/vae.h"
-#include "aten/images.h"
 #include "base/file.h"
 #include "base/json.h"
 #include "base/mem.h"
@@ -216,26 +215,11 @@ void vae_new(struct vae *m, const struct vae_conf *c, uint64_t seed)
 	nn_init(&m->net, seed);
 }
 
-/* The decoder's convolutions on a GPU: kernels in channels-last order, which the images between them take
- * over, so that cuDNN need not turn each around and back. */
-static void order_for_gpu(struct vae *m)
-{
-	struct at_scope *s = at_begin(AT_NO_GRAD);
-
-	for (int i = 0; i < m->net.n_param; i++) {
-		const struct nn_param *p = &m->net.param[i];
-
-		if (p->shape.n == 4 && !strncmp(p->name, "decoder.", 8))
-			at_set(p->tensor, at_channels_last(*p->tensor));
-	}
-	at_end(s);
-}
-
 void vae_move(struct vae *m, enum at_dtype dt, enum at_device dev)
 {
 	nn_move(&m->net, dt, dev);
 	if (dev == AT_CUDA)
-		order_for_gpu(m);
+		vae_order_for_gpu(&m->net);
 }
 
 int vae_read_conf(struct vae_conf *c, const char *dir, struct err *e)
@@ -260,7 +244,7 @@ int vae_open(struct vae *m, const char *dir, enum at_dtype dt, enum at_device de
 	if (ret)
 		vae_release(m);
 	else if (dev == AT_CUDA)
-		order_for_gpu(m);
+		vae_order_for_gpu(&m->net);
 	return ret;
 }
 

@@ -171,6 +171,7 @@ def test_eval_keeps(tmp_path, prompts):
         assert {k: v for k, v in scores(tmp_path / "e.json").items() if k != "seconds"} == want
         assert f"{folder}/album.json" in said and "18 made, 0 were there" in said
         contraflow("score", folder, "-o", tmp_path / "s.json", "--quiet")
+        assert scores(tmp_path / "s.json")["version"] == scores(tmp_path / "e.json")["protocol"]["version"] == contraflow("--version").stdout.split()[1]
         summary = scores(tmp_path / "s.json")["summary"]
         assert {k: v for k, v in summary.items() if k in want and k not in ("rewards", "unavailable")} == {
             k: v for k, v in want.items() if k not in ("rewards", "unavailable", "protocol", "version")}  # fmt: skip

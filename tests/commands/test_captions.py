@@ -73,6 +73,14 @@ def test_captions_without_scores(tmp_path):
     assert has(pixels(tmp_path / "b.png"), GREY)
 
 
+def test_choose(tmp_path, prompts):
+    """Of four prompts with two tags three: the first of each tag, then the second of the first."""
+    contraflow("sample", "--model", BASE, "--prompts", prompts, "--choose", 3, "--steps", 1, "-d", tmp_path / "some")
+    chosen = [json.loads((tmp_path / f"some/{i:05}-0000.jsonl").read_text()) for i in range(3)]
+    assert chosen == [FEW[0], FEW[2], FEW[1]] and not (tmp_path / "some/00003-0000.png").exists()
+    assert "--choose -1" in fails("sample", "--model", BASE, "--prompts", prompts, "--choose", -1, "-o", tmp_path / "x.png")
+
+
 def test_refused(tmp_path, run, prompts):
     assert "two images belong together" in fails("sample", "--lora", run, "--prompts", prompts, "--against", "base", "--columns", 3, "-o", tmp_path / "x.png")
     assert "are of a grid" in fails("sample", "--lora", run, "--prompts", prompts, "--captions", "-d", tmp_path / "x")

@@ -85,3 +85,77 @@ def test_others():
     assert (awm["train"]["algorithm"], awm["rollout"]["steps"], int(14 * awm["train"]["timestep_fraction"]), awm["prompts"]["groups"]) == ("awm", 14, 6, 72)
     assert (dpo["train"]["algorithm"], dpo["policy"]["old_every"], float(dpo["dpo"]["beta"])) == ("dpo", 40, 100)
     assert (dgpo["train"]["algorithm"], int(10 * dgpo["train"]["timestep_fraction"]), dgpo["dgpo"]["first_levels"]) == ("dgpo", 4, 7)
+
+
+# FLUX.1-dev: algorithm, solver, steps, embedded guidance, images of a prompt, side, rank, share of the levels trained, standard deviation.
+FLUX = {
+    "pickscore": ("nft", "dpm2", 10, 1, 24, 512, 32, 0.4, "global"), "pickscore-384": ("nft", "euler", 8, 3.5, 16, 384, 64, 0.25, "group"),
+    "flowgrpo-pickscore": ("flow_grpo", "flow_sde", 6, 3.5, 24, 512, 64, 0.99, "global"),
+    "flowgrpo-geneval-fast": ("flow_grpo", "cps", 6, 3.5, 24, 512, 64, 0.99, "global"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FLUX)
+def test_flux(name):
+    c = yaml.safe_load(contraflow("config", "show", f"configs/flux1-dev-{name}.yaml").stdout)
+    algorithm, solver, steps, guidance, images, side, rank, share, std = FLUX[name]
+    r, p, e = c["rollout"], c["prompts"], c["eval"]["sampler"]
+    assert (c["train"]["algorithm"], r["solver"], r["steps"], r["guidance"], e["guidance"], e["steps"]) == (algorithm, solver, steps, guidance, guidance, 28)
+    assert (p["groups"], p["group_size"], p["height"], p["width"]) == (48, images, side, side)
+    assert (c["lora"]["rank"], c["lora"]["alpha"], c["train"]["timestep_fraction"], c["advantage"]["std"]) == (rank, 2 * rank, share, std)
+    assert (c["model"]["text_length"], c["run"]["dtype"], c["train"]["gradient_checkpointing"], list(c["rewards"])) == (
+        128, "bfloat16", "auto", ["geneval" if "geneval" in name else "pickscore"]
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name, model", [("sd35l", "stable-diffusion-3.5-large"), ("sd3m", "stable-diffusion-3-medium-diffusers")])
+def test_other_models_of_the_family(name, model):
+    """3.5 Medium's settings but for the weights."""
+    c, want = yaml.safe_load(contraflow("config", "show", f"configs/{name}-pickscore.yaml").stdout), resolve("pickscore")
+    want["run"]["name"], want["model"]["path"] = f"{name}-pickscore", f"models/{model}"
+    assert c == want
+
+
+# Published recipes of Qwen-Image: algorithm, solver, steps, guidance, shift, prompts, side, share of the levels trained, learning rate, std.
+QWEN_IMAGE = {
+    "ocr": ("nft", "euler", 10, 1, 0, 24, 512, 1, 3e-4, "group"), "pickscore": ("nft", "euler", 30, 4, 0, 32, 512, 0.34, 2e-4, "group"),
+    "pickscore-384": ("nft", "euler", 12, 1, 3, 32, 384, 0.99, 3e-4, "global"),
+    "flowgrpo-pickscore": ("flow_grpo", "flow_sde", 10, 4, 0, 32, 512, 0.99, 3e-4, "group"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", QWEN_IMAGE)
+def test_qwen_image(name):
+    c = yaml.safe_load(contraflow("config", "show", f"configs/qwen-image-{name}.yaml").stdout)
+    algorithm, solver, steps, guidance, shift, groups, side, share, lr, std = QWEN_IMAGE[name]
+    r, p, e = c["rollout"], c["prompts"], c["eval"]["sampler"]
+    assert (c["train"]["algorithm"], r["solver"], r["steps"], r["guidance"], e["guidance"], r["shift"], e["shift"]) == (
+        algorithm, solver, steps, guidance, guidance, shift, shift
+    )  # fmt: skip
+    assert (p["groups"], p["group_size"], p["height"], p["width"], float(c["optimizer"]["lr"])) == (groups, 16, side, side, lr)
+    assert (c["lora"]["rank"], c["lora"]["alpha"], c["train"]["timestep_fraction"], c["advantage"]["std"]) == (64, 128, share, std)
+    assert (c["model"]["text_length"], c["policy"]["merge"], c["train"]["gradient_checkpointing"]) == (256, "lean", "auto")
+
+
+# Z-Image, as Flow-Factory's examples have it: guidance (one more than theirs), steps, levels trained, algorithm, standard deviation, folder.
+Z_IMAGE = {
+    "z-image-pickscore": (5, 10, 2, "nft", "group", "Z-Image"), "z-image-turbo-pickscore": (1, 6, 3, "nft", "global", "Z-Image-Turbo"),
+    "z-image-flowgrpo-pickscore": (5, 10, 1, "flow_grpo", "group", "Z-Image"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", Z_IMAGE)
+def test_z_image(name):
+    c, (guidance, steps, levels, algorithm, std, folder) = yaml.safe_load(contraflow("config", "show", f"configs/{name}.yaml").stdout), Z_IMAGE[name]
+    p, r, t = c["prompts"], c["rollout"], c["train"]
+    assert (p["groups"], p["group_size"], p["height"], p["width"], c["model"]["path"]) == (48, 16, 512, 512, f"models/{folder}")
+    assert (r["guidance"], c["eval"]["sampler"]["guidance"], r["steps"], int(steps * t["timestep_fraction"])) == (guidance, guidance, steps, levels)
+    assert (t["algorithm"], c["advantage"]["std"], c["advantage"]["clip"], float(c["optimizer"]["lr"])) == (algorithm, std, 5, 3e-4)
+    assert (c["lora"]["rank"], c["lora"]["alpha"], len(c["lora"]["targets"]), c["run"]["dtype"]) == (64, 128, 7, "bfloat16")
+    if algorithm == "nft":
+        n, old = c["nft"], c["policy"]
+        assert (n["beta"], n["kl_beta"], r["solver"], old["old_schedule"], float(old["old_slope"]), old["old_max"]) == (0.1, 0, "euler", "linear", 1e-3, 0.5)
+    else:
+        g = c["flow_grpo"]
+        assert (r["solver"], r["eta"], t["steps_per_epoch"], float(g["clip"]), g["kl_beta"]) == ("flow_sde", 0.7, 2, 1e-4, 0)
+        assert (g["window"], g["window_low"], g["window_high"], c["policy"]["old_schedule"]) == (1, 1, 4, "on_policy")

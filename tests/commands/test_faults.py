@@ -12,8 +12,9 @@ from command import BASE, ROOT, build, contraflow
 sys.path.insert(0, str(ROOT / "tools"))
 import fault_loop  # noqa: E402
 
-SOME = [("write", 5, "ENOSPC"), ("write", 12, "short"), ("write", 14, "kill"), ("fsync", 6, "EIO"), ("rename", 7, "EACCES"), ("rename", 8, "kill"),
-        ("unlink", 2, "EIO"), ("open", 30, "EIO"), ("mkdir", 2, "ENOSPC"), ("alloc", 1500, "ENOMEM")]  # fmt: skip
+SOME = [("write", 5, "ENOSPC"), ("write", 12, "short"), ("write", 46, "EFBIG"), ("write", 50, "EIO"), ("write", 63, "ENOSPC"), ("any", 200, "kill"),
+        ("any", 440, "kill"), ("fsync", 6, "EIO"), ("rename", 7, "EACCES"), ("unlink", 2, "EIO"), ("open", 39, "EIO"), ("open", 60, "EINTR"),
+        ("mkdir", 2, "ENOSPC"), ("alloc", 1500, "ENOMEM")]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +32,12 @@ def want(folder):
 @pytest.mark.parametrize("call, n, what", SOME, ids=["-".join(map(str, s)) for s in SOME])
 def test_fault(folder, want, call, n, what):
     assert fault_loop.judge(build() / "contraflow", folder, want, 1, call, n, what) == []
+
+
+def test_another_rank(folder):
+    """What befalls rank 1's share of an archive ends both, with its words."""
+    program = build() / "contraflow"
+    assert fault_loop.judge(program, folder, fault_loop.reference(program, folder, 2), 2, "write", 1, "ENOSPC", struck=1) == []
 
 
 def test_the_hook_says_what_it_does_not_know():

@@ -125,7 +125,7 @@ def test_run_directory(tmp_path):
     for phase in ("rollout", "reward_wait", "update", "all_reduce"):
         assert lines[0][f"time/{phase}"] >= 0
     assert all(r["time/eval"] > 0 for r in evals)
-    assert sorted(p.name for p in (run / "samples").iterdir()) == ["step-000000.png", "step-000002.png"]
+    assert sorted(p.name for p in (run / "samples").iterdir()) == [f"step-{i:06}.{kind}" for i in (0, 2) for kind in ("json", "png")]
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = EventAccumulator(str(run / "tensorboard"))

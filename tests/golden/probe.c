@@ -2,8 +2,8 @@
  * probe.c -- what the tests against diffusers and PEFT run: models/ from files to files.
  *
  *   golden_probe forward TRANSFORMER IN OUT DTYPE [ADAPTER]   velocity "v"; with an adapter also "v_merged",
- * "v_beside", "v_merged_grad" and, where IN has g, the gradients of sum(v * g): "grad.KEY" on the fly,
- * "grad_merged.KEY" merged, and both with activation checkpointing, "grad_again.KEY" and
+ * "v_beside", "v_lean", "v_merged_grad" and, where IN has g, the gradients of sum(v * g): "grad.KEY" on the
+ * fly, "grad_merged.KEY" merged, and both with activation checkpointing, "grad_again.KEY" and
  * "grad_merged_again.KEY" golden_probe adapter TRANSFORMER DIR RANK ALPHA INIT TARGET...   saves a fresh
  * adapter; with INIT "random" A and B are normal, otherwise as lora_init makes them golden_probe adapters
  * TRANSFORMER FROM TO loads an adapter and saves it again golden_probe new DIR saves a transformer as
@@ -93,13 +93,16 @@ static int with_adapter(const struct transformer *m, const char *dir, const stru
 	int n = 0;
 
 	need(lora_load(&l, m->net, dir, AT_CPU, &e), &e);
-	*item = mem_zero((size_t)(8 * l.n + 4), sizeof **item);
+	*item = mem_zero((size_t)(8 * l.n + 5), sizeof **item);
 	lora_merge(&merged, &l);
 	(*item)[n++] =
 	    (struct st_item) { "v_merged", at_detach(velocity(m, &(struct pass) { .merged = &merged }, in)) };
-	lora_beside(&merged, &l);
-	(*item)[n++] =
-	    (struct st_item) { "v_beside", at_detach(velocity(m, &(struct pass) { .merged = &merged }, in)) };
+	for (int copies = 1; copies >= 0; copies--) {
+		lora_beside(&merged, &l, copies);
+		(*item)[n++] =
+		    (struct st_item) { copies ? "v_beside" : "v_lean",
+				       at_detach(velocity(m, &(struct pass) { .merged = &merged }, in)) };
+	}
 	lora_merged_release(&merged);
 
 	lora_require_grad(&l);

@@ -37,11 +37,11 @@ def contraflow(*args):
 
 
 def randomise(module, seed):
-    """Every parameter and buffer away from its initial value: zeros would hide what they multiply."""
-    g = torch.Generator().manual_seed(seed)
+    """Every parameter and buffer of its files away from its initial value: zeros would hide what they multiply."""
+    g, saved = torch.Generator().manual_seed(seed), module.state_dict()
     with torch.no_grad():
         for name, p in list(module.named_parameters()) + list(module.named_buffers()):
-            if not p.is_floating_point():
+            if not p.is_floating_point() or name not in saved:  # frequencies of rotary positions are in no file
                 continue
             noise = torch.randn(p.shape, generator=g)
             if name.endswith("norm_q.weight") or name.endswith("norm_k.weight") or ".norm_added_" in name:

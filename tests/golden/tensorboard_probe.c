@@ -50,7 +50,7 @@ int main(int argc, char **argv)
 		die("%s", e.msg);
 	while (scanf("%15s %63s %lld", verb, tag, &step) == 3) {
 		if (!strcmp(verb, "scalar") && scanf("%lf", &v) == 1)
-			tb_scalar(tb, tag, step, v);
+			tb_scalar(tb, tag, step, v, NULL);
 		else if (!strcmp(verb, "image"))
 			image(tb, tag, step);
 		else if (!strcmp(verb, "histogram"))

@@ -21,6 +21,7 @@ SD35 = dict(dual_attention_layers=(0, 1), qk_norm="rms_norm")
 CONFIGS = {
     "sd3": dict(transformer=SD3),
     "sd35": dict(transformer=SD35),
+    "3.5 Large": dict(transformer=dict(dual_attention_layers=(), qk_norm="rms_norm", num_layers=3, pos_embed_max_size=24), size=(24, 40)),
     "no T5": dict(transformer=SD35, t5=None),
     "non-square": dict(transformer=SD35, size=(48, 32)),
     "wide": dict(transformer=dict(SD3, num_layers=3, num_attention_heads=3, attention_head_dim=16), size=(24, 72)),

@@ -1,5 +1,6 @@
 """The tokenizers against transformers': identical ids on 10,000 strings each."""
 
+import base64
 import html.entities
 import json
 import os
@@ -7,7 +8,9 @@ import pathlib
 import random
 import shutil
 import subprocess
+import sys
 import unicodedata
+import zipfile
 
 import ftfy
 import open_clip
@@ -15,7 +18,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from sd3 import ROOT, contraflow
-from vocabularies import BERT_WORDS, WORDS, bert_folder, clip_folder, corpus, t5_folder
+from vocabularies import BERT_WORDS, QWEN_WORDS, WORDS, bert_folder, byte_names, clip_folder, corpus, qwen_folder, t5_folder
 from transformers import (BertTokenizer, CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokenizer, T5Config, T5EncoderModel,
                           T5Tokenizer)  # fmt: skip
 
@@ -243,13 +246,115 @@ def edit(folder, change):
     (folder / "tokenizer.json").write_text(json.dumps(whole))
 
 
-@pytest.mark.parametrize("kind", ["clip", "clip_json", "t5", "bert", "bert_vocab"])
+# ---- Qwen --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layout", ["json", "config", "added"])
+def test_qwen(tmp_path, layout):
+    """Every layout of the folder; prompts with added tokens, cut ones and padded ones."""
+    tokenizer = qwen_folder(tmp_path / "t", layout)
+    prompts = corpus(N if layout != "added" else 2000, words=WORDS + QWEN_WORDS)
+    for length in (400, 7):
+        some = prompts if length > 7 else prompts[:500]
+        theirs = tokenizer(some, padding="max_length", max_length=length, truncation=True, return_tensors="pt").input_ids
+        assert not differences(some, tokenize(tmp_path / "t", some, length), theirs)
+    assert len({*theirs.flatten().tolist()} & set(range(len(tokenizer) - 9, len(tokenizer)))) == 9
+
+
+def test_qwen_composed_tokens(tmp_path):
+    """Added tokens that are looked for in composed text, and those that are not: a mark behind ">" makes another character."""
+    from transformers import AddedToken
+
+    tokenizer = qwen_folder(tmp_path / "t", plain=[])
+    tokenizer.add_tokens([AddedToken("<caf\u00e9>", normalized=True), AddedToken("<tea>", normalized=False), AddedToken("<tea>x", normalized=True)])
+    tokenizer.save_pretrained(tmp_path / "t")
+    words = ["<cafe\u0301>", "<caf\u00e9>", "<tea>", "<tea>\u0338", "<tea>x", "<caf\u00e9>\u0338", "x", " ", "<", "<|im_end|>\u0338"]
+    prompts = corpus(2000, seed=4, words=words)
+    theirs = tokenizer(prompts, padding="max_length", max_length=60, truncation=True, return_tensors="pt").input_ids
+    assert not differences(prompts, tokenize(tmp_path / "t", prompts, 60), theirs)
+    ids = set(theirs.flatten().tolist())
+    assert {*tokenizer.convert_tokens_to_ids(["<caf\u00e9>", "<tea>"])} <= ids
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    """Qwen's own vocabulary, which the wheel of an SDK holds: its tokens by rank, and the merges that make them."""
+    folder = tmp_path_factory.mktemp("dashscope")
+    pip = [sys.executable, "-m", "pip", "download", "--no-deps", "-q", "-d", folder, "dashscope==2.0.2"]
+    try:
+        if subprocess.run(pip, capture_output=True, timeout=120).returncode:
+            pytest.skip("the wheel dashscope 2.0.2 cannot be had")
+    except subprocess.TimeoutExpired:
+        pytest.skip("the wheel dashscope 2.0.2 cannot be had in time")
+    with zipfile.ZipFile(next(folder.glob("*.whl"))) as wheel:
+        lines = wheel.read("dashscope/resources/qwen.tiktoken").splitlines()
+    rank = {base64.b64decode(token): int(i) for token, i in (line.split() for line in lines if line)}
+    names, _ = byte_names()
+    merges = []
+    for token, i in rank.items():
+        parts = [token[k : k + 1] for k in range(len(token))]
+        while len(parts) > 2:  # by merges of lower rank: what is left is the pair that this token was made of
+            best = min(range(len(parts) - 1), key=lambda k: r if (r := rank.get(parts[k] + parts[k + 1], i)) < i else i + k)
+            parts[best : best + 2] = [parts[best] + parts[best + 1]]
+        if len(parts) == 2:
+            merges.append((i, *("".join(names[b] for b in part) for part in parts)))
+    vocab = {"".join(names[b] for b in token): i for token, i in rank.items()}
+    return vocab, [(a, b) for _, a, b in sorted(merges)]
+
+
+def test_qwen_published(published, tmp_path):
+    """The real vocabulary: the corpus, and the ids of the string that Qwen-Image puts around a prompt."""
+    vocab, merges = published
+    assert len(vocab) == 151643 and len(merges) == 151387
+    tokenizer = qwen_folder(tmp_path / "t", "config", published, special=["<|endoftext|>", "<|im_start|>", "<|im_end|>"])
+    template = ("<|im_start|>system\nDescribe the image by detailing the color, shape, size, texture, quantity, text, spatial relationships of "
+                "the objects and background:<|im_end|>\n<|im_start|>user\n")  # fmt: skip
+    prompts = [template, *corpus(N, words=WORDS + QWEN_WORDS)]
+    ours = tokenize(tmp_path / "t", prompts, 200)
+    known = [151644, 8948, 198, 74785, 279, 2168, 553, 44193, 279, 1894, 11, 6083, 11, 1379, 11, 10434, 11, 12194, 11, 1467, 11, 27979, 11871,
+             315, 279, 6171, 323, 4004, 25, 151645, 198, 151644, 872, 198]  # fmt: skip
+    assert ours[0].tolist() == known + [151643] * (200 - len(known))
+    theirs = tokenizer(prompts, padding="max_length", max_length=200, truncation=True, return_tensors="pt").input_ids
+    assert not differences(prompts, ours, theirs)
+
+
+@pytest.mark.parametrize("change, message", [
+    (lambda f: edit(f, lambda o: o["model"]["vocab"].pop("A")), "lacks the byte 65"),
+    (lambda f: edit(f, lambda o: o["model"]["merges"].append("a b c")), "model.merges[400]"),
+    (lambda f: edit(f, lambda o: o["model"].update(ignore_merges=True)), "ignore_merges"),
+    (lambda f: edit(f, lambda o: o["model"].update(byte_fallback=True)), "byte_fallback"),
+    (lambda f: edit(f, lambda o: o.update(normalizer={"type": "NFKC"})), "its normalizer is NFKC, Qwen's is NFC"),
+    (lambda f: edit(f, lambda o: o["pre_tokenizer"]["pretokenizers"][0]["pattern"].update(Regex="x")), "does not cut words as Qwen2's"),
+    (lambda f: edit(f, lambda o: o["added_tokens"][1].update(single_word=True)), "is `single_word`, which is not supported"),
+    (lambda f: edit(f, lambda o: o["added_tokens"][1].pop("id")), "needs a name and an id"),
+    (lambda f: edit(f, lambda o: o["added_tokens"].append(dict(o["added_tokens"][1], id=7))), "has two ids"),
+    (lambda f: change_config(f, pad_token="<pad>"), "the padding token '<pad>' is not in the vocabulary"),
+    (lambda f: change_config(f, add_prefix_space=True), "add_prefix_space is not supported"),
+])  # fmt: skip
+def test_qwen_mistakes(tmp_path, change, message):
+    qwen_folder(tmp_path / "f")
+    change(tmp_path / "f")
+    with pytest.raises(RuntimeError) as e:
+        tokenize(tmp_path / "f", ["a"], 9)
+    assert message in str(e.value) and str(e.value).count("\n") == 1, str(e.value)
+
+
+def change_config(folder, **changes):
+    path = folder / "tokenizer_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+@pytest.mark.parametrize("kind", ["clip", "clip_json", "t5", "bert", "bert_vocab", "qwen", "qwen_vocab", "qwen_unnamed"])
 def test_folder_says_which(bert, tmp_path, kind):
     """Ids of the tokenizer that a folder is of; CLIP's from tokenizer.json alone too."""
     folder = tmp_path / "x"
     if kind.startswith("bert"):
         folder = bert[0] if kind == "bert" else as_vocab(bert[0], folder)
         tokenizer = BertTokenizer.from_pretrained(folder)
+    elif kind.startswith("qwen"):
+        tokenizer = qwen_folder(folder, "config" if kind == "qwen_vocab" else "json")
+        if kind == "qwen_unnamed":
+            change_config(folder, tokenizer_class=None)
     elif kind == "t5":
         t5_folder(folder)
         tokenizer = T5Tokenizer.from_pretrained(folder)

@@ -63,6 +63,76 @@ def t5_folder(folder, size=1500):
     return size + 100
 
 
+QWEN_SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|object_ref_start|>", "<|vision_start|>"]
+QWEN_PLAIN = ["<tool_call>", "</tool_call>", "<think>", "</think>"]  # found in prompts, but not special
+QWEN_WORDS = [*QWEN_SPECIAL, *QWEN_PLAIN, "<|im_start|>user\n", "<think>\n\n</think>\n\n", "<think", "think>", "<think>\u0338", "<|im_end|", "'S", "'LL",
+              "x'\u017f", " \n \n", "\n\n", "  \n", "\t\t", "   ", " !", "!\r\n", "\u0085\u0085", " \u3000", "\u2028x", "12345", "\u0660\u06f1"]  # fmt: skip
+
+
+def learn_merges(texts, n):
+    """Byte pairs, the most frequent first, of words cut at blanks: enough to make pieces of every length."""
+    names, _ = byte_names()
+    words = collections.Counter(w for t in texts for w in (" " + t[:300]).replace(" ", "\0 ").split("\0") if w)
+    words = {tuple(names[b] for b in w.encode("utf-8", "surrogatepass")): c for w, c in words.most_common(3000)}
+    merges = []
+    while len(merges) < n:
+        pairs = collections.Counter()
+        for word, count in words.items():
+            for pair in zip(word, word[1:]):
+                pairs[pair] += count
+        left, right = max(pairs, key=lambda p: (pairs[p], p))
+        merges.append((left, right))
+        new = {}
+        for word, count in words.items():
+            out, i = [], 0
+            while i < len(word):
+                both = word[i : i + 2] == (left, right)
+                out.append(left + right if both else word[i])
+                i += 1 + both
+            new[tuple(out)] = count
+        words = new
+    return merges
+
+
+def qwen_tokenizer(vocab, merges, special=QWEN_SPECIAL, plain=QWEN_PLAIN):
+    """transformers' tokenizer with the added tokens behind the vocabulary, as Qwen's have them."""
+    from transformers import AddedToken, Qwen2Tokenizer
+
+    t = Qwen2Tokenizer(vocab=vocab, merges=merges, pad_token="<|endoftext|>", eos_token="<|im_end|>" if "<|im_end|>" in special else "<|endoftext|>")
+    t.add_tokens([AddedToken(s, normalized=False, special=True) for s in special])
+    t.add_tokens([AddedToken(s, normalized=False, special=False) for s in plain])
+    return t
+
+
+def small_vocabulary(merges=400):
+    """The 256 bytes and the pairs that are learnt from a corpus."""
+    names, order = byte_names()
+    pairs = learn_merges(corpus(400, seed=5), merges)
+    return {t: i for i, t in enumerate(dict.fromkeys([names[b] for b in order] + [a + b for a, b in pairs]))}, pairs
+
+
+def qwen_folder(folder, layout="json", vocabulary=None, **more):
+    """A folder with Qwen's tokenizer, as transformers 5 saves it ("json") or as the hub has it: vocab.json and merges.txt
+    with the added tokens in tokenizer_config.json ("config") or in added_tokens.json ("added")."""
+    vocab, merges = vocabulary or small_vocabulary()
+    t = qwen_tokenizer(vocab, merges, **more)
+    t.save_pretrained(folder)
+    if layout != "json":
+        whole = json.loads((folder / "tokenizer.json").read_text())
+        (folder / "tokenizer.json").unlink()
+        (folder / "vocab.json").write_text(json.dumps(vocab, ensure_ascii=False), encoding="utf-8")
+        (folder / "merges.txt").write_text("#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in merges), encoding="utf-8")
+        config = json.loads((folder / "tokenizer_config.json").read_text())
+        added = {x["content"]: x.pop("id") for x in whole["added_tokens"]}
+        decoder = {str(added[x["content"]]): x for x in whole["added_tokens"]}
+        if layout == "config":
+            config["added_tokens_decoder"] = decoder
+        else:
+            (folder / "added_tokens.json").write_text(json.dumps(added))
+        (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    return t
+
+
 BERT_WORDS = """[CLS] [SEP] [PAD] [UNK] [MASK] [mask] [ENC] [DEC] [ ENC] [CLS]] Ünïcödé ÅNGSTRÖM 東京タワー 㐀 𠀀 豈 İI ẞ ǅ $5+5=10
 ~a^b|c` <>_ don't café. a\u0300\u0316 \u0344 한국어 \ufffd a\ufffdb \x7f \u2011 «x» ¡¿ ٪ ।""".split(" ")
 

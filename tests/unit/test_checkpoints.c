@@ -169,6 +169,37 @@ static void test_killed_in_between(void **state)
 	free(aside);
 }
 
+/* Killed after its last checkpoint, while the one before went: who resumes it writes none, but nothing stays.
+ */
+static void test_swept(void **state)
+{
+	static const char *const left[] = { "step-00000003.tmp", "step-00000004.old" }, *const others[] = {
+		"step-00000003.tmp.bak", "mine.tmp"
+	};
+	struct err e;
+
+	(void)state;
+	assert_int_equal(checkpoints_sweep(all, &e), 0); /* there is none yet */
+	save(4, "new", 2);
+	for (int i = 0; i < 2; i++) {
+		char *lora = mem_printf("%s/%s/lora", all, left[i]), *other = file_join(all, others[i]);
+		assert_int_equal(file_mkdirs(lora, &e) || file_mkdirs(other, &e), 0);
+		free(lora);
+		free(other);
+	}
+	assert_int_equal(checkpoints_sweep(all, &e), 0);
+	assert_false(is_there(left[0]) || is_there(left[1]));
+	assert_true(is_there(others[0]) && is_there(others[1]));
+	expect_newest("step-00000004", "new");
+
+	char *final = file_join(all, "step-00000004"), *aside = file_join(all, left[1]);
+	assert_int_equal(rename(final, aside), 0);
+	assert_int_equal(checkpoints_sweep(all, &e), 0);
+	expect_newest("step-00000004", "new");
+	free(final);
+	free(aside);
+}
+
 /* Copies that somebody made, whatever they are called, and other things stay. */
 static void test_prune(void **state)
 {
@@ -290,6 +321,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_exchange, make, drop),
 		cmocka_unit_test_setup_teardown(test_aside, make, drop),
 		cmocka_unit_test_setup_teardown(test_killed_in_between, make, drop),
+		cmocka_unit_test_setup_teardown(test_swept, make, drop),
 		cmocka_unit_test_setup_teardown(test_prune, make, drop),
 		cmocka_unit_test_setup_teardown(test_went_back, make, drop),
 		cmocka_unit_test_setup_teardown(test_stuck, make, drop),

@@ -411,11 +411,10 @@ static void test_size_limit(void **state)
 	free(data);
 }
 
-/* A record that is larger than what the C library keeps of a stream, and does not fit: nothing of it stays.
- */
+/* A record that does not fit: nothing of it stays, and the next may. */
 static void test_whole_records(void **state)
 {
-	enum { RECORD = 20000 };
+	enum { RECORD = 200000 };
 	struct rlimit old, tight;
 	struct stat st;
 	char *path = file_join(base, "records"), *record = mem_zero(RECORD, 1);
@@ -424,16 +423,21 @@ static void test_whole_records(void **state)
 	assert_int_equal(getrlimit(RLIMIT_FSIZE, &old), 0);
 	tight = (struct rlimit) { 2 * RECORD - 2000, old.rlim_max };
 	signal(SIGXFSZ, SIG_IGN);
-	FILE *f = io_append(path, true);
-	assert_non_null(f);
+	struct io_records *r = io_records_open(path, true);
+	assert_non_null(r);
 	assert_int_equal(setrlimit(RLIMIT_FSIZE, &tight), 0);
-	bool first = fwrite(record, 1, RECORD, f) == RECORD && !fflush(f),
-	     second = fwrite(record, 1, RECORD, f) == RECORD && !fflush(f);
+	int first = io_records_add(r, record, RECORD), second = io_records_add(r, record, RECORD),
+	    code = errno, third = io_records_add(r, record, RECORD / 2);
 	setrlimit(RLIMIT_FSIZE, &old);
-	fclose(f);
-	assert_true(first && !second);
+	io_records_close(r);
+	assert_int_equal(first, 0);
+	assert_int_equal(second, -1);
+	assert_int_equal(code, EFBIG);
+	assert_int_equal(third, 0);
 	assert_int_equal(stat(path, &st), 0);
-	assert_int_equal(st.st_size, RECORD);
+	assert_int_equal(st.st_size, RECORD + RECORD / 2);
+	assert_null(io_records_open(path, true)); /* it is there */
+	assert_int_equal(errno, EEXIST);
 	free(path);
 	free(record);
 }

@@ -152,6 +152,28 @@ static void test_not_finite(void **state)
 		}
 }
 
+/* Fewer heads of keys and values: each serves a run of neighbouring heads of the queries. */
+static void test_few_heads(void **state)
+{
+	struct at_scope *s = at_begin(AT_NO_GRAD);
+	at_t q = random_tensor(DIMS(2, 6, 5, 16), 1, 1), k = random_tensor(DIMS(2, 2, 5, 16), 1, 2),
+	     v = random_tensor(DIMS(2, 2, 5, 16), 1, 3), bias = random_tensor(DIMS(2, 1, 5, 5), 1, 4);
+	at_t k64 = at_cast(at_repeat_interleave(k, 3, 1), AT_F64),
+	     v64 = at_cast(at_repeat_interleave(v, 3, 1), AT_F64);
+	at_t score = at_mul(at_matmul(at_cast(q, AT_F64), at_transpose(k64, 2, 3)), 0.25);
+	float mask[25];
+
+	(void)state;
+	assert_true(distance(at_sdpa(q, k, v, NULL, false, 0), at_matmul(at_softmax(score, -1), v64)) < 1e-6);
+	at_t want = at_matmul(at_softmax(at_add(score, at_cast(bias, AT_F64)), -1), v64);
+	assert_true(distance(at_sdpa(q, k, v, bias, false, 0), want) < 1e-6);
+	for (int i = 0; i < 25; i++)
+		mask[i] = i % 5 > i / 5 ? -INFINITY : 0;
+	want = at_matmul(at_softmax(at_add(score, at_from(mask, DIMS(5, 5), AT_F32)), -1), v64);
+	assert_true(distance(at_sdpa(q, k, v, NULL, true, 0), want) < 1e-6);
+	at_end(s);
+}
+
 /* With a bias, with a causal mask, in other dtypes: libtorch's. */
 static void test_others(void **state)
 {
@@ -239,7 +261,7 @@ static void test_gelu(void **state)
 
 int main(void)
 {
-	const struct CMUnitTest tests[] = { T(test_gelu), T(test_shapes), T(test_extreme), T(test_not_finite),
-					    T(test_others) };
+	const struct CMUnitTest tests[] = { T(test_gelu),       T(test_shapes),    T(test_extreme),
+					    T(test_not_finite), T(test_few_heads), T(test_others) };
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

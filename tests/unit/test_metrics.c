@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <unistd.h>
 #include <cmocka.h>
 
@@ -70,6 +71,25 @@ static void test_line(void **state)
 		    "\"say \\\"hi\\\"\\n\": 1e-300}\n"
 		    "{\"step\": 2, \"a\": 0.3333333333333333}\n{\"step\": 3}\n");
 	metrics_close(NULL);
+}
+
+static void test_counts(void **state)
+{
+	const double v[] = { -1, NAN, 1, INFINITY, 0.99, -1 }, same[] = { 3, 3 }, none[] = { NAN };
+	struct metrics *m;
+	struct err e;
+
+	(void)state;
+	put_file("", 0);
+	m = open_at(0);
+	metrics_add_counts(m, "h", v, 6);
+	metrics_add_counts(m, "s", same, 2);
+	metrics_add_counts(m, "n", none, 1);
+	assert_int_equal(metrics_write(m, 1, &e), 0);
+	metrics_close(m);
+#define ZEROS "0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, "
+	expect_file("{\"step\": 1, \"h\": {\"low\": -1, \"high\": 1, \"counts\": [2, " ZEROS
+		    "2]}, \"s\": {\"low\": 3, \"high\": 3, \"counts\": [2, " ZEROS "0]}, \"n\": null}\n");
 }
 
 static void test_resume_cuts(void **state)
@@ -162,7 +182,7 @@ static void test_full_disk(void **state)
 	assert_int_equal(setrlimit(RLIMIT_FSIZE, &tiny), 0);
 	metrics_add(m, "loss", 1);
 	wrote = metrics_write(m, 1, &line);
-	tb_scalar(tb, "loss", 1, 1);
+	tb_scalar(tb, "loss", 1, 1, NULL);
 	flushed = tb_flush(tb, &event);
 	setrlimit(RLIMIT_FSIZE, &old);
 	assert_int_equal(wrote, -1);
@@ -171,6 +191,56 @@ static void test_full_disk(void **state)
 	assert_non_null(strstr(event.msg, "tfevents"));
 	metrics_close(m);
 	tb_close(tb);
+}
+
+/* Bytes of all event files. */
+static long long size_of_events(void)
+{
+	char *events = file_join(dir, "tensorboard");
+	DIR *d = opendir(events);
+	long long size = 0;
+	struct stat st;
+
+	assert_non_null(d);
+	for (struct dirent *x; (x = readdir(d));)
+		if (x->d_type == DT_REG && !fstatat(dirfd(d), x->d_name, &st, 0))
+			size += st.st_size;
+	closedir(d);
+	free(events);
+	return size;
+}
+
+/* A row that cannot be written is kept, and has no events before it has its line. */
+static void test_again(void **state)
+{
+	struct rlimit old, tiny;
+	struct metrics *m;
+	struct err e = { "" };
+
+	(void)state;
+	assert_int_equal(metrics_open(&m, dir, 0, -1, true, &e), 0);
+	metrics_add(m, "loss", 1);
+	assert_int_equal(metrics_write(m, 1, &e), 0);
+	long long before = size_of_events();
+	assert_int_equal(getrlimit(RLIMIT_FSIZE, &old), 0);
+	tiny = (struct rlimit) { 10, old.rlim_max };
+	signal(SIGXFSZ, SIG_IGN);
+	assert_int_equal(setrlimit(RLIMIT_FSIZE, &tiny), 0);
+	metrics_add(m, "loss", 2);
+	int ret = metrics_write(m, 2, &e);
+	long long during = size_of_events();
+	setrlimit(RLIMIT_FSIZE, &old);
+	assert_int_equal(ret, -1);
+	assert_int_equal(metrics_rows(m), 1);
+	assert_int_equal(during, before);
+	assert_int_equal(metrics_flush(m, &e), 0);
+	assert_int_equal(metrics_rows(m), 2);
+	long long after = size_of_events();
+	assert_true(after > before);
+	assert_int_equal(metrics_flush(m, &e), 0); /* once */
+	assert_int_equal(size_of_events(), after);
+	metrics_close(m);
+	expect_file("{\"step\": 1, \"loss\": 1}\n{\"step\": 2, \"loss\": 2}\n");
 }
 
 static void test_bad_image(void **state)
@@ -251,11 +321,13 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup(test_line, empty_dir),
+		cmocka_unit_test_setup(test_counts, empty_dir),
 		cmocka_unit_test_setup(test_resume_cuts, empty_dir),
 		cmocka_unit_test_setup(test_resume_counts, empty_dir),
 		cmocka_unit_test_setup(test_resume_after_a_crash, empty_dir),
 		cmocka_unit_test(test_open_errors),
 		cmocka_unit_test_setup(test_full_disk, empty_dir),
+		cmocka_unit_test_setup(test_again, empty_dir),
 		cmocka_unit_test_setup(test_bad_image, empty_dir),
 		cmocka_unit_test_setup(test_event_files_are_new, empty_dir),
 		cmocka_unit_test(test_crc32c),

@@ -296,7 +296,7 @@ static void linear(void **state)
 			lora_merge(&merged, &l);
 			pass[0].lora = &l;
 			pass[1].merged = &merged;
-			lora_beside(&beside, &l);
+			lora_beside(&beside, &l, true);
 			pass[2].merged = &beside;
 		}
 		for (int k = 0; k < 3; k++) {

@@ -334,4 +334,11 @@ void eval_add_metrics(const struct eval_result *r, struct metrics *m)
 	for (int k = 0; k < n; k++)
 		for (int i = 0; i < r->n_tags; i++)
 			add(m, kinds[column[k]], r->tag[i].name, r->tag[i].of[column[k]].mean);
+	for (int i = 0; i < r->n_tags; i++) {
+		const struct eval_number *held_out =
+		    &r->tag[i].of[r->has[EVAL_STRICT] ? EVAL_STRICT : EVAL_SOFT];
+
+		add(m, "low", r->tag[i].name, held_out->in.low);
+		add(m, "high", r->tag[i].name, held_out->in.high);
+	}
 }

@@ -91,7 +91,8 @@ void eval_print(const struct eval_result *before, const struct eval_result *afte
 /* Lines that say what a is ahead of b by. */
 void eval_print_difference(const struct eval_result *difference, const char *a, const char *b);
 /* eval/geneval, eval/strict, eval/soft, the held-out one's eval/low and eval/high, eval/reward,
- * eval/reward/NAME, eval/unavailable, and of each tag eval/geneval/TAG, eval/strict/TAG or eval/soft/TAG. */
+ * eval/reward/NAME, eval/unavailable, and of each tag eval/geneval/TAG, eval/strict/TAG or eval/soft/TAG, and
+ * the held-out one's eval/low/TAG and eval/high/TAG. */
 void eval_add_metrics(const struct eval_result *r, struct metrics *m);
 
 #endif

@@ -65,10 +65,32 @@ static int take(void *ctx, int64_t at, at_t rgb_BHW3, struct err *e)
 	return 0;
 }
 
+/* As grid_sample's `told`; `each` has what was said of the images, or nothing. */
+static json_t *tell(const struct sheet *s, const struct sheet_tile *tile, int n, const struct evaluator *v,
+		    const int64_t *prompt, const json_t *each)
+{
+	struct sheet_place *place = mem_zero((size_t)n, sizeof *place);
+	json_t *images = json_array();
+
+	sheet_places(s, tile, n, place);
+	for (int i = 0; i < n; i++) {
+		const struct prompt *p = &v->prompts->v[prompt[i]];
+		json_t *one = json_pack("{s:i, s:i, s:o, s:o}", "x", place[i].x, "y", place[i].y, "prompt",
+					json_words(p->text), "tag", json_words(p->tag));
+
+		json_object_update(one, json_array_get(each, (size_t)i));
+		json_array_append_new(images, one);
+	}
+	free(place);
+	return json_pack("{s:i, s:i, s:i, s:o}", "width", s->w * s->zoom, "height", s->h * s->zoom, "zoom",
+			 s->zoom, "images", images);
+}
+
 /* With its prompt, its score and what is wrong beneath each. */
 static struct image join(const struct tiles *t, const struct evaluator *v, const int64_t *prompt, int cols,
-			 int zoom)
+			 int zoom, json_t **told)
 {
+	json_t *each = json_array();
 	struct sheet_tile *tile = mem_zero((size_t)t->n, sizeof *tile);
 	struct reward_item *item = mem_zero((size_t)t->n, sizeof *item);
 	struct sheet s = { .w = t->w, .h = t->h, .cols = cols, .span = 1, .zoom = zoom };
@@ -83,22 +105,25 @@ static struct image join(const struct tiles *t, const struct evaluator *v, const
 		tile[i] = (struct sheet_tile) { .rgb = rgb, .title = p->text, .verdict = SHEET_NEITHER };
 	}
 	if (v->mixture)
-		captions_score(v->mixture, item, t->n, tile);
+		captions_score(v->mixture, item, t->n, tile, each);
 	struct image grid = sheet_draw(&s, tile, t->n);
+	*told = tell(&s, tile, t->n, v, prompt, each);
+	json_decref(each);
 	captions_free(tile, t->n);
 	free(tile);
 	free(item);
 	return grid;
 }
 
-int grid_sample(struct image *grid, const struct evaluator *v, const struct pass *pass, int n, int cols,
-		int zoom, struct err *e)
+int grid_sample(struct image *grid, json_t **told, const struct evaluator *v, const struct pass *pass, int n,
+		int cols, int zoom, struct err *e)
 {
 	int64_t *id, *prompt;
 	struct tiles t = { 0 };
 	struct sampling s;
 
 	*grid = (struct image) { 0 };
+	*told = NULL;
 	if (v->dist->rank != 0)
 		return 0;
 	id = mem_zero((size_t)n, sizeof *id);
@@ -111,7 +136,7 @@ int grid_sample(struct image *grid, const struct evaluator *v, const struct pass
 	s.take_ctx = &t;
 	int ret = sampling_run(&s, id, t.n, e);
 	if (!ret)
-		*grid = join(&t, v, prompt, cols, zoom);
+		*grid = join(&t, v, prompt, cols, zoom, told);
 	free(id);
 	free(prompt);
 	free(t.rgb);

@@ -116,13 +116,24 @@ char *checkpoints_before(const char *dir)
 	return before < 0 ? NULL : checkpoints_name(before);
 }
 
-static void remove_or_warn(const char *path)
+/* What is half gone, or was never whole. */
+static void remove_left(const char *all)
 {
-	struct err e;
+	static const char *const suffixes[] = { TEMP, ASIDE };
 
-	if (file_remove_tree(path, &e))
-		log_warn("%s: the checkpoint is written, but this old one cannot be removed: %s", path,
-			 e.msg);
+	for (int k = 0; k < 2; k++) {
+		int n;
+		int64_t *steps = list(all, suffixes[k], &n);
+
+		for (int i = 0; i < n; i++) {
+			struct err e;
+			char *path = path_of(all, steps[i], suffixes[k]);
+			if (file_remove_tree(path, &e))
+				log_warn("%s is of no use any more, but cannot be removed: %s", path, e.msg);
+			free(path);
+		}
+		free(steps);
+	}
 }
 
 /* The one that was set aside when the run was killed takes its name again. */
@@ -139,6 +150,15 @@ static int take_back(const char *all, struct err *e)
 		free(final);
 	}
 	free(steps);
+	return ret;
+}
+
+int checkpoints_sweep(const char *all, struct err *e)
+{
+	int ret = take_back(all, e);
+
+	if (!ret)
+		remove_left(all);
 	return ret;
 }
 
@@ -167,7 +187,6 @@ static void retire(const char *all, int64_t step)
 
 static void prune(const char *all, int64_t step, int64_t keep)
 {
-	static const char *const left[] = { TEMP, ASIDE };
 	int n;
 	int64_t *steps = list(all, "", &n);
 
@@ -177,15 +196,7 @@ static void prune(const char *all, int64_t step, int64_t keep)
 	for (int i = 0; i < n - keep; i++)
 		retire(all, steps[i]);
 	free(steps);
-	for (int k = 0; k < 2; k++) {
-		steps = list(all, left[k], &n);
-		for (int i = 0; i < n; i++) {
-			char *path = path_of(all, steps[i], left[k]);
-			remove_or_warn(path);
-			free(path);
-		}
-		free(steps);
-	}
+	remove_left(all);
 }
 
 int checkpoints_put(const char *all, int64_t step, const char *temp, int64_t keep, struct err *e)

@@ -20,8 +20,11 @@ char *checkpoints_newest(const char *run, bool *failed, struct err *e);
 /* The name of the one before that folder, for somebody who cannot use it; free(); NULL: none. */
 char *checkpoints_before(const char *dir);
 
-/* In the folder `all`, made if need be: where step's is to be written.  What a killed run left there is
- * removed, and what it had set aside is back. */
+/* Of what a killed run left in the folder `all`, which need not be there: what it had set aside is back, and
+ * the rest goes.  Not being able to remove something is a warning. */
+int checkpoints_sweep(const char *all, struct err *e);
+/* In the folder `all`, made if need be: where step's is to be written.  What a killed run left of that step
+ * is removed, and what it had set aside is back. */
 int checkpoints_begin(const char *all, int64_t step, char **temp, struct err *e);
 /* temp, whole and synced, becomes step's and the newest, and all but the `keep` newest up to it go.  Not
  * being able to remove something is a warning. */

@@ -22,10 +22,13 @@ static bool is_of_model(const char *name)
 
 static bool hash_file(uint64_t *hash, const char *path, const char *cache)
 {
-	struct err ignored;
+	struct err why;
 
 	alive_mark("hashing what rewards read");
-	return !content_hash_path(hash, path, cache, &ignored);
+	if (!content_hash_path(hash, path, cache, &why))
+		return true;
+	log_warn("%s: a run that is resumed will not notice when it has changed", why.msg);
+	return false;
 }
 
 /* Independent of the order in which the folder lists its files. */

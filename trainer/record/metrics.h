@@ -15,12 +15,18 @@ struct metrics;
  * asked for, which hold what the lines do. */
 int metrics_open(struct metrics **m, const char *dir, int64_t step, int64_t rows, bool tensorboard,
 		 struct err *e);
-void metrics_close(struct metrics *m); /* NULL is fine */
+void metrics_close(struct metrics *m); /* NULL is fine; what could not be written is lost */
 /* Into the step that is being collected; the line keeps the order of the calls.  A name once a step. */
 void metrics_add(struct metrics *m, const char *name, double v);
-/* The line {"step": 7, "loss/policy": 0.5, ...} in one write, what is not finite as null, and a fresh start.
- */
+/* The same of many values: {"low": least, "high": greatest, "counts": [of METRICS_BUCKETS equal buckets
+ * between]}; what is not finite is left out, and null stands where nothing else is.  In the line alone:
+ * event files have histograms of their own. */
+#define METRICS_BUCKETS 24
+void metrics_add_counts(struct metrics *m, const char *name, const double *v, int64_t n);
+/* The line {"step": 7, "loss/policy": 0.5, ...} in one write, what is not finite as null, then its events,
+ * and a fresh start.  What cannot be written is kept for metrics_flush, which tries again. */
 int metrics_write(struct metrics *m, int64_t step, struct err *e);
+int metrics_flush(struct metrics *m, struct err *e);
 int64_t metrics_rows(const struct metrics *m);              /* lines that are there */
 struct tensorboard *metrics_tensorboard(struct metrics *m); /* NULL when off */
 

@@ -42,6 +42,8 @@ void rows_step(struct trainer *t, const struct samples *s, const struct update_s
 		metrics_add(m, "reward/left_out", (double)s->scores.n_left_out);
 	metrics_add(m, "advantage/flat_groups", (double)s->stats.flat_groups / (double)s->groups);
 	metrics_add(m, "advantage/r_mean", s->stats.r_mean);
+	metrics_add_counts(m, "histogram/reward", s->scores.total, s->n);
+	metrics_add_counts(m, "histogram/r", s->r, s->n);
 	metrics_add(m, "loss/policy", u->policy_loss);
 	metrics_add(m, "loss/kl", u->kl);
 	if (u->has_old)

@@ -266,28 +266,37 @@ static void note_setting(void *ctx, const char *key, const char *was, const char
 		log_note("  %s %s", key, is);
 }
 
-/* What is not as it would be if nobody had said anything. */
-static void note_settings(const struct experiment *x)
+struct conf_node *rundir_defaults(const struct conf_node *resolved)
 {
-	struct conf_node *tree = conf_empty(), *now = stored(x);
+	struct conf_node *tree = conf_empty(), *out = NULL;
 	struct experiment bare = { 0 };
 	struct err ignored;
 
-	conf_put(tree, "model.path", conf_copy(now, "model.path"));
-	conf_put(tree, "prompts.train", conf_copy(now, "prompts.train"));
+	conf_put(tree, "model.path", conf_copy(resolved, "model.path"));
+	conf_put(tree, "prompts.train", conf_copy(resolved, "prompts.train"));
 	if (!experiment_from(&bare, tree, &ignored)) {
-		struct conf_node *defaults = stored(&bare);
+		out = stored(&bare);
+		experiment_release(&bare);
+	}
+	conf_node_free(tree);
+	return out;
+}
+
+/* What is not as it would be if nobody had said anything. */
+static void note_settings(const struct experiment *x)
+{
+	struct conf_node *now = stored(x), *defaults = rundir_defaults(now);
+
+	if (defaults) {
 		conf_remove(now, "stages");
 		log_note("settings (others have their defaults%s):",
 			 x->n_stages ? "; those of stages are in config.yaml" : "");
 		log_note("  model.path %s", x->model.path);
 		log_note("  prompts.train %s", x->prompts.train);
 		conf_compare(defaults, now, note_setting, NULL);
-		conf_node_free(defaults);
-		experiment_release(&bare);
 	}
+	conf_node_free(defaults);
 	conf_node_free(now);
-	conf_node_free(tree);
 }
 
 static void note_start(const struct trainer *t, const struct rundir *r, const char *command)
@@ -328,14 +337,15 @@ static void sweep(const char *dir)
 /* Of rank 0, when nothing is left that could refuse the run. */
 static int begin(struct trainer *t, struct rundir *r, bool found, const char *command, struct err *e)
 {
-	char *samples = file_join(t->dir, "samples"), *log = file_join(t->dir, "log.txt");
+	char *samples = file_join(t->dir, "samples"), *log = file_join(t->dir, "log.txt"),
+	     *checkpoints = file_join(t->dir, "checkpoints");
 	json_t *inputs = inputs_hash(t->file);
 
 	if (t->archives)
 		inputs_add(inputs, "archives", t->archives->hash);
 	r->begun = true;
 	sweep(t->dir);
-	int ret = file_mkdirs(samples, e) || log_file(log, e) ? -1 : 0;
+	int ret = checkpoints_sweep(checkpoints, e) || file_mkdirs(samples, e) || log_file(log, e) ? -1 : 0;
 	if (!ret) {
 		note_start(t, r, command);
 		if (found)
@@ -353,6 +363,7 @@ static int begin(struct trainer *t, struct rundir *r, bool found, const char *co
 	t->inputs = inputs;
 	free(samples);
 	free(log);
+	free(checkpoints);
 	return ret;
 }
 

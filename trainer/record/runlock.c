@@ -165,3 +165,16 @@ void runlock_drop(struct runlock *l, bool undo)
 	free(l->path);
 	*l = (struct runlock) { .fd = -1 };
 }
+
+bool runlock_held(const char *dir)
+{
+	struct flock all = { .l_type = F_WRLCK, .l_whence = SEEK_SET };
+	char *path = file_join(dir, "lock");
+	int fd = io_open(path, O_RDONLY, 0);
+	bool held = fd >= 0 && !fcntl(fd, F_OFD_GETLK, &all) && all.l_type != F_UNLCK;
+
+	if (fd >= 0)
+		close(fd);
+	free(path);
+	return held;
+}

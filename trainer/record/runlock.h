@@ -24,5 +24,7 @@ struct runlock {
 int runlock_take(struct runlock *l, const char *dir, struct err *e);
 /* `undo`: the file is as it was before, or gone.  Nothing when it was not taken. */
 void runlock_drop(struct runlock *l, bool undo);
+/* Whether a process works in this run now; nothing is changed.  False where that cannot be told. */
+bool runlock_held(const char *dir);
 
 #endif

@@ -14,9 +14,9 @@
 #define BUCKETS 30
 
 struct tensorboard {
-	FILE *f;
-	char *path;
-	struct err bad; /* the first failure; empty: none */
+	struct io_records *file;
+	struct text kept; /* records that are not written yet */
+	struct err bad;   /* an image that cannot be shown; empty: none */
 };
 
 uint32_t tb_crc32c(const void *data, size_t n)
@@ -90,10 +90,10 @@ static void record(struct tensorboard *tb, const struct text *event)
 	uint64_t n = event->n;
 	uint32_t head = masked(&n, sizeof n), body = masked(event->s, event->n);
 
-	if ((fwrite(&n, sizeof n, 1, tb->f) != 1 || fwrite(&head, sizeof head, 1, tb->f) != 1 ||
-	     fwrite(event->s, 1, event->n, tb->f) != event->n || fwrite(&body, sizeof body, 1, tb->f) != 1) &&
-	    !*tb->bad.msg)
-		err_set(&tb->bad, "cannot write %s: %s", tb->path, strerror(errno));
+	text_add_bytes(&tb->kept, &n, sizeof n);
+	text_add_bytes(&tb->kept, &head, sizeof head);
+	text_add_bytes(&tb->kept, event->s, event->n);
+	text_add_bytes(&tb->kept, &body, sizeof body);
 }
 
 static double wall_time(void)
@@ -137,18 +137,20 @@ int tb_open(struct tensorboard **out, const char *dir, int64_t step, struct err 
 	static const char version[] = "brain.Event:2";
 	struct tensorboard *tb = mem_zero(1, sizeof *tb);
 	struct text ev = { 0 };
-	char host[128] = "host";
+	char host[128] = "host", *path = NULL;
 	int serial = 0;
 
 	gethostname(host, sizeof host - 1);
 	do { /* a run resumed within the second must not write into the file before */
-		free(tb->path);
-		tb->path = mem_printf("%s/events.out.tfevents.%010ld.%s.%ld.%d", dir, (long)time(NULL), host,
-				      (long)getpid(), serial++);
-		tb->f = io_append(tb->path, true);
-	} while (!tb->f && errno == EEXIST);
-	if (!tb->f) {
-		err_set(e, "cannot write %s: %s", tb->path, strerror(errno));
+		free(path);
+		path = mem_printf("%s/events.out.tfevents.%010ld.%s.%ld.%d", dir, (long)time(NULL), host,
+				  (long)getpid(), serial++);
+		tb->file = io_records_open(path, true);
+	} while (!tb->file && errno == EEXIST);
+	if (!tb->file)
+		err_set(e, "cannot write %s: %s", path, strerror(errno));
+	free(path);
+	if (!tb->file) {
 		tb_close(tb);
 		return -1;
 	}
@@ -165,9 +167,8 @@ void tb_close(struct tensorboard *tb)
 {
 	if (!tb)
 		return;
-	if (tb->f)
-		fclose(tb->f);
-	free(tb->path);
+	io_records_close(tb->file);
+	text_free(&tb->kept);
 	free(tb);
 }
 
@@ -175,17 +176,33 @@ int tb_flush(struct tensorboard *tb, struct err *e)
 {
 	if (*tb->bad.msg)
 		return err_set(e, "%s", tb->bad.msg);
-	if (fflush(tb->f))
-		return err_set(e, "cannot write %s: %s", tb->path, strerror(errno));
+	if (io_records_add(tb->file, tb->kept.s, tb->kept.n))
+		return err_set(e, "cannot write %s: %s", io_records_path(tb->file), strerror(errno));
+	tb->kept.n = 0;
 	return 0;
 }
 
-void tb_scalar(struct tensorboard *tb, const char *tag, int64_t step, double v)
+/* Value.metadata = 9: SummaryMetadata { plugin_data = 1 { plugin_name = 1 }, summary_description = 3 }. */
+static void put_about(struct text *value, const char *plugin, const char *about)
+{
+	struct text p = { 0 }, m = { 0 };
+
+	put_bytes(&p, 1, plugin, strlen(plugin));
+	put_bytes(&m, 1, p.s, p.n);
+	put_bytes(&m, 3, about, strlen(about));
+	put_bytes(value, 9, m.s, m.n);
+	text_free(&p);
+	text_free(&m);
+}
+
+void tb_scalar(struct tensorboard *tb, const char *tag, int64_t step, double v, const char *about)
 {
 	struct text t = { 0 };
 
 	put_bytes(&t, 1, tag, strlen(tag));
 	put_float(&t, 2, (float)v);
+	if (about)
+		put_about(&t, "scalars", about);
 	summary(tb, step, &t);
 	text_free(&t);
 }

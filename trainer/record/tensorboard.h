@@ -10,10 +10,12 @@
 #include <stdint.h>
 
 struct tensorboard;
-/* A new file in `dir` (which exists) for a run that continues after `step`. */
+/* A new file in `dir` (which exists) for a run that continues after `step`.  Events are kept until tb_flush,
+ * which writes all of them or none, and keeps them where it fails; tb_close drops what is left. */
 int tb_open(struct tensorboard **tb, const char *dir, int64_t step, struct err *e);
 void tb_close(struct tensorboard *tb); /* NULL is fine */
-void tb_scalar(struct tensorboard *tb, const char *tag, int64_t step, double v);
+/* `about`: what TensorBoard shows as the tag's description, in its first value of a file; NULL: nothing. */
+void tb_scalar(struct tensorboard *tb, const char *tag, int64_t step, double v, const char *about);
 void tb_image(struct tensorboard *tb, const char *tag, int64_t step, int w, int h, const uint8_t *rgb);
 /* 30 equal buckets from the least to the greatest value; what is not finite is left out. */
 void tb_histogram(struct tensorboard *tb, const char *tag, int64_t step, const double *v, int64_t n);
