@@ -45,11 +45,19 @@ int err_in(struct err *e, const char *fmt, ...)
 	return err_set(e, "%s: %s", context, e->msg);
 }
 
+#define NAME "contraflow: "
+
 static _Atomic(void (*)(int)) way_to_end;
+static _Atomic(void (*)(const char *)) told;
 
 void die_by(void (*end)(int code))
 {
 	atomic_store(&way_to_end, end);
+}
+
+void die_tells(void (*tell)(const char *message))
+{
+	atomic_store(&told, tell);
 }
 
 _Noreturn void die(const char *fmt, ...)
@@ -58,16 +66,23 @@ _Noreturn void die(const char *fmt, ...)
 	va_list ap;
 
 	/* A progress line may be standing on the terminal.  All at once: other ranks write there, too. */
-	int n = snprintf(line, sizeof line, "%scontraflow: ", isatty(STDERR_FILENO) ? "\r\033[K" : "");
+	int n = snprintf(line, sizeof line, "%s" NAME, isatty(STDERR_FILENO) ? "\r\033[K" : "");
 	va_start(ap, fmt);
 	int more = vsnprintf(line + n, sizeof line - (size_t)n - 1, fmt, ap);
 	va_end(ap);
 	n += more < 0 ? 0 : more;
 	n = n < (int)sizeof line - 2 ? n : (int)sizeof line - 2;
-	line[n++] = '\n';
-	fwrite(line, 1, (size_t)n, stderr);
+	line[n] = '\n';
+	fwrite(line, 1, (size_t)n + 1, stderr);
+	line[n] = '\0';
+	void (*tell)(const char *) = atomic_load(&told);
+	if (tell)
+		tell(strstr(line, NAME) + strlen(NAME));
 	void (*end)(int) = atomic_load(&way_to_end);
 	if (end)
 		end(1);
+	/* Exit handlers in one thread would take from under the others what they work with, and may hang. */
+	if (gettid() != getpid())
+		quick_exit(1);
 	exit(1);
 }

@@ -29,6 +29,9 @@ void die(const char *fmt, ...) __attribute__((noreturn, format(printf, 1, 2)));
  * others waiting: `srun` does not end a job for it. */
 void die_by(void (*end)(int code));
 
+/* Who also gets die()'s message, after it was printed; it may be told in any thread, with any lock held. */
+void die_tells(void (*tell)(const char *message));
+
 #ifdef __cplusplus
 }
 #endif

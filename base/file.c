@@ -5,10 +5,12 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/random.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
@@ -142,26 +144,51 @@ static bool is_in_place(const char *path)
 	return stat(path, &st) == 0 && !S_ISREG(st.st_mode) && !S_ISDIR(st.st_mode);
 }
 
-/* Named so that processes on other machines, which may have the same number, take another. */
+/* A name that nobody can guess, and that two processes, perhaps on two hosts of one file system, have in
+ * common once in 2^64; free(). */
+static char *temporary_name(const char *path)
+{
+	uint64_t number = 0;
+
+	if (getrandom(&number, sizeof number, 0) != sizeof number) /* before the machine has gathered any */
+		number = (uint64_t)getpid() << 32 ^ (uint64_t)time(NULL);
+	return mem_printf("%s" TEMP "%" PRIu64, path, number);
+}
+
+#define TRIES 100
+
 static int open_temporary(struct file_writer *w)
 {
-	char host[64] = "";
-	struct timespec now;
-	int fd;
-
-	gethostname(host, sizeof host - 1);
-	clock_gettime(CLOCK_REALTIME, &now);
-	for (long k = 0; k < 100; k++) {
-		uint64_t name = file_hash(host, sizeof host, (uint64_t)(now.tv_nsec + k));
-
+	for (int k = 0; k < TRIES; k++) {
 		free(w->temp);
-		w->temp =
-		    mem_printf("%s" TEMP "%ld%06u", w->path, (long)getpid(), (unsigned)(name % 1000000));
-		fd = io_open(w->temp, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, 0666);
+		w->temp = temporary_name(w->path);
+		int fd = io_open(w->temp, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, 0666);
 		if (fd >= 0 || errno != EEXIST)
 			return fd;
 	}
 	return -1;
+}
+
+int file_begin_tree(char **temp, const char *path, struct err *e)
+{
+	char *above = file_dir(path);
+	int ret = file_mkdirs(above, e);
+
+	*temp = NULL;
+	for (int k = 0; !ret && k < TRIES; k++) {
+		free(*temp);
+		*temp = temporary_name(path);
+		if (!io_mkdir(*temp))
+			break;
+		if (errno != EEXIST || k == TRIES - 1)
+			ret = fail(e, "make", *temp);
+	}
+	free(above);
+	if (ret) {
+		free(*temp);
+		*temp = NULL;
+	}
+	return ret;
 }
 
 int file_begin(struct file_writer *w, const char *path, struct err *e)
@@ -206,6 +233,52 @@ void file_drop(struct file_writer *w)
 	free(w->path);
 	free(w->temp);
 	*w = (struct file_writer) { 0 };
+}
+
+/* May something new be made in a folder?  With `climb` it may have to be made itself, and those above it. */
+static int can_fill(const char *dir, bool climb, const char *path, struct err *e)
+{
+	struct stat st;
+	char *at = mem_str(dir);
+
+	while (climb && stat(at, &st) && errno == ENOENT && strcmp(at, ".") && strcmp(at, "/")) {
+		char *above = file_dir(at);
+		free(at);
+		at = above;
+	}
+	int ret = stat(at, &st) ? fail(e, "write", path) : 0;
+	if (!ret && !S_ISDIR(st.st_mode)) {
+		errno = ENOTDIR;
+		ret = fail(e, "write", path);
+	}
+	if (!ret && access(at, W_OK | X_OK))
+		ret = fail(e, "write", path);
+	free(at);
+	return ret;
+}
+
+int file_can_fill(const char *path, struct err *e)
+{
+	return path ? can_fill(path, true, path, e) : 0;
+}
+
+int file_can_write(const char *path, struct err *e)
+{
+	if (!path || is_in_place(path))
+		return 0;
+	char *end = follow(path);
+	int ret = end ? 0 : fail(e, "write", path);
+	if (!ret && file_is_dir(end)) {
+		errno = EISDIR;
+		ret = fail(e, "write", path);
+	}
+	if (!ret && open_already(end) < 0) {
+		char *dir = file_dir(end);
+		ret = can_fill(dir, false, path, e);
+		free(dir);
+	}
+	free(end);
+	return ret;
 }
 
 /* "NAME.tmp-NUMBER", where NAME begins with one of them. */

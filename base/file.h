@@ -40,6 +40,13 @@ struct file_writer {
 int file_begin(struct file_writer *w, const char *path, struct err *e);
 int file_commit(struct file_writer *w, struct err *e);
 void file_drop(struct file_writer *w);
+/* Could file_begin begin?  Asked before hours of work whose result goes there; NULL is fine. */
+int file_can_write(const char *path, struct err *e);
+/* The same of a folder that is made, with those above it; what is there must be a folder. */
+int file_can_fill(const char *path, struct err *e);
+/* A new folder NAME.tmp-NUMBER beside `path`, for what is then renamed to it; free().  No other process gets
+ * the same one, on whatever host. */
+int file_begin_tree(char **temp, const char *path, struct err *e);
 /* Removes what killed processes left of such writes in a folder, for files whose names begin with one of
  * `names` (NULL ends them); nobody may be writing there. */
 void file_sweep(const char *dir, const char *const *names);

@@ -4,7 +4,9 @@
 #include "base/mem.h"
 #include "base/text.h"
 #include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -24,6 +26,15 @@ static bool quiet_mode, line_drawn;
 /* What was said before the file was there: it belongs into it. */
 static char *early[EARLY_LINES];
 static int n_early;
+static char last_path[4096]; /* of last_words */
+
+static int stamp(char *out, size_t size)
+{
+	time_t now = time(NULL);
+	struct tm tm;
+
+	return (int)strftime(out, size, "%Y-%m-%dT%H:%M:%S", localtime_r(&now, &tm));
+}
 
 void log_rank(int rank, int ranks)
 {
@@ -31,11 +42,41 @@ void log_rank(int rank, int ranks)
 	all_ranks = ranks;
 }
 
+/* Whoever dies may hold the lock or be out of memory, and the file may be on the disk that hangs: the message
+ * has been printed, and the end waits no longer than an alarm for it. */
+static void last_words(const char *message)
+{
+	char line[4352];
+	sigset_t alarms;
+	int fd;
+
+	sigemptyset(&alarms);
+	sigaddset(&alarms, SIGALRM);
+	signal(SIGALRM, SIG_DFL);
+	pthread_sigmask(SIG_UNBLOCK, &alarms, NULL);
+	alarm(2);
+	fd = io_open(last_path, O_WRONLY | O_APPEND, 0);
+	if (fd >= 0) {
+		int n = stamp(line, sizeof line);
+		n += snprintf(line + n, sizeof line - (size_t)n, " ended by: %s\n", message);
+		io_write(fd, line, n < (int)sizeof line ? (size_t)n : sizeof line - 1, last_path);
+		close(fd);
+	}
+	alarm(0);
+}
+
+void log_end_in(const char *path)
+{
+	snprintf(last_path, sizeof last_path, "%s", path);
+	die_tells(last_words);
+}
+
 int log_file(const char *path, struct err *e)
 {
+	log_close();
 	if (my_rank != 0)
 		return 0;
-	log_close();
+	log_end_in(path);
 	file = io_records_open(path, false);
 	if (!file)
 		return err_set(e, "cannot write %s: %s", path, strerror(errno));
@@ -55,6 +96,7 @@ int log_file(const char *path, struct err *e)
 
 void log_close(void)
 {
+	die_tells(NULL);
 	io_records_close(file);
 	file = NULL;
 }
@@ -86,17 +128,15 @@ static void write_file(const char *line)
 
 static void write_line(const char *prefix, const char *msg, bool screen)
 {
-	char stamp[32];
-	time_t now = time(NULL);
-	struct tm tm;
+	char when[32];
 
 	pthread_mutex_lock(&lock);
 	if (screen) {
 		erase_line();
 		fprintf(stderr, "%s%s\n", prefix, msg);
 	}
-	strftime(stamp, sizeof stamp, "%Y-%m-%dT%H:%M:%S", localtime_r(&now, &tm));
-	char *line = mem_printf("%s %s%s\n", stamp, prefix, msg);
+	stamp(when, sizeof when);
+	char *line = mem_printf("%s %s%s\n", when, prefix, msg);
 	if (file) {
 		write_file(line);
 	} else if (my_rank == 0 && n_early < EARLY_LINES) {

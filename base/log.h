@@ -11,8 +11,11 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-void log_rank(int rank, int ranks);            /* once, after the ranks are known */
-int log_file(const char *path, struct err *e); /* append, first what was said until now; rank 0's alone */
+void log_rank(int rank, int ranks); /* once, after the ranks are known */
+/* Append, first what was said until now, and the message of die(); rank 0's alone. */
+int log_file(const char *path, struct err *e);
+/* Of another rank: if it dies, and finds the file, it says so there. */
+void log_end_in(const char *path);
 void log_close(void);
 void log_quiet(bool quiet); /* no info, no progress on stderr (errors stay) */
 

@@ -1,5 +1,6 @@
 /* cmd_eval.c -- contraflow eval: the score of a model, with or without an adapter, on a prompt file, alone or
  * against another. */
+#include "base/file.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/version.h"
@@ -275,7 +276,9 @@ static int run(int argc, char **argv, struct err *e)
 	if ((ret = startup_open(&d, STARTUP_RANKS, e)))
 		return ret;
 	log_quiet(r.quiet);
-	ret = work(&d, &o, &r, e);
+	ret =
+	    d.rank == 0 && (file_can_write(r.out, e) || file_can_fill(r.keep.dir, e)) ? err_in(e, "eval") : 0;
+	ret = dist_agree(&d, ret, e) ? -1 : work(&d, &o, &r, e);
 	return startup_close(&d, ret, e);
 }
 

@@ -10,7 +10,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 static const char *const formats[] = { "peft", "diffusers", "kohya", "merged", NULL };
 enum { FORMAT_MERGED = 3 };
@@ -34,23 +33,20 @@ static int type_of(enum at_dtype *dt, const char *dir, struct err *e)
 static int write_merged(const struct transformer *m, const struct lora *l, const char *out, enum at_dtype dt,
 			struct err *e)
 {
-	char *temp = mem_printf("%s.tmp-%ld", out, (long)getpid());
 	struct lora_merged merged = { 0 };
 	struct err ignored;
-	int ret = -1;
+	char *temp;
 
-	if (file_exists(out) || file_is_dir(out)) {
-		err_set(e, "%s exists already: remove it or choose another name", out);
-	} else {
-		lora_merge(&merged, l);
-		ret = m->type->save(m->m, &merged, temp, dt, e) || file_sync_tree(temp, e) ||
-			      file_rename_synced(temp, out, e)
-			  ? -1
-			  : 0;
-		if (ret)
-			file_remove_tree(temp, &ignored);
-		lora_merged_release(&merged);
-	}
+	if (file_begin_tree(&temp, out, e))
+		return -1;
+	lora_merge(&merged, l);
+	int ret = m->type->save(m->m, &merged, temp, dt, e) || file_sync_tree(temp, e) ||
+			  file_rename_synced(temp, out, e)
+		      ? -1
+		      : 0;
+	if (ret)
+		file_remove_tree(temp, &ignored);
+	lora_merged_release(&merged);
 	free(temp);
 	return ret;
 }
@@ -116,6 +112,11 @@ static int run(int argc, char **argv, struct err *e)
 		return err_set(e, "export: --format '%s': must be peft, diffusers, kohya or merged",
 			       r.format);
 
+	if (file_exists(r.out) || file_is_dir(r.out))
+		return err_set(e, "%s exists already: remove it or choose another name", r.out);
+	if (format == FORMAT_MERGED || format == LORA_PEFT ? file_can_fill(r.out, e)
+							   : file_can_write(r.out, e))
+		return err_in(e, "export");
 	if ((ret = startup_open(&d, STARTUP_ALONE, e)))
 		return ret;
 	char *adapter = adapters_find(r.source, e), *model = NULL;

@@ -355,6 +355,8 @@ static int probe(struct probe *p, struct dist *d, struct err *e)
 		return err_set(
 		    e,
 		    "probe: --steps must be in [1, 100000], --text-length in [1, 65536], --batch at least 1");
+	if (file_can_write(p->out, e))
+		return err_in(e, "probe");
 	if (at_dtype_parse(&p->dtype, p->dtype_name, e) || startup_device(&p->device, p->device_name, d, e) ||
 	    (needs_input && st_open(&p->file, p->in, e)))
 		return -1;

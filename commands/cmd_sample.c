@@ -1,4 +1,5 @@
 /* cmd_sample.c -- contraflow sample: prompts -> a grid of images, a folder of them, or their latents. */
+#include "base/file.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "commands/keep.h"
@@ -224,7 +225,12 @@ static int run(int argc, char **argv, struct err *e)
 	if ((ret = startup_open(&d, r.keep.dir ? STARTUP_RANKS : STARTUP_ALONE, e)))
 		return ret;
 	log_quiet(r.quiet);
-	return startup_close(&d, work(&d, &o, &r, e), e);
+	ret = d.rank == 0 && (file_can_write(r.out, e) || file_can_write(r.save_latents, e) ||
+			      file_can_fill(r.keep.dir, e))
+		  ? err_in(e, "sample")
+		  : 0;
+	ret = dist_agree(&d, ret, e) ? -1 : work(&d, &o, &r, e);
+	return startup_close(&d, ret, e);
 }
 
 const struct command cmd_sample = {

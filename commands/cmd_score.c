@@ -329,6 +329,8 @@ static int run(int argc, char **argv, struct err *e)
 	log_quiet(quiet);
 	if (!o.config && !o.reward)
 		o.reward = "geneval";
+	if (!ret && file_can_write(out, e))
+		ret = err_in(e, "score");
 	if (!ret)
 		ret = startup_open(&d, STARTUP_ALONE, e);
 	if (!ret)

@@ -66,7 +66,8 @@ if command -v nvcc >/dev/null || [[ -x /usr/local/cuda/bin/nvcc ]]; then
 else
 	echo "CUDA: not built, there is no nvcc"
 fi
-step "golden tests (diffusers, PEFT, float64)" golden tests/golden
+# Nothing here is timed, so files run beside each other; what is below has ranks and deadlines of its own.
+step "golden tests (diffusers, PEFT, float64)" golden -n 2 --dist loadfile tests/golden
 step "commands, bad input, resume, ranks" golden tests/commands
 if [[ $("$formatter" --version) == *"version 14."* ]]; then
 	step "clang-format" format

@@ -1,5 +1,6 @@
 /* cmd_plan.c -- contraflow plan: what a configuration will take on so many GPUs of a kind. */
 #include "commands/advice/plan.h"
+#include "base/file.h"
 #include "base/mem.h"
 #include "base/text.h"
 #include "base/version.h"
@@ -196,6 +197,8 @@ static int run(int argc, char **argv, struct err *e)
 		return ret;
 	if (n != 1)
 		return err_set(e, "plan: usage: contraflow plan %s", cmd_plan.usage);
+	if (file_can_write(r.out, e))
+		return err_in(e, "plan");
 	if (r.gpus < 1 || r.gpus > 100000 || r.steps < 0)
 		return err_set(e, "plan: --gpus must be in [1, 100000], --steps at least 0");
 	return plan_all(args[0], &r, e);

@@ -80,6 +80,11 @@ static int open_vae(struct parts *p, const char *dir, struct err *e)
 
 static int open_parts(struct parts *p, const struct experiment *c, struct err *e)
 {
+	if (!file_is_dir(c->model.path))
+		return err_set(e,
+			       "%s: no such folder: plan needs the model's .json files, but not its weights "
+			       "(model_index.json, transformer/config.json, vae/config.json)",
+			       c->model.path);
 	const struct family *family = pipeline_family(c->model.path, e);
 	char *folder = file_join(c->model.path, "transformer");
 	int64_t scale = 0, clip = 77;

@@ -1,4 +1,5 @@
 /* cmd_bench.c -- contraflow bench: what bench.h times, told. */
+#include "base/file.h"
 #include "base/json.h"
 #include "base/log.h"
 #include "base/version.h"
@@ -348,6 +349,8 @@ static int run(int argc, char **argv, struct err *e)
 	if ((w.trace && (d.ranks > 1 || w.several)) || (w.cost && w.several))
 		ret = err_set(e, "bench: --trace is for one rank, and it and --model-cost for one setting, "
 				 "without --matrix");
+	else if (dist_agree(&d, d.rank == 0 ? file_can_write(w.out, e) : 0, e))
+		ret = err_in(e, "bench");
 	else
 		ret = bench(&b, &d, threads, &w, e);
 	return startup_close(&d, ret, e);

@@ -7,7 +7,6 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 /* ---- PEFT's configuration -------------------------------------------------------------------- */
 
@@ -223,7 +222,10 @@ static int write_kohya(const struct lora *l, const char *path, enum at_dtype dt,
 
 static int write_peft(const struct lora *l, const char *dir, enum at_dtype dt, struct err *e)
 {
-	char *temp = mem_printf("%s.tmp-%ld", dir, (long)getpid());
+	char *temp;
+
+	if (file_begin_tree(&temp, dir, e))
+		return -1;
 	char *config_path = file_join(temp, LORA_PEFT_CONFIG), *weights = file_join(temp, LORA_PEFT_WEIGHTS);
 	struct st_meta_item meta = { "format", "pt" };
 	struct items out = { 0 };
@@ -231,9 +233,8 @@ static int write_peft(const struct lora *l, const char *dir, enum at_dtype dt, s
 	struct err ignored;
 
 	push_pairs(&out, l, "base_model.model.", false, dt);
-	int ret = file_mkdirs(temp, e) || st_write(weights, out.v, out.n, &meta, 1, e) ||
-			  json_write(config_path, o, e) || file_sync_tree(temp, e) ||
-			  file_rename_synced(temp, dir, e)
+	int ret = st_write(weights, out.v, out.n, &meta, 1, e) || json_write(config_path, o, e) ||
+			  file_sync_tree(temp, e) || file_rename_synced(temp, dir, e)
 		      ? -1
 		      : 0;
 	if (ret)

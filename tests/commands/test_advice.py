@@ -67,6 +67,7 @@ def test_plan(tmp_path, medium):
     tested = plan(tmp_path, medium, "--gpu", "h100", **{"prompts.test": "data/shapes/validation.jsonl", "eval.images_per_prompt": 2})
     assert tested["parts"]["evaluation"]["count"] == 144 * 2 * 40 / 10
     assert "there are h200, h100" in fails("plan", "configs/shapes.yaml", "--gpu", "tpu")
+    assert "but not its weights" in fails("plan", "configs/sd35m-geneval.yaml", "--set", f"model.path={tmp_path}/none")
     assert "--gpus must be" in fails("plan", "configs/shapes.yaml", "--gpus", 0)
 
 

@@ -232,3 +232,28 @@ def test_config_show_reads_back(tmp_path):
 @pytest.mark.parametrize("path", sorted(p.name for p in (ROOT / "configs").glob("*.yaml") if "pretrain" not in p.name))
 def test_configs_are_valid(path):
     contraflow("config", "show", f"configs/{path}")
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["eval", "--model", "none", "-o"],
+        ["sample", "--model", "none", "--prompt", "x", "-o"],
+        ["sample", "--model", "none", "--prompt", "x", "--save-latents"],
+        ["export", "none", "--format", "kohya", "-o"],
+        ["score", "--reward", "jpeg_compressibility", "none.png", "-o"],
+        ["probe", "vae-decode", "--model", "none", "--in", "none", "--out"],
+        ["bench", "--model", "none", "-o"],
+    ],
+    ids=lambda a: a[0],
+)
+def test_results_that_have_no_place(args, tmp_path):
+    """Found before anything is loaded: what is to be loaded is not there at all."""
+    path = tmp_path / "none/x.png"
+    assert f"cannot write {path}: No such file or directory" in fails(*args, path) and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("args", [["sample", "--model", "none", "--prompt", "x", "-d"], ["eval", "--model", "none", "--save"], ["export", "none", "--format", "peft", "-o"]], ids=lambda a: a[0])
+def test_folders_that_have_no_place(args, tmp_path):
+    (tmp_path / "file").touch()
+    assert f"cannot write {tmp_path}/file/x: Not a directory" in fails(*args, tmp_path / "file/x")

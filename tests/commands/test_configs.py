@@ -26,10 +26,11 @@ def common(c):
 
 
 def test_fast():
-    """The published settings but for three keys."""
+    """The published settings but for five keys."""
     want, fast = resolve("geneval"), resolve("geneval-fast")
     want["run"]["name"] = "sd35m-geneval-fast"
     want["nft"]["kl_every"] = 4
+    want["rollout"]["timesteps"] = want["eval"]["sampler"]["timesteps"] = "float"
     want["model"].update(vae_dtype="bfloat16", vae_batch=12)
     assert fast == want
 

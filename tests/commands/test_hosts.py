@@ -58,8 +58,8 @@ def in_the_midst(job, folder):
         time.sleep(0.01)
 
 
-def ends(job, folder, told):
-    """In time, with one line that tells it, and what to do; returns that line."""
+def ends(job, folder, told, logged=True):
+    """In time, with one line that tells it, and what to do; log.txt has it, too, if a rank that trains says so."""
     start = time.monotonic()
     try:
         _, err = job.communicate(timeout=60)
@@ -72,6 +72,8 @@ def ends(job, folder, told):
     lines = [l for l in err.splitlines() if l.startswith("contraflow: ")]
     assert any(re.search(told, l) and (f"--resume goes on from step {step(folder)} of {folder}/run" in l or "newest" in l) for l in lines), err
     assert seconds < TIMEOUT + GRACE, (seconds, err)
+    log = (folder / "run/log.txt").read_text()
+    assert not logged or re.search(f"^\\S+ ended by: .*{told}", log, re.M), log
 
 
 def goes_on(folder):
@@ -126,7 +128,7 @@ def test_judge(tmp_path, ranks, reward, stuck):
     in_the_midst(job, tmp_path)
     (tmp_path / "hang").touch()
     where = "scoring for the other ranks" if reward else "waiting for rewards"
-    ends(job, tmp_path, rf"rank {stuck} \(on \S+\).* is stuck in '{where}': no sign of life for \d+\.\d s")
+    ends(job, tmp_path, rf"rank {stuck} \(on \S+\).* is stuck in '{where}': no sign of life for \d+\.\d s", logged=not reward)
     assert not left_behind(tmp_path / "judge.py")
     goes_on(tmp_path)
 

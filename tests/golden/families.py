@@ -235,7 +235,7 @@ def launch(ranks, *args):
     assert done.returncode == 0, done.stderr
 
 
-def flatten(decoder):
+def flatten(decoder, modulation=0.03):
     """A random decoder normalises its latents' size away.  This one paints images that are the flatter the smaller the
     latents are: a constant that the latents only modulate, and blocks that add little."""
     g = torch.Generator().manual_seed(1)
@@ -247,7 +247,7 @@ def flatten(decoder):
                 p.zero_()
                 if p.dim() == 4:
                     p[range(len(p)), range(len(p)), 1, 1] = 1
-        decoder.conv_in.weight.mul_(0.03)
+        decoder.conv_in.weight.mul_(modulation)
         decoder.conv_in.bias.copy_(2 * torch.randn(decoder.conv_in.bias.shape, generator=g))
         for name, p in decoder.named_parameters():
             if "norm_out" in name:
@@ -257,7 +257,7 @@ def flatten(decoder):
 def trainable(family, words, folder, size=(32, 32), guidance=1.0, targets=None, **changes):
     """A model that a reward can move, prompts of different lengths and a configuration; its path."""
     pipe = family.make(words, seed=11, **changes)
-    flatten(pipe.vae.decoder)
+    flatten(pipe.vae.decoder, getattr(family, "MODULATION", 0.03))
     family.save(pipe, words, folder / "model")
     (folder / "prompts.txt").write_text("a red circle\ntwo dogs\nx\na café left of a house\n")
     text = CONFIG.format(model=folder / "model", folder=folder, targets=json.dumps(targets or family.LAYERS), h=size[0], w=size[1], guidance=guidance)

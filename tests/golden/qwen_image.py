@@ -16,9 +16,13 @@ LAYERS = ["to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v
 TRANSFORMER = dict(patch_size=2, in_channels=16, out_channels=4, num_layers=2, attention_head_dim=16, num_attention_heads=2, joint_attention_dim=24,
                    axes_dims_rope=(4, 6, 6))  # fmt: skip
 VAE = dict(base_dim=8, z_dim=4, dim_mult=[1, 2, 2], num_res_blocks=1, temperal_downsample=[False, True])
+MODULATION = 0.5  # families.flatten: norms of single pixels do not enlarge what differs between them
 ROPE = dict(rope_theta=1e6, rope_type="default", mrope_section=[1, 1, 2])
 VISION = dict(depth=1, hidden_size=16, intermediate_size=16, num_heads=2, out_hidden_size=24, fullatt_block_indexes=[0])
-QUESTION = "system Describe the image by detailing the color, shape, size, texture, quantity, text, spatial relationships of the objects and background: user assistant"
+QUESTION = (
+    "system Describe the image by detailing the color, shape, size, texture, quantity, text, spatial relationships of the objects and background: "
+    "user assistant"
+)
 IDS = dict(image_token_id=3, video_token_id=4, vision_start_token_id=5, vision_end_token_id=6)
 
 

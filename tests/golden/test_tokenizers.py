@@ -319,8 +319,8 @@ def test_qwen_published(published, tmp_path):
 
 
 @pytest.mark.parametrize("change, message", [
-    (lambda f: edit(f, lambda o: o["model"]["vocab"].pop("A")), "lacks the byte 65"),
-    (lambda f: edit(f, lambda o: o["model"]["merges"].append("a b c")), "model.merges[400]"),
+    (lambda f: edit(f, lambda o: o["model"]["vocab"].pop("\u0100")), "lacks the byte 0"),
+    (lambda f: edit(f, lambda o: o["model"]["merges"].append(7)), "model.merges[400]"),
     (lambda f: edit(f, lambda o: o["model"].update(ignore_merges=True)), "ignore_merges"),
     (lambda f: edit(f, lambda o: o["model"].update(byte_fallback=True)), "byte_fallback"),
     (lambda f: edit(f, lambda o: o.update(normalizer={"type": "NFKC"})), "its normalizer is NFKC, Qwen's is NFC"),

@@ -1,6 +1,8 @@
 """The whole loop on tiny Z-Image pipelines, prompts of different lengths among them: the reward rises, resuming repeats bits, and any
 number of ranks makes the same run."""
 
+import math
+
 import families
 import torch
 import z_image
@@ -25,31 +27,32 @@ def test_the_reward_rises(tmp_path):
                "-o", tmp_path / "x.png")  # fmt: skip
 
 
-def test_resume_and_ranks(tmp_path):
-    """With guidance: three steps and three more are the same bits as six; 1, 2 and 3 ranks differ by rounding."""
+FEW = ["prompts.groups=3", "prompts.group_size=5", "rollout.steps=4", "optimizer.lr=1e-3"]
+
+
+def learnt(adapter):
+    """All of B, which began as zeros: single numbers are rounding's where a gradient is near zero."""
+    return torch.cat([v.flatten() for k, v in sorted(adapter.items()) if "lora_B" in k])
+
+
+def test_any_ranks(tmp_path):
+    """With guidance, the same run on 1, 2 and 3 ranks, with gradient checkpointing and in sizes found by itself, and after a resume,
+    there to the bit; 8-bit rollouts are others."""
     config = trainable(tmp_path, guidance=3.0)
-    _, newest = families.train(config, tmp_path / "whole", 2, "train.max_steps=6")
+    rows, newest = families.train(config, tmp_path / "1", 1, *FEW, "train.max_steps=2")
     want = families.adapter_of(newest)
-    _, newest = families.train(config, tmp_path / "halves", 2, "train.max_steps=3")
-    assert newest.name == "step-00000003"
-    families.launch(2, "train", "--run", tmp_path / "halves", "--resume", "--set", "train.max_steps=6", "--quiet")
-    got = families.adapter_of(tmp_path / "halves/checkpoints/step-00000006")
+    assert max(v.abs().max() for k, v in want.items() if "lora_B" in k) > 1e-3
+    for name, ranks, sets in [("2", 2, []), ("3", 3, ["train.gradient_checkpointing=3"]), ("auto", 1, ["rollout.batch=auto", "train.micro_batch=auto"])]:
+        got, where = families.train(config, tmp_path / name, ranks, *FEW, "train.max_steps=2", *sets)
+        other = families.adapter_of(where)
+        apart = families.error(learnt(other), learnt(want))
+        print(f"{name}: {apart:.1e} apart")
+        assert apart < 1e-4, name
+        assert all(math.isclose(a["reward/mean"], b["reward/mean"], rel_tol=1e-4) for a, b in zip(rows, got)), name
+    families.train(config, tmp_path / "resumed", 1, *FEW, "train.max_steps=1")
+    families.launch(1, "train", "--run", tmp_path / "resumed", "--resume", "--set", "train.max_steps=2", "--quiet")
+    got = families.adapter_of(tmp_path / "resumed/checkpoints/step-00000002")
     assert got.keys() == want.keys() and all(torch.equal(got[k], want[k]) for k in want)
-    for ranks in 1, 3:
-        _, newest = families.train(config, tmp_path / f"{ranks}", ranks, "train.max_steps=6")
-        got = families.adapter_of(newest)
-        apart = max((got[k] - want[k]).abs().max().item() for k in want)
-        print(f"{ranks} ranks: adapters are {apart:.1e} apart")
-        assert apart < 1e-5
-
-
-def test_everything_else(tmp_path):
-    """8-bit rollouts, sizes that are found, checkpointing of some blocks: they run, and what changes no number changes none."""
-    config = trainable(tmp_path)
-    adapters = {}
-    for name, sets in dict(plain=[], auto=["rollout.batch=auto", "train.micro_batch=auto"], again=["train.gradient_checkpointing=3"], fp8=["rollout.fp8=true"]).items():
-        _, newest = families.train(config, tmp_path / name, 1, "train.max_steps=2", *sets)
-        adapters[name] = families.adapter_of(newest)
-    for name in "auto", "again":
-        assert max((adapters[name][k] - v).abs().max().item() for k, v in adapters["plain"].items()) < 1e-5
-    assert any(not torch.equal(adapters["fp8"][k], v) for k, v in adapters["plain"].items())
+    _, where = families.train(config, tmp_path / "fp8", 1, *FEW, "train.max_steps=1", "rollout.fp8=true")
+    first = families.adapter_of(tmp_path / "resumed/checkpoints/step-00000001")
+    assert any(not torch.equal(v, first[k]) for k, v in families.adapter_of(where).items())

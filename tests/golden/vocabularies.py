@@ -98,7 +98,7 @@ def qwen_tokenizer(vocab, merges, special=QWEN_SPECIAL, plain=QWEN_PLAIN):
     """transformers' tokenizer with the added tokens behind the vocabulary, as Qwen's have them."""
     from transformers import AddedToken, Qwen2Tokenizer
 
-    t = Qwen2Tokenizer(vocab=vocab, merges=merges, pad_token="<|endoftext|>", eos_token="<|im_end|>" if "<|im_end|>" in special else "<|endoftext|>")
+    t = Qwen2Tokenizer(vocab=vocab, merges=merges, pad_token="<|endoftext|>", eos_token="<|endoftext|>")
     t.add_tokens([AddedToken(s, normalized=False, special=True) for s in special])
     t.add_tokens([AddedToken(s, normalized=False, special=False) for s in plain])
     return t

@@ -482,10 +482,30 @@ static int run(struct pretrainer *p, const char *temp, const char *stopped, stru
 	return ret;
 }
 
+/* Where the model is written, and evaluated by all, before it has its name. */
+static int make_folder(struct pretrainer *p, char *temp, size_t size, struct err *e)
+{
+	const char *out = p->c->run.out;
+	char *made = NULL;
+	int ret = 0;
+
+	*temp = '\0';
+	if (p->dist->rank == 0 && !(ret = file_begin_tree(&made, out, e)) &&
+	    snprintf(temp, size, "%s", made) >= (int)size) {
+		struct err ignored;
+		file_remove_tree(made, &ignored);
+		*temp = '\0';
+		ret = err_set(e, "run.out: the name is too long");
+	}
+	free(made);
+	dist_broadcast(p->dist, temp, (int64_t)size, 0);
+	return dist_agree(p->dist, ret, e);
+}
+
 int pretrain(struct pretrain_conf *c, struct dist *d, struct err *e)
 {
 	struct pretrainer p = { .c = c, .dist = d };
-	char *temp = mem_printf("%s.tmp", c->run.out), *stopped = mem_printf("%s.stopped", c->run.out);
+	char temp[4096] = "", *stopped = mem_printf("%s.stopped", c->run.out);
 	double start = clock_now(), cpu = clock_cpu();
 	struct err ignored;
 	int ret;
@@ -493,7 +513,9 @@ int pretrain(struct pretrain_conf *c, struct dist *d, struct err *e)
 	ret = file_exists(c->run.out)
 		  ? err_set(e, "%s exists already: set run.out to another folder", c->run.out)
 		  : 0;
-	ret = dist_agree(d, ret ? ret : open_all(&p, e), e);
+	ret = dist_agree(d, ret, e) || make_folder(&p, temp, sizeof temp, e)
+		  ? -1
+		  : dist_agree(d, open_all(&p, e), e);
 	if (!ret) {
 		log_info("%lld parameters, %lld prompts, %lld scenes a step", (long long)at_numel(p.flat_P),
 			 (long long)p.train.n, (long long)c->train.batch);
@@ -501,14 +523,13 @@ int pretrain(struct pretrain_conf *c, struct dist *d, struct err *e)
 	}
 	if (d->rank == 0 && !ret)
 		ret = file_sync_tree(temp, e) || file_rename_synced(temp, c->run.out, e) ? -1 : 0;
-	if (d->rank == 0)
+	if (*temp && d->rank == 0)
 		file_remove_tree(ret ? temp : stopped, &ignored);
 	ret = dist_agree(d, ret, e);
 	if (!ret)
 		log_info("%s: %.0f s, %.0f CPU s on this rank", c->run.out, clock_now() - start,
 			 clock_cpu() - cpu);
 	close_all(&p);
-	free(temp);
 	free(stopped);
 	return ret;
 }

@@ -377,5 +377,12 @@ int rundir_open(struct trainer *t, struct rundir *r, const char *command, struct
 		return -1;
 	if (t->at.stage != t->entered && trainer_enter(t, t->at.stage, e))
 		return -1;
-	return dist_agree(t->dist, t->dist->rank == 0 ? begin(t, r, found, command, e) : 0, e);
+	if (dist_agree(t->dist, t->dist->rank == 0 ? begin(t, r, found, command, e) : 0, e))
+		return -1;
+	if (t->dist->rank != 0) {
+		char *log = file_join(t->dir, "log.txt");
+		log_end_in(log);
+		free(log);
+	}
+	return 0;
 }
