@@ -115,7 +115,7 @@ def test_flux2():
     r, p, e = c["rollout"], c["prompts"], c["eval"]["sampler"]
     assert (r["solver"], r["steps"], r["guidance"], e["steps"], e["guidance"]) == ("euler", 8, 4, 50, 4)
     assert (p["groups"], p["group_size"], p["height"], p["width"], round(8 * c["train"]["timestep_fraction"])) == (48, 16, 384, 384, 2)
-    assert (c["lora"]["rank"], c["lora"]["alpha"], float(c["optimizer"]["lr"]), c["nft"]["beta"], c["model"]["text_length"]) == (64, 128, 1e-4, 0.1, 0)
+    assert (c["lora"]["rank"], c["lora"]["alpha"], float(c["optimizer"]["lr"]), c["nft"]["beta"], c["model"]["text_length"]) == (64, 128, 1e-4, 0.1, "auto")
 
 
 @pytest.mark.parametrize("name, model", [("sd35l", "stable-diffusion-3.5-large"), ("sd3m", "stable-diffusion-3-medium-diffusers")])

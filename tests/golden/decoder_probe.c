@@ -19,7 +19,7 @@ int main(int argc, char **argv)
 	int64_t states[DECODER_STATES];
 	int n = argc - 5;
 	struct at_scope *s = at_begin(AT_NO_GRAD);
-	at_t ids_BL, length_B = NULL, out[DECODER_STATES];
+	at_t ids_BL = NULL, length_B = NULL, out[DECODER_STATES];
 	struct st_item item[DECODER_STATES];
 	struct decoder m;
 	struct st_file f;
