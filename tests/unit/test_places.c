@@ -29,7 +29,7 @@ static int drop_folder(void **state)
 /* Temporary folders are new ones, of names that nobody guesses. */
 static void test_new_trees(void **state)
 {
-	char *path = file_join(folder, "made/also/model"), *one, *two;
+	char *path = file_join(folder, "made/also/model"), *one, *two = NULL;
 	struct err e;
 
 	(void)state;
