@@ -10,11 +10,14 @@
 
 enum { STEPS = 10 };
 
+/* A configuration's texts are not constant. */
+static char exact[] = "exact", unscaled[] = "unscaled", clip[] = "clip";
+
 static struct flow_grpo_conf conf_of(const char *steps, const char *moves)
 {
 	return (struct flow_grpo_conf) {
-		.log_ratio = (char[]) { "exact" },
-		.rule = (char[]) { "clip" },
+		.log_ratio = exact,
+		.rule = clip,
 		.steps = (char *)(uintptr_t)steps,
 		.window_moves = (char *)(uintptr_t)moves,
 		.window_every = 1,
@@ -197,7 +200,7 @@ static void narrow_steps(void **state)
 	assert_int_equal(judge_steps(&any, &m, &e), 0);
 	assert_int_equal(judge_steps(&first, &m, &e), -1);
 	assert_non_null(strstr(e.msg, "step 9 of the rollout adds noise of 0.01 only"));
-	first.log_ratio = (char[]) { "unscaled" };
+	first.log_ratio = unscaled;
 	assert_int_equal(judge_steps(&first, &m, &e), 0);
 	m.law[8].std = 0.01;
 	assert_int_equal(judge_steps(&any, &m, &e), -1);
