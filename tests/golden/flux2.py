@@ -17,6 +17,7 @@ TRANSFORMER = dict(patch_size=1, in_channels=16, num_layers=2, num_single_layers
                    joint_attention_dim=72, axes_dims_rope=(4, 4, 4, 4), guidance_embeds=False)  # fmt: skip
 CHAT = ("{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}<|im_start|>assistant\n"
         "{% if enable_thinking is defined and not enable_thinking %}<think>\n\n</think>\n\n{% endif %}")  # fmt: skip
+MODULATION = 0.3  # families.flatten: latents are multiplied by a deviation below 1 here, not divided by 0.36
 
 
 def folders(at):

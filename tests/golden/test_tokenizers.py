@@ -217,9 +217,11 @@ def test_bert_characters(bert):
 
 
 @pytest.mark.parametrize("change, message", [
-    (lambda f: (f / "tokenizer.json").unlink(), "no tokenizer (vocab.json"),
-    (lambda f: (f / "tokenizer.json").write_text("{}"), "model.type is missing, wanted BPE, Unigram or WordPiece"),
-    (lambda f: edit(f, lambda o: o["model"].update(type="WordLevel")), "model.type is WordLevel"),
+    (lambda f: (f / "tokenizer.json").unlink(), "cannot open"),  # tokenizer_config.json names the class
+    (lambda f: (f / "tokenizer.json").write_text("{}"), "its model is missing, wanted WordPiece"),
+    (lambda f: edit(f, lambda o: o["model"].update(type="WordLevel")), "its model is WordLevel, wanted WordPiece"),
+    (lambda f: [(f / n).unlink() for n in ("tokenizer.json", "tokenizer_config.json")], "no tokenizer (vocab.json"),
+    (lambda f: (f / "tokenizer_config.json").unlink() or (f / "tokenizer.json").write_text("{}"), "model.type is missing, wanted BPE, Unigram or WordPiece"),
     (lambda f: edit(f, lambda o: o["model"].pop("vocab")), "no model.vocab"),
     (lambda f: edit(f, lambda o: o["model"]["vocab"].pop("[SEP]")), "lacks [SEP]"),
     (lambda f: edit(f, lambda o: o["model"]["vocab"].update(a=-3)), "the id of 'a'"),
