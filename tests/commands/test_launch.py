@@ -115,11 +115,12 @@ def test_errors_are_agreed_once(tmp_path):
     (tmp_path / "c.yaml").write_text("rewards: {jpeg_compressibility: {}}")
     (tmp_path / "few.jsonl").write_text("".join((ROOT / "data/shapes/validation.jsonl").read_text().splitlines(True)[:2]))
     (tmp_path / "x.txt").write_text("x\n")
-    evaluation = ["eval", "--model", "data/shapes/base", "--steps", 2, "--config", tmp_path / "c.yaml", "-o", "/nowhere/o.json", "--prompts"]
-    bench = ["bench", "--groups", 1, "--group-size", 2, "--steps", 2, "--levels", 1, "--repeats", 1, "-o", "/nowhere/o.json"]
-    for command, told in (([*evaluation, "/nowhere.txt"], "/nowhere.txt"), ([*evaluation, tmp_path / "x.txt"], "vocabulary"),
-                          ([*evaluation, tmp_path / "few.jsonl"], "/nowhere/o.json"), (bench, "/nowhere/o.json"), ([*bench, "--matrix"], "/nowhere/o.json"),
-                          ([*bench, "--matrix", "--vae-dtype", "int3"], "int3")):
+    evaluation = ["eval", "--model", "data/shapes/base", "--steps", 2, "--config", tmp_path / "c.yaml"]
+    bench = ["bench", "--groups", 1, "--group-size", 2, "--steps", 2, "--levels", 1, "--repeats", 1]
+    nowhere, here = ["-o", "/nowhere/o.json"], ["-o", tmp_path / "o.json"]
+    for command, told in (([*evaluation, *here, "--prompts", "/nowhere.txt"], "/nowhere.txt"), ([*evaluation, *here, "--prompts", tmp_path / "x.txt"], "vocabulary"),
+                          ([*evaluation, *nowhere, "--prompts", tmp_path / "few.jsonl"], "/nowhere/o.json"), ([*bench, *nowhere], "/nowhere/o.json"),
+                          ([*bench, *nowhere, "--matrix"], "/nowhere/o.json"), ([*bench, *here, "--matrix", "--vae-dtype", "int3"], "int3")):
         code, said = start(*several, args=command, OMP_NUM_THREADS="1")
         assert code and said.count("contraflow: ") == said.count("rank 0: ") == 1 and told in said, said
 
