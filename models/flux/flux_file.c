@@ -24,34 +24,11 @@ static const struct size_field sizes[] = {
 	{ NULL, 0, 0, 0, 0 },
 };
 
-/* The published files have no axes: diffusers' default. */
-static int read_axes(struct rope *r, const json_t *o, const char *what, struct err *e)
-{
-	const json_t *list = json_object_get(o, "axes_dims_rope");
-
-	*r = (struct rope) { 3, { 16, 56, 56 }, 10000, AT_F64 };
-	if (!list || json_is_null(list))
-		return 0;
-	if (json_array_size(list) != 3)
-		return err_set(e, "%s: axes_dims_rope must be a list of 3 numbers", what);
-	for (int a = 0; a < 3; a++) {
-		r->width[a] = json_integer_value(json_array_get(list, (size_t)a));
-		if (r->width[a] < 2 || r->width[a] > 1 << 12 || r->width[a] % 2)
-			return err_set(e, "%s: axes_dims_rope[%d] must be an even number above 0", what, a);
-	}
-	return 0;
-}
-
 static int check(const struct flux_conf *c, const char *what, struct err *e)
 {
-	int64_t axes = c->rope.width[0] + c->rope.width[1] + c->rope.width[2];
-
 	if (c->in_channels % 4 || c->out_channels % 4)
 		return err_set(e, "%s: in_channels and out_channels must be multiples of 4: tokens are 2 x 2",
 			       what);
-	if (axes != c->attention_head_dim)
-		return err_set(e, "%s: axes_dims_rope adds up to %lld, attention_head_dim is %lld", what,
-			       (long long)axes, (long long)c->attention_head_dim);
 	if (c->num_layers + c->num_single_layers < 1 ||
 	    c->num_layers + c->num_single_layers > TRANSFORMER_BLOCKS)
 		return err_set(e, "%s: num_layers and num_single_layers must add up to 1 to %d", what,
@@ -61,9 +38,10 @@ static int check(const struct flux_conf *c, const char *what, struct err *e)
 
 static int read_config(struct flux_conf *c, const json_t *o, const char *what, struct err *e)
 {
+	c->rope = (struct rope) { 3, { 16, 56, 56 }, 10000, AT_F64 }; /* the published files say nothing */
 	if (json_check_keys(o, known_flux, known_anywhere, what, e) || sizes_read(c, sizes, o, what, e) ||
 	    json_get_bool(&c->guidance_embeds, o, "guidance_embeds", false, what, e) ||
-	    read_axes(&c->rope, o, what, e))
+	    rope_read(&c->rope, o, c->attention_head_dim, what, e))
 		return -1;
 	if (!c->out_channels)
 		c->out_channels = c->in_channels;
@@ -72,16 +50,14 @@ static int read_config(struct flux_conf *c, const json_t *o, const char *what, s
 
 static int write_config(const struct flux_conf *c, const char *path, struct err *e)
 {
-	json_t *o = json_object(), *axes = json_array();
+	json_t *o = json_object();
 	int ret;
 
 	json_object_set_new(o, "_class_name", json_string(transformer_flux.class_name));
 	sizes_write(c, sizes, o);
 	json_object_set_new(o, "patch_size", json_integer(1));
 	json_object_set_new(o, "guidance_embeds", json_boolean(c->guidance_embeds));
-	for (int a = 0; a < c->rope.axes; a++)
-		json_array_append_new(axes, json_integer(c->rope.width[a]));
-	json_object_set_new(o, "axes_dims_rope", axes);
+	rope_write(&c->rope, o);
 	ret = json_write(path, o, e);
 	json_decref(o);
 	return ret;

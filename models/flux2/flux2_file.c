@@ -23,31 +23,20 @@ static const struct size_field sizes[] = {
 	{ NULL, 0, 0, 0, 0 },
 };
 
-static int read_axes(struct rope *r, const json_t *o, const char *what, struct err *e)
+static int read_rope(struct rope *r, const json_t *o, int64_t head_dim, const char *what, struct err *e)
 {
 	*r = (struct rope) { ROPE_AXES, { 32, 32, 32, 32 }, 2000, AT_F64 };
 	if (json_get_real(&r->theta, o, "rope_theta", 2000, what, e))
 		return -1;
 	if (!(r->theta > 1))
 		return err_set(e, "%s: rope_theta must be above 1", what);
-	if (sizes_read_list(r->width, ROPE_AXES, o, "axes_dims_rope", 1 << 12, what, e))
-		return -1;
-	for (int a = 0; a < ROPE_AXES; a++)
-		if (r->width[a] % 2)
-			return err_set(e, "%s: axes_dims_rope[%d] must be even: channels turn in pairs", what,
-				       a);
-	return 0;
+	return rope_read(r, o, head_dim, what, e);
 }
 
 static int check(const struct flux2_conf *c, const char *what, struct err *e)
 {
-	int64_t axes = 0, blocks = c->num_layers + c->num_single_layers;
+	int64_t blocks = c->num_layers + c->num_single_layers;
 
-	for (int a = 0; a < ROPE_AXES; a++)
-		axes += c->rope.width[a];
-	if (axes != c->attention_head_dim)
-		return err_set(e, "%s: axes_dims_rope adds up to %lld, attention_head_dim is %lld", what,
-			       (long long)axes, (long long)c->attention_head_dim);
 	if (blocks < 1 || blocks > TRANSFORMER_BLOCKS)
 		return err_set(e, "%s: num_layers and num_single_layers must add up to 1 to %d", what,
 			       TRANSFORMER_BLOCKS);
@@ -64,7 +53,7 @@ static int read_config(struct flux2_conf *c, const json_t *o, const char *what, 
 	    json_get_real(&c->mlp_ratio, o, "mlp_ratio", 3, what, e) ||
 	    json_get_real(&c->eps, o, "eps", 1e-6, what, e) ||
 	    json_get_bool(&c->guidance_embeds, o, "guidance_embeds", true, what, e) ||
-	    read_axes(&c->rope, o, what, e))
+	    read_rope(&c->rope, o, c->attention_head_dim, what, e))
 		return -1;
 	if (!c->out_channels)
 		c->out_channels = c->in_channels;
@@ -73,7 +62,7 @@ static int read_config(struct flux2_conf *c, const json_t *o, const char *what, 
 
 static int write_config(const struct flux2_conf *c, const char *path, struct err *e)
 {
-	json_t *o = json_object(), *axes = json_array();
+	json_t *o = json_object();
 	int ret;
 
 	json_object_set_new(o, "_class_name", json_string(transformer_flux2.class_name));
@@ -83,9 +72,7 @@ static int write_config(const struct flux2_conf *c, const char *path, struct err
 	json_object_set_new(o, "eps", json_number(c->eps));
 	json_object_set_new(o, "rope_theta", json_number(c->rope.theta));
 	json_object_set_new(o, "guidance_embeds", json_boolean(c->guidance_embeds));
-	for (int a = 0; a < ROPE_AXES; a++)
-		json_array_append_new(axes, json_integer(c->rope.width[a]));
-	json_object_set_new(o, "axes_dims_rope", axes);
+	rope_write(&c->rope, o);
 	ret = json_write(path, o, e);
 	json_decref(o);
 	return ret;

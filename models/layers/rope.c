@@ -1,4 +1,5 @@
 #include "models/layers/rope.h"
+#include "models/layers/sizes.h"
 #include <math.h>
 
 at_t rope_line(int axes, int64_t n, const double *from, const double *step, enum at_device dev)
@@ -41,4 +42,30 @@ void rope_angles(const struct rope *r, at_t pos_SA, at_t *cos_SE, at_t *sin_SE)
 	*cos_SE = at_escape(s, at_cast(at_cos(angle_SE), AT_F32));
 	*sin_SE = at_escape(s, at_cast(at_sin(angle_SE), AT_F32));
 	at_end(s);
+}
+
+int rope_read(struct rope *r, const json_t *o, int64_t head_dim, const char *what, struct err *e)
+{
+	int64_t sum = 0;
+
+	if (sizes_read_list(r->width, r->axes, o, "axes_dims_rope", 1 << 12, what, e))
+		return -1;
+	for (int a = 0; a < r->axes; a++) {
+		if (r->width[a] % 2)
+			return err_set(e, "%s: axes_dims_rope[%d] must be even: channels turn in pairs", what,
+				       a);
+		sum += r->width[a];
+	}
+	return sum == head_dim ? 0
+			       : err_set(e, "%s: axes_dims_rope adds up to %lld, attention_head_dim is %lld",
+					 what, (long long)sum, (long long)head_dim);
+}
+
+void rope_write(const struct rope *r, json_t *o)
+{
+	json_t *axes = json_array();
+
+	for (int a = 0; a < r->axes; a++)
+		json_array_append_new(axes, json_integer(r->width[a]));
+	json_object_set_new(o, "axes_dims_rope", axes);
 }

@@ -23,20 +23,10 @@ static const struct size_field sizes[] = {
 
 static int read_config(struct qwen_image_conf *c, const json_t *o, const char *what, struct err *e)
 {
-	int64_t *axis = c->rope.width;
-
 	c->rope = (struct rope) { 3, { 16, 56, 56 }, 10000, AT_F32 };
 	if (json_check_keys(o, known_qwen_image, known_anywhere, what, e) ||
-	    sizes_read(c, sizes, o, what, e) ||
-	    sizes_read_list(axis, c->rope.axes, o, "axes_dims_rope", 1 << 12, what, e))
+	    sizes_read(c, sizes, o, what, e) || rope_read(&c->rope, o, c->attention_head_dim, what, e))
 		return -1;
-	for (int a = 0; a < c->rope.axes; a++)
-		if (axis[a] % 2)
-			return err_set(e, "%s: axes_dims_rope[%d] must be even: channels turn in pairs", what,
-				       a);
-	if (axis[0] + axis[1] + axis[2] != c->attention_head_dim)
-		return err_set(e, "%s: axes_dims_rope adds up to %lld, attention_head_dim is %lld", what,
-			       (long long)(axis[0] + axis[1] + axis[2]), (long long)c->attention_head_dim);
 	if (c->in_channels != 4 * c->out_channels)
 		return err_set(e, "%s: in_channels must be 4 out_channels: a token is 2 x 2 latents", what);
 	return 0;
@@ -44,16 +34,14 @@ static int read_config(struct qwen_image_conf *c, const json_t *o, const char *w
 
 static int write_config(const struct qwen_image_conf *c, const char *path, struct err *e)
 {
-	json_t *o = json_object(), *axes = json_array();
+	json_t *o = json_object();
 	int ret;
 
 	json_object_set_new(o, "_class_name", json_string(transformer_qwen_image.class_name));
 	sizes_write(c, sizes, o);
 	json_object_set_new(o, "patch_size", json_integer(QWEN_IMAGE_PATCH));
 	json_object_set_new(o, "guidance_embeds", json_false());
-	for (int a = 0; a < c->rope.axes; a++)
-		json_array_append_new(axes, json_integer(c->rope.width[a]));
-	json_object_set_new(o, "axes_dims_rope", axes);
+	rope_write(&c->rope, o);
 	ret = json_write(path, o, e);
 	json_decref(o);
 	return ret;
