@@ -1,4 +1,4 @@
-"""The commands of README, docs/tutorial.md and docs/using.md, run as they stand but for the length of the runs."""
+"""The commands of README and docs, run as they stand but for the length of the runs."""
 
 import json
 import os
@@ -45,7 +45,7 @@ def shortened(line):
     if re.search(r"contraflow (train|compare|check) ", line) and not line.split("#")[0].rstrip().endswith("--resume"):
         found = re.search(r"\s#\s", line)
         command, comment = (line[: found.start()], line[found.start() :]) if found else (line, "")
-        line = command + "".join(f" --set {s}" for s in SHORT ) + ("" if "max_steps" in command else " --set train.max_steps=2") + comment
+        line = command + "".join(f" --set {s}" for s in SHORT) + ("" if "max_steps" in command else " --set train.max_steps=2") + comment
     return line
 
 
