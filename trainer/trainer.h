@@ -109,6 +109,9 @@ struct samples {
 	double extra_mean; /* of their total rewards */
 	int64_t forwards;  /* of an image, by this rank, for all that it sampled */
 	double x0_norm, pixels, pixel_mean, pixel_saturated;
+	/* Root mean square of how far the latents are from their group's mean, as a share of x0_norm; NAN:
+	 * groups of one. */
+	double diversity;
 	double rollout_seconds, reward_wait_seconds;
 };
 void samples_release(struct samples *s);
@@ -123,6 +126,9 @@ int rollout_epoch(struct trainer *t, struct samples *s, struct err *e);
 int archived_epoch(struct trainer *t, struct samples *s, struct err *e);
 /* Whether the configuration can train from them; all ranks find the same. */
 int archived_check(const struct trainer *t, struct err *e);
+
+/* The numbers for the log of latents and pixels, over all ranks; collective. */
+void samples_measure(struct trainer *t, struct samples *s);
 
 /* Parts of an epoch's samples for those two: arrays of s->n, and conditioning of this rank's groups. */
 void samples_make(struct samples *s, int64_t n, int64_t groups);

@@ -181,6 +181,11 @@ const struct metric_info metric_table[] = {
 	  "Root mean square of the sampled latents; near 1 where the model normalises them so.",
 	  "It should stay near where it began. A steady rise shows as oversaturated images: raise the weight "
 	  "of the KL term." },
+	{ "health/diversity", "Diversity of a group", "", METRIC_HEALTH, 0.1, ANY,
+	  "How far the latents of a group's images are from their mean, as a share of health/x0_norm; 0: all "
+	  "images of a prompt are the same.",
+	  "It falls as the model learns to obey. Falling to half of its start or further is mode collapse: "
+	  "raise the weight of the KL term, or stop earlier." },
 	{ "health/pixel_mean", "Brightness", "", METRIC_HEALTH, 0.05, 0.95,
 	  "Mean of all pixels, 0 black and 1 white.",
 	  "It should stay near where it began: drifting to either end is the usual form of collapse. Lower "

@@ -60,6 +60,7 @@ void rows_step(struct trainer *t, const struct samples *s, const struct update_s
 	metrics_add(m, "skipped", (double)t->at.skipped);
 	metrics_add(m, "rollbacks", (double)t->at.rollbacks);
 	metrics_add(m, "health/x0_norm", s->x0_norm);
+	metrics_add(m, "health/diversity", s->diversity);
 	metrics_add(m, "health/pixel_mean", s->pixel_mean);
 	metrics_add(m, "health/pixel_saturated", s->pixel_saturated);
 	struct at_memory memory;
