@@ -115,6 +115,17 @@ static int check_replay(const struct experiment *x, struct err *e)
 	return 0;
 }
 
+/* A reward rank, whose end is told in the run's log. */
+static void serve(struct dist *d, struct experiment *x, const struct request *q)
+{
+	char *path = rundir_path(x, q->dir), *log = file_join(path, "log.txt");
+
+	log_end_in(log);
+	reward_ranks_serve(d, &(struct remote_sets) { x, open_set }, x->run.device);
+	free(log);
+	free(path);
+}
+
 static int read_and_train(struct dist *d, const struct request *q, struct err *e)
 {
 	struct experiment x;
@@ -138,7 +149,7 @@ static int read_and_train(struct dist *d, const struct request *q, struct err *e
 		  : 0;
 	alive_advice("--resume goes on from the run's newest checkpoint, if there is one");
 	if (!ret && d->serves)
-		reward_ranks_serve(d, &(struct remote_sets) { &x, open_set }, x.run.device);
+		serve(d, &x, q);
 	else if (!ret)
 		ret = train(d, &x, q, e);
 	experiment_release(&x);
