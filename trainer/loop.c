@@ -258,6 +258,9 @@ static int run_epoch(struct trainer *t, struct samples *s, struct update_stats *
 	}
 	t->at.part = 0;
 	t->at.epoch++;
+	if (t->train.sets)
+		for (int64_t i = 0; i < s->n; i += s->n / s->groups)
+			t->at.dealt[s->set[i]]++;
 	t->at.images += s->n + s->extra;
 	t->at.unavailable += s->scores.unavailable;
 	count(t, start, cpu, time);
@@ -488,6 +491,7 @@ static int next_stage(struct trainer *t, struct err *e)
 	t->at.evaluated = t->at.drawn = -1;
 	t->at.stage_seconds = 0;
 	t->at.held_out = NAN;
+	memset(t->at.dealt, 0, sizeof t->at.dealt);
 	alarm_release(&t->alarm);
 	t->batches = (struct batches) { 0 };
 	if (trainer_enter(t, t->at.stage, e) || batches_resolve(t, e))

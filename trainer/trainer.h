@@ -38,6 +38,9 @@ struct progress_state {
 	int64_t empty_in_row; /* parts of epochs with nothing to learn from */
 	int64_t rollbacks;    /* returns to a checkpoint for non-finite numbers */
 	int64_t unavailable;  /* images without a reward */
+	/* In this stage, groups of each set of prompts: their shares are exact over time (prompts_draw_sets).
+	 */
+	int64_t dealt[PROMPT_SETS];
 	/* Spent in epochs, those that were taken back too, evaluation not counted: CPU time and forwards of
 	 * an image (a backward to the adapter counts FORWARDS_OF_BACKWARD) over all ranks that train. */
 	double train_seconds, cpu_seconds, forwards;
@@ -88,6 +91,7 @@ struct samples {
 	int64_t n, groups;
 	int64_t first, count;    /* this rank's share: samples first .. first + count - 1 */
 	int64_t *prompt, *group; /* n */
+	int *set;                /* n: which set of prompts; 0 where there are none */
 	int64_t *drawn;          /* n: which of the images drawn, whose noise it has; NULL: all are trained */
 	double *advantage, *r;   /* n; NAN without a reward */
 	struct mixture_scores scores; /* of all n: totals, values, what could not be had */
@@ -103,6 +107,7 @@ struct samples {
 	struct cond cond;    /* of the groups that this rank's share is in; kept */
 	int64_t first_group; /* row 0 of cond */
 	struct advantage_stats stats;
+	struct advantage_stats *of_set; /* of the prompts' sets, NULL where there are none */
 	/* For the log. */
 	double *strict;    /* n: the "strict" sub-score, NAN where there is none */
 	int64_t extra;     /* images drawn to choose from */
