@@ -190,16 +190,70 @@ static int submit(void *ctx, int64_t at, at_t rgb_BHW3, struct err *e)
 	return 0;
 }
 
-/* Means over all ranks of what a rank has summed. */
-static void sum_health(struct trainer *t, struct samples *s)
+/* So many numbers of a latent are enough to tell how far the images of a group are apart. */
+enum { DIVERSITY_NUMBERS = 1024 };
+
+/* At most DIVERSITY_NUMBERS of each latent, evenly spaced: (count, n) on the CPU. */
+static at_t thin(at_t x_NCHW)
 {
-	s->x0_norm = s->count ? at_sum_squares(s->x0_NCHW) : 0;
-	double sums[5] = { s->x0_norm, (double)at_numel(s->x0_NCHW), s->pixel_mean, s->pixel_saturated,
-			   s->pixels };
+	int64_t rows = at_size(x_NCHW, 0), all = at_numel(x_NCHW) / rows;
+	int64_t n = all < DIVERSITY_NUMBERS ? all : DIVERSITY_NUMBERS;
+	at_t at_n = at_empty(DIMS(n), AT_I64, AT_CPU), out;
+	int64_t *at = at_data(at_n);
+
+	for (int64_t i = 0; i < n; i++)
+		at[i] = i * all / n;
+	at_send_all(1, &at_n, &at_n, at_device_of(x_NCHW));
+	out = at_index_select(at_reshape(x_NCHW, DIMS(rows, all)), 1, at_n);
+	return at_contiguous(at_to(out, AT_F32, AT_CPU));
+}
+
+/* Sums over all ranks, since a group may be spread over two of them: with m the mean of a group of G latents,
+ * sum |x - m|^2 = sum |x|^2 - G |m|^2, over all groups divided by what is free, images - groups. */
+static double spread(struct trainer *t, const struct samples *s)
+{
+	int64_t n = s->groups * DIVERSITY_NUMBERS;
+	double *sum = mem_zero((size_t)n + 2, sizeof *sum), within = 0,
+	       free_rows = (double)(s->n - s->groups);
+	int64_t *images = mem_zero((size_t)s->groups, sizeof *images);
+
+	if (s->count) {
+		at_t x_NK = thin(s->x0_NCHW);
+		const float *x = at_f32(x_NK);
+		int64_t width = at_size(x_NK, 1);
+
+		for (int64_t i = 0; i < s->count; i++)
+			for (int64_t k = 0; k < width; k++) {
+				double v = (double)x[i * width + k];
+				sum[s->group[s->first + i] * DIVERSITY_NUMBERS + k] += v;
+				sum[n] += v * v;
+				sum[n + 1] += 1;
+			}
+	}
+	dist_sum_f64(t->dist, sum, (int)n + 2);
+	for (int64_t i = 0; i < s->n; i++)
+		images[s->group[i]]++;
+	within = sum[n];
+	for (int64_t i = 0; i < n; i++)
+		within -= sum[i] * sum[i] / (double)images[i / DIVERSITY_NUMBERS];
+	within = sqrt(fmax(within, 0) / (sum[n + 1] / (double)s->n) / free_rows) / sqrt(sum[n] / sum[n + 1]);
+	free(images);
+	free(sum);
+	return s->n > s->groups ? within : NAN;
+}
+
+void samples_measure(struct trainer *t, struct samples *s)
+{
+	struct at_scope *sc = at_begin(AT_NO_GRAD);
+	double sums[5] = { s->count ? at_sum_squares(s->x0_NCHW) : 0, (double)at_numel(s->x0_NCHW),
+			   s->pixel_mean, s->pixel_saturated, s->pixels };
+
 	dist_sum_f64(t->dist, sums, 5);
 	s->x0_norm = sqrt(sums[0] / sums[1]);
-	s->pixel_mean = sums[2] / sums[4];
+	s->pixel_mean = sums[2] / sums[4]; /* NAN in a replay: there are no images, only latents */
 	s->pixel_saturated = sums[3] / sums[4];
+	s->diversity = spread(t, s);
+	at_end(sc);
 }
 
 static void keep_latents(struct trainer *t, struct samples *s, struct sampling *how)
@@ -240,10 +294,13 @@ static int sample_share(struct share *x, struct err *e)
 		id[i] = s->drawn ? s->drawn[s->first + i] : s->first + i;
 	if (x->keep)
 		keep_latents(t, s, &how);
-	int ret = dist_agree(t->dist, sampling_run(&how, id, s->count, e), e);
+	double start = clock_now();
+	int ret = sampling_run(&how, id, s->count, e);
+	s->own_seconds += clock_now() - start;
+	ret = dist_agree(t->dist, ret, e);
 	free(id);
 	if (!ret && x->keep)
-		sum_health(t, s);
+		samples_measure(t, s);
 	at_end(sc);
 	return ret;
 }
@@ -406,6 +463,7 @@ static void choose(const struct trainer *t, struct samples *s, const struct samp
 	s->forwards = all->forwards;
 	s->extra_mean = all->stats.reward_mean;
 	s->reward_wait_seconds = all->reward_wait_seconds;
+	s->own_seconds = all->own_seconds;
 }
 
 /* Draws and scores more images than are trained, and chooses: *all is the caller's to release. */

@@ -16,6 +16,7 @@
 #include "trainer/evaluation/evaluate.h"
 #include "trainer/experiment.h"
 #include "trainer/judging.h"
+#include "trainer/live/live.h"
 #include "trainer/record/archives.h"
 #include "trainer/record/metrics.h"
 #include "algorithms/optimizer.h"
@@ -67,7 +68,9 @@ struct trainer {
 	struct batches batches; /* of the stage that runs */
 	struct eval_result before;
 	struct alarm alarm;      /* of this stage's evaluations */
+	double saved_seconds;    /* of checkpoints since the last row */
 	struct metrics *metrics; /* NULL on ranks other than 0 */
+	struct live *live;       /* who else gets them; NULL: nobody.  Borrowed */
 	char *dir;               /* the run directory */
 	json_t *inputs;          /* of inputs.h: of the checkpoint, then of this run; NULL on other ranks */
 	/* Borrowed: what was sampled before, in place of sampling (contraflow replay); NULL for a training
@@ -114,7 +117,11 @@ struct samples {
 	double extra_mean; /* of their total rewards */
 	int64_t forwards;  /* of an image, by this rank, for all that it sampled */
 	double x0_norm, pixels, pixel_mean, pixel_saturated;
+	/* Root mean square of how far the latents are from their group's mean, as a share of x0_norm; NAN:
+	 * groups of one. */
+	double diversity;
 	double rollout_seconds, reward_wait_seconds;
+	double own_seconds; /* of this rank's sampling, waiting for nobody */
 };
 void samples_release(struct samples *s);
 /* Room for the states that the algorithm wants, if any; s->count is known. */
@@ -129,6 +136,9 @@ int archived_epoch(struct trainer *t, struct samples *s, struct err *e);
 /* Whether the configuration can train from them; all ranks find the same. */
 int archived_check(const struct trainer *t, struct err *e);
 
+/* The numbers for the log of latents and pixels, over all ranks; collective. */
+void samples_measure(struct trainer *t, struct samples *s);
+
 /* Parts of an epoch's samples for those two: arrays of s->n, and conditioning of this rank's groups. */
 void samples_make(struct samples *s, int64_t n, int64_t groups);
 int samples_encode(struct trainer *t, struct samples *s, struct err *e);
@@ -140,6 +150,7 @@ struct update_stats {
 	bool has_old;
 	double metric[ALGORITHM_NOTES]; /* by algorithm_metrics */
 	double seconds, reduce_seconds;
+	double own_seconds; /* of this rank's forwards and backwards, waiting for nobody */
 	bool stopped; /* somebody was asked to stop: nothing was changed, and nothing here is filled in */
 	/* Of an image, by all ranks; a backward to the adapter counts FORWARDS_OF_BACKWARD. */
 	double forwards;

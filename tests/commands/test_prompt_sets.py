@@ -83,6 +83,7 @@ def test_a_run(config, tmp_path):
         assert r["reward/composition/mean"] == pytest.approx(r["reward/composition/geneval"])
         assert r["reward/pictures/mean"] == pytest.approx(r["reward/pictures/small"] * 2 * 0.5)
         assert r["reward/pictures/large"] == pytest.approx(-500 * r["reward/pictures/small"])
+        assert not any(r[k] for k in r if k.endswith("unavailable"))  # what a reward does not score is no lack
         assert r["reward/unavailable"] == 0 and 0 <= r["reward/strict"] <= 1
     # Advantages are by each set's own mean of the group and spread over the epoch, from the values in the archive.
     for i in range(3):
