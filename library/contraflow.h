@@ -140,8 +140,8 @@ enum contraflow_policy {
 
 /* A configuration as `contraflow train` reads it; settings are keys of it.  Its section `rewards` may be
  * missing, and is not looked at.  Not read: run.threads, run.deterministic, run.timeout, run.max_seconds, and
- * all that is about a run directory, its logs and its evaluations; refused: stages, ranks.reward and
- * prompts.draw. */
+ * all that is about a run directory, its logs and its evaluations; refused: stages, ranks.reward,
+ * prompts.draw and prompts.sets. */
 int contraflow_trainer_open(struct contraflow_trainer **out, const char *config, const char *const *settings,
 			    struct contraflow_error *e);
 /* The images of the next step, the same ones until it is made; the trainer's, until learn or close. */

@@ -119,6 +119,8 @@ static int check_experiment(const struct experiment *x, struct err *e)
 {
 	if (x->n_stages)
 		return err_set(e, "stages: the library trains one: give it a configuration of its own");
+	if (x->n_sets)
+		return err_set(e, "prompts.sets: the library has one set of prompts: prompts.train");
 	if (x->ranks.reward)
 		return err_set(e, "ranks.reward = %lld: the library is one process",
 			       (long long)x->ranks.reward);

@@ -126,12 +126,9 @@ int archived_epoch(struct trainer *t, struct samples *s, struct err *e)
 	struct at_scope *sc = at_begin(AT_NO_GRAD);
 	s->given = (int)x->levels;
 	s->x0_NCHW = at_keep(at_to(x0, AT_F32, t->pipeline.device));
-	double sums[2] = { at_sum_squares(s->x0_NCHW), (double)at_numel(s->x0_NCHW) };
 	at_free(x0);
 	at_end(sc);
-	dist_sum_f64(t->dist, sums, 2);
-	s->x0_norm = sqrt(sums[0] / sums[1]);
-	s->pixel_mean = s->pixel_saturated = NAN; /* there are no images, only latents */
+	samples_measure(t, s);
 	ret = samples_encode(t, s, e);
 	s->rollout_seconds = clock_now() - start;
 	return ret;

@@ -7,6 +7,7 @@ int epoch_part(struct trainer *t, const struct samples *s, struct update_stats *
 	if (u->stopped)
 		return -1;
 	time->update += u->seconds - u->reduce_seconds;
+	time->own_update += u->own_seconds;
 	time->reduce += u->reduce_seconds;
 	t->at.forwards += u->forwards;
 	t->unsaved = true;
@@ -18,6 +19,9 @@ void epoch_over(struct trainer *t, const struct samples *s)
 {
 	t->at.part = 0;
 	t->at.epoch++;
+	if (t->train.sets)
+		for (int64_t i = 0; i < s->n; i += s->n / s->groups)
+			t->at.dealt[s->set[i]]++;
 	t->at.images += s->n + s->extra;
 	t->at.unavailable += s->scores.unavailable;
 }

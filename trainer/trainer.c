@@ -10,6 +10,7 @@
 #include "models/lora/lora_file.h"
 #include "trainer/record/adapters.h"
 #include "trainer/record/checkpoints.h"
+#include "trainer/prompt_sets.h"
 #include "trainer/reward_ranks.h"
 #include "dist/startup.h"
 #include <math.h>
@@ -22,9 +23,9 @@ static int read_prompts(struct trainer *t, struct err *e)
 
 	if (t->archives)
 		prompts_copy(&t->train, &t->archives->prompts);
-	else if (prompts_read(&t->train, c->train, e))
+	else if (prompts_read_train(&t->train, t->x, e))
 		return -1;
-	if (*c->test && prompts_read(&t->test, c->test, e))
+	if (prompts_read_test(&t->test, t->x, e))
 		return -1;
 	if (t->test.n)
 		prompts_warn_seen(&t->test, &t->train);

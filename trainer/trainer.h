@@ -16,6 +16,7 @@
 #include "trainer/evaluation/evaluate.h"
 #include "trainer/experiment.h"
 #include "trainer/judging.h"
+#include "trainer/live/live.h"
 #include "trainer/record/archives.h"
 #include "trainer/record/metrics.h"
 #include "algorithms/optimizer.h"
@@ -38,6 +39,9 @@ struct progress_state {
 	int64_t empty_in_row; /* parts of epochs with nothing to learn from */
 	int64_t rollbacks;    /* returns to a checkpoint for non-finite numbers */
 	int64_t unavailable;  /* images without a reward */
+	/* In this stage, groups of each set of prompts: their shares are exact over time (prompts_draw_sets).
+	 */
+	int64_t dealt[PROMPT_SETS];
 	/* Spent in epochs, those that were taken back too, evaluation not counted: CPU time and forwards of
 	 * an image (a backward to the adapter counts FORWARDS_OF_BACKWARD) over all ranks that train. */
 	double train_seconds, cpu_seconds, forwards;
@@ -71,7 +75,9 @@ struct trainer {
 	struct batches batches; /* of the stage that runs */
 	struct eval_result before;
 	struct alarm alarm;      /* of this stage's evaluations */
+	double saved_seconds;    /* of checkpoints since the last row */
 	struct metrics *metrics; /* NULL on ranks other than 0 */
+	struct live *live;       /* who else gets them; NULL: nobody.  Borrowed */
 	char *dir;               /* the run directory */
 	json_t *inputs;          /* of inputs.h: of the checkpoint, then of this run; NULL on other ranks */
 	/* Borrowed: what was sampled before, in place of sampling (contraflow replay); NULL for a training
@@ -97,6 +103,7 @@ struct samples {
 	int64_t n, groups;
 	int64_t first, count;    /* this rank's share: samples first .. first + count - 1 */
 	int64_t *prompt, *group; /* n */
+	int *set;                /* n: which set of prompts; 0 where there are none */
 	int64_t *drawn;          /* n: which of the images drawn, whose noise it has; NULL: all are trained */
 	double *advantage, *r;   /* n; NAN without a reward */
 	struct mixture_scores scores; /* of all n: totals, values, what could not be had */
@@ -112,13 +119,18 @@ struct samples {
 	struct cond cond;    /* of the groups that this rank's share is in; kept */
 	int64_t first_group; /* row 0 of cond */
 	struct advantage_stats stats;
+	struct advantage_stats *of_set; /* of the prompts' sets, NULL where there are none */
 	/* For the log. */
 	double *strict;    /* n: the "strict" sub-score, NAN where there is none */
 	int64_t extra;     /* images drawn to choose from */
 	double extra_mean; /* of their total rewards */
 	int64_t forwards;  /* of an image, by this rank, for all that it sampled */
 	double x0_norm, pixels, pixel_mean, pixel_saturated;
+	/* Root mean square of how far the latents are from their group's mean, as a share of x0_norm; NAN:
+	 * groups of one. */
+	double diversity;
 	double rollout_seconds, reward_wait_seconds;
+	double own_seconds; /* of this rank's sampling, waiting for nobody */
 };
 void samples_release(struct samples *s);
 /* Room for the states that the algorithm wants, if any; s->count is known. */
@@ -137,6 +149,9 @@ int archived_epoch(struct trainer *t, struct samples *s, struct err *e);
 /* Whether the configuration can train from them; all ranks find the same. */
 int archived_check(const struct trainer *t, struct err *e);
 
+/* The numbers for the log of latents and pixels, over all ranks; collective. */
+void samples_measure(struct trainer *t, struct samples *s);
+
 /* Parts of an epoch's samples for those two: arrays of s->n, and conditioning of this rank's groups. */
 void samples_make(struct samples *s, int64_t n, int64_t groups);
 int samples_encode(struct trainer *t, struct samples *s, struct err *e);
@@ -148,6 +163,7 @@ struct update_stats {
 	bool has_old;
 	double metric[ALGORITHM_NOTES]; /* by algorithm_metrics */
 	double seconds, reduce_seconds;
+	double own_seconds; /* of this rank's forwards and backwards, waiting for nobody */
 	bool stopped; /* somebody was asked to stop: nothing was changed, and nothing here is filled in */
 	/* Of an image, by all ranks; a backward to the adapter counts FORWARDS_OF_BACKWARD. */
 	double forwards;

@@ -13,6 +13,7 @@ static bool is_health(const char *key)
 	static const char *const keys[] = { "lora_norm",
 					    "loss/kl",
 					    "health/x0_norm",
+					    "health/diversity",
 					    "health/pixel_mean",
 					    "health/pixel_saturated",
 					    "advantage/flat_groups" };

@@ -43,8 +43,21 @@ def test_the_same_run_again(tmp_path, trained):
     then, now = read_lines(run / "metrics.jsonl"), read_lines(tmp_path / "2/metrics.jsonl")
     assert len(now) == STEPS
     for a, b in zip(then, now):
-        assert all(abs(a[k] - b[k]) < 1e-6 for k in ("loss/policy", "loss/kl", "grad_norm", "reward/mean", "advantage/r_mean", "health/x0_norm"))
+        assert all(abs(a[k] - b[k]) < 1e-6 for k in ("loss/policy", "loss/kl", "grad_norm", "reward/mean", "advantage/r_mean", "health/x0_norm", "health/diversity"))
         assert a["images"] == b["images"] and b["health/pixel_mean"] is None
+
+
+def test_health_of_the_latents(trained):
+    """Root mean square, and the distance from a group's mean as a share of it, in float64; the groups are split between two ranks."""
+    run, archives = trained
+    for epoch, row in enumerate(read_lines(run / "metrics.jsonl")):
+        parts = [read_zst(f) for f in archives[2 * epoch : 2 * epoch + 2]]
+        x = np.concatenate([p["x0"] for p in parts])
+        x, group = x.reshape(len(x), -1).astype(np.float64), np.arange(len(x)) // 5
+        assert len(parts[0]["x0"]) % 5 and abs(np.sqrt((x**2).mean()) - row["health/x0_norm"]) < 1e-6
+        within = sum(((x[group == g] - x[group == g].mean(0)) ** 2).sum() for g in set(group))
+        expected = np.sqrt(within / (len(x) - len(set(group))) / x.shape[1]) / np.sqrt((x**2).mean())
+        assert 0 < expected and abs(expected - row["health/diversity"]) < 1e-6
 
 
 def test_resume(tmp_path, trained):

@@ -16,6 +16,8 @@ struct metrics {
 	struct text lines; /* that are not written yet */
 	struct tensorboard *tb;
 	int64_t rows, unwritten;
+	void (*listener)(void *ctx, const char *json, size_t n);
+	void *listener_ctx;
 	char **told; /* tags that the event file has a description of */
 	int n_told, cap_told;
 	int n, cap;
@@ -196,6 +198,12 @@ void metrics_close(struct metrics *m)
 	free(m);
 }
 
+void metrics_listen(struct metrics *m, void (*row)(void *ctx, const char *json, size_t n), void *ctx)
+{
+	m->listener = row;
+	m->listener_ctx = ctx;
+}
+
 void metrics_add(struct metrics *m, const char *name, double v)
 {
 	MEM_PUSH(m->v, m->n, m->cap) = (struct metric) { mem_str(name), v, NULL };
@@ -249,7 +257,11 @@ static void add_line(struct metrics *m, struct text *line, int64_t step)
 
 int metrics_write(struct metrics *m, int64_t step, struct err *e)
 {
+	size_t from = m->lines.n;
+
 	add_line(m, &m->lines, step);
+	if (m->listener)
+		m->listener(m->listener_ctx, m->lines.s + from, m->lines.n - from);
 	text_add(&m->lines, "\n");
 	m->unwritten++;
 	return metrics_flush(m, e);
