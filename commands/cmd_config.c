@@ -1,9 +1,10 @@
 /* cmd_config.c -- contraflow config: what a configuration resolves to, and what there is to configure. */
 #include "base/mem.h"
 #include "rewards/mixture/mixture.h"
-#include "trainer/experiment.h"
+#include "commands/import/import.h"
 #include "commands/options.h"
 #include "trainer/pretrain/pretrain.h"
+#include "trainer/prompt_sets.h"
 #include "trainer/record/metric_table.h"
 #include <stdio.h>
 #include <stdlib.h>
@@ -61,14 +62,19 @@ static void all_tables(bool docs)
 		    "\n\n# `contraflow train`\n\n"
 		    "An experiment may run in stages, in the order of the file: `stages: {NAME: {...}, "
 		    "...}`. A stage may have any section except run, ranks, model and lora; its keys "
-		    "override the file's, and its `rewards` and `eval.rewards`, if given, replace the file's "
-		    "as a "
-		    "whole. The "
+		    "override the file's, and its `rewards`, `eval.rewards` and `prompts.sets` (or "
+		    "`prompts.train`), if given, replace the file's as a whole. The "
 		    "adapter, the optimizer's moments and the counters carry over from stage to stage. "
 		    "`max_steps`, `max_seconds` and the schedules of the learning rate and the old policy "
 		    "count the steps of the stage.\n\n");
-	for (const struct experiment_section *s = experiment_sections; s->name; s++)
+	for (const struct experiment_section *s = experiment_sections; s->name; s++) {
 		table(&t, docs, s->doc, s->fields, s->name);
+		if (!strcmp(s->name, "prompts"))
+			table(&t, docs,
+			      "Several sets of prompts, in place of prompts.train: each may have, beside "
+			      "these keys, `rewards: {NAME: WEIGHT, ...}` (docs/rewards.md)",
+			      prompt_set_fields, "prompts.sets.NAME");
+	}
 	for (int i = 0; algorithms[i]; i++) {
 		char *title = mem_printf("Algorithm `%s`: %s", algorithms[i]->name, algorithms[i]->doc);
 
@@ -101,8 +107,10 @@ static int run(int argc, char **argv, struct err *e)
 {
 	const char *args[2];
 	struct option_list set = { .n = 0 };
+	int64_t gpus = OPTION_UNSET;
 	const struct option_spec spec[] = {
 		{ "set", 'm', &set, "KEY=VALUE", "override a key; may be repeated" },
+		{ "gpus", 'i', &gpus, "N", "import: how many GPUs the configuration was made for" },
 		{ NULL, 0, NULL, NULL, NULL },
 	};
 	int n, ret = options_parse(&cmd_config, spec, argc, argv, args, 2, &n, e);
@@ -121,12 +129,32 @@ static int run(int argc, char **argv, struct err *e)
 		text_free(&t);
 		return 0;
 	}
+	if (n == 1 && !strcmp(args[0], "migrating")) {
+		struct text t = { 0 };
+
+		import_docs(&t);
+		fputs(t.s, stdout);
+		text_free(&t);
+		return 0;
+	}
+	if (n == 2 && !strcmp(args[0], "import")) {
+		struct text t = { 0 };
+
+		ret = import_config(&t, args[1], gpus, e);
+		if (!ret)
+			fputs(t.s, stdout);
+		text_free(&t);
+		return ret;
+	}
 	if (n == 2 && !strcmp(args[0], "show"))
 		return resolved(args[1], &set, e);
 	return err_set(e, "config: usage: contraflow config %s", cmd_config.usage);
 }
 
-const struct command cmd_config = {
-	"config", "show CONFIG [--set KEY=VALUE ...] | keys | reference | metrics",
-	"show a configuration with all defaults, every key, or the pages on keys and on metrics", run
-};
+const struct command cmd_config = { "config",
+				    "show CONFIG [--set KEY=VALUE ...] | import FILE|NAME [--gpus N] | keys "
+				    "| reference | metrics | migrating",
+				    "show a configuration with all defaults; translate one of DiffusionNFT "
+				    "or flow_grpo; list every key, or the "
+				    "pages on keys, on metrics and of that translation",
+				    run };

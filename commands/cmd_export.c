@@ -40,7 +40,7 @@ static int write_merged(const struct transformer *m, const struct lora *l, const
 	if (file_begin_tree(&temp, out, e))
 		return -1;
 	lora_merge(&merged, l);
-	int ret = m->type->save(m->m, &merged, temp, dt, e) || file_sync_tree(temp, e) ||
+	int ret = transformer_save(m, &merged, temp, dt, e) || file_sync_tree(temp, e) ||
 			  file_rename_synced(temp, out, e)
 		      ? -1
 		      : 0;

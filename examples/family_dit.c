@@ -5,7 +5,6 @@
  * Shapes: B batch, C channels, h x w latents, N tokens (patches of p x p), F = C p p, D = H K width (H heads
  * of K), L text tokens of E channels, M side of the grid of positions.
  */
-#include "base/file.h"
 #include "base/mem.h"
 #include "models/block.h"
 #include "models/family.h"
@@ -71,7 +70,7 @@ static void lay_out(struct dit *m)
 	add(m, &m->last, "", "proj_out", F, D);
 }
 
-/* ---- Its folder ---------------------------------------------------------------------------------- */
+/* ---- Its config.json ----------------------------------------------------------------------------- */
 
 static const struct {
 	const char *key;
@@ -110,38 +109,7 @@ static void close_dit(void *state)
 	free(m);
 }
 
-static int describe_dit(void **out, const char *dir, struct err *e)
-{
-	struct dit *m = mem_zero(1, sizeof *m);
-	char *path = file_join(dir, "config.json");
-	json_t *o = json_read(path, e);
-	int ret = o ? configure(m, o, path, e) : -1;
-
-	json_decref(o);
-	free(path);
-	if (ret)
-		close_dit(m);
-	else
-		*out = m;
-	return ret;
-}
-
-static int open_dit(void **out, const char *dir, enum at_dtype dt, enum at_device dev, struct err *e)
-{
-	void *m = NULL;
-
-	if (describe_dit(&m, dir, e))
-		return -1;
-	struct nn_net *net = &((struct dit *)m)->net;
-	if (nn_load_dir(net, dir, NN_DIFFUSERS, NULL, dt, dev, e)) {
-		close_dit(m);
-		return -1;
-	}
-	*out = m;
-	return 0;
-}
-
-static int make_dit(void **out, const json_t *config, const char *what, uint64_t seed, struct err *e)
+static int lay_out_dit(void **out, const json_t *config, const char *what, struct err *e)
 {
 	struct dit *m = mem_zero(1, sizeof *m);
 
@@ -149,29 +117,18 @@ static int make_dit(void **out, const json_t *config, const char *what, uint64_t
 		close_dit(m);
 		return -1;
 	}
-	nn_init(&m->net, seed);
 	*out = m;
 	return 0;
 }
 
-static int save_dit(const void *state, const struct lora_merged *merged, const char *dir, enum at_dtype dt,
-		    struct err *e)
+static json_t *config_of_dit(const void *m)
 {
-	const struct dit *m = state;
-	char *config = file_join(dir, "config.json"), *weights = file_join(dir, NN_WEIGHTS);
 	json_t *o = json_object();
 
-	json_object_set_new(o, "_class_name", json_string("DiTExampleModel"));
 	for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
 		json_object_set_new(o, sizes[i].key,
 				    json_integer(*(const int64_t *)((const char *)m + sizes[i].offset)));
-	int ret = file_mkdirs(dir, e) || json_write(config, o, e) || nn_save(&m->net, merged, weights, dt, e)
-		      ? -1
-		      : 0;
-	json_decref(o);
-	free(config);
-	free(weights);
-	return ret;
+	return o;
 }
 
 /* ---- The forward --------------------------------------------------------------------------------- */
@@ -326,10 +283,8 @@ static void cost(const void *state, struct cost *c, const struct cost_shape *s)
 
 static const struct transformer_type transformer_dit = {
 	.class_name = "DiTExampleModel",
-	.open = open_dit,
-	.describe = describe_dit,
-	.make = make_dit,
-	.save = save_dit,
+	.lay_out = lay_out_dit,
+	.config = config_of_dit,
 	.close = close_dit,
 	.facts = facts,
 	.net = net,

@@ -34,40 +34,77 @@ const struct transformer_type *transformer_of(const char *dir, struct err *e)
 	return type;
 }
 
-static int take(struct transformer *t, const struct transformer_type *type, void *m)
+static int lay_out(struct transformer *t, const struct transformer_type *type, const json_t *config,
+		   const char *what, struct err *e)
 {
-	t->type = type;
-	t->m = m;
-	t->net = type->net(m);
-	t->facts = type->facts(m);
-	return 0;
-}
-
-int transformer_open(struct transformer *t, const struct transformer_type *type, const char *dir,
-		     enum at_dtype dt, enum at_device dev, struct err *e)
-{
-	void *m = NULL;
-
 	*t = (struct transformer) { 0 };
-	return type->open(&m, dir, dt, dev, e) ? -1 : take(t, type, m);
+	if (type->lay_out(&t->m, config, what, e))
+		return -1;
+	t->type = type;
+	t->net = type->net(t->m);
+	t->facts = type->facts(t->m);
+	return 0;
 }
 
 int transformer_describe(struct transformer *t, const struct transformer_type *type, const char *dir,
 			 struct err *e)
 {
-	void *m = NULL;
+	char *path = file_join(dir, "config.json");
+	json_t *o = json_read(path, e);
+	int ret = o ? lay_out(t, type, o, path, e) : -1;
 
-	*t = (struct transformer) { 0 };
-	return type->describe(&m, dir, e) ? -1 : take(t, type, m);
+	if (ret)
+		*t = (struct transformer) { 0 };
+	json_decref(o);
+	free(path);
+	return ret;
+}
+
+int transformer_open(struct transformer *t, const struct transformer_type *type, const char *dir,
+		     enum at_dtype dt, enum at_device dev, struct err *e)
+{
+	if (transformer_describe(t, type, dir, e))
+		return -1;
+	if (nn_load_dir(t->net, dir, NN_DIFFUSERS, NULL, dt, dev, e)) {
+		transformer_close(t);
+		return -1;
+	}
+	return 0;
 }
 
 int transformer_make(struct transformer *t, const struct transformer_type *type, const json_t *config,
 		     const char *what, uint64_t seed, struct err *e)
 {
-	void *m = NULL;
+	if (lay_out(t, type, config, what, e))
+		return -1;
+	nn_init(t->net, seed);
+	if (type->start)
+		type->start(t->m);
+	return 0;
+}
 
-	*t = (struct transformer) { 0 };
-	return type->make(&m, config, what, seed, e) ? -1 : take(t, type, m);
+static int write_config(const struct transformer *t, const char *path, struct err *e)
+{
+	json_t *o = t->type->config(t->m);
+	int ret;
+
+	json_object_set_new(o, "_class_name", json_string(t->type->class_name));
+	ret = json_write(path, o, e);
+	json_decref(o);
+	return ret;
+}
+
+int transformer_save(const struct transformer *t, const struct lora_merged *merged, const char *dir,
+		     enum at_dtype dt, struct err *e)
+{
+	char *config = file_join(dir, "config.json"), *weights = file_join(dir, NN_WEIGHTS);
+	int ret = file_mkdirs(dir, e) || write_config(t, config, e) || nn_save(t->net, merged, weights, dt, e)
+		      ? -1
+		      : 0;
+
+	free(config);
+	free(weights);
+	return ret;
 }
 
 void transformer_close(struct transformer *t)

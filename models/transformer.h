@@ -25,15 +25,14 @@ struct transformer_facts {
 
 struct transformer_type {
 	const char *class_name; /* of diffusers: "SD3Transformer2DModel" */
-	/* DIR/config.json and the weights.  *m is freed by close, which takes NULL. */
-	int (*open)(void **m, const char *dir, enum at_dtype dt, enum at_device dev, struct err *e);
-	/* The configuration alone: names and shapes, no weights. */
-	int (*describe)(void **m, const char *dir, struct err *e);
-	/* Random weights by a configuration, which messages call `what`; float32, on the CPU. */
-	int (*make)(void **m, const json_t *config, const char *what, uint64_t seed, struct err *e);
-	/* Makes DIR; `merged`, unless NULL, has the weights that an adapter changed. */
-	int (*save)(const void *m, const struct lora_merged *merged, const char *dir, enum at_dtype dt,
-		    struct err *e);
+	/* The network with the names and sizes of a configuration, which messages call `what`; no weights. *m
+	 * is freed by close, which takes NULL. */
+	int (*lay_out)(void **m, const json_t *config, const char *what, struct err *e);
+	/* And back: a new object without _class_name. */
+	json_t *(*config)(const void *m);
+	/* Among random weights those that training begins with as something else, such as zeros; NULL: none.
+	 */
+	void (*start)(void *m);
 	void (*close)(void *m);
 	struct transformer_facts (*facts)(const void *m);
 	struct nn_net *(*net)(void *m);
@@ -61,12 +60,18 @@ struct transformer {
 	struct nn_net *net;
 	struct transformer_facts facts;
 };
+/* DIR/config.json and the weights. */
 int transformer_open(struct transformer *t, const struct transformer_type *type, const char *dir,
 		     enum at_dtype dt, enum at_device dev, struct err *e);
+/* The configuration alone: names and shapes, no weights. */
 int transformer_describe(struct transformer *t, const struct transformer_type *type, const char *dir,
 			 struct err *e);
+/* Random weights by a configuration, which messages call `what`; float32, on the CPU. */
 int transformer_make(struct transformer *t, const struct transformer_type *type, const json_t *config,
 		     const char *what, uint64_t seed, struct err *e);
+/* Makes DIR; `merged`, unless NULL, has the weights that an adapter changed. */
+int transformer_save(const struct transformer *t, const struct lora_merged *merged, const char *dir,
+		     enum at_dtype dt, struct err *e);
 void transformer_close(struct transformer *t);
 /* A side of latents: a multiple of what it must be, and not too large; `what` names it in the error. */
 int transformer_check_side(const struct transformer *t, int64_t side, const char *what, struct err *e);

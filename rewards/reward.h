@@ -23,6 +23,7 @@ struct reward_item {
 	int w, h;
 	const char *prompt;
 	const char *meta; /* JSON object as text */
+	int set;          /* of `prompts.sets`, which prompt this is: the mixture asks that set's rewards */
 };
 struct reward_score {
 	double value;
@@ -72,6 +73,8 @@ struct reward_type {
 	/* Does this one, which is open, want whole groups, though neither flag nor field says so?  NULL: no.
 	 */
 	bool (*group)(const void *state);
+	/* How often its process had to be started again; asked in any thread.  NULL: it has none. */
+	int64_t (*restarts)(const void *state);
 };
 
 extern const struct reward_type *const reward_types[]; /* NULL-terminated */

@@ -40,6 +40,7 @@ struct prompts_conf {
 	bool by_tag;
 	int64_t height, width;
 };
+struct prompt_set_conf;
 struct preview_conf {
 	int64_t steps; /* 0: no preview */
 	char *solver;  /* "": the rollout's */
@@ -70,6 +71,10 @@ struct checkpoint_conf {
 struct log_conf {
 	int64_t grid_every, grid_zoom, rollouts_every;
 	bool tensorboard;
+	int64_t metrics_port; /* -1: none */
+	char *metrics_host;
+	struct conf_list exec; /* n 0: none */
+	double exec_timeout, exec_wait;
 };
 struct experiment {
 	struct run_conf run;
@@ -87,8 +92,10 @@ struct experiment {
 	struct checkpoint_conf checkpoint;
 	struct log_conf log;
 	const struct algorithm_type *algorithm;
-	void *algorithm_conf;   /* of its section */
-	struct conf_node *tree; /* the file and --set, for the sections that others own */
+	void *algorithm_conf;        /* of its section */
+	struct conf_node *tree;      /* the file and --set, for the sections that others own */
+	struct prompt_set_conf *set; /* of prompts.sets (prompt_sets.h); n_sets 0: prompts.train alone */
+	int n_sets;
 	/* Names under `stages`, the tree's; an experiment without them is one stage. */
 	const char **stage;
 	int n_stages;
@@ -102,6 +109,9 @@ struct experiment_section {
 };
 extern const struct experiment_section experiment_sections[]; /* name NULL ends it */
 extern const struct field checkpoint_fields[];
+extern const struct field log_fields[]; /* live/log_conf.c */
+/* Who is told of a run is told of all its stages: a stage, "stages.NAME", has no such keys of its own. */
+int log_check_stage(const struct conf_node *tree, const char *section, struct err *e);
 
 /* `set`: n assignments "a.b=c" applied over the file. */
 int experiment_read(struct experiment *x, const char *path, const char *const *set, int n, struct err *e);
@@ -111,8 +121,8 @@ int experiment_read_text(struct experiment *x, const char *text, size_t size, co
 /* The same from a tree, which is copied; without stages. */
 int experiment_from(struct experiment *x, const struct conf_node *tree, struct err *e);
 void experiment_release(struct experiment *x);
-/* Stage i as an experiment of its own: the file's keys, and over them the stage's.  A stage's `rewards` take
- * the place of the file's; run, ranks, model and lora are the same for all. */
+/* Stage i as an experiment of its own: the file's keys, and over them the stage's.  A stage's `rewards` and
+ * its prompts take the place of the file's; run, ranks, model and lora are the same for all. */
 int experiment_stage(struct experiment *out, const struct experiment *x, int i, struct err *e);
 /* A message about an unknown key that another section has goes on with "; there is optimizer.lr".  -1. */
 int experiment_hint(struct err *e);

@@ -8,6 +8,7 @@
 #include "base/version.h"
 #include "algorithms/gradient.h"
 #include "sampler/replay.h"
+#include "trainer/epoch.h"
 #include "trainer/evaluation/grids.h"
 #include "trainer/record/archive.h"
 #include "trainer/record/rows.h"
@@ -46,6 +47,8 @@ static int write_grid(struct trainer *t, const struct image *grid, const json_t 
 		tb_image(metrics_tensorboard(t->metrics), "samples", t->at.step, grid->w, grid->h, grid->rgb);
 		ret = metrics_flush(t->metrics, e);
 	}
+	if (!ret)
+		live_image(t->live, t->at.step, image, words);
 	free(image);
 	free(words);
 	return ret;
@@ -135,6 +138,9 @@ static int go_back(struct trainer *t, struct err *e)
 	if (t->metrics) {
 		metrics_close(t->metrics);
 		ret = metrics_open(&t->metrics, t->dir, t->at.step, t->at.rows, t->x->log.tensorboard, e);
+		if (!ret && t->live)
+			metrics_listen(t->metrics, live_row, t->live);
+		live_back(t->live, t->at.step);
 		log_warn("went back to the checkpoint of step %lld (%lld of at most %lld times)",
 			 (long long)t->at.step, (long long)t->at.rollbacks,
 			 (long long)t->x->train.max_rollbacks);
@@ -180,14 +186,8 @@ static int run_part(struct trainer *t, const struct samples *s, struct update_st
 {
 	struct update_stats now;
 
-	update_step(t, s, t->at.part, t->x->train.steps_per_epoch, &now);
-	if (now.stopped)
+	if (epoch_part(t, s, &now, time))
 		return stop_check(e);
-	time->update += now.seconds - now.reduce_seconds;
-	time->reduce += now.reduce_seconds;
-	t->at.forwards += now.forwards;
-	t->unsaved = true;
-	t->at.part++;
 	if (now.empty)
 		return after_empty(t, s, e);
 	t->at.empty_in_row = 0;
@@ -213,19 +213,6 @@ static int check_replicas(struct trainer *t, struct err *e)
 		       (long long)t->at.step, said.msg);
 }
 
-/* What an epoch took, whether or not its steps stand. */
-static void count(struct trainer *t, double start, double cpu, const struct round_times *time)
-{
-	double most = clock_now() - start, spent = clock_cpu() - cpu;
-
-	dist_max_f64(t->dist, &most, 1);
-	dist_sum_f64(t->dist, &spent, 1);
-	t->at.train_seconds += most;
-	t->at.stage_seconds += most;
-	t->at.cpu_seconds += spent;
-	t->at.forwards += time->sampled;
-}
-
 /* One epoch of the algorithm, or what an early end has left of it: samples are a function of the old policy,
  * which stays as it is until the epoch is over. */
 static int run_epoch(struct trainer *t, struct samples *s, struct update_stats *u, double *eta, bool *back,
@@ -248,7 +235,7 @@ static int run_epoch(struct trainer *t, struct samples *s, struct update_stats *
 		if (run_part(t, s, u, back, time, e)) {
 			return -1;
 		} else if (*back) {
-			count(t, start, cpu, time);
+			epoch_count(t, start, cpu, time);
 			return 0;
 		}
 	*eta = policies_after_epoch(&t->policies, t->at.epoch + 1, t->at.stage_step);
@@ -256,11 +243,11 @@ static int run_epoch(struct trainer *t, struct samples *s, struct update_stats *
 		t->unsaved = false;
 		return -1;
 	}
-	t->at.part = 0;
-	t->at.epoch++;
-	t->at.images += s->n + s->extra;
-	t->at.unavailable += s->scores.unavailable;
-	count(t, start, cpu, time);
+	epoch_over(t, s);
+	const double own[PACE_PHASES] = { s->own_seconds, s->reward_wait_seconds, time->own_update };
+	pace_ranks(&time->pace, t->dist, own);
+	pace_rewards(&time->pace, t->dist, t->mixture, &s->scores);
+	epoch_count(t, start, cpu, time);
 	return 0;
 }
 
@@ -302,8 +289,12 @@ static int look(struct trainer *t, bool *last, struct eval_result *eval, struct 
 
 static int save(struct trainer *t, struct err *e)
 {
+	double start = clock_now();
+
 	t->unsaved = false; /* what fails is not tried again on the way out */
-	return checkpoint_save(t, e);
+	int ret = checkpoint_save(t, e);
+	t->saved_seconds += clock_now() - start;
+	return ret;
 }
 
 static int write_step(struct trainer *t, const struct samples *s, const struct update_stats *u, double eta,
@@ -382,6 +373,7 @@ static int turn(struct trainer *t, struct progress *bar, bool *last, struct eval
 	} else if (!ret) {
 		*last = stage_is_over(t); /* the epochs of a replay, or the time, may be over all the same */
 	}
+	pace_release(&time.pace);
 	samples_release(&s);
 	return ret;
 }
@@ -488,6 +480,7 @@ static int next_stage(struct trainer *t, struct err *e)
 	t->at.evaluated = t->at.drawn = -1;
 	t->at.stage_seconds = 0;
 	t->at.held_out = NAN;
+	memset(t->at.dealt, 0, sizeof t->at.dealt);
 	alarm_release(&t->alarm);
 	t->batches = (struct batches) { 0 };
 	if (trainer_enter(t, t->at.stage, e) || batches_resolve(t, e))

@@ -63,10 +63,9 @@ static void cost_of(const void *state, struct cost *c, const struct cost_shape *
 
 const struct transformer_type transformer_flux = {
 	.class_name = "FluxTransformer2DModel",
-	.open = flux_open,
-	.describe = flux_describe,
-	.make = flux_make,
-	.save = flux_save,
+	.lay_out = flux_lay_out,
+	.config = flux_config,
+	.start = flux_start,
 	.close = flux_close,
 	.facts = facts_of,
 	.net = net_of,

@@ -37,11 +37,9 @@ struct flux {
 };
 
 /* The transformer's folder (flux_file.c), as struct transformer_type has these. */
-int flux_open(void **m, const char *dir, enum at_dtype dt, enum at_device dev, struct err *e);
-int flux_describe(void **m, const char *dir, struct err *e);
-int flux_make(void **m, const json_t *config, const char *what, uint64_t seed, struct err *e);
-int flux_save(const void *m, const struct lora_merged *merged, const char *dir, enum at_dtype dt,
-	      struct err *e);
+int flux_lay_out(void **m, const json_t *config, const char *what, struct err *e);
+json_t *flux_config(const void *m);
+void flux_start(void *m);
 void flux_close(void *m);
 
 /* Its forward (flux_forward.c). */

@@ -41,26 +41,23 @@ static int read_config(struct flux_conf *c, const json_t *o, const char *what, s
 	c->rope = (struct rope) { 3, { 16, 56, 56 }, 10000, AT_F64 }; /* the published files say nothing */
 	if (json_check_keys(o, known_flux, known_anywhere, what, e) || sizes_read(c, sizes, o, what, e) ||
 	    json_get_bool(&c->guidance_embeds, o, "guidance_embeds", false, what, e) ||
-	    rope_read(&c->rope, o, c->attention_head_dim, what, e))
+	    rope_read(&c->rope, o, "axes_dims_rope", c->attention_head_dim, what, e))
 		return -1;
 	if (!c->out_channels)
 		c->out_channels = c->in_channels;
 	return check(c, what, e);
 }
 
-static int write_config(const struct flux_conf *c, const char *path, struct err *e)
+json_t *flux_config(const void *state)
 {
+	const struct flux_conf *c = &((const struct flux *)state)->conf;
 	json_t *o = json_object();
-	int ret;
 
-	json_object_set_new(o, "_class_name", json_string(transformer_flux.class_name));
 	sizes_write(c, sizes, o);
 	json_object_set_new(o, "patch_size", json_integer(1));
 	json_object_set_new(o, "guidance_embeds", json_boolean(c->guidance_embeds));
-	rope_write(&c->rope, o);
-	ret = json_write(path, o, e);
-	json_decref(o);
-	return ret;
+	rope_write(&c->rope, o, "axes_dims_rope");
+	return o;
 }
 
 int flux_is_guided(bool *guided, const char *dir, struct err *e)
@@ -197,7 +194,7 @@ static void lay_out(struct flux *m)
 	linear(m, &m->proj_out, "", "proj_out", c->out_channels, m->width);
 }
 
-/* ---- Open, make, save ---------------------------------------------------------------------------- */
+/* ---- Laid out, at its start ---------------------------------------------------------------------- */
 
 void flux_close(void *state)
 {
@@ -211,40 +208,15 @@ void flux_close(void *state)
 	free(m);
 }
 
-static int lay_out_by(void **out, const json_t *o, const char *what, struct err *e)
+int flux_lay_out(void **out, const json_t *o, const char *what, struct err *e)
 {
 	struct flux *m = mem_zero(1, sizeof *m);
 
-	if (!o || read_config(&m->conf, o, what, e)) {
+	if (read_config(&m->conf, o, what, e)) {
 		free(m);
 		return -1;
 	}
 	lay_out(m);
-	*out = m;
-	return 0;
-}
-
-int flux_describe(void **out, const char *dir, struct err *e)
-{
-	char *path = file_join(dir, "config.json");
-	json_t *o = json_read(path, e);
-	int ret = lay_out_by(out, o, path, e);
-
-	json_decref(o);
-	free(path);
-	return ret;
-}
-
-int flux_open(void **out, const char *dir, enum at_dtype dt, enum at_device dev, struct err *e)
-{
-	void *m = NULL;
-
-	if (flux_describe(&m, dir, e))
-		return -1;
-	if (nn_load_dir(&((struct flux *)m)->net, dir, NN_DIFFUSERS, NULL, dt, dev, e)) {
-		flux_close(m);
-		return -1;
-	}
 	*out = m;
 	return 0;
 }
@@ -256,14 +228,11 @@ static void zero(struct nn_linear *l)
 }
 
 /* Modulations and the last linear are zero, as the original's are at its start. */
-int flux_make(void **out, const json_t *config, const char *what, uint64_t seed, struct err *e)
+void flux_start(void *state)
 {
-	if (lay_out_by(out, config, what, e))
-		return -1;
-	struct flux *m = *out;
+	struct flux *m = state;
 	struct at_scope *s = at_begin(AT_NO_GRAD);
 
-	nn_init(&m->net, seed);
 	for (int64_t i = 0; i < m->conf.num_layers; i++) {
 		zero(&m->block[i].image.ada);
 		zero(&m->block[i].text.ada);
@@ -273,20 +242,4 @@ int flux_make(void **out, const json_t *config, const char *what, uint64_t seed,
 	zero(&m->norm_out);
 	zero(&m->proj_out);
 	at_end(s);
-	return 0;
-}
-
-int flux_save(const void *state, const struct lora_merged *merged, const char *dir, enum at_dtype dt,
-	      struct err *e)
-{
-	const struct flux *m = state;
-	char *config = file_join(dir, "config.json"), *weights = file_join(dir, NN_WEIGHTS);
-	int ret = file_mkdirs(dir, e) || write_config(&m->conf, config, e) ||
-			  nn_save(&m->net, merged, weights, dt, e)
-		      ? -1
-		      : 0;
-
-	free(config);
-	free(weights);
-	return ret;
 }

@@ -65,10 +65,9 @@ static void cost_of(const void *state, struct cost *c, const struct cost_shape *
 
 const struct transformer_type transformer_flux2 = {
 	.class_name = "Flux2Transformer2DModel",
-	.open = flux2_open,
-	.describe = flux2_describe,
-	.make = flux2_make,
-	.save = flux2_save,
+	.lay_out = flux2_lay_out,
+	.config = flux2_config,
+	.start = flux2_start,
 	.close = flux2_close,
 	.facts = facts_of,
 	.net = net_of,

@@ -44,11 +44,9 @@ struct flux2 {
 };
 
 /* The transformer's folder (flux2_file.c), as struct transformer_type has these. */
-int flux2_open(void **m, const char *dir, enum at_dtype dt, enum at_device dev, struct err *e);
-int flux2_describe(void **m, const char *dir, struct err *e);
-int flux2_make(void **m, const json_t *config, const char *what, uint64_t seed, struct err *e);
-int flux2_save(const void *m, const struct lora_merged *merged, const char *dir, enum at_dtype dt,
-	       struct err *e);
+int flux2_lay_out(void **m, const json_t *config, const char *what, struct err *e);
+json_t *flux2_config(const void *m);
+void flux2_start(void *m);
 void flux2_close(void *m);
 
 /* Its forward (flux2_forward.c). */

@@ -30,7 +30,7 @@ static int read_rope(struct rope *r, const json_t *o, int64_t head_dim, const ch
 		return -1;
 	if (!(r->theta > 1))
 		return err_set(e, "%s: rope_theta must be above 1", what);
-	return rope_read(r, o, head_dim, what, e);
+	return rope_read(r, o, "axes_dims_rope", head_dim, what, e);
 }
 
 static int check(const struct flux2_conf *c, const char *what, struct err *e)
@@ -60,22 +60,19 @@ static int read_config(struct flux2_conf *c, const json_t *o, const char *what, 
 	return check(c, what, e);
 }
 
-static int write_config(const struct flux2_conf *c, const char *path, struct err *e)
+json_t *flux2_config(const void *state)
 {
+	const struct flux2_conf *c = &((const struct flux2 *)state)->conf;
 	json_t *o = json_object();
-	int ret;
 
-	json_object_set_new(o, "_class_name", json_string(transformer_flux2.class_name));
 	sizes_write(c, sizes, o);
 	json_object_set_new(o, "patch_size", json_integer(1));
 	json_object_set_new(o, "mlp_ratio", json_number(c->mlp_ratio));
 	json_object_set_new(o, "eps", json_number(c->eps));
 	json_object_set_new(o, "rope_theta", json_number(c->rope.theta));
 	json_object_set_new(o, "guidance_embeds", json_boolean(c->guidance_embeds));
-	rope_write(&c->rope, o);
-	ret = json_write(path, o, e);
-	json_decref(o);
-	return ret;
+	rope_write(&c->rope, o, "axes_dims_rope");
+	return o;
 }
 
 /* ---- The parameters ------------------------------------------------------------------------------ */
@@ -219,7 +216,7 @@ static void lay_out(struct flux2 *m)
 	linear(m, &m->proj_out, "", "proj_out", c->out_channels, D);
 }
 
-/* ---- Open, make, save ---------------------------------------------------------------------------- */
+/* ---- Laid out, at its start ---------------------------------------------------------------------- */
 
 void flux2_close(void *state)
 {
@@ -233,11 +230,11 @@ void flux2_close(void *state)
 	free(m);
 }
 
-static int lay_out_by(void **out, const json_t *o, const char *what, struct err *e)
+int flux2_lay_out(void **out, const json_t *o, const char *what, struct err *e)
 {
 	struct flux2 *m = mem_zero(1, sizeof *m);
 
-	if (!o || read_config(&m->conf, o, what, e)) {
+	if (read_config(&m->conf, o, what, e)) {
 		free(m);
 		return -1;
 	}
@@ -246,60 +243,16 @@ static int lay_out_by(void **out, const json_t *o, const char *what, struct err 
 	return 0;
 }
 
-int flux2_describe(void **out, const char *dir, struct err *e)
-{
-	char *path = file_join(dir, "config.json");
-	json_t *o = json_read(path, e);
-	int ret = lay_out_by(out, o, path, e);
-
-	json_decref(o);
-	free(path);
-	return ret;
-}
-
-int flux2_open(void **out, const char *dir, enum at_dtype dt, enum at_device dev, struct err *e)
-{
-	void *m = NULL;
-
-	if (flux2_describe(&m, dir, e))
-		return -1;
-	if (nn_load_dir(&((struct flux2 *)m)->net, dir, NN_DIFFUSERS, NULL, dt, dev, e)) {
-		flux2_close(m);
-		return -1;
-	}
-	*out = m;
-	return 0;
-}
-
 /* Modulations and the last linear are zero, as FLUX.1's are at its start. */
-int flux2_make(void **out, const json_t *config, const char *what, uint64_t seed, struct err *e)
+void flux2_start(void *state)
 {
-	if (lay_out_by(out, config, what, e))
-		return -1;
-	struct flux2 *m = *out;
+	struct flux2 *m = state;
 	struct at_scope *s = at_begin(AT_NO_GRAD);
 
-	nn_init(&m->net, seed);
 	at_zero_(m->mod_image.w_OI);
 	at_zero_(m->mod_text.w_OI);
 	at_zero_(m->mod_single.w_OI);
 	at_zero_(m->norm_out.w_OI);
 	at_zero_(m->proj_out.w_OI);
 	at_end(s);
-	return 0;
-}
-
-int flux2_save(const void *state, const struct lora_merged *merged, const char *dir, enum at_dtype dt,
-	       struct err *e)
-{
-	const struct flux2 *m = state;
-	char *config = file_join(dir, "config.json"), *weights = file_join(dir, NN_WEIGHTS);
-	int ret = file_mkdirs(dir, e) || write_config(&m->conf, config, e) ||
-			  nn_save(&m->net, merged, weights, dt, e)
-		      ? -1
-		      : 0;
-
-	free(config);
-	free(weights);
-	return ret;
 }

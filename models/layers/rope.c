@@ -44,28 +44,28 @@ void rope_angles(const struct rope *r, at_t pos_SA, at_t *cos_SE, at_t *sin_SE)
 	at_end(s);
 }
 
-int rope_read(struct rope *r, const json_t *o, int64_t head_dim, const char *what, struct err *e)
+int rope_read(struct rope *r, const json_t *o, const char *key, int64_t head_dim, const char *what,
+	      struct err *e)
 {
 	int64_t sum = 0;
 
-	if (sizes_read_list(r->width, r->axes, o, "axes_dims_rope", 1 << 12, what, e))
+	if (sizes_read_list(r->width, r->axes, o, key, 1 << 12, what, e))
 		return -1;
 	for (int a = 0; a < r->axes; a++) {
 		if (r->width[a] % 2)
-			return err_set(e, "%s: axes_dims_rope[%d] must be even: channels turn in pairs", what,
-				       a);
+			return err_set(e, "%s: %s[%d] must be even: channels turn in pairs", what, key, a);
 		sum += r->width[a];
 	}
 	return sum == head_dim ? 0
-			       : err_set(e, "%s: axes_dims_rope adds up to %lld, attention_head_dim is %lld",
-					 what, (long long)sum, (long long)head_dim);
+			       : err_set(e, "%s: %s adds up to %lld, a head has %lld channels", what, key,
+					 (long long)sum, (long long)head_dim);
 }
 
-void rope_write(const struct rope *r, json_t *o)
+void rope_write(const struct rope *r, json_t *o, const char *key)
 {
 	json_t *axes = json_array();
 
 	for (int a = 0; a < r->axes; a++)
 		json_array_append_new(axes, json_integer(r->width[a]));
-	json_object_set_new(o, "axes_dims_rope", axes);
+	json_object_set_new(o, key, axes);
 }

@@ -25,10 +25,11 @@ struct rope {
 at_t rope_line(int axes, int64_t n, const double *from, const double *step, enum at_device dev);
 at_t rope_grid(int axes, int64_t h, int64_t w, const double *from, enum at_device dev);
 
-/* Of a configuration: r->axes widths of `axes_dims_rope`, r's own where it says none, that add up to
- * `head_dim`, its attention_head_dim; `what` names the file in errors.  And back. */
-int rope_read(struct rope *r, const json_t *o, int64_t head_dim, const char *what, struct err *e);
-void rope_write(const struct rope *r, json_t *o);
+/* Of a configuration: r->axes widths of `key` ("axes_dims_rope"), r's own where it says none, that add up to
+ * the `head_dim` channels of a head; `what` names the file in errors.  And back. */
+int rope_read(struct rope *r, const json_t *o, const char *key, int64_t head_dim, const char *what,
+	      struct err *e);
+void rope_write(const struct rope *r, json_t *o, const char *key);
 
 /* float32 cosines and sines (S, E) of positions (S, axes); (B, S, E) of (B, S, axes). */
 void rope_angles(const struct rope *r, at_t pos_SA, at_t *cos_SE, at_t *sin_SE);

@@ -54,10 +54,9 @@ static void cost_of(const void *state, struct cost *c, const struct cost_shape *
 
 const struct transformer_type transformer_qwen_image = {
 	.class_name = "QwenImageTransformer2DModel",
-	.open = qwen_image_open,
-	.describe = qwen_image_describe,
-	.make = qwen_image_make,
-	.save = qwen_image_save,
+	.lay_out = qwen_image_lay_out,
+	.config = qwen_image_config,
+	.start = qwen_image_start,
 	.close = qwen_image_close,
 	.facts = facts_of,
 	.net = net_of,

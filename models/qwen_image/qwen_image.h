@@ -30,11 +30,9 @@ struct qwen_image {
 };
 
 /* The transformer's folder (qwen_image_file.c), as struct transformer_type has these. */
-int qwen_image_open(void **m, const char *dir, enum at_dtype dt, enum at_device dev, struct err *e);
-int qwen_image_describe(void **m, const char *dir, struct err *e);
-int qwen_image_make(void **m, const json_t *config, const char *what, uint64_t seed, struct err *e);
-int qwen_image_save(const void *m, const struct lora_merged *merged, const char *dir, enum at_dtype dt,
-		    struct err *e);
+int qwen_image_lay_out(void **m, const json_t *config, const char *what, struct err *e);
+json_t *qwen_image_config(const void *m);
+void qwen_image_start(void *m);
 void qwen_image_close(void *m);
 
 /* Its forward (qwen_image_forward.c). */

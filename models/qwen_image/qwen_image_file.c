@@ -25,26 +25,24 @@ static int read_config(struct qwen_image_conf *c, const json_t *o, const char *w
 {
 	c->rope = (struct rope) { 3, { 16, 56, 56 }, 10000, AT_F32 };
 	if (json_check_keys(o, known_qwen_image, known_anywhere, what, e) ||
-	    sizes_read(c, sizes, o, what, e) || rope_read(&c->rope, o, c->attention_head_dim, what, e))
+	    sizes_read(c, sizes, o, what, e) ||
+	    rope_read(&c->rope, o, "axes_dims_rope", c->attention_head_dim, what, e))
 		return -1;
 	if (c->in_channels != 4 * c->out_channels)
 		return err_set(e, "%s: in_channels must be 4 out_channels: a token is 2 x 2 latents", what);
 	return 0;
 }
 
-static int write_config(const struct qwen_image_conf *c, const char *path, struct err *e)
+json_t *qwen_image_config(const void *state)
 {
+	const struct qwen_image_conf *c = &((const struct qwen_image *)state)->conf;
 	json_t *o = json_object();
-	int ret;
 
-	json_object_set_new(o, "_class_name", json_string(transformer_qwen_image.class_name));
 	sizes_write(c, sizes, o);
 	json_object_set_new(o, "patch_size", json_integer(QWEN_IMAGE_PATCH));
 	json_object_set_new(o, "guidance_embeds", json_false());
-	rope_write(&c->rope, o);
-	ret = json_write(path, o, e);
-	json_decref(o);
-	return ret;
+	rope_write(&c->rope, o, "axes_dims_rope");
+	return o;
 }
 
 /* ---- The parameters ------------------------------------------------------------------------------ */
@@ -93,7 +91,7 @@ static void lay_out(struct qwen_image *m)
 	linear(m, &m->proj_out, "proj_out", c->in_channels, D);
 }
 
-/* ---- Open, make, save ---------------------------------------------------------------------------- */
+/* ---- Laid out, at its start ---------------------------------------------------------------------- */
 
 void qwen_image_close(void *state)
 {
@@ -106,40 +104,15 @@ void qwen_image_close(void *state)
 	free(m);
 }
 
-static int lay_out_by(void **out, const json_t *o, const char *what, struct err *e)
+int qwen_image_lay_out(void **out, const json_t *o, const char *what, struct err *e)
 {
 	struct qwen_image *m = mem_zero(1, sizeof *m);
 
-	if (!o || read_config(&m->conf, o, what, e)) {
+	if (read_config(&m->conf, o, what, e)) {
 		free(m);
 		return -1;
 	}
 	lay_out(m);
-	*out = m;
-	return 0;
-}
-
-int qwen_image_describe(void **out, const char *dir, struct err *e)
-{
-	char *path = file_join(dir, "config.json");
-	json_t *o = json_read(path, e);
-	int ret = lay_out_by(out, o, path, e);
-
-	json_decref(o);
-	free(path);
-	return ret;
-}
-
-int qwen_image_open(void **out, const char *dir, enum at_dtype dt, enum at_device dev, struct err *e)
-{
-	void *m = NULL;
-
-	if (qwen_image_describe(&m, dir, e))
-		return -1;
-	if (nn_load_dir(&((struct qwen_image *)m)->net, dir, NN_DIFFUSERS, NULL, dt, dev, e)) {
-		qwen_image_close(m);
-		return -1;
-	}
 	*out = m;
 	return 0;
 }
@@ -151,14 +124,11 @@ static void zero(struct nn_linear *l)
 }
 
 /* Modulations and the last linear are zero, as at the start of other transformers of this kind. */
-int qwen_image_make(void **out, const json_t *config, const char *what, uint64_t seed, struct err *e)
+void qwen_image_start(void *state)
 {
-	if (lay_out_by(out, config, what, e))
-		return -1;
-	struct qwen_image *m = *out;
+	struct qwen_image *m = state;
 	struct at_scope *s = at_begin(AT_NO_GRAD);
 
-	nn_init(&m->net, seed);
 	for (int64_t i = 0; i < m->conf.num_layers; i++) {
 		zero(&m->block[i].image.ada);
 		zero(&m->block[i].text.ada);
@@ -166,20 +136,4 @@ int qwen_image_make(void **out, const json_t *config, const char *what, uint64_t
 	zero(&m->norm_out);
 	zero(&m->proj_out);
 	at_end(s);
-	return 0;
-}
-
-int qwen_image_save(const void *state, const struct lora_merged *merged, const char *dir, enum at_dtype dt,
-		    struct err *e)
-{
-	const struct qwen_image *m = state;
-	char *config = file_join(dir, "config.json"), *weights = file_join(dir, NN_WEIGHTS);
-	int ret = file_mkdirs(dir, e) || write_config(&m->conf, config, e) ||
-			  nn_save(&m->net, merged, weights, dt, e)
-		      ? -1
-		      : 0;
-
-	free(config);
-	free(weights);
-	return ret;
 }

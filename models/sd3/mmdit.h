@@ -17,7 +17,7 @@ struct mmdit_conf {
 	int64_t sample_size, patch_size, in_channels, out_channels;
 	int64_t num_layers, attention_head_dim, num_attention_heads;
 	int64_t joint_attention_dim, caption_projection_dim, pooled_projection_dim, pos_embed_max_size;
-	char *qk_norm;  /* "rms_norm" or ""; a struct mmdit owns its copy */
+	bool qk_norm;   /* "rms_norm"; false: none */
 	int64_t n_dual; /* dual_attention_layers */
 	int64_t dual[MMDIT_LAYERS];
 };
@@ -49,19 +49,14 @@ struct mmdit {
 	struct mmdit_block *block;
 };
 
-/* DIR/config.json and weights.  A loaded network must not move: its parameter list points into it. */
-int mmdit_open(struct mmdit *m, const char *dir, enum at_dtype dt, enum at_device dev, struct err *e);
-/* Random weights, float32, CPU; adaLN and proj_out zero as SD3 starts, positions as diffusers has them. */
-int mmdit_new(struct mmdit *m, const struct mmdit_conf *c, uint64_t seed, struct err *e);
-/* A configuration as config.json has it, which messages call `what`; c->qk_norm is the caller's to free, also
- * after an error. */
-int mmdit_read_config(struct mmdit_conf *c, const json_t *o, const char *what, struct err *e);
-/* DIR/config.json alone: names and shapes, no weights. */
-int mmdit_describe(struct mmdit *m, const char *dir, struct err *e);
-/* Makes DIR; `merged`, unless NULL, has the weights that an adapter changed. */
-int mmdit_save(const struct mmdit *m, const struct lora_merged *merged, const char *dir, enum at_dtype dt,
-	       struct err *e);
-void mmdit_release(struct mmdit *m);
+/* As struct transformer_type has these.  A network that is laid out must not move: its parameter list points
+ * into it. */
+int mmdit_lay_out(void **m, const json_t *config, const char *what, struct err *e);
+json_t *mmdit_config(const void *m);
+/* adaLN and proj_out are zero as SD3 starts, positions as diffusers has them. */
+void mmdit_start(void *m);
+void mmdit_close(void *m);
+
 int64_t mmdit_tokens(const struct mmdit *m, int64_t h, int64_t w); /* image tokens of such latents */
 /* The kernel (at_sdpa_kernel) of the joint attention over such latents and text, for the log. */
 const char *mmdit_attention(const struct mmdit *m, at_t x_BCHW, at_t text_BLE);

@@ -54,9 +54,11 @@ static int check(const struct mmdit_conf *conf, const char *what, struct err *e)
 			       "%s: caption_projection_dim = %lld: must be num_attention_heads * "
 			       "attention_head_dim = %lld",
 			       what, (long long)c.caption_projection_dim, (long long)width);
-	if (c.qk_norm && *c.qk_norm && strcmp(c.qk_norm, "rms_norm") != 0)
-		return err_set(e, "%s: qk_norm = \"%s\": only \"rms_norm\" and null are supported", what,
-			       c.qk_norm);
+	if (width % 4)
+		return err_set(e, "%s: a width of %lld is not a multiple of 4, which the positions need",
+			       what, (long long)width);
+	if (c.sample_size < c.patch_size)
+		return err_set(e, "%s: sample_size is below patch_size", what);
 	if (c.n_dual < 0 || c.n_dual > MMDIT_LAYERS)
 		return err_set(e, "%s: dual_attention_layers has %lld entries", what, (long long)c.n_dual);
 	for (int64_t i = 0; i < c.n_dual; i++)
@@ -103,45 +105,39 @@ static int read_sizes(struct mmdit_conf *c, const json_t *o, const char *what, s
 	return 0;
 }
 
-int mmdit_read_config(struct mmdit_conf *c, const json_t *o, const char *what, struct err *e)
+static int read_norm(struct mmdit_conf *c, const json_t *o, const char *what, struct err *e)
 {
 	const char *norm = "";
 
-	*c = (struct mmdit_conf) { 0 };
-	if (json_check_keys(o, known_sd3, known_anywhere, what, e) || read_sizes(c, o, what, e) ||
-	    read_dual(c, o, what, e))
-		return -1;
 	if (!json_is_null(json_object_get(o, "qk_norm")) && json_get_str(&norm, o, "qk_norm", "", what, e))
 		return -1;
-	c->qk_norm = mem_str(norm);
-	return check(c, what, e);
+	c->qk_norm = *norm != 0;
+	if (c->qk_norm && strcmp(norm, "rms_norm") != 0)
+		return err_set(e, "%s: qk_norm = \"%s\": only \"rms_norm\" and null are supported", what,
+			       norm);
+	return 0;
 }
 
-static int read_config(struct mmdit_conf *c, const char *path, struct err *e)
+static int read_config(struct mmdit_conf *c, const json_t *o, const char *what, struct err *e)
 {
-	json_t *o = json_read(path, e);
-	int ret = o ? mmdit_read_config(c, o, path, e) : -1;
-
-	json_decref(o);
-	return ret;
+	return json_check_keys(o, known_sd3, known_anywhere, what, e) || read_sizes(c, o, what, e) ||
+		       read_dual(c, o, what, e) || read_norm(c, o, what, e) || check(c, what, e)
+		   ? -1
+		   : 0;
 }
 
-static int write_config(const struct mmdit_conf *conf, const char *path, struct err *e)
+json_t *mmdit_config(const void *state)
 {
-	struct mmdit_conf c = *conf;
+	struct mmdit_conf c = ((const struct mmdit *)state)->conf;
 	json_t *o = json_object(), *dual = json_array();
-	int ret;
 
-	json_object_set_new(o, "_class_name", json_string("SD3Transformer2DModel"));
 	for (size_t i = 0; i < N_SIZES; i++)
 		json_object_set_new(o, sizes[i].key, json_integer(*member(&c, &sizes[i])));
 	for (int64_t i = 0; i < c.n_dual; i++)
 		json_array_append_new(dual, json_integer(c.dual[i]));
 	json_object_set_new(o, "dual_attention_layers", dual);
-	json_object_set_new(o, "qk_norm", *c.qk_norm ? json_string(c.qk_norm) : json_null());
-	ret = json_write(path, o, e);
-	json_decref(o);
-	return ret;
+	json_object_set_new(o, "qk_norm", c.qk_norm ? json_string("rms_norm") : json_null());
+	return o;
 }
 
 #define BLOCK "transformer_blocks.#."
@@ -159,7 +155,7 @@ static void norm(struct mmdit *m, at_t *slot, const char *prefix, const char *na
 {
 	char *full = mem_printf("%s%s.weight", prefix, name);
 
-	if (*m->conf.qk_norm)
+	if (m->conf.qk_norm)
 		nn_add_tensor(&m->net, slot, full, DIMS(m->conf.attention_head_dim), true);
 	free(full);
 }
@@ -277,31 +273,29 @@ static void lay_out(struct mmdit *m)
 	linear1(m, &m->proj_out, "", "proj_out", p * p * c->out_channels, D);
 }
 
-/* ---- Open, make, save ------------------------------------------------------------------------ */
+/* ---- Laid out, at its start ------------------------------------------------------------------ */
 
-int mmdit_describe(struct mmdit *m, const char *dir, struct err *e)
+void mmdit_close(void *state)
 {
-	char *path = file_join(dir, "config.json");
-	int ret;
+	struct mmdit *m = state;
 
-	*m = (struct mmdit) { 0 };
-	ret = read_config(&m->conf, path, e);
-	if (!ret)
-		lay_out(m);
-	else
-		mmdit_release(m);
-	free(path);
-	return ret;
+	if (!m)
+		return;
+	nn_release(&m->net);
+	free(m->block);
+	free(m);
 }
 
-int mmdit_open(struct mmdit *m, const char *dir, enum at_dtype dt, enum at_device dev, struct err *e)
+int mmdit_lay_out(void **out, const json_t *o, const char *what, struct err *e)
 {
-	if (mmdit_describe(m, dir, e))
-		return -1;
-	if (nn_load_dir(&m->net, dir, NN_DIFFUSERS, NULL, dt, dev, e)) {
-		mmdit_release(m);
+	struct mmdit *m = mem_zero(1, sizeof *m);
+
+	if (read_config(&m->conf, o, what, e)) {
+		free(m);
 		return -1;
 	}
+	lay_out(m);
+	*out = m;
 	return 0;
 }
 
@@ -333,53 +327,17 @@ static void fill_positions(struct mmdit *m)
 			}
 }
 
-int mmdit_new(struct mmdit *m, const struct mmdit_conf *c, uint64_t seed, struct err *e)
+void mmdit_start(void *state)
 {
-	struct at_scope *s;
+	struct mmdit *m = state;
+	struct at_scope *s = at_begin(AT_NO_GRAD);
 
-	*m = (struct mmdit) { 0 };
-	if (check(c, "transformer", e))
-		return -1;
-	if (c->caption_projection_dim % 4)
-		return err_set(
-		    e, "transformer: a width of %lld is not a multiple of 4, which the positions need",
-		    (long long)c->caption_projection_dim);
-	if (c->sample_size < c->patch_size)
-		return err_set(e, "transformer: sample_size is below patch_size");
-	m->conf = *c;
-	m->conf.qk_norm = mem_str(c->qk_norm ? c->qk_norm : "");
-	lay_out(m);
-	s = at_begin(AT_NO_GRAD);
-	nn_init(&m->net, seed);
 	fill_positions(m);
-	for (int64_t i = 0; i < c->num_layers; i++) {
+	for (int64_t i = 0; i < m->conf.num_layers; i++) {
 		zero(&m->block[i].image.ada);
 		zero(&m->block[i].text.ada);
 	}
 	zero(&m->norm_out);
 	zero(&m->proj_out);
 	at_end(s);
-	return 0;
-}
-
-int mmdit_save(const struct mmdit *m, const struct lora_merged *merged, const char *dir, enum at_dtype dt,
-	       struct err *e)
-{
-	char *config = file_join(dir, "config.json"), *weights = file_join(dir, NN_WEIGHTS);
-	int ret = file_mkdirs(dir, e) || write_config(&m->conf, config, e) ||
-			  nn_save(&m->net, merged, weights, dt, e)
-		      ? -1
-		      : 0;
-
-	free(config);
-	free(weights);
-	return ret;
-}
-
-void mmdit_release(struct mmdit *m)
-{
-	nn_release(&m->net);
-	free(m->block);
-	free(m->conf.qk_norm);
-	*m = (struct mmdit) { 0 };
 }

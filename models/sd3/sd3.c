@@ -1,54 +1,6 @@
 /* sd3.c -- Stable Diffusion 3 and 3.5 as a model family: its transformer behind transformer_type. */
 #include "models/sd3/sd3.h"
 #include "models/sd3/mmdit.h"
-#include "base/mem.h"
-#include <stdlib.h>
-
-static int hand_over(void **out, struct mmdit *m, int ret)
-{
-	if (ret)
-		free(m);
-	else
-		*out = m;
-	return ret;
-}
-
-static int open_sd3(void **out, const char *dir, enum at_dtype dt, enum at_device dev, struct err *e)
-{
-	struct mmdit *m = mem_zero(1, sizeof *m);
-
-	return hand_over(out, m, mmdit_open(m, dir, dt, dev, e));
-}
-
-static int describe_sd3(void **out, const char *dir, struct err *e)
-{
-	struct mmdit *m = mem_zero(1, sizeof *m);
-
-	return hand_over(out, m, mmdit_describe(m, dir, e));
-}
-
-static int make_sd3(void **out, const json_t *config, const char *what, uint64_t seed, struct err *e)
-{
-	struct mmdit *m = mem_zero(1, sizeof *m);
-	struct mmdit_conf c;
-	int ret = mmdit_read_config(&c, config, what, e) || mmdit_new(m, &c, seed, e) ? -1 : 0;
-
-	free(c.qk_norm);
-	return hand_over(out, m, ret);
-}
-
-static int save_sd3(const void *m, const struct lora_merged *merged, const char *dir, enum at_dtype dt,
-		    struct err *e)
-{
-	return mmdit_save(m, merged, dir, dt, e);
-}
-
-static void close_sd3(void *m)
-{
-	if (m)
-		mmdit_release(m);
-	free(m);
-}
 
 static struct transformer_facts facts_of(const void *state)
 {
@@ -127,11 +79,10 @@ static void cost_of(const void *state, struct cost *c, const struct cost_shape *
 
 const struct transformer_type transformer_sd3 = {
 	.class_name = "SD3Transformer2DModel",
-	.open = open_sd3,
-	.describe = describe_sd3,
-	.make = make_sd3,
-	.save = save_sd3,
-	.close = close_sd3,
+	.lay_out = mmdit_lay_out,
+	.config = mmdit_config,
+	.start = mmdit_start,
+	.close = mmdit_close,
 	.facts = facts_of,
 	.net = net_of,
 	.tokens = tokens_of,

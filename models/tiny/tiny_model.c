@@ -87,7 +87,7 @@ int tiny_model_save(const struct tiny_model *m, const char *dir, struct err *e)
 	     *text = file_join(dir, "text_encoder");
 	int ret = file_remove_tree(dir, e) || file_mkdirs(transformer, e) || file_mkdirs(vae, e) ||
 			  file_mkdirs(text, e) ||
-			  m->transformer.type->save(m->transformer.m, NULL, transformer, AT_F32, e) ||
+			  transformer_save(&m->transformer, NULL, transformer, AT_F32, e) ||
 			  linear_ae_save(&m->ae, vae, e) || word_encoder_save(&m->words, text, e) ||
 			  pipeline_write_index(dir, &family_sd3, word_text_encoder.class_name,
 					       linear_autoencoder.class_name, m->conf.shift, e)

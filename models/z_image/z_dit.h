@@ -44,11 +44,9 @@ struct z_dit {
 };
 
 /* Of *out, which z_dit_close frees: transformer.h has what each does. */
-int z_dit_open(void **out, const char *dir, enum at_dtype dt, enum at_device dev, struct err *e);
-int z_dit_describe(void **out, const char *dir, struct err *e);
-int z_dit_make(void **out, const json_t *config, const char *what, uint64_t seed, struct err *e);
-int z_dit_save(const void *m, const struct lora_merged *merged, const char *dir, enum at_dtype dt,
-	       struct err *e);
+int z_dit_lay_out(void **m, const json_t *config, const char *what, struct err *e);
+json_t *z_dit_config(const void *m);
+void z_dit_start(void *m);
 void z_dit_close(void *m);
 
 int64_t z_dit_filled(int64_t tokens);             /* up to a multiple of Z_DIT_FILL */

@@ -8,8 +8,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define CLASS "ZImageTransformer2DModel"
-
 /* ---- config.json ----------------------------------------------------------------------------- */
 
 /* What diffusers takes where a file does not say. */
@@ -52,41 +50,8 @@ static const struct json_known known[] = {
 	{ NULL, NULL },
 };
 
-/* A list of n whole numbers from 1 to `most`, or `absent`. */
-static int read_list(int64_t *out, int n, const json_t *o, const char *key, const int64_t *absent,
-		     int64_t most, const char *what, struct err *e)
-{
-	const json_t *list = json_object_get(o, key);
-
-	memcpy(out, absent, (size_t)n * sizeof *out);
-	if (!list)
-		return 0;
-	if (json_array_size(list) != (size_t)n)
-		return err_set(e, "%s: %s must be a list of %d", what, key, n);
-	for (int i = 0; i < n; i++) {
-		const json_t *x = json_array_get(list, (size_t)i);
-
-		out[i] = json_is_integer(x) ? json_integer_value(x) : 0;
-		if (out[i] < 1 || out[i] > most)
-			return err_set(e, "%s: %s[%d] must be a whole number from 1 to %lld", what, key, i,
-				       (long long)most);
-	}
-	return 0;
-}
-
 static int check(const struct z_dit_conf *c, const char *what, struct err *e)
 {
-	int64_t head = 0;
-
-	for (int i = 0; i < Z_DIT_AXES; i++) {
-		head += c->rope.width[i];
-		if (c->rope.width[i] % 2)
-			return err_set(e, "%s: axes_dims[%d] = %lld is odd", what, i,
-				       (long long)c->rope.width[i]);
-	}
-	if (head * c->n_heads != c->dim)
-		return err_set(e, "%s: dim = %lld: must be n_heads (%lld) times the sum of axes_dims (%lld)",
-			       what, (long long)c->dim, (long long)c->n_heads, (long long)head);
 	if (c->n_kv_heads != c->n_heads)
 		return err_set(e, "%s: n_kv_heads = %lld: must be n_heads = %lld", what,
 			       (long long)c->n_kv_heads, (long long)c->n_heads);
@@ -110,18 +75,21 @@ static int read_reals(struct z_dit_conf *c, const json_t *o, const char *what, s
 
 static int read_config(struct z_dit_conf *c, const json_t *o, const char *what, struct err *e)
 {
-	static const int64_t patch = 2, dims[] = { 32, 48, 48 }, lens[] = { 1024, 512, 512 };
+	static const int64_t lens[Z_DIT_AXES] = { 1024, 512, 512 };
 
-	c->rope.axes = Z_DIT_AXES;
-	c->rope.angles = AT_F64;
-	return json_check_keys(o, known, known_anywhere, what, e) || sizes_read(c, sizes, o, what, e) ||
-		       read_reals(c, o, what, e) || json_get_bool(&c->qk_norm, o, "qk_norm", true, what, e) ||
-		       read_list(&c->patch_size, 1, o, "all_patch_size", &patch, 256, what, e) ||
-		       read_list(c->rope.width, Z_DIT_AXES, o, "axes_dims", dims, 1 << 12, what, e) ||
-		       read_list(c->axes_lens, Z_DIT_AXES, o, "axes_lens", lens, 1 << 16, what, e) ||
-		       check(c, what, e)
-		   ? -1
-		   : 0;
+	c->patch_size = 2;
+	memcpy(c->axes_lens, lens, sizeof lens);
+	c->rope = (struct rope) { Z_DIT_AXES, { 32, 48, 48 }, 256, AT_F64 };
+	if (json_check_keys(o, known, known_anywhere, what, e) || sizes_read(c, sizes, o, what, e) ||
+	    read_reals(c, o, what, e) || json_get_bool(&c->qk_norm, o, "qk_norm", true, what, e) ||
+	    sizes_read_list(&c->patch_size, 1, o, "all_patch_size", 256, what, e) ||
+	    sizes_read_list(c->axes_lens, Z_DIT_AXES, o, "axes_lens", 1 << 16, what, e))
+		return -1;
+	if (c->dim % c->n_heads)
+		return err_set(e, "%s: dim = %lld: must be a multiple of n_heads = %lld", what,
+			       (long long)c->dim, (long long)c->n_heads);
+	return rope_read(&c->rope, o, "axes_dims", c->dim / c->n_heads, what, e) || check(c, what, e) ? -1
+												      : 0;
 }
 
 static json_t *list_of(int n, const int64_t *v)
@@ -133,12 +101,12 @@ static json_t *list_of(int n, const int64_t *v)
 	return list;
 }
 
-static int write_config(const struct z_dit_conf *c, const char *path, struct err *e)
+json_t *z_dit_config(const void *state)
 {
 	static const int64_t one = 1;
+	const struct z_dit_conf *c = &((const struct z_dit *)state)->conf;
 	json_t *o = json_object();
 
-	json_object_set_new(o, "_class_name", json_string(CLASS));
 	json_object_set_new(o, "all_patch_size", list_of(1, &c->patch_size));
 	json_object_set_new(o, "all_f_patch_size", list_of(1, &one));
 	sizes_write(c, sizes, o);
@@ -147,11 +115,9 @@ static int write_config(const struct z_dit_conf *c, const char *path, struct err
 				    json_number(*(const double *)((const char *)c + reals[i].offset)));
 	json_object_set_new(o, "qk_norm", json_boolean(c->qk_norm));
 	json_object_set_new(o, "siglip_feat_dim", json_null());
-	json_object_set_new(o, "axes_dims", list_of(Z_DIT_AXES, c->rope.width));
+	rope_write(&c->rope, o, "axes_dims");
 	json_object_set_new(o, "axes_lens", list_of(Z_DIT_AXES, c->axes_lens));
-	int ret = json_write(path, o, e);
-	json_decref(o);
-	return ret;
+	return o;
 }
 
 /* ---- The parameters -------------------------------------------------------------------------- */
@@ -268,7 +234,7 @@ static void lay_out(struct z_dit *m)
 	free(last);
 }
 
-/* ---- Open, make, save ------------------------------------------------------------------------ */
+/* ---- Laid out, at its start ------------------------------------------------------------------------ */
 
 void z_dit_close(void *state)
 {
@@ -281,71 +247,26 @@ void z_dit_close(void *state)
 	free(m);
 }
 
-/* By a configuration, without weights. */
-static struct z_dit *laid_out(const json_t *o, const char *what, struct err *e)
+int z_dit_lay_out(void **out, const json_t *o, const char *what, struct err *e)
 {
 	struct z_dit *m = mem_zero(1, sizeof *m);
 
 	if (read_config(&m->conf, o, what, e)) {
-		z_dit_close(m);
-		return NULL;
+		free(m);
+		return -1;
 	}
 	lay_out(m);
-	return m;
-}
-
-int z_dit_describe(void **out, const char *dir, struct err *e)
-{
-	char *path = file_join(dir, "config.json");
-	json_t *o = json_read(path, e);
-	struct z_dit *m = o ? laid_out(o, path, e) : NULL;
-
-	json_decref(o);
-	free(path);
-	*out = m;
-	return m ? 0 : -1;
-}
-
-int z_dit_open(void **out, const char *dir, enum at_dtype dt, enum at_device dev, struct err *e)
-{
-	void *m;
-
-	if (z_dit_describe(&m, dir, e))
-		return -1;
-	if (nn_load_dir(&((struct z_dit *)m)->net, dir, NN_DIFFUSERS, NULL, dt, dev, e)) {
-		z_dit_close(m);
-		return -1;
-	}
 	*out = m;
 	return 0;
 }
 
-int z_dit_make(void **out, const json_t *config, const char *what, uint64_t seed, struct err *e)
+/* The first velocity is 0. */
+void z_dit_start(void *state)
 {
-	struct z_dit *m = laid_out(config, what, e);
-
-	if (!m)
-		return -1;
-	nn_init(&m->net, seed);
+	struct z_dit *m = state;
 	struct at_scope *s = at_begin(AT_NO_GRAD);
-	at_zero_(m->final.w_OI); /* the first velocity is 0 */
+
+	at_zero_(m->final.w_OI);
 	at_zero_(m->final.b_O);
 	at_end(s);
-	*out = m;
-	return 0;
-}
-
-int z_dit_save(const void *state, const struct lora_merged *merged, const char *dir, enum at_dtype dt,
-	       struct err *e)
-{
-	const struct z_dit *m = state;
-	char *config = file_join(dir, "config.json"), *weights = file_join(dir, NN_WEIGHTS);
-	int ret = file_mkdirs(dir, e) || write_config(&m->conf, config, e) ||
-			  nn_save(&m->net, merged, weights, dt, e)
-		      ? -1
-		      : 0;
-
-	free(config);
-	free(weights);
-	return ret;
 }

@@ -32,10 +32,9 @@ static struct nn_net *net(void *m)
 
 const struct transformer_type transformer_z_image = {
 	.class_name = "ZImageTransformer2DModel",
-	.open = z_dit_open,
-	.describe = z_dit_describe,
-	.make = z_dit_make,
-	.save = z_dit_save,
+	.lay_out = z_dit_lay_out,
+	.config = z_dit_config,
+	.start = z_dit_start,
 	.close = z_dit_close,
 	.facts = facts,
 	.net = net,

@@ -21,7 +21,7 @@ static void note_reason(struct mixture *m, struct mixture_scores *s, int sample,
 	int64_t at = (int64_t)sample * m->entries + reward;
 
 	note(s, sample, reward, why);
-	if (at >= s->why_at || m->entry[reward].weight == 0) /* which costs no sample */
+	if (at >= s->why_at || mixture_weight(m, reward, s->set[sample]) == 0) /* which costs no sample */
 		return;
 	s->why_at = at;
 	snprintf(s->why, sizeof s->why, "%.80s: %.160s", m->entry[reward].name, why);
@@ -58,17 +58,20 @@ void queue_settle(struct mixture *m, struct task *t, const struct err *e)
 	t->set = NULL;
 }
 
+void batch_release(struct batch *b)
+{
+	if (--b->tasks)
+		return;
+	free(b->sample);
+	free(b->pixels);
+	free(b->text);
+	free(b->item);
+	free(b);
+}
+
 void queue_free(struct task *t)
 {
-	struct batch *b = t->batch;
-
-	if (!--b->tasks) {
-		free(b->sample);
-		free(b->pixels);
-		free(b->text);
-		free(b->item);
-		free(b);
-	}
+	batch_release(t->batch);
 	free(t->score);
 	free(t);
 }
@@ -145,12 +148,23 @@ static double end_of(const struct mixture *m, const struct task *t, bool runs)
 	return (runs ? since : fmax(since, m->activity[t->reward].stuck_since)) + deadline;
 }
 
+void queue_count(struct mixture *m, const struct task *t, double now)
+{
+	struct activity *a = &m->activity[t->reward];
+	double took = now - t->since;
+
+	a->calls++;
+	a->seconds += took;
+	a->longest = fmax(a->longest, took);
+}
+
 /* A call that runs goes on for nobody; another worker takes its worker's place. */
 static void give_up(struct mixture *m, struct task *t, const struct err *e, double now)
 {
 	struct activity *a = &m->activity[t->reward];
 
 	queue_settle(m, t, e);
+	queue_count(m, t, now);
 	a->stuck++;
 	a->stuck_since = now;
 	m->stuck++;
@@ -245,13 +259,16 @@ static int pieces(const struct mixture *m, int k, int n)
 	return n < most ? n : most;
 }
 
-void queue_add(struct mixture *m, struct mixture_scores *s, struct batch *b, int k, int n)
+void queue_add(struct mixture *m, struct mixture_scores *s, struct batch *b, int k, int first, int n)
 {
 	int parts = pieces(m, k, n);
+	bool watched = false;
 
+	for (int i = first; i < first + n; i++)
+		watched |= mixture_weight(m, k, b->item[i].set) == 0;
 	for (int i = 0; i < parts; i++) {
 		struct task *t = mem_alloc(sizeof *t);
-		int from = n * i / parts, to = n * (i + 1) / parts;
+		int from = first + n * i / parts, to = first + n * (i + 1) / parts;
 
 		*t = (struct task) { .batch = b,
 				     .set = s,
@@ -259,7 +276,7 @@ void queue_add(struct mixture *m, struct mixture_scores *s, struct batch *b, int
 				     .reward = k,
 				     .offset = from,
 				     .n = to - from,
-				     .check = s->check || m->entry[k].weight == 0,
+				     .check = s->check || watched,
 				     .since = clock_now() };
 		*m->tail = t;
 		m->tail = &t->next;

@@ -12,6 +12,7 @@
 #include "base/mem.h"
 #include "models/lora/lora_file.h"
 #include "models/sd3/mmdit.h"
+#include "models/sd3/sd3.h"
 #include "algorithms/advantage.h"
 #include "algorithms/algorithm.h"
 #include "algorithms/optimizer.h"
@@ -202,12 +203,12 @@ static void train(char **a)
 	int steps = atoi(a[10]), n = 0;
 	struct policies p = { .conf = &pc, .old_is_theta = true };
 	struct optimizer o;
-	struct mmdit m;
+	struct transformer m;
 	struct st_file f;
 	struct err e;
 
-	need(mmdit_open(&m, a[2], AT_F32, AT_CPU, &e) || lora_load(&p.theta, &m.net, a[3], AT_CPU, &e) ||
-		 st_open(&f, a[4], &e),
+	need(transformer_open(&m, &transformer_sd3, a[2], AT_F32, AT_CPU, &e) ||
+		 lora_load(&p.theta, m.net, a[3], AT_CPU, &e) || st_open(&f, a[4], &e),
 	     &e);
 	lora_copy_init(&p.old, &p.theta);
 	lora_copy_init(&p.ema, &p.theta);
@@ -220,12 +221,12 @@ static void train(char **a)
 		     xt = terms_noised(x0, take(&f, "eps", k), t);
 		struct pass old = policies_old_pass(&p), theta = { .lora = &p.theta }, base = { 0 };
 		struct terms terms = { .x0_BCHW = x0, .xt_BCHW = xt, .t_B = t, .r_B = take(&f, "r", k) };
-		terms.v_BCHW = velocity(&m, &theta, xt, t, &f, k, AT_WITH_GRAD);
+		terms.v_BCHW = velocity(m.m, &theta, xt, t, &f, k, AT_WITH_GRAD);
 		terms.v_old_BCHW =
-		    p.old_is_theta ? at_detach(terms.v_BCHW) : velocity(&m, &old, xt, t, &f, k, AT_NO_GRAD);
+		    p.old_is_theta ? at_detach(terms.v_BCHW) : velocity(m.m, &old, xt, t, &f, k, AT_NO_GRAD);
 		struct losses l = c.type->loss(c.conf, &terms);
 		at_t sum =
-		    total_loss(&c, &l, NULL, terms.v_BCHW, velocity(&m, &base, xt, t, &f, k, AT_NO_GRAD));
+		    total_loss(&c, &l, NULL, terms.v_BCHW, velocity(m.m, &base, xt, t, &f, k, AT_NO_GRAD));
 		at_t grad_P = lora_backward(&p.theta, sum);
 		item[n++] = (struct st_item) { mem_printf("loss.%d", k), at_detach(sum) };
 		item[n++] = (struct st_item) { mem_printf("grad_norm.%d", k),

@@ -7,12 +7,11 @@
  * "grad_merged_again.KEY" golden_probe adapter TRANSFORMER DIR RANK ALPHA INIT TARGET...   saves a fresh
  * adapter; with INIT "random" A and B are normal, otherwise as lora_init makes them golden_probe adapters
  * TRANSFORMER FROM TO loads an adapter and saves it again golden_probe new DIR saves a transformer as
- * mmdit_new makes it
+ * transformer_make makes it
  */
 #include "base/mem.h"
 #include "models/lora/lora_file.h"
-#include "models/sd3/mmdit.h"
-#include "models/transformer.h"
+#include "models/family.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -186,23 +185,19 @@ static void adapters(char **argv)
 
 static void new_model(char **argv)
 {
-	struct mmdit_conf c = {
-		.sample_size = 10, .patch_size = 2, .in_channels = 3, .out_channels = 5, .num_layers = 3
-	};
-	struct mmdit m;
+	json_t *o = json_pack("{s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:s, s:[i]}",
+			      "sample_size", 10, "patch_size", 2, "in_channels", 3, "out_channels", 5,
+			      "num_layers", 3, "attention_head_dim", 8, "num_attention_heads", 3,
+			      "joint_attention_dim", 7, "caption_projection_dim", 24, "pooled_projection_dim",
+			      9, "pos_embed_max_size", 7, "qk_norm", "rms_norm", "dual_attention_layers", 1);
+	struct transformer m;
 	struct err e;
 
-	c.attention_head_dim = 8;
-	c.num_attention_heads = 3;
-	c.caption_projection_dim = 24;
-	c.joint_attention_dim = 7;
-	c.pooled_projection_dim = 9;
-	c.pos_embed_max_size = 7;
-	c.qk_norm = (char[]) { "rms_norm" };
-	c.n_dual = 1;
-	c.dual[0] = 1;
-	need(mmdit_new(&m, &c, 11, &e) || mmdit_save(&m, NULL, argv[2], AT_F32, &e), &e);
-	mmdit_release(&m);
+	need(transformer_make(&m, families[0]->transformer, o, "new", 11, &e) ||
+		 transformer_save(&m, NULL, argv[2], AT_F32, &e),
+	     &e);
+	json_decref(o);
+	transformer_close(&m);
 }
 
 int main(int argc, char **argv)

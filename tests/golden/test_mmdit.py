@@ -145,7 +145,7 @@ def test_adapter_bfloat16(folder):
 
 
 def test_new_model(folder):
-    """mmdit_new: diffusers reads all of it, the positions are its own, and the first velocity is zero."""
+    """transformer_make: diffusers reads all of it, the positions are its own, and the first velocity is zero."""
     probe("new", folder / "transformer")
     model, info = SD3Transformer2DModel.from_pretrained(folder / "transformer", output_loading_info=True)
     assert not any(info[k] for k in ("missing_keys", "unexpected_keys", "mismatched_keys"))

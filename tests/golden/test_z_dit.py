@@ -150,8 +150,8 @@ def test_adapter_bfloat16(folder):
 
 @pytest.mark.parametrize("change, message", [
     (dict(siglip_feat_dim=1152), "siglip_feat_dim"), (dict(all_f_patch_size=[2]), "all_f_patch_size"), (dict(all_patch_size=[2, 4]), "all_patch_size must be a list of 1"),
-    (dict(n_kv_heads=1), "n_kv_heads = 1: must be n_heads = 3"), (dict(axes_dims=[4, 6, 8]), "dim = 48: must be n_heads (3) times"),
-    (dict(axes_dims=[5, 5, 6]), "axes_dims[0] = 5 is odd"), (dict(axes_lens=[1, 2]), "axes_lens must be a list of 3"), (dict(norm_eps=0), "norm_eps must be above 0"),
+    (dict(n_kv_heads=1), "n_kv_heads = 1: must be n_heads = 3"), (dict(axes_dims=[4, 6, 8]), "axes_dims adds up to 18, a head has 16 channels"),
+    (dict(axes_dims=[5, 5, 6]), "axes_dims[0] must be even"), (dict(axes_lens=[1, 2]), "axes_lens must be a list of 3"), (dict(norm_eps=0), "norm_eps must be above 0"),
     (dict(n_layers=0), "n_layers = 0"), (dict(n_layers=256), "more than 256 blocks"), (dict(axes_dims=["4", 6, 6]), "axes_dims[0] must be a whole number"),
     (dict(zero_cond=True), "zero_cond"),
 ])  # fmt: skip

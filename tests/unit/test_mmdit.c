@@ -10,12 +10,13 @@
 #include "aten/memory.h"
 #include "models/lora/lora.h"
 #include "models/sd3/mmdit.h"
+#include "models/sd3/sd3.h"
 
 #define LAYERS 5
 #define B      3
 #define SIDE   8
 
-static struct mmdit m;
+static struct transformer m;
 static struct lora lora;
 static at_t x, t, text, pooled;
 
@@ -36,7 +37,6 @@ static at_t filled(struct at_dims shape, double step)
 /* A new network's modulations are zero, and so would its gradients be. */
 static int set_up(void **state)
 {
-	static char norm[] = "rms_norm";
 	static const char *const targets[] = { "attn.to_q",
 					       "attn.to_out.0",
 					       "add_k_proj",
@@ -44,39 +44,33 @@ static int set_up(void **state)
 					       "ff.net.0.proj",
 					       "attn2.to_v",
 					       "time_text_embed.timestep_embedder.linear_1" };
-	struct mmdit_conf c = { .sample_size = SIDE,
-				.patch_size = 1,
-				.in_channels = 3,
-				.out_channels = 3,
-				.num_layers = LAYERS,
-				.attention_head_dim = 8,
-				.num_attention_heads = 2,
-				.joint_attention_dim = 5,
-				.caption_projection_dim = 16,
-				.pooled_projection_dim = 5,
-				.pos_embed_max_size = SIDE,
-				.qk_norm = norm,
-				.n_dual = 2,
-				.dual = { 0, 1 } };
 	struct lora_conf l = { .rank = 2,
 			       .alpha = 4,
 			       .init = (char[]) { "gaussian" },
 			       .targets = { (char **)(uintptr_t)targets,
 					    (int)(sizeof targets / sizeof *targets) } };
+	json_t *o =
+	    json_pack("{s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:s, s:[i, i]}", "sample_size",
+		      SIDE, "patch_size", 1, "in_channels", 3, "out_channels", 3, "num_layers", LAYERS,
+		      "attention_head_dim", 8, "num_attention_heads", 2, "joint_attention_dim", 5,
+		      "caption_projection_dim", 16, "pooled_projection_dim", 5, "pos_embed_max_size", SIDE,
+		      "qk_norm", "rms_norm", "dual_attention_layers", 0, 1);
 	struct at_scope *s = at_begin(AT_NO_GRAD);
 	struct err e;
 
 	(void)state;
-	if (mmdit_new(&m, &c, 4, &e) || lora_init(&lora, &m.net, &l, 3, AT_CPU, &e))
+	if (transformer_make(&m, &transformer_sd3, o, "small", 4, &e) ||
+	    lora_init(&lora, m.net, &l, 3, AT_CPU, &e))
 		fail_msg("%s", e.msg);
-	for (int i = 0; i < m.net.n_param; i++)
-		fill(*m.net.param[i].tensor, 0.37 + i, 0.3);
+	for (int i = 0; i < m.net->n_param; i++)
+		fill(*m.net->param[i].tensor, 0.37 + i, 0.3);
 	fill(lora.flat, 0.61, 0.2);
 	x = filled(DIMS(B, 3, SIDE, SIDE), 0.7);
 	t = filled(DIMS(B), 300);
 	text = filled(DIMS(B, 4, 5), 0.9);
 	pooled = filled(DIMS(B, 5), 1.1);
 	lora_require_grad(&lora);
+	json_decref(o);
 	at_end(s);
 	return 0;
 }
@@ -89,7 +83,7 @@ static int tear_down(void **state)
 	at_free(text);
 	at_free(pooled);
 	lora_release(&lora);
-	mmdit_release(&m);
+	transformer_close(&m);
 	return at_live() == 0 ? 0 : -1;
 }
 
@@ -109,7 +103,7 @@ static at_t gradient(bool merge, int64_t blocks, size_t *bytes)
 	}
 	at_memory_count_anew(AT_CPU);
 	at_memory_read(AT_CPU, &before);
-	at_t v = mmdit_forward(&m, &pass, x, t, text, pooled);
+	at_t v = mmdit_forward(m.m, &pass, x, t, text, pooled);
 	at_t grad = lora_backward(&lora, at_sum(at_square(v)));
 	at_memory_read(AT_CPU, &after);
 	*bytes = after.peak - before.now;

@@ -13,6 +13,7 @@
 #include "base/mem.h"
 #include "models/pipeline.h"
 #include "models/sd3/mmdit.h"
+#include "models/sd3/sd3.h"
 #include "tests/unit/handles.h"
 
 static char dir[] = "/tmp/test_models.XXXXXX";
@@ -45,79 +46,91 @@ static void must(int failed, const struct err *e)
 
 /* ---- The transformer's folder ---------------------------------------------------------------- */
 
-static struct mmdit_conf small(void)
+/* Its configuration, for the caller to free. */
+static json_t *small(void)
 {
-	static char norm[] = "rms_norm";
-
-	return (struct mmdit_conf) { .sample_size = 2,
-				     .patch_size = 1,
-				     .in_channels = 3,
-				     .out_channels = 3,
-				     .num_layers = 2,
-				     .attention_head_dim = 4,
-				     .num_attention_heads = 2,
-				     .joint_attention_dim = 5,
-				     .caption_projection_dim = 8,
-				     .pooled_projection_dim = 5,
-				     .pos_embed_max_size = 4,
-				     .qk_norm = norm,
-				     .n_dual = 1,
-				     .dual = { 1 } };
+	return json_pack("{s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:s, s:[i]}", "sample_size",
+			 2, "patch_size", 1, "in_channels", 3, "out_channels", 3, "num_layers", 2,
+			 "attention_head_dim", 4, "num_attention_heads", 2, "joint_attention_dim", 5,
+			 "caption_projection_dim", 8, "pooled_projection_dim", 5, "pos_embed_max_size", 4,
+			 "qk_norm", "rms_norm", "dual_attention_layers", 1);
 }
 
-static void new_saves_and_opens(void **state)
+static void make_small(struct transformer *t)
+{
+	json_t *o = small();
+	struct err e = { "" };
+
+	must(transformer_make(t, &transformer_sd3, o, "small", 4, &e), &e);
+	json_decref(o);
+}
+
+static int open_at(struct transformer *t, const char *path, struct err *e)
+{
+	return transformer_open(t, &transformer_sd3, path, AT_F32, AT_CPU, e);
+}
+
+static void made_saves_and_opens(void **state)
 {
 	char *path = file_join(dir, "saved");
-	struct mmdit_conf c = small();
-	struct mmdit a, b;
+	struct transformer a, b;
 	struct err e = { "" };
 
 	(void)state;
-	must(mmdit_new(&a, &c, 4, &e) || mmdit_save(&a, NULL, path, AT_F32, &e) ||
-		 mmdit_open(&b, path, AT_F32, AT_CPU, &e),
-	     &e);
-	assert_int_equal(a.net.n_param, b.net.n_param);
-	for (int i = 0; i < a.net.n_param; i++)
-		assert_true(at_equal(*a.net.param[i].tensor, *b.net.param[i].tensor));
-	assert_true(b.block[1].dual && b.block[1].last && !b.block[0].dual && !b.block[0].last);
-	assert_null(b.block[1].text.up.w_OI);
-	assert_string_equal(b.conf.qk_norm, "rms_norm");
-	mmdit_release(&a);
-	mmdit_release(&b);
+	make_small(&a);
+	must(transformer_save(&a, NULL, path, AT_F32, &e) || open_at(&b, path, &e), &e);
+	assert_int_equal(a.net->n_param, b.net->n_param);
+	for (int i = 0; i < a.net->n_param; i++)
+		assert_true(at_equal(*a.net->param[i].tensor, *b.net->param[i].tensor));
+	const struct mmdit *m = b.m;
+	assert_true(m->block[1].dual && m->block[1].last && !m->block[0].dual && !m->block[0].last);
+	assert_null(m->block[1].text.up.w_OI);
+	assert_true(m->conf.qk_norm);
+	transformer_close(&a);
+	transformer_close(&b);
 	free(path);
 }
 
-static void new_refuses(void **state)
+static void refuses(json_t *config, const char *message)
 {
-	struct mmdit_conf c = small();
-	struct mmdit m;
+	struct transformer t;
 	struct err e = { "" };
 
+	assert_int_equal(transformer_make(&t, &transformer_sd3, config, "small", 0, &e), -1);
+	says(&e, message);
+	assert_null(t.type);
+	json_decref(config);
+}
+
+static void make_refuses(void **state)
+{
+	json_t *o = small();
+
 	(void)state;
-	c.caption_projection_dim = 9;
-	assert_int_equal(mmdit_new(&m, &c, 0, &e), -1);
-	says(&e, "caption_projection_dim = 9: must be num_attention_heads * attention_head_dim = 8");
-	c = small();
-	c.attention_head_dim = 3;
-	c.caption_projection_dim = 6;
-	assert_int_equal(mmdit_new(&m, &c, 0, &e), -1);
-	says(&e, "width of 6");
-	c = small();
-	c.num_layers = 0;
-	assert_int_equal(mmdit_new(&m, &c, 0, &e), -1);
-	says(&e, "num_layers = 0: must be 1 to");
+	json_object_set_new(o, "caption_projection_dim", json_integer(9));
+	refuses(o, "small: caption_projection_dim = 9: must be num_attention_heads * attention_head_dim = 8");
+	o = small();
+	json_object_set_new(o, "attention_head_dim", json_integer(3));
+	json_object_set_new(o, "caption_projection_dim", json_integer(6));
+	refuses(o, "width of 6");
+	o = small();
+	json_object_set_new(o, "num_layers", json_integer(0));
+	refuses(o, "num_layers = 0: must be 1 to");
+	o = small();
+	json_object_set_new(o, "patch_size", json_integer(3));
+	refuses(o, "sample_size is below patch_size");
 }
 
 /* A saved transformer whose config.json has `key` replaced (NULL: removed). */
 static void config_says(const char *key, json_t *value, const char *message)
 {
 	char *path = file_join(dir, "config"), *config = file_join(path, "config.json");
-	struct mmdit_conf c = small();
-	struct mmdit m;
+	struct transformer t;
 	struct err e = { "" };
 
-	must(mmdit_new(&m, &c, 4, &e) || mmdit_save(&m, NULL, path, AT_F32, &e), &e);
-	mmdit_release(&m);
+	make_small(&t);
+	must(transformer_save(&t, NULL, path, AT_F32, &e), &e);
+	transformer_close(&t);
 	json_t *o = json_read(config, &e);
 	assert_non_null(o);
 	if (value)
@@ -127,13 +140,13 @@ static void config_says(const char *key, json_t *value, const char *message)
 	must(json_write(config, o, &e), &e);
 	json_decref(o);
 	if (message) {
-		assert_int_equal(mmdit_open(&m, path, AT_F32, AT_CPU, &e), -1);
+		assert_int_equal(open_at(&t, path, &e), -1);
 		says(&e, config);
 		says(&e, message);
-		assert_null(m.block);
+		assert_null(t.type);
 	} else {
-		must(mmdit_open(&m, path, AT_F32, AT_CPU, &e), &e);
-		mmdit_release(&m);
+		must(open_at(&t, path, &e), &e);
+		transformer_close(&t);
 	}
 	free(path);
 	free(config);
@@ -174,28 +187,28 @@ static void weights_errors(void **state)
 {
 	char *path = file_join(dir, "weights"), *config = file_join(path, "config.json");
 	char *weights = file_join(path, "diffusion_pytorch_model.safetensors");
-	struct mmdit_conf c = small();
-	struct mmdit m;
+	struct transformer t;
 	struct err e = { "" };
 
 	(void)state;
-	must(mmdit_new(&m, &c, 4, &e) || mmdit_save(&m, NULL, path, AT_F32, &e), &e);
-	mmdit_release(&m);
+	make_small(&t);
+	must(transformer_save(&t, NULL, path, AT_F32, &e), &e);
+	transformer_close(&t);
 	json_t *o = json_read(config, &e);
 	json_object_set_new(o, "num_layers", json_integer(3)); /* block 1 is no longer the last */
 	must(json_write(config, o, &e), &e);
-	assert_int_equal(mmdit_open(&m, path, AT_F32, AT_CPU, &e), -1);
+	assert_int_equal(open_at(&t, path, &e), -1);
 	says(&e, weights);
 	says(&e, "transformer_blocks.1.norm1_context.linear.weight");
 	json_object_set_new(o, "num_layers", json_integer(2));
 	json_object_set_new(o, "qk_norm", json_null());
 	must(json_write(config, o, &e), &e);
 	json_decref(o);
-	assert_int_equal(mmdit_open(&m, path, AT_F32, AT_CPU, &e), -1);
+	assert_int_equal(open_at(&t, path, &e), -1);
 	says(&e, weights);
 	says(&e, "norm_added_k.weight' does not belong to this model");
 	must(file_write(weights, "", 0, &e), &e);
-	assert_int_equal(mmdit_open(&m, path, AT_F32, AT_CPU, &e), -1);
+	assert_int_equal(open_at(&t, path, &e), -1);
 	says(&e, weights);
 	free(path);
 	free(config);
@@ -407,18 +420,18 @@ static void make_pipeline(const char *path)
 	struct at_scope *s = at_begin(AT_NO_GRAD);
 	char *transformer = file_join(path, "transformer"), *text = file_join(path, "text_encoder");
 	char *vae = file_join(path, "vae");
-	struct mmdit_conf c = small();
-	struct mmdit m;
+	struct transformer t;
 	struct word_encoder w;
 	struct linear_ae a;
 	struct err e = { "" };
 
 	must(pipeline_write_index(path, families[0], "WordTextEncoder", "LinearAutoencoder", 3, &e), &e);
-	must(mmdit_new(&m, &c, 4, &e), &e);
-	at_copy_(m.proj_out.w_OI, at_full(DIMS(3, 8), 0.25, AT_F32, AT_CPU));
-	at_copy_(m.norm_out.b_O, at_arange(16, AT_F32, AT_CPU));
-	must(mmdit_save(&m, NULL, transformer, AT_F32, &e), &e);
-	mmdit_release(&m);
+	make_small(&t);
+	const struct mmdit *m = t.m;
+	at_copy_(m->proj_out.w_OI, at_full(DIMS(3, 8), 0.25, AT_F32, AT_CPU));
+	at_copy_(m->norm_out.b_O, at_arange(16, AT_F32, AT_CPU));
+	must(transformer_save(&t, NULL, transformer, AT_F32, &e), &e);
+	transformer_close(&t);
 	must(word_encoder_new(&w, words, 5, 5, 4, 1, &e) || word_encoder_save(&w, text, &e), &e);
 	word_encoder_release(&w);
 	must(linear_ae_fit(&a, patches(500, 3), 2, 3, &e) || linear_ae_save(&a, vae, &e), &e);
@@ -563,8 +576,8 @@ static void pipeline_errors(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		TEST(new_saves_and_opens),
-		TEST(new_refuses),
+		TEST(made_saves_and_opens),
+		TEST(make_refuses),
 		TEST(config_errors),
 		TEST(weights_errors),
 		TEST(tokens),

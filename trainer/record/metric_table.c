@@ -1,5 +1,7 @@
 #include "trainer/record/metric_table.h"
+#include "base/mem.h"
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 #define ANY NAN
@@ -75,6 +77,9 @@ const struct metric_info metric_table[] = {
 	{ "reward/drawn", "Reward of all drawn", "", METRIC_REWARD, ANY, ANY,
 	  "Mean reward of all images that were drawn, of which prompts.draw then chose some.",
 	  "This is the policy's own level; reward/mean is of the chosen ones." },
+	{ "reward/images", "Images of a set", "images", METRIC_REWARD, ANY, ANY,
+	  "Images of the epoch that are of a set of prompts, `reward/SET/images`.",
+	  "Over many epochs the sets' shares are those of their weights (prompts.sets)." },
 	{ "reward/unavailable", "Images not scored", "images", METRIC_HEALTH, ANY, 0,
 	  "Images of the epoch that some reward could not score; they are left out.",
 	  "0. The first reason is in log.txt. A judge that is overloaded wants a longer deadline or fewer "
@@ -208,6 +213,47 @@ const struct metric_info metric_table[] = {
 	{ "time/all_reduce", "Summing over ranks", "s", METRIC_TIME, ANY, ANY,
 	  "Seconds of the gradient's sum over ranks, with waiting for the slowest of them.",
 	  "Small beside time/update. Otherwise one rank is slower than the others." },
+	{ "time/checkpoint", "Checkpoint", "s", METRIC_TIME, ANY, ANY,
+	  "Seconds of the checkpoints since the row before; only where there was one.",
+	  "A larger checkpoint.every, or a faster disk." },
+	{ "ranks/sampling_max", "Sampling, slowest rank", "s", METRIC_TIME, ANY, ANY,
+	  "Seconds that the slowest rank sampled and decoded, waiting for nobody; with several ranks only, "
+	  "as all of ranks/.",
+	  "Near ranks/sampling_mean. Otherwise a rank's GPU or cores are slower, or shared with somebody." },
+	{ "ranks/sampling_mean", "Sampling, mean of the ranks", "s", METRIC_TIME, ANY, ANY,
+	  "The same, as the mean of all ranks.", "As ranks/sampling_max." },
+	{ "ranks/reward_wait_max", "Waiting for rewards, slowest rank", "s", METRIC_TIME, ANY, ANY,
+	  "Seconds that the scores of the slowest rank were missing when it had sampled all.",
+	  "Near ranks/reward_wait_mean. Otherwise one rank's judge is slow or has trouble." },
+	{ "ranks/reward_wait_mean", "Waiting for rewards, mean of the ranks", "s", METRIC_TIME, ANY, ANY,
+	  "The same, as the mean of all ranks.", "As ranks/reward_wait_max." },
+	{ "ranks/update_max", "Update, slowest rank", "s", METRIC_TIME, ANY, ANY,
+	  "Seconds of the slowest rank's forwards and backwards, waiting for nobody.",
+	  "Near ranks/update_mean. As ranks/sampling_max." },
+	{ "ranks/update_mean", "Update, mean of the ranks", "s", METRIC_TIME, ANY, ANY,
+	  "The same, as the mean of all ranks.", "As ranks/update_max." },
+	{ "ranks/slowest", "Slowest rank", "", METRIC_TIME, ANY, ANY,
+	  "Which rank took longest for the three phases together, from 0.",
+	  "It should change from epoch to epoch. Always the same one, with ranks/waiting above a few per "
+	  "cent: look at its machine." },
+	{ "ranks/waiting", "Waiting for the slowest", "share", METRIC_TIME, ANY, 0.15,
+	  "Share of the ranks' time in which they wait for the slowest rank of the phase.",
+	  "A few per cent. More: see which of ranks/*_max stands out, and ranks/slowest." },
+	{ "scoring/seconds/", "Latency of a reward", "s", METRIC_TIME, ANY, ANY,
+	  "Mean seconds of the reward's calls since the row before, over all ranks; not with ranks.reward.",
+	  "It hardly matters while time/reward_wait is small." },
+	{ "scoring/longest/", "Longest call of a reward", "s", METRIC_TIME, ANY, ANY,
+	  "Seconds of the longest of those calls.",
+	  "A few times the mean. Far more: the judge queues or restarts; a `deadline` bounds it." },
+	{ "scoring/unavailable/", "Scores not had", "", METRIC_TIME, ANY, 0,
+	  "Images of the epoch that the reward gave no score.",
+	  "0. Otherwise log.txt says why; images without a reward are not trained." },
+	{ "scoring/given_up/", "Calls given up", "", METRIC_TIME, ANY, 0,
+	  "Calls of the reward that passed its deadline, since the program was started.",
+	  "0. A longer `deadline`, a smaller `batch`, or a judge that hangs." },
+	{ "scoring/restarts/", "Starts of a reward's process", "", METRIC_TIME, ANY, 0,
+	  "How often the process of an `exec` reward had to be started again.",
+	  "0. What it wrote to standard error says why." },
 	{ "time/eval", "Evaluation", "s", METRIC_TIME, ANY, ANY, "Seconds of the evaluation.",
 	  "A larger eval.every, or fewer eval.images_per_prompt." },
 	{ "time/train_total", "Training so far", "s", METRIC_TIME, ANY, ANY,
@@ -233,7 +279,7 @@ const struct metric_info metric_table[] = {
 	{ NULL, NULL, NULL, METRIC_PLACE, NAN, NAN, NULL, NULL },
 };
 
-const struct metric_info *metric_find(const char *name)
+static const struct metric_info *find(const char *name)
 {
 	const struct metric_info *below = NULL;
 
@@ -245,6 +291,22 @@ const struct metric_info *metric_find(const char *name)
 			below = m;
 	}
 	return below;
+}
+
+/* eval/SET/strict is what eval/strict is, of one set of prompts; and so is reward/SET/mean. */
+const struct metric_info *metric_find(const char *name)
+{
+	const struct metric_info *m = find(name);
+	bool of_reward = text_starts(name, "reward/");
+	const char *set = of_reward || text_starts(name, "eval/") ? strchr(name, '/') + 1 : "",
+		   *rest = strchr(set, '/');
+
+	if (!rest || (m && !of_reward))
+		return m;
+	char *whole = mem_printf("%.*s%s", (int)(set - name), name, rest + 1);
+	m = find(whole);
+	free(whole);
+	return m;
 }
 
 /* A name as the page shows it: what stands for a tag, a reward or an algorithm's word. */
@@ -275,7 +337,11 @@ void metric_docs(struct text *out)
 	    "evaluation, with the number of the step that it comes after. TensorBoard has the same numbers, "
 	    "with these descriptions, and `contraflow report RUN` draws them. A number that could not be had "
 	    "is `null`. \"Normal\" is where nothing needs to be looked at; it is a rule of thumb, and the "
-	    "start of your own run is the better measure.\n");
+	    "start of your own run is the better measure. With `prompts.sets`, `eval/SET/...` and "
+	    "`reward/SET/...` "
+	    "are the same numbers of one set's prompts alone; `eval/soft/SET` is each set's held-out score, "
+	    "and "
+	    "`eval/soft` their mean by the sets' weights.\n");
 	for (int s = 0; s < METRIC_SECTIONS; s++) {
 		text_printf(
 		    out,
