@@ -2,6 +2,7 @@
 #include "base/mem.h"
 #include "rewards/mixture/mixture.h"
 #include "trainer/experiment.h"
+#include "commands/import/import.h"
 #include "commands/options.h"
 #include "trainer/pretrain/pretrain.h"
 #include "trainer/record/metric_table.h"
@@ -101,8 +102,10 @@ static int run(int argc, char **argv, struct err *e)
 {
 	const char *args[2];
 	struct option_list set = { .n = 0 };
+	int64_t gpus = OPTION_UNSET;
 	const struct option_spec spec[] = {
 		{ "set", 'm', &set, "KEY=VALUE", "override a key; may be repeated" },
+		{ "gpus", 'i', &gpus, "N", "import: how many GPUs the configuration was made for" },
 		{ NULL, 0, NULL, NULL, NULL },
 	};
 	int n, ret = options_parse(&cmd_config, spec, argc, argv, args, 2, &n, e);
@@ -121,12 +124,32 @@ static int run(int argc, char **argv, struct err *e)
 		text_free(&t);
 		return 0;
 	}
+	if (n == 1 && !strcmp(args[0], "migrating")) {
+		struct text t = { 0 };
+
+		import_docs(&t);
+		fputs(t.s, stdout);
+		text_free(&t);
+		return 0;
+	}
+	if (n == 2 && !strcmp(args[0], "import")) {
+		struct text t = { 0 };
+
+		ret = import_config(&t, args[1], gpus, e);
+		if (!ret)
+			fputs(t.s, stdout);
+		text_free(&t);
+		return ret;
+	}
 	if (n == 2 && !strcmp(args[0], "show"))
 		return resolved(args[1], &set, e);
 	return err_set(e, "config: usage: contraflow config %s", cmd_config.usage);
 }
 
-const struct command cmd_config = {
-	"config", "show CONFIG [--set KEY=VALUE ...] | keys | reference | metrics",
-	"show a configuration with all defaults, every key, or the pages on keys and on metrics", run
-};
+const struct command cmd_config = { "config",
+				    "show CONFIG [--set KEY=VALUE ...] | import FILE|NAME [--gpus N] | keys "
+				    "| reference | metrics | migrating",
+				    "show a configuration with all defaults; translate one of DiffusionNFT "
+				    "or flow_grpo; list every key, or the "
+				    "pages on keys, on metrics and of that translation",
+				    run };

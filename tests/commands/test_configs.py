@@ -75,6 +75,7 @@ def test_flow_grpo(name):
     assert (c["rollout"]["guidance"], c["eval"]["sampler"]["guidance"]) == (guidance, guidance)
     assert (c["rollout"]["solver"], c["rollout"]["eta"], c["rollout"]["steps"], c["rollout"]["timesteps"]) == (solver, eta, 10, "float")
     g = c["flow_grpo"]
+    assert float(c["optimizer"]["lr"]) == (1e-4 if "guard" in name else 3e-4)
     assert (float(g["clip"]), float(g["kl_beta"]), g["window"], c["advantage"]["std"]) == (clip, beta, window, std)
     assert (c["train"]["algorithm"], c["train"]["steps_per_epoch"], c["policy"]["old_schedule"], c["policy"]["ema_every"]) == ("flow_grpo", 2, "on_policy", 8)
     assert g["log_ratio"] == ("guard" if "guard" in name else "unscaled" if window else "exact")

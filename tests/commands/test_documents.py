@@ -1,6 +1,7 @@
 """README and docs name only what there is: commands with their options, configuration keys, files."""
 
 import re
+import subprocess
 
 import pytest
 from command import ROOT, contraflow
@@ -78,10 +79,23 @@ def is_key(word, keys):
     return len(parts) < 3 or any(k.startswith("rewards.") and k.split(".")[2:] == parts[2:] for k in keys)
 
 
+@pytest.fixture(scope="module")
+def imported():
+    """Rows of docs/migrating.md's table: (a key of another program, ours)."""
+    rows = re.findall(r"^\| `([^`]+)` \| (?:both|DiffusionNFT|flow_grpo) \| ([^|]*) \|", contraflow("config", "migrating").stdout, re.M)
+    assert len(rows) > 60
+    return [(theirs, re.findall(r"`([^`]+)`", ours)) for theirs, ours in rows]
+
+
+def test_imported_keys(imported, keys):
+    assert not [k for _, ours in imported for k in ours if k != "rewards.NAME.weight" and k not in keys]
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=ids)
-def test_keys(document, keys):
+def test_keys(document, keys, imported):
     sections = {k.split(".")[0] for k in keys} | {"rewards"}
-    words = [w for line in code(document) for w in KEY.findall(line)]
+    theirs = {k for k, _ in imported} if document.name == "migrating.md" else set()
+    words = [w for line in code(document) for w in KEY.findall(line) if w not in theirs]
     assert not [w for w in words if w.split(".")[0] in sections and w.split(".")[-1] not in FILES and not is_key(w, keys)]
 
 
@@ -91,8 +105,9 @@ def is_there(path):
     return any(ROOT.glob(path)) or any(ROOT.glob(path + ".*"))
 
 
-# What docs/extending.md has its reader make.
-MADE = "models/dit", "models/imagereward.", "models/mask2former.", "models/clip-vit-large-patch14"
+# What docs/extending.md and docs/sd35.md have their readers make.
+MADE = ("models/dit", "models/imagereward.", "models/mask2former.", "models/clip-vit-large-patch14", "models/stable-diffusion-3.5-medium", "models/pickscore",
+        "models/hpsv2", "models/HPS_v2.1", "models/aesthetic.", "models/name", "data/pickapic-", "data/geneval-")  # fmt: skip
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=ids)
@@ -102,3 +117,27 @@ def test_files(document):
     assert not [l for l in links if l and not (document.parent / l).exists()]
     paths = [w for line in code(document) for w in re.findall(r"(?<![\w/.~$*-])([a-z]+/[\w./*-]*)", line) if w.split("/")[0] in FOLDERS and not w.startswith(MADE)]
     assert not [p for p in paths if not is_there(p)]
+
+
+def test_configurations():
+    """docs/configs.md says of every configuration how far it has been tried, and of no other."""
+    page = (ROOT / "docs/configs.md").read_text()
+    told = re.findall(r"^\| `([\w./-]+\.yaml)` \| (\w+[\w ]*?) \|", page, re.M)
+    there = {str(p.relative_to(ROOT / "configs")) for p in (ROOT / "configs").rglob("*.yaml")}
+    assert {name for name, _ in told} == there and len(told) == len(there)
+    levels = set(re.findall(r"^\| \*\*([\w ]+)\*\* \|", page, re.M))
+    assert {level for _, level in told} == levels
+    assert all((level == "part") == name.startswith("common/") for name, level in told)
+
+
+def test_weights_are_ignored():
+    """Where configs/ look for weights, judges and prompts, git sees nothing; what git has, it goes on seeing."""
+    paths = set()
+    for config in (ROOT / "configs").rglob("*.yaml"):
+        paths |= set(re.findall(r"(?<![\w/])((?:models|data)/[\w./-]+)", config.read_text()))
+    mine = sorted(p for p in paths if not p.startswith("data/shapes") and not re.search(r"\.(py|sh)$", p))
+    assert len(mine) > 10
+    files = [p if "." in p.split("/")[-1] and p.split("/")[-1].rsplit(".", 1)[1] in FILES else f"{p}/model.safetensors" for p in mine]
+    ignored = subprocess.run(["git", "check-ignore", *files, "models/clip/pytorch_model.bin"], cwd=ROOT, capture_output=True, text=True).stdout.split()
+    assert set(ignored) == {*files, "models/clip/pytorch_model.bin"}
+    assert not subprocess.run(["git", "ls-files", "--cached", "--ignored", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
