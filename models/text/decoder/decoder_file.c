@@ -132,13 +132,12 @@ static int read_config(struct decoder_conf *c, const char *path, struct err *e)
 {
 	json_t *whole = json_read(path, e);
 	const json_t *text = json_object_get(whole, "text_config"), *o = json_is_object(text) ? text : whole;
-	int ret =
-	    !whole || read_kind(c, o, path, e) ||
-		    json_check_keys(whole, c->gemma ? known_gemma : known_qwen, known_anywhere, path, e) ||
-		    read_sizes(c, o, path, e) || read_rope(c, o, path, e) ||
-		    (c->gemma && read_gemma(c, o, path, e)) || check_layers(c, o, path, e)
-		? -1
-		: 0;
+	int ret = !whole || read_kind(c, o, path, e) ||
+			  json_check_keys(o, c->gemma ? known_gemma : known_qwen, known_anywhere, path, e) ||
+			  read_sizes(c, o, path, e) || read_rope(c, o, path, e) ||
+			  (c->gemma && read_gemma(c, o, path, e)) || check_layers(c, o, path, e)
+		      ? -1
+		      : 0;
 
 	json_decref(whole);
 	return ret;
