@@ -62,6 +62,7 @@ static int open_server(struct live *l, struct err *e)
 					       .ctx = l->exposition,
 					       .body = 1024,
 					       .connections = 16,
+					       .per_address = 16,
 					       .requests = 1,
 					       .idle = 30,
 					       .deadline = 10 };
