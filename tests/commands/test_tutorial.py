@@ -18,8 +18,8 @@ NEEDS = re.compile(r"# .*\bneeds? (?:\d+ )?(a GPU|GPUs|weights|a network)\b")
 # What another test runs, or what cannot be run in a test, by how the line begins.
 ELSEWHERE = {
     "tools/quickstart.sh": "tools/quickstart.sh", "tools/test.sh": "tools/test.sh", "build/contraflow serve-reward": "tests/commands/test_serve.py",
-    "export JUDGE_TOKEN": "tests/commands/test_serve.py", "tools/export_imagereward.py": "tests/golden/test_exports.py",
-    "tools/export_mask2former.py": "tests/golden/test_exports.py", "CC=clang CXX=clang++ meson setup build-fuzz": "tests/meson.build", "ninja -C build-fuzz": "tests/meson.build",
+    "export JUDGE_TOKEN": "tests/commands/test_serve.py", ".venv/bin/python tools/export_imagereward.py": "tests/golden/test_exports.py",
+    ".venv/bin/python tools/export_mask2former.py": "tests/golden/test_exports.py", "CC=clang CXX=clang++ meson setup build-fuzz": "tests/meson.build", "ninja -C build-fuzz": "tests/meson.build",
     "build/contraflow probe text --model MODEL": "tests/golden/test_pipeline.py", "build/contraflow pretrain configs/shapes-pretrain.yaml": "tests/commands/test_ends.py",
 }  # fmt: skip
 
