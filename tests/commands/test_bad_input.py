@@ -42,6 +42,7 @@ def train_fails(folder, text="", *args):
         ("rewards: {genevil: {}}\n", ["genevil", "did you mean 'geneval'"]),
         ("rewards: {geneval: {detector: yolo}}\n", ["geneval", "detector", "yolo"]),
         ("model: {path: no/such/model}\n", ["no/such/model: no such folder", "docs/sd35.md"]),
+        ("rewards: {pickscore: {model: no/such/clip}}\n", ["reward pickscore: no/such/clip: no such folder", "docs/sd35.md"]),
         ("prompts: {train: no/such.jsonl}\n", ["no/such.jsonl", "No such file"]),
         ("lora: {targets: [attn.to_z]}\n", ["attn.to_z"]),
         ("run: {device: cuda}\n", ["cuda"]),
