@@ -258,3 +258,10 @@ def test_results_that_have_no_place(args, tmp_path):
 def test_folders_that_have_no_place(args, tmp_path):
     (tmp_path / "file").touch()
     assert f"cannot write {tmp_path}/file/x: Not a directory" in fails(*args, tmp_path / "file/x")
+
+
+def test_a_key_without_effect(tmp_path):
+    """`old_start` is read by `warm` alone: said, and not refused, because a stage may inherit it."""
+    start = ["train", "configs/shapes.yaml", "--run", tmp_path / "run", "--set", "policy.old_start=9", "--set", "train.max_steps=1", *TINY]
+    assert "policy.old_start = 9 has no effect" in contraflow(*start).stderr
+    assert "no effect" not in contraflow("train", "configs/shapes.yaml", "--run", tmp_path / "warm", "--set", "policy.old_schedule=warm", *start[4:]).stderr
