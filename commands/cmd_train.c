@@ -34,10 +34,11 @@ struct request {
 	const char *words;          /* version and command line */
 	const char *const *archive; /* of a replay; NULL: images are sampled */
 	int archives;
+	int64_t metrics_port; /* OPTION_UNSET: the configuration's */
 };
 
 static int train_in(struct rundir *r, struct dist *d, struct experiment *x, const char *words,
-		    const struct archives *archives, struct err *e)
+		    const struct archives *archives, struct live *live, struct err *e)
 {
 	struct trainer t;
 	int64_t stage = r->resumes ? checkpoint_stage(r->path, d) : 0;
@@ -45,6 +46,7 @@ static int train_in(struct rundir *r, struct dist *d, struct experiment *x, cons
 	stage = stage < 0 || stage >= experiment_stages(x) ? 0 : stage; /* rundir_open refuses it */
 	if (trainer_open(&t, x, d, stage, r->resumes ? r->path : NULL, archives, e))
 		return -1;
+	t.live = live;
 	int ret = rundir_open(&t, r, words, e);
 	if (!ret)
 		ret = trainer_run(&t, e);
@@ -62,9 +64,14 @@ static int train(struct dist *d, struct experiment *x, const struct request *q, 
 		if (d->rank == 0 && q->want == RUNDIR_AUTO && !r.resumes)
 			log_info("%s holds no run yet: starting afresh", r.path);
 		struct archives archives = { 0 };
-		ret = q->archive ? archives_open(&archives, d, q->archive, q->archives, e) : 0;
+		struct live *live = NULL;
+
+		ret = dist_agree(d, d->rank == 0 ? live_open(&live, x, e) : 0, e);
 		if (!ret)
-			ret = train_in(&r, d, x, q->words, q->archive ? &archives : NULL, e);
+			ret = q->archive ? archives_open(&archives, d, q->archive, q->archives, e) : 0;
+		if (!ret)
+			ret = train_in(&r, d, x, q->words, q->archive ? &archives : NULL, live, e);
+		live_close(live, !ret ? "finished" : stop_asked() ? "stopped" : "failed", ret ? e->msg : "");
 		archives_free(&archives);
 		log_note("%s%s",
 			 !ret           ? "came to its end"
@@ -129,6 +136,8 @@ static int read_and_train(struct dist *d, const struct request *q, struct err *e
 		experiment_release(&x);
 		return -1;
 	}
+	if (q->metrics_port != OPTION_UNSET)
+		x.log.metrics_port = q->metrics_port;
 	dist_watch(x.run.timeout);
 	stop_after(x.run.max_seconds);
 	stop_set_code((int)x.run.requeue_code);
@@ -149,9 +158,12 @@ static int read_and_train(struct dist *d, const struct request *q, struct err *e
 int train_one(struct dist *d, const char *config, const char *dir, const struct option_list *set,
 	      const char *words, struct err *e)
 {
-	const struct request q = {
-		.config = config, .dir = dir, .want = RUNDIR_AUTO, .set = set, .words = words
-	};
+	const struct request q = { .config = config,
+				   .dir = dir,
+				   .want = RUNDIR_AUTO,
+				   .set = set,
+				   .words = words,
+				   .metrics_port = OPTION_UNSET };
 
 	return read_and_train(d, &q, e);
 }
@@ -193,6 +205,9 @@ static int parse(const struct command *c, struct request *q, bool *quiet, struct
 		{ "resume", 'v', &resume, "auto",
 		  "continue the directory's run from its newest checkpoint; auto: or begin one" },
 		{ "set", 'm', set, "KEY=VALUE", "override a key of the configuration; may be repeated" },
+		{ "metrics-port", 'i', &q->metrics_port, "PORT",
+		  "answer Prometheus at http://127.0.0.1:PORT/metrics (log.metrics_host: elsewhere); 0: any "
+		  "free port, which is printed" },
 		{ "quiet", 'f', quiet, NULL, "print only warnings and the result" },
 		{ NULL, 0, NULL, NULL, NULL }
 	};
@@ -201,6 +216,9 @@ static int parse(const struct command *c, struct request *q, bool *quiet, struct
 
 	if (ret || (ret = want_of(&q->want, c->name, resume, e)))
 		return ret;
+	if (q->metrics_port != OPTION_UNSET && (q->metrics_port < 0 || q->metrics_port > 65535))
+		return err_set(e, "%s: --metrics-port %lld: must be in [0, 65535]", c->name,
+			       (long long)q->metrics_port);
 	if (replay && n < 2)
 		return err_set(e, "replay: name a configuration and archives; usage: contraflow replay %s",
 			       c->usage);
@@ -221,7 +239,7 @@ int train_command(const struct command *c, int argc, char **argv, struct err *e)
 {
 	bool quiet = false;
 	struct option_list set = { .n = 0 };
-	struct request q = { 0 };
+	struct request q = { .metrics_port = OPTION_UNSET };
 	const char **word = mem_zero(MOST_WORDS, sizeof *word);
 	struct dist d;
 	int ret = parse(c, &q, &quiet, &set, word, argc, argv, e);

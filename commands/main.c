@@ -16,11 +16,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const struct command *const commands[] = { &cmd_train,   &cmd_replay,   &cmd_compare, &cmd_report,
-						  &cmd_eval,    &cmd_sample,   &cmd_export,  &cmd_score,
-						  &cmd_inspect, &cmd_pretrain, &cmd_config,  &cmd_shapes,
-						  &cmd_probe,   &cmd_bench,    &cmd_serve,   &cmd_check,
-						  &cmd_doctor,  &cmd_plan };
+static const struct command *const commands[] = { &cmd_train,  &cmd_replay,  &cmd_compare,  &cmd_report,
+						  &cmd_top,    &cmd_eval,    &cmd_sample,   &cmd_export,
+						  &cmd_score,  &cmd_inspect, &cmd_pretrain, &cmd_config,
+						  &cmd_shapes, &cmd_probe,   &cmd_bench,    &cmd_serve,
+						  &cmd_check,  &cmd_doctor,  &cmd_plan };
 #define N_COMMANDS (sizeof commands / sizeof *commands)
 
 static void usage(FILE *out)

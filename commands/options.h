@@ -43,7 +43,7 @@ bool options_print_program(const char *form, const struct command *const *comman
 /* The commands: each has a file cmd_NAME.c. */
 extern const struct command cmd_bench, cmd_check, cmd_compare, cmd_config, cmd_doctor, cmd_plan, cmd_eval,
     cmd_export, cmd_inspect, cmd_pretrain, cmd_probe, cmd_replay, cmd_report, cmd_sample, cmd_score,
-    cmd_serve, cmd_shapes, cmd_train;
+    cmd_serve, cmd_shapes, cmd_top, cmd_train;
 
 /* train, and what replay and compare share with it (cmd_train.c). */
 struct dist;

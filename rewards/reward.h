@@ -72,6 +72,8 @@ struct reward_type {
 	/* Does this one, which is open, want whole groups, though neither flag nor field says so?  NULL: no.
 	 */
 	bool (*group)(const void *state);
+	/* How often its process had to be started again; asked in any thread.  NULL: it has none. */
+	int64_t (*restarts)(const void *state);
 };
 
 extern const struct reward_type *const reward_types[]; /* NULL-terminated */

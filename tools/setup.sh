@@ -96,7 +96,8 @@ if [[ $mode == test ]]; then
 	complete libtorch_python.so # of `import torch`
 	pip filelock typing-extensions sympy networkx jinja2 fsspec 'setuptools<82' \
 		numpy==2.4.6 pillow==13.0.0 zstandard==0.25.0 pytest==9.2.0 pytest-xdist==3.8.0 safetensors==0.8.0 tensorboard==2.21.0 \
-		transformers==5.23.0 diffusers==0.42.1 sentencepiece==0.2.3 protobuf==7.36.2 ||
+		transformers==5.23.0 diffusers==0.42.1 sentencepiece==0.2.3 protobuf==7.36.2 \
+		prometheus_client==0.26.0 pyte==0.8.2 mlflow-skinny==3.17.2 ||
 		fail "pip could not install the oracles; is the network there?"
 	# These ask for a torch with all of CUDA; ours is there already.
 	pip --no-deps accelerate==1.15.0 peft==0.21.2 open_clip_torch==3.3.0 torchvision==0.26.0 ftfy wcwidth &&

@@ -180,17 +180,6 @@ const struct field checkpoint_fields[] = {
 	      .doc = "how many of the newest checkpoints to keep"),
 	FIELD_END
 };
-static const struct field log_fields[] = {
-	FIELD(struct log_conf, grid_every, .init = "50", .min = 0, .max = 1e9, .unit = "optimizer steps",
-	      .doc = "steps between image grids of fixed held-out prompts (samples/); 0: only before and "
-		     "after training"),
-	FIELD(struct log_conf, grid_zoom, .init = "1", .min = 1, .max = 64,
-	      .doc = "factor by which grids are enlarged, for models with tiny images"),
-	FIELD(struct log_conf, rollouts_every, .init = "0", .min = 0, .max = 1e9, .unit = "epochs",
-	      .doc = "epochs between files of what was sampled (rollouts/); 0: none"),
-	FIELD(struct log_conf, tensorboard, .init = "true", .doc = "write TensorBoard event files"), FIELD_END
-};
-
 #define SECTION(member, table, ...)                                                                          \
 	{                                                                                                    \
 		.name = #member, .fields = table, .offset = offsetof(struct experiment, member), __VA_ARGS__ \
@@ -401,6 +390,8 @@ static int check_stages(const struct experiment *x, struct err *e)
 			ret = err_set(
 			    e, "%s: stages: '%s' is not a valid name: use letters, digits, '-' and '_'",
 			    where, x->stage[i]);
+		if (!ret)
+			ret = log_check_stage(x->tree, section, e);
 		const char **keys = conf_keys(x->tree, section, &n);
 		for (int k = 0; k < n && !ret; k++)
 			if (is_common(keys[k]))

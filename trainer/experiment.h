@@ -70,6 +70,10 @@ struct checkpoint_conf {
 struct log_conf {
 	int64_t grid_every, grid_zoom, rollouts_every;
 	bool tensorboard;
+	int64_t metrics_port; /* -1: none */
+	char *metrics_host;
+	struct conf_list exec; /* n 0: none */
+	double exec_timeout, exec_wait;
 };
 struct experiment {
 	struct run_conf run;
@@ -102,6 +106,9 @@ struct experiment_section {
 };
 extern const struct experiment_section experiment_sections[]; /* name NULL ends it */
 extern const struct field checkpoint_fields[];
+extern const struct field log_fields[]; /* live/log_conf.c */
+/* Who is told of a run is told of all its stages: a stage, "stages.NAME", has no such keys of its own. */
+int log_check_stage(const struct conf_node *tree, const char *section, struct err *e);
 
 /* `set`: n assignments "a.b=c" applied over the file. */
 int experiment_read(struct experiment *x, const char *path, const char *const *set, int n, struct err *e);

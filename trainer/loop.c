@@ -46,6 +46,8 @@ static int write_grid(struct trainer *t, const struct image *grid, const json_t 
 		tb_image(metrics_tensorboard(t->metrics), "samples", t->at.step, grid->w, grid->h, grid->rgb);
 		ret = metrics_flush(t->metrics, e);
 	}
+	if (!ret)
+		live_image(t->live, t->at.step, image, words);
 	free(image);
 	free(words);
 	return ret;
@@ -135,6 +137,9 @@ static int go_back(struct trainer *t, struct err *e)
 	if (t->metrics) {
 		metrics_close(t->metrics);
 		ret = metrics_open(&t->metrics, t->dir, t->at.step, t->at.rows, t->x->log.tensorboard, e);
+		if (!ret && t->live)
+			metrics_listen(t->metrics, live_row, t->live);
+		live_back(t->live, t->at.step);
 		log_warn("went back to the checkpoint of step %lld (%lld of at most %lld times)",
 			 (long long)t->at.step, (long long)t->at.rollbacks,
 			 (long long)t->x->train.max_rollbacks);
@@ -184,6 +189,7 @@ static int run_part(struct trainer *t, const struct samples *s, struct update_st
 	if (now.stopped)
 		return stop_check(e);
 	time->update += now.seconds - now.reduce_seconds;
+	time->own_update += now.own_seconds;
 	time->reduce += now.reduce_seconds;
 	t->at.forwards += now.forwards;
 	t->unsaved = true;
@@ -260,6 +266,9 @@ static int run_epoch(struct trainer *t, struct samples *s, struct update_stats *
 	t->at.epoch++;
 	t->at.images += s->n + s->extra;
 	t->at.unavailable += s->scores.unavailable;
+	const double own[PACE_PHASES] = { s->own_seconds, s->reward_wait_seconds, time->own_update };
+	pace_ranks(&time->pace, t->dist, own);
+	pace_rewards(&time->pace, t->dist, t->mixture, &s->scores);
 	count(t, start, cpu, time);
 	return 0;
 }
@@ -302,8 +311,12 @@ static int look(struct trainer *t, bool *last, struct eval_result *eval, struct 
 
 static int save(struct trainer *t, struct err *e)
 {
+	double start = clock_now();
+
 	t->unsaved = false; /* what fails is not tried again on the way out */
-	return checkpoint_save(t, e);
+	int ret = checkpoint_save(t, e);
+	t->saved_seconds += clock_now() - start;
+	return ret;
 }
 
 static int write_step(struct trainer *t, const struct samples *s, const struct update_stats *u, double eta,
@@ -382,6 +395,7 @@ static int turn(struct trainer *t, struct progress *bar, bool *last, struct eval
 	} else if (!ret) {
 		*last = stage_is_over(t); /* the epochs of a replay, or the time, may be over all the same */
 	}
+	pace_release(&time.pace);
 	samples_release(&s);
 	return ret;
 }

@@ -289,7 +289,10 @@ static int sample_share(struct share *x, struct err *e)
 		id[i] = s->drawn ? s->drawn[s->first + i] : s->first + i;
 	if (x->keep)
 		keep_latents(t, s, &how);
-	int ret = dist_agree(t->dist, sampling_run(&how, id, s->count, e), e);
+	double start = clock_now();
+	int ret = sampling_run(&how, id, s->count, e);
+	s->own_seconds += clock_now() - start;
+	ret = dist_agree(t->dist, ret, e);
 	free(id);
 	if (!ret && x->keep)
 		samples_measure(t, s);
@@ -373,6 +376,7 @@ static void choose(const struct trainer *t, struct samples *s, const struct samp
 	s->forwards = all->forwards;
 	s->extra_mean = all->stats.reward_mean;
 	s->reward_wait_seconds = all->reward_wait_seconds;
+	s->own_seconds = all->own_seconds;
 }
 
 /* Draws and scores more images than are trained, and chooses: *all is the caller's to release. */

@@ -16,6 +16,7 @@
 #include "trainer/evaluation/evaluate.h"
 #include "trainer/experiment.h"
 #include "trainer/judging.h"
+#include "trainer/live/live.h"
 #include "trainer/record/archives.h"
 #include "trainer/record/metrics.h"
 #include "algorithms/optimizer.h"
@@ -64,7 +65,9 @@ struct trainer {
 	struct batches batches; /* of the stage that runs */
 	struct eval_result before;
 	struct alarm alarm;      /* of this stage's evaluations */
+	double saved_seconds;    /* of checkpoints since the last row */
 	struct metrics *metrics; /* NULL on ranks other than 0 */
+	struct live *live;       /* who else gets them; NULL: nobody.  Borrowed */
 	char *dir;               /* the run directory */
 	json_t *inputs;          /* of inputs.h: of the checkpoint, then of this run; NULL on other ranks */
 	/* Borrowed: what was sampled before, in place of sampling (contraflow replay); NULL for a training
@@ -113,6 +116,7 @@ struct samples {
 	 * groups of one. */
 	double diversity;
 	double rollout_seconds, reward_wait_seconds;
+	double own_seconds; /* of this rank's sampling, waiting for nobody */
 };
 void samples_release(struct samples *s);
 /* Room for the states that the algorithm wants, if any; s->count is known. */
@@ -141,6 +145,7 @@ struct update_stats {
 	bool has_old;
 	double metric[ALGORITHM_NOTES]; /* by algorithm_metrics */
 	double seconds, reduce_seconds;
+	double own_seconds; /* of this rank's forwards and backwards, waiting for nobody */
 	bool stopped; /* somebody was asked to stop: nothing was changed, and nothing here is filled in */
 	/* Of an image, by all ranks; a backward to the adapter counts FORWARDS_OF_BACKWARD. */
 	double forwards;

@@ -1,6 +1,5 @@
 /*
- * update.c -- one optimizer step: the algorithm's pairs of its part of the epoch through the algorithm's
- * loss.
+ * update.c -- one optimizer step: the pairs of its part of the epoch through the algorithm's loss.
  *
  * Shapes: B pairs of a micro-batch, C channels, H height, W width of the latents, P adapter parameters, N
  * numbers that are told of a pair.
@@ -570,6 +569,8 @@ void update_step(struct trainer *t, const struct samples *s, int64_t part, int64
 	sum_groups(t, &w, s, &l);
 	for (int at = 0; at < l.n && !stop_asked(); at += (int)micro)
 		accumulate(t, &w, s, l.v + at, l.n - at < micro ? l.n - at : (int)micro, l.total, &tally);
+	at_stream_wait();
+	u->own_seconds = clock_now() - start;
 	if ((u->stopped = dist_stops(t->dist)))
 		goto out;
 	tally_sums(&tally, sum);

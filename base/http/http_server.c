@@ -191,7 +191,8 @@ static enum MHD_Result send_answer(struct http_server *s, struct call *k, struct
 	if (!r)
 		die("out of memory for an answer of %zu bytes", strlen(a->body));
 	a->body = NULL; /* the response's now */
-	MHD_add_response_header(r, "Content-Type", "application/json");
+	const char *type = a->status == HTTP_OK && k->route ? k->route->type : NULL;
+	MHD_add_response_header(r, "Content-Type", type ? type : "application/json");
 	if (a->status == HTTP_UNAUTHORIZED)
 		MHD_add_response_header(r, "WWW-Authenticate", "Bearer");
 	if (a->status == HTTP_UNAVAILABLE)
@@ -311,7 +312,7 @@ static int listen_on(int *fd, char **url, const struct addrinfo *a, const struct
 	char host[NI_MAXHOST], port[NI_MAXSERV];
 	int on = 1;
 
-	if (!o->token && !is_loopback(a->ai_addr))
+	if (!o->token && !o->anyone && !is_loopback(a->ai_addr))
 		return err_set(
 		    e, "%s can be reached from other machines: set a token, or listen on 127.0.0.1", o->host);
 	*fd = socket(a->ai_family, a->ai_socktype | SOCK_CLOEXEC, a->ai_protocol);

@@ -37,12 +37,14 @@ struct http_answer {
 struct http_route {
 	const char *method, *path; /* a route of GET also answers HEAD */
 	bool open;                 /* for everybody, without the token */
+	const char *type;          /* of its good answers; NULL: application/json */
 	void (*answer)(void *ctx, const struct http_request *r, struct http_answer *a); /* in many threads */
 };
 struct http_server_options {
 	const char *host;               /* name or address of this machine */
 	int port;                       /* 0: any that is free */
 	const char *token;              /* "Authorization: Bearer TOKEN" is asked for; NULL: nothing is */
+	bool anyone;                    /* without a token other machines may ask, too */
 	const struct http_route *route; /* ended by one without a method */
 	void *ctx;
 	size_t body;     /* bytes of a request's body */

@@ -9,20 +9,18 @@
  * that doubles; one that says it cannot score, a batch or an image, goes on.
  */
 #include "base/log.h"
+#include "base/machine/child.h"
 #include "base/mem.h"
 #include "rewards/judges/reply.h"
 #include <errno.h>
-#include <fcntl.h>
 #include <math.h>
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
-#include <spawn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
 #define MOST_REPLY (1 << 26)
@@ -60,7 +58,7 @@ struct child {
 	pid_t pid;     /* 0: none */
 	int in, out;   /* to it, from it */
 	bool warm;     /* it has answered */
-	int64_t failures;
+	_Atomic int64_t failures;
 	struct child *next; /* of all */
 };
 
@@ -116,67 +114,13 @@ static void stop(struct child *c)
 	pthread_mutex_unlock(&lock);
 }
 
-/* Sets c->pid; an errno, or 0. */
-static int spawn(struct child *c, char **argv, const posix_spawn_file_actions_t *files)
-{
-	extern char **environ;
-	posix_spawnattr_t attr;
-	sigset_t ours; /* that this program ignores, for itself alone */
-	int code;
-
-	posix_spawnattr_init(&attr);
-	sigemptyset(&ours);
-	sigaddset(&ours, SIGXFSZ);
-	posix_spawnattr_setsigdefault(&attr, &ours);
-	/* a group of its own, to be killed whole */
-	posix_spawnattr_setflags(&attr, POSIX_SPAWN_SETPGROUP | POSIX_SPAWN_SETSIGDEF);
-	pthread_mutex_lock(&lock);
-	code = posix_spawnp(&c->pid, argv[0], files, &attr, argv, environ);
-	if (code)
-		c->pid = 0;
-	pthread_mutex_unlock(&lock);
-	posix_spawnattr_destroy(&attr);
-	return code;
-}
-
 static int start(struct child *c, struct err *e)
 {
-	int n = c->conf->command.n, to[2], from[2], code;
-	char **argv = mem_zero((size_t)n + 1, sizeof *argv);
-	posix_spawn_file_actions_t files;
-
-	for (int i = 0; i < n; i++)
-		argv[i] = c->conf->command.v[i];
-	if (pipe2(to, O_CLOEXEC)) {
-		free(argv);
-		return err_set(e, "cannot make a pipe: %s", strerror(errno));
-	}
-	if (pipe2(from, O_CLOEXEC)) {
-		close(to[0]);
-		close(to[1]);
-		free(argv);
-		return err_set(e, "cannot make a pipe: %s", strerror(errno));
-	}
-	posix_spawn_file_actions_init(&files);
-	posix_spawn_file_actions_adddup2(&files, to[0], STDIN_FILENO);
-	posix_spawn_file_actions_adddup2(&files, from[1], STDOUT_FILENO);
-	code = spawn(c, argv, &files);
-	posix_spawn_file_actions_destroy(&files);
-	close(to[0]);
-	close(from[1]);
-	if (code) {
-		close(to[1]);
-		close(from[0]);
-		err_set(e, "cannot start '%s': %s", argv[0], strerror(code));
-	} else {
-		c->in = to[1];
-		c->out = from[0];
-		c->warm = false;
-		fcntl(c->in, F_SETFL, O_NONBLOCK);
-		fcntl(c->out, F_SETFL, O_NONBLOCK);
-	}
-	free(argv);
-	return code ? -1 : 0;
+	pthread_mutex_lock(&lock);
+	int ret = child_start(&c->pid, &c->in, &c->out, c->conf->command.v, c->conf->command.n, e);
+	pthread_mutex_unlock(&lock);
+	c->warm = false;
+	return ret;
 }
 
 /* Waits until fd is ready for `events`; -1 when the time is up. */
@@ -196,32 +140,12 @@ static int wait_for(int fd, short events, double end, struct err *e)
 	}
 }
 
-/* Writing to a child that has gone raises SIGPIPE, which would end the job: it is blocked in this thread
- * meanwhile, and taken back when it came. */
-static ssize_t write_quietly(int fd, const void *data, size_t n)
-{
-	sigset_t pipe_only, old, pending;
-	ssize_t k;
-
-	sigemptyset(&pipe_only);
-	sigaddset(&pipe_only, SIGPIPE);
-	sigpending(&pending);
-	pthread_sigmask(SIG_BLOCK, &pipe_only, &old);
-	k = write(fd, data, n);
-	int code = errno;
-	if (k < 0 && code == EPIPE && !sigismember(&pending, SIGPIPE))
-		sigtimedwait(&pipe_only, NULL, &(struct timespec) { 0 });
-	pthread_sigmask(SIG_SETMASK, &old, NULL);
-	errno = code;
-	return k;
-}
-
 static int send_all(struct child *c, const void *data, size_t n, double end, struct err *e)
 {
 	const char *p = data;
 
 	while (n) {
-		ssize_t k = write_quietly(c->in, p, n);
+		ssize_t k = child_write(c->in, p, n);
 
 		if (k > 0) {
 			p += k;
@@ -287,22 +211,6 @@ static int receive_frame(struct child *c, char **data, size_t *n, double end, st
 
 /* ---- The reward ---------------------------------------------------------------------------------- */
 
-/* Is there such a program, in $PATH unless its name has a slash? */
-static int find_program(const char *name, struct err *e)
-{
-	const char *path = getenv("PATH");
-	bool found = strchr(name, '/') && !access(name, X_OK);
-
-	for (const char *at = path ? path : "", *end; !found && !strchr(name, '/') && *at;
-	     at = end + !!*end) {
-		end = at + strcspn(at, ":");
-		char *file = mem_printf("%.*s/%s", (int)(end - at), at, name);
-		found = !access(file, X_OK);
-		free(file);
-	}
-	return found || !path ? 0 : err_set(e, "cannot start '%s': %s", name, strerror(errno));
-}
-
 static int open_exec(void **state, const void *conf, struct err *e)
 {
 	struct child *c = mem_zero(1, sizeof *c);
@@ -311,7 +219,7 @@ static int open_exec(void **state, const void *conf, struct err *e)
 	for (int i = 0, n = 0; i < c->conf->command.n && n < (int)sizeof c->what; i++)
 		n += snprintf(c->what + n, sizeof c->what - (size_t)n, "%s%s", i ? " " : "",
 			      c->conf->command.v[i]);
-	if (find_program(c->conf->command.v[0], e)) {
+	if (child_find(c->conf->command.v[0], e)) {
 		free(c);
 		return -1;
 	}
@@ -384,10 +292,10 @@ static void score_batch(struct child *c, const struct reward_item *item, int n, 
 			return;
 		}
 		/* the first, and then ever more rarely: a judge that never works must not fill the log */
-		c->failures++;
-		if ((c->failures & (c->failures - 1)) == 0)
+		int64_t failures = ++c->failures;
+		if ((failures & (failures - 1)) == 0)
 			log_warn("reward exec ('%s'): %s; starting it again (%lld failures so far)", c->what,
-				 e.msg, (long long)c->failures);
+				 e.msg, (long long)failures);
 		stop(c);
 	}
 	free(header);
@@ -405,6 +313,11 @@ static int score(void *state, const struct reward_item *item, int n, struct rewa
 	return 0;
 }
 
+static int64_t restarts(const void *state)
+{
+	return ((const struct child *)state)->failures;
+}
+
 const struct reward_type reward_exec = {
 	.abi = REWARD_ABI,
 	.name = "exec",
@@ -417,4 +330,5 @@ const struct reward_type reward_exec = {
 	.check = reply_check,
 	.score = score,
 	.close = close_exec,
+	.restarts = restarts,
 };

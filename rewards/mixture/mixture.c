@@ -70,8 +70,10 @@ static bool finish(struct mixture *m, struct task *t, const struct err *e)
 		at = &(*at)->next;
 	*at = t->next;
 	a->inside--;
-	if (in_time)
+	if (in_time) {
 		queue_settle(m, t, e);
+		queue_count(m, t, clock_now());
+	}
 	a->stuck -= !in_time;
 	m->stuck -= !in_time;
 	queue_free(t);
@@ -408,6 +410,25 @@ int mixture_load(struct mixture *m, struct err *e)
 void mixture_set_group(struct mixture *m, int k, bool group)
 {
 	m->entry[k].group = group;
+}
+
+void mixture_pace(struct mixture *m, int k, struct mixture_pace *p)
+{
+	const struct reward_type *type = m->entry[k].type;
+
+	*p = (struct mixture_pace) { 0 };
+	if (m->backend)
+		return;
+	pthread_mutex_lock(&m->lock);
+	struct activity *a = &m->activity[k];
+	p->calls = a->calls;
+	p->seconds = a->seconds;
+	p->longest = a->longest;
+	p->given_up = a->given_up;
+	a->calls = 0;
+	a->seconds = a->longest = 0;
+	pthread_mutex_unlock(&m->lock);
+	p->restarts = type->restarts ? type->restarts(m->entry[k].state) : 0;
 }
 
 int mixture_check_all(struct mixture *m, const struct reward_item *item, int n, int *bad, struct err *e)

@@ -71,6 +71,14 @@ const struct mixture_entry *mixture_at(const struct mixture *m, int k);
 const char *mixture_sub(const struct mixture_entry *k, int j);
 /* The column of reward k's sub-score of that name; -1: it has none. */
 int mixture_sub_at(const struct mixture *m, int k, const char *name);
+/* How an entry's calls went in this process: those that were over, seconds of all and of the longest, since
+ * this was last asked; and so far, calls that were given up and starts of its process after the first. Zeros
+ * where somebody else scores. */
+struct mixture_pace {
+	int64_t calls, given_up, restarts;
+	double seconds, longest;
+};
+void mixture_pace(struct mixture *m, int k, struct mixture_pace *p);
 bool mixture_has_quorum(const struct mixture *m); /* some reward may be left out of a group */
 bool mixture_has_groups(const struct mixture *m); /* some reward gets whole groups */
 /* Can all rewards score this prompt?  Of several, *bad is the first that cannot be scored. */

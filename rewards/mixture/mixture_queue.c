@@ -145,12 +145,23 @@ static double end_of(const struct mixture *m, const struct task *t, bool runs)
 	return (runs ? since : fmax(since, m->activity[t->reward].stuck_since)) + deadline;
 }
 
+void queue_count(struct mixture *m, const struct task *t, double now)
+{
+	struct activity *a = &m->activity[t->reward];
+	double took = now - t->since;
+
+	a->calls++;
+	a->seconds += took;
+	a->longest = fmax(a->longest, took);
+}
+
 /* A call that runs goes on for nobody; another worker takes its worker's place. */
 static void give_up(struct mixture *m, struct task *t, const struct err *e, double now)
 {
 	struct activity *a = &m->activity[t->reward];
 
 	queue_settle(m, t, e);
+	queue_count(m, t, now);
 	a->stuck++;
 	a->stuck_since = now;
 	m->stuck++;

@@ -35,6 +35,9 @@ struct activity {
 	int stuck;  /* those given up */
 	double stuck_since;
 	int64_t given_up; /* ever */
+	/* Since mixture_pace was asked: calls that are over, those given up counted. */
+	int64_t calls;
+	double seconds, longest;
 };
 
 struct mixture {
@@ -70,6 +73,8 @@ struct task *queue_unlink(struct mixture *m, struct task **at);
 /* The task's scores, or the reason e of their lack, are its set's; the set has one task less to wait for. */
 void queue_settle(struct mixture *m, struct task *t, const struct err *e);
 void queue_free(struct task *t);
+/* A call is over, or nobody waits for it any more. */
+void queue_count(struct mixture *m, const struct task *t, double now);
 /* Gives up what is over its deadline; returns when the next will be. */
 double queue_expire(struct mixture *m);
 /* Sleeps until something is done or the next deadline, as queue_expire told it. */

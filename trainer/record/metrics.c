@@ -16,6 +16,8 @@ struct metrics {
 	struct text lines; /* that are not written yet */
 	struct tensorboard *tb;
 	int64_t rows, unwritten;
+	void (*listener)(void *ctx, const char *json, size_t n);
+	void *listener_ctx;
 	char **told; /* tags that the event file has a description of */
 	int n_told, cap_told;
 	int n, cap;
@@ -196,6 +198,12 @@ void metrics_close(struct metrics *m)
 	free(m);
 }
 
+void metrics_listen(struct metrics *m, void (*row)(void *ctx, const char *json, size_t n), void *ctx)
+{
+	m->listener = row;
+	m->listener_ctx = ctx;
+}
+
 void metrics_add(struct metrics *m, const char *name, double v)
 {
 	MEM_PUSH(m->v, m->n, m->cap) = (struct metric) { mem_str(name), v, NULL };
@@ -232,6 +240,7 @@ void metrics_add_counts(struct metrics *m, const char *name, const double *v, in
 int metrics_write(struct metrics *m, int64_t step, struct err *e)
 {
 	struct text *line = &m->lines;
+	size_t from = line->n;
 
 	text_printf(line, "{\"step\": %lld", (long long)step);
 	for (int i = 0; i < m->n; i++) {
@@ -246,6 +255,8 @@ int metrics_write(struct metrics *m, int64_t step, struct err *e)
 			put_event(m, m->v[i].name, step, m->v[i].v);
 	}
 	text_add(line, "}\n");
+	if (m->listener)
+		m->listener(m->listener_ctx, line->s + from, line->n - from - 1);
 	m->unwritten++;
 	forget(m);
 	return metrics_flush(m, e);

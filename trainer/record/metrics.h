@@ -16,6 +16,8 @@ struct metrics;
 int metrics_open(struct metrics **m, const char *dir, int64_t step, int64_t rows, bool tensorboard,
 		 struct err *e);
 void metrics_close(struct metrics *m); /* NULL is fine; what could not be written is lost */
+/* Gets every row from now on, when it is made: JSON without a line's end, n bytes; NULL: nobody does. */
+void metrics_listen(struct metrics *m, void (*row)(void *ctx, const char *json, size_t n), void *ctx);
 /* Into the step that is being collected; the line keeps the order of the calls.  A name once a step. */
 void metrics_add(struct metrics *m, const char *name, double v);
 /* The same of many values: {"low": least, "high": greatest, "counts": [of METRICS_BUCKETS equal buckets

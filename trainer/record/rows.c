@@ -72,6 +72,10 @@ void rows_step(struct trainer *t, const struct samples *s, const struct update_s
 	metrics_add(m, "time/reward_wait", time->reward_wait);
 	metrics_add(m, "time/update", time->update);
 	metrics_add(m, "time/all_reduce", time->reduce);
+	if (t->saved_seconds > 0)
+		metrics_add(m, "time/checkpoint", t->saved_seconds);
+	t->saved_seconds = 0;
+	pace_add(&time->pace, m, t->mixture);
 	metrics_add(m, "time/train_total", t->at.train_seconds);
 	metrics_add(m, "time/device_total",
 		    t->pipeline.device == AT_CUDA ? t->at.train_seconds * t->dist->ranks : t->at.cpu_seconds);

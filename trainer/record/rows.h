@@ -5,11 +5,14 @@
  */
 #ifndef ROWS_H
 #define ROWS_H
+#include "trainer/live/pace.h"
 #include "trainer/trainer.h"
 
 /* Seconds of an epoch by phase. */
 struct round_times {
 	double rollout, reward_wait, update, reduce;
+	double own_update; /* of this rank, waiting for nobody */
+	struct pace pace;
 	/* Forwards of the rollout, by all ranks.  They are the epoch's, however often an early end made it
 	 * sample again: the run's sum gets them when the epoch is over. */
 	double sampled;

@@ -358,6 +358,8 @@ static int begin(struct trainer *t, struct rundir *r, bool found, const char *co
 			  ? -1
 			  : 0;
 		t->at.rows = ret ? 0 : metrics_rows(t->metrics);
+		if (!ret && t->live && !(ret = live_begin(t->live, t->dir, found, t->at.step, e)))
+			metrics_listen(t->metrics, live_row, t->live);
 	}
 	json_decref(t->inputs);
 	t->inputs = inputs;

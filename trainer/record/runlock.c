@@ -16,28 +16,23 @@
 
 #define TRIES 16 /* files that vanish between two looks at them */
 
-struct holder {
-	char host[64], since[32];
-	long pid;
-};
-
 /* False: nobody's name is in it. */
-static bool read_holder(int fd, struct holder *h)
+static bool read_holder(int fd, struct runlock_holder *h)
 {
 	char line[160];
 	ssize_t n = pread(fd, line, sizeof line - 1, 0);
 
-	*h = (struct holder) { "", "", 0 };
+	*h = (struct runlock_holder) { "", "", 0 };
 	line[n > 0 ? n : 0] = '\0';
 	return sscanf(line, "%63s %ld %31s", h->host, &h->pid, h->since) == 3;
 }
 
-static void own_name(struct holder *h)
+static void own_name(struct runlock_holder *h)
 {
 	time_t now = time(NULL);
 	struct tm tm;
 
-	*h = (struct holder) { "", "", (long)getpid() };
+	*h = (struct runlock_holder) { "", "", (long)getpid() };
 	if (gethostname(h->host, sizeof h->host - 1) || !*h->host)
 		snprintf(h->host, sizeof h->host, "localhost");
 	strftime(h->since, sizeof h->since, "%Y-%m-%dT%H:%M:%S", localtime_r(&now, &tm));
@@ -45,7 +40,7 @@ static void own_name(struct holder *h)
 
 static int refuse(int fd, const char *path, struct err *e)
 {
-	struct holder h;
+	struct runlock_holder h;
 	char *dir = file_dir(path);
 
 	if (read_holder(fd, &h))
@@ -79,7 +74,7 @@ static int lock(int fd, const char *path, struct err *e)
 
 static int without_locks(int fd, const char *path, struct err *e)
 {
-	struct holder h, own;
+	struct runlock_holder h, own;
 
 	own_name(&own);
 	if (read_holder(fd, &h) && !strcmp(h.host, own.host) && h.pid != own.pid &&
@@ -122,7 +117,7 @@ static int try(struct runlock *l, bool *again, struct err *e)
 
 static int sign(struct runlock *l, struct err *e)
 {
-	struct holder h;
+	struct runlock_holder h;
 	char line[160];
 
 	ssize_t n_old = pread(l->fd, l->old, sizeof l->old - 1, 0);
@@ -164,6 +159,18 @@ void runlock_drop(struct runlock *l, bool undo)
 	}
 	free(l->path);
 	*l = (struct runlock) { .fd = -1 };
+}
+
+bool runlock_holder(const char *dir, struct runlock_holder *h)
+{
+	char *path = file_join(dir, "lock");
+	int fd = io_open(path, O_RDONLY, 0);
+	bool named = fd >= 0 && read_holder(fd, h);
+
+	if (fd >= 0)
+		close(fd);
+	free(path);
+	return named;
 }
 
 bool runlock_held(const char *dir)

@@ -24,6 +24,12 @@ struct runlock {
 int runlock_take(struct runlock *l, const char *dir, struct err *e);
 /* `undo`: the file is as it was before, or gone.  Nothing when it was not taken. */
 void runlock_drop(struct runlock *l, bool undo);
+/* Whose name the file holds: who has the lock, or was killed with it.  False: nobody's. */
+struct runlock_holder {
+	char host[64], since[32];
+	long pid;
+};
+bool runlock_holder(const char *dir, struct runlock_holder *h);
 /* Whether a process works in this run now; nothing is changed.  False where that cannot be told. */
 bool runlock_held(const char *dir);
 
