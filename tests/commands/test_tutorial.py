@@ -22,6 +22,8 @@ ELSEWHERE = {
     ".venv/bin/python tools/export_mask2former.py": "tests/golden/test_exports.py", "CC=clang CXX=clang++ meson setup build-fuzz": "tests/meson.build", "ninja -C build-fuzz": "tests/meson.build",
     "build/contraflow probe text --model MODEL": "tests/golden/test_pipeline.py", "build/contraflow pretrain configs/shapes-pretrain.yaml": "tests/commands/test_ends.py",
 }  # fmt: skip
+# Pages whose commands want another program beside them.
+PAGES_ELSEWHERE = {"docs/live.md": "tests/commands/test_live.py"}
 
 
 def blocks(name):
@@ -110,9 +112,10 @@ def test_commands(name, place):
 
 def test_all_are_run():
     """A page with commands is one of those above; what is left to others is in their files."""
-    mine = {"README.md", "docs/tutorial.md", *test_commands.pytestmark[0].args[1]}
+    mine = {"README.md", "docs/tutorial.md", *test_commands.pytestmark[0].args[1], *PAGES_ELSEWHERE}
     pages = ["README.md", *(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md"))]
     assert {p for p in pages if any(kind == "sh" for kind, _ in blocks(p))} <= mine
+    assert all((ROOT / where).is_file() and (ROOT / page).is_file() for page, where in PAGES_ELSEWHERE.items())
     for begin, where in ELSEWHERE.items():
         assert any(line.startswith(begin) for p in pages for kind, text in blocks(p) if kind == "sh" for line in text.splitlines()), begin
         assert (ROOT / where).is_file(), where
