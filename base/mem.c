@@ -12,9 +12,14 @@ static bool fails(void)
 	return io_faults && io_fault(IO_ALLOC, NULL);
 }
 
+void *mem_try(size_t n)
+{
+	return fails() ? NULL : malloc(n ? n : 1);
+}
+
 void *mem_alloc(size_t n)
 {
-	void *p = fails() ? NULL : malloc(n ? n : 1);
+	void *p = mem_try(n);
 
 	if (!p)
 		die("out of memory (%zu bytes wanted)", n);

@@ -1,10 +1,10 @@
 /* cmd_config.c -- contraflow config: what a configuration resolves to, and what there is to configure. */
 #include "base/mem.h"
 #include "rewards/mixture/mixture.h"
-#include "trainer/experiment.h"
 #include "commands/import/import.h"
 #include "commands/options.h"
 #include "trainer/pretrain/pretrain.h"
+#include "trainer/prompt_sets.h"
 #include "trainer/record/metric_table.h"
 #include <stdio.h>
 #include <stdlib.h>
@@ -62,14 +62,19 @@ static void all_tables(bool docs)
 		    "\n\n# `contraflow train`\n\n"
 		    "An experiment may run in stages, in the order of the file: `stages: {NAME: {...}, "
 		    "...}`. A stage may have any section except run, ranks, model and lora; its keys "
-		    "override the file's, and its `rewards` and `eval.rewards`, if given, replace the file's "
-		    "as a "
-		    "whole. The "
+		    "override the file's, and its `rewards`, `eval.rewards` and `prompts.sets` (or "
+		    "`prompts.train`), if given, replace the file's as a whole. The "
 		    "adapter, the optimizer's moments and the counters carry over from stage to stage. "
 		    "`max_steps`, `max_seconds` and the schedules of the learning rate and the old policy "
 		    "count the steps of the stage.\n\n");
-	for (const struct experiment_section *s = experiment_sections; s->name; s++)
+	for (const struct experiment_section *s = experiment_sections; s->name; s++) {
 		table(&t, docs, s->doc, s->fields, s->name);
+		if (!strcmp(s->name, "prompts"))
+			table(&t, docs,
+			      "Several sets of prompts, in place of prompts.train: each may have, beside "
+			      "these keys, `rewards: {NAME: WEIGHT, ...}` (docs/rewards.md)",
+			      prompt_set_fields, "prompts.sets.NAME");
+	}
 	for (int i = 0; algorithms[i]; i++) {
 		char *title = mem_printf("Algorithm `%s`: %s", algorithms[i]->name, algorithms[i]->doc);
 

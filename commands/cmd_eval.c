@@ -8,6 +8,7 @@
 #include "trainer/judging.h"
 #include "commands/keep.h"
 #include "commands/options.h"
+#include "trainer/prompt_sets.h"
 #include "trainer/reward_ranks.h"
 #include "commands/session.h"
 #include "dist/startup.h"
@@ -27,11 +28,14 @@ struct eval_options {
 /* The rewards of --config, else those of the run, else geneval with its defaults. */
 static struct conf_node *read_rewards(const struct eval_options *r, struct err *e)
 {
-	if (r->used->from && (!r->config || !strcmp(r->used->from, r->config)))
-		return conf_copy(r->used->x.tree, "");
-	struct conf_node *tree = r->config ? conf_read(r->config, e) : conf_empty();
+	bool own = r->used->from && (!r->config || !strcmp(r->used->from, r->config));
+	struct conf_node *tree = own         ? conf_copy(r->used->x.tree, "")
+				 : r->config ? conf_read(r->config, e)
+					     : conf_empty();
 
-	if (r->config || !conf_set(tree, "rewards={geneval: {}}", e))
+	if (tree && (!own || r->prompts))
+		conf_remove(tree, "prompts"); /* its sets are of other prompts */
+	if (own || r->config || !conf_set(tree, "rewards={geneval: {}}", e))
 		return tree;
 	conf_node_free(tree);
 	return NULL;
@@ -50,6 +54,7 @@ static int open_set(void *ctx, struct mixture **m, int set, struct err *e)
 /* What --against names, and its evaluation. */
 struct other {
 	struct eval_result result, difference;
+	const char *prompts; /* the files of both */
 };
 
 static const char *name_of(const struct eval_options *r)
@@ -63,7 +68,7 @@ static json_t *report(const struct session *s, const struct eval_options *r, con
 	json_t *j = eval_json(result), *how = session_json(s, r->used);
 
 	json_object_set_new(how, "version", json_string(version()));
-	json_object_set_new(how, "prompts", json_words(r->prompts));
+	json_object_set_new(how, "prompts", json_words(other->prompts));
 	json_object_set_new(how, "images_per_prompt", json_integer(r->per));
 	json_object_set_new(how, "seed", json_integer(r->seed));
 	json_object_set_new(j, "protocol", how);
@@ -135,11 +140,14 @@ static int score(struct dist *d, struct session *s, const struct eval_options *r
 	struct album album = { 0 };
 	struct mixture *m = NULL;
 	struct conf_node *tree = read_rewards(r, e);
-	int ret = !tree || reward_ranks_open(&m, d, tree, 0, e) || prompts_read(&prompts, r->prompts, e) ||
+	int ret = !tree || reward_ranks_open(&m, d, tree, 0, e) ||
+			  (r->prompts ? prompts_read(&prompts, r->prompts, e)
+				      : prompts_read_test(&prompts, &r->used->x, e)) ||
 			  judging_check(m, &prompts, e) || mixture_load(m, e)
 		      ? -1
 		      : 0;
 
+	other.prompts = prompts.path;
 	conf_node_free(tree);
 	ret = dist_agree(d, ret, e);
 	if (!ret)
@@ -207,7 +215,7 @@ static int settle(struct eval_options *r, struct err *e)
 		r->seed = x ? x->run.seed : 0;
 	if (isnan(r->max_unavailable))
 		r->max_unavailable = x ? x->eval.max_unavailable : 0.5;
-	if (!r->prompts)
+	if (!r->prompts && !(x && x->n_sets && prompts_have_test(x)))
 		return err_set(e, "eval: --prompts FILE is needed");
 	if (r->per < 1)
 		return err_set(e, "eval: --images-per-prompt must be at least 1");

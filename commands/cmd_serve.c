@@ -17,7 +17,7 @@
 struct serve_options {
 	struct reward_options rewards;
 	const char *host, *token_env;
-	int64_t port, body, items, side, pixels, connections, requests;
+	int64_t port, body, items, side, pixels, connections, per_address, requests;
 	double idle, deadline;
 	bool quiet;
 };
@@ -92,6 +92,7 @@ static int serve(struct mixture *m, const struct serve_options *o, struct err *e
 					 .ctx = &service,
 					 .body = (size_t)o->body << 20,
 					 .connections = (int)o->connections,
+					 .per_address = (int)o->per_address,
 					 .requests = (int)o->requests,
 					 .idle = o->idle,
 					 .deadline = o->deadline };
@@ -115,9 +116,13 @@ static int check(const struct serve_options *o, int n, struct err *e)
 		const char *name;
 		int64_t value, least, most;
 	} range[] = {
-		{ "port", o->port, 0, 65535 },         { "max-body", o->body, 1, 4096 },
-		{ "max-items", o->items, 1, 65536 },   { "max-side", o->side, 1, 65535 },
-		{ "max-pixels", o->pixels, 1, 4096 },  { "connections", o->connections, 1, 10000 },
+		{ "port", o->port, 0, 65535 },
+		{ "max-body", o->body, 1, 4096 },
+		{ "max-items", o->items, 1, 65536 },
+		{ "max-side", o->side, 1, 65535 },
+		{ "max-pixels", o->pixels, 1, 4096 },
+		{ "connections", o->connections, 1, 10000 },
+		{ "per-address", o->per_address, 1, 10000 },
 		{ "requests", o->requests, 1, 10000 },
 	};
 	const char *token = o->token_env ? getenv(o->token_env) : NULL;
@@ -155,6 +160,7 @@ static int run(int argc, char **argv, struct err *e)
 				   .side = 8192,
 				   .pixels = 64,
 				   .connections = 256,
+				   .per_address = 128,
 				   .requests = 32,
 				   .idle = 60,
 				   .deadline = 300 };
@@ -171,6 +177,8 @@ static int run(int argc, char **argv, struct err *e)
 		{ "max-pixels", 'i', &o.pixels, "MPIXEL",
 		  "most pixels in all images of a request (default 64)" },
 		{ "connections", 'i', &o.connections, "N", "most connections at a time (default 256)" },
+		{ "per-address", 'i', &o.per_address, "N",
+		  "most connections at a time from one address; more are answered with 503 (default 128)" },
 		{ "requests", 'i', &o.requests, "N",
 		  "most requests at a time; more are answered with 503 (default 32)" },
 		{ "idle", 'r', &o.idle, "S",

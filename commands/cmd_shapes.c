@@ -60,6 +60,8 @@ static int run(int argc, char **argv, struct err *e)
 		return err_set(e, "shapes: nothing to do; usage: contraflow shapes %s", cmd_shapes.usage);
 	if (render && !out)
 		return err_set(e, "shapes: --render needs -o DIR");
+	if ((render && file_can_fill(out, e)) || (prompts && file_can_fill(prompts, e)))
+		return err_in(e, "shapes");
 	tree = conf_empty();
 	for (int i = 0; i < set.n && !ret; i++)
 		ret = conf_set(tree, set.v[i], e);

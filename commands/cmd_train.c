@@ -44,7 +44,7 @@ static int train_in(struct rundir *r, struct dist *d, struct experiment *x, cons
 	int64_t stage = r->resumes ? checkpoint_stage(r->path, d) : 0;
 
 	stage = stage < 0 || stage >= experiment_stages(x) ? 0 : stage; /* rundir_open refuses it */
-	if (trainer_open(&t, x, d, stage, r->resumes ? r->path : NULL, archives, e))
+	if (trainer_open(&t, x, d, stage, r->resumes ? r->path : NULL, archives, NULL, e))
 		return -1;
 	t.live = live;
 	int ret = rundir_open(&t, r, words, e);
@@ -122,6 +122,17 @@ static int check_replay(const struct experiment *x, struct err *e)
 	return 0;
 }
 
+/* A reward rank, whose end is told in the run's log. */
+static void serve(struct dist *d, struct experiment *x, const struct request *q)
+{
+	char *path = rundir_path(x, q->dir), *log = file_join(path, "log.txt");
+
+	log_end_in(log);
+	reward_ranks_serve(d, &(struct remote_sets) { x, open_set }, x->run.device);
+	free(log);
+	free(path);
+}
+
 static int read_and_train(struct dist *d, const struct request *q, struct err *e)
 {
 	struct experiment x;
@@ -147,7 +158,7 @@ static int read_and_train(struct dist *d, const struct request *q, struct err *e
 		  : 0;
 	alive_advice("--resume goes on from the run's newest checkpoint, if there is one");
 	if (!ret && d->serves)
-		reward_ranks_serve(d, &(struct remote_sets) { &x, open_set }, x.run.device);
+		serve(d, &x, q);
 	else if (!ret)
 		ret = train(d, &x, q, e);
 	experiment_release(&x);

@@ -66,7 +66,8 @@ int reward_options_open(struct mixture **m, const struct reward_options *o, stru
 	int ret = tree ? read_rewards(tree, o, command, e) : -1;
 
 	if (!ret) {
-		conf_remove(tree, "eval"); /* rewards of evaluations */
+		conf_remove(tree, "eval");    /* rewards of evaluations */
+		conf_remove(tree, "prompts"); /* whose sets say which rewards score which prompts */
 		ret = mixture_open(m, tree, at_threads(), e);
 	}
 	if (!ret)

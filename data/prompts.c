@@ -157,6 +157,45 @@ int prompts_read(struct prompts *p, const char *path, struct err *e)
 	return ret;
 }
 
+void prompts_add_set(struct prompts *p, const char *name, double weight, bool by_tag, struct prompts *add)
+{
+	const char *file = add->path ? add->path : "", *before = p->path ? p->path : "";
+	char *path = mem_printf("%s%s%s", before, *before && *file ? ", " : "", file);
+
+	p->set = mem_grow(p->set, (size_t)p->sets + 1, sizeof *p->set);
+	p->set[p->sets++] = (struct prompt_set) { .name = mem_str(name),
+						  .path = mem_str(file),
+						  .weight = weight,
+						  .by_tag = by_tag,
+						  .begin = p->n,
+						  .n = add->n };
+	p->v = mem_grow(p->v, (size_t)(p->n + add->n), sizeof *p->v);
+	memcpy(p->v + p->n, add->v, (size_t)add->n * sizeof *p->v);
+	p->n += add->n;
+	free(p->path);
+	p->path = path;
+	free(add->v);
+	free(add->path);
+	*add = (struct prompts) { 0 };
+}
+
+int prompts_set_of(const struct prompts *p, int64_t i)
+{
+	for (int k = 0; k < p->sets; k++)
+		if (i < p->set[k].begin + p->set[k].n)
+			return k;
+	return 0;
+}
+
+char *prompts_where(const struct prompts *p, int64_t i)
+{
+	const struct prompt_set *set = p->sets ? &p->set[prompts_set_of(p, i)] : NULL;
+
+	return mem_printf("%s: prompt %lld ('%.80s')", set ? set->path : p->path,
+			  (long long)(set ? i - set->begin : i) + 1, p->v[i].text);
+}
+
+/* Only files that stand alone are copied. */
 void prompts_copy(struct prompts *p, const struct prompts *from)
 {
 	*p = (struct prompts) { .n = from->n, .path = mem_str(from->path) };
@@ -174,6 +213,11 @@ void prompts_free(struct prompts *p)
 		free(p->v[i].meta);
 		free(p->v[i].tag);
 	}
+	for (int k = 0; k < p->sets; k++) {
+		free(p->set[k].name);
+		free(p->set[k].path);
+	}
+	free(p->set);
 	free(p->v);
 	free(p->path);
 	*p = (struct prompts) { 0 };
@@ -244,38 +288,100 @@ static int64_t deal(struct pile *d, uint64_t seed, int64_t epoch, uint64_t strid
 	return d->deck[d->next++];
 }
 
-/* One pile a tag, in order of first appearance; or one for all. */
-static struct pile *make_piles(const struct prompts *p, bool by_tag, int *count)
-{
-	struct pile *piles = NULL;
-	int n = 0;
+/* The piles of one set. */
+struct piles {
+	struct pile *v;
+	int n;
+	int64_t dealt; /* of this epoch */
+};
 
-	for (int64_t i = 0; i < p->n; i++) {
+/* One pile a tag, in order of first appearance; or one for all. */
+static struct piles make_piles(const struct prompts *p, int64_t begin, int64_t count, bool by_tag,
+			       uint64_t stream)
+{
+	struct piles all = { 0 };
+
+	for (int64_t i = begin; i < begin + count; i++) {
 		const char *tag = by_tag ? p->v[i].tag : "";
 		int t = 0;
-		while (t < n && strcmp(piles[t].tag, tag))
+		while (t < all.n && strcmp(all.v[t].tag, tag))
 			t++;
-		if (t == n) {
-			piles = mem_grow(piles, (size_t)++n, sizeof *piles);
-			piles[t] = (struct pile) { .tag = tag, .id = (uint64_t)t };
-			piles[t].deck = mem_alloc((size_t)p->n * sizeof *piles[t].deck);
+		if (t == all.n) {
+			all.v = mem_grow(all.v, (size_t)++all.n, sizeof *all.v);
+			all.v[t] = (struct pile) { .tag = tag, .id = stream + (uint64_t)t };
+			all.v[t].deck = mem_alloc((size_t)count * sizeof *all.v[t].deck);
 		}
-		piles[t].deck[piles[t].n++] = i;
+		all.v[t].deck[all.v[t].n++] = i;
 	}
-	*count = n;
-	return piles;
+	return all;
+}
+
+static int64_t draw_next(struct piles *s, uint64_t seed, int64_t epoch)
+{
+	return deal(&s->v[(s->dealt++ + epoch) % s->n], seed, epoch, (uint64_t)s->n);
+}
+
+static void free_piles(struct piles *s)
+{
+	for (int t = 0; t < s->n; t++)
+		free(s->v[t].deck);
+	free(s->v);
 }
 
 void prompts_draw(const struct prompts *p, uint64_t seed, int64_t epoch, int64_t groups, bool by_tag,
 		  int64_t *out)
 {
-	int n;
-	struct pile *piles = make_piles(p, by_tag, &n);
+	struct piles all = make_piles(p, 0, p->n, by_tag, 0);
 
 	for (int64_t g = 0; g < groups; g++)
-		out[g] = deal(&piles[(g + epoch) % n], seed, epoch, (uint64_t)n);
-	for (int t = 0; t < n; t++)
-		free(piles[t].deck);
+		out[g] = draw_next(&all, seed, epoch);
+	free_piles(&all);
+}
+
+#define STREAM_OF_SET                                                                                        \
+	((uint64_t)1 << 25) /* above any count of shuffles in an epoch; 64 of them are below 2^32 */
+
+/* The set that is furthest behind: of the first `total` groups it should have total * weight / sum. */
+static int next_set(const struct prompts *p, const struct piles *piles, const int64_t *dealt, double sum,
+		    double total)
+{
+	double most = 0;
+	int set = -1;
+
+	for (int k = 0; k < p->sets; k++) {
+		double have = (double)(dealt[k] + piles[k].dealt),
+		       behind = total * p->set[k].weight - have * sum; /* exact where weights are whole */
+
+		if (!(p->set[k].weight > 0) || (set >= 0 && !(behind > most)))
+			continue;
+		set = k;
+		most = behind;
+	}
+	return set;
+}
+
+void prompts_draw_sets(const struct prompts *p, uint64_t seed, int64_t epoch, int64_t groups, bool by_tag,
+		       const int64_t *dealt, int64_t *out)
+{
+	struct piles *piles;
+	double sum = 0, total = 0;
+
+	if (!p->sets) {
+		prompts_draw(p, seed, epoch, groups, by_tag, out);
+		return;
+	}
+	piles = mem_zero((size_t)p->sets, sizeof *piles);
+	for (int k = 0; k < p->sets; k++) {
+		const struct prompt_set *s = &p->set[k];
+
+		piles[k] = make_piles(p, s->begin, s->n, s->by_tag, (uint64_t)k * STREAM_OF_SET);
+		sum += s->weight;
+		total += (double)dealt[k];
+	}
+	for (int64_t g = 0; g < groups; g++)
+		out[g] = draw_next(&piles[next_set(p, piles, dealt, sum, ++total)], seed, epoch);
+	for (int k = 0; k < p->sets; k++)
+		free_piles(&piles[k]);
 	free(piles);
 }
 

@@ -17,13 +17,30 @@ struct prompt {
 	char *meta; /* the line's JSON object as compact text; "{}" for .txt */
 	char *tag;  /* meta's "tag", or "" */
 };
+/* Some of the prompts: a file of its own, whose images are scored by rewards of its own. */
+struct prompt_set {
+	char *name, *path;
+	double weight; /* its share of the prompts that are trained, among those of all sets */
+	bool by_tag;   /* as prompts_draw's */
+	int64_t begin, n;
+};
+#define PROMPT_SETS 64 /* at most */
 struct prompts {
 	int64_t n;
 	struct prompt *v;
-	char *path;
+	char *path;             /* of several: all of them, for messages */
+	struct prompt_set *set; /* one behind the other; NULL: a file that stands alone */
+	int sets;
 };
 int prompts_read(struct prompts *p, const char *path,
 		 struct err *e); /* an empty file is an error, as is a line without `prompt` */
+/* The prompts of file `add`, which is emptied, go behind those of p ({ 0 } at first), as a set; none ({ 0 })
+ * make a set without prompts. */
+void prompts_add_set(struct prompts *p, const char *name, double weight, bool by_tag, struct prompts *add);
+/* The set of prompt i; 0 where there are none. */
+int prompts_set_of(const struct prompts *p, int64_t i);
+/* "FILE: prompt 3 ('...')" for messages, counted from 1 in the prompt's own file; free() */
+char *prompts_where(const struct prompts *p, int64_t i);
 void prompts_copy(struct prompts *p, const struct prompts *from);
 void prompts_free(struct prompts *p);
 /* How many of the distinct texts of `held` stand in `trained` too; *first is the first of them in held, or
@@ -40,6 +57,15 @@ void prompts_warn_seen(const struct prompts *held, const struct prompts *trained
  */
 void prompts_draw(const struct prompts *p, uint64_t seed, int64_t epoch, int64_t groups, bool by_tag,
 		  int64_t *out);
+
+/*
+ * The same where there are sets: each of the groups goes to the set that is furthest behind its share of all
+ * (the largest remainder; of equal ones the first), and within a set by its own permutation.  dealt[k]:
+ * groups that set k got in the epochs before.  So shares are exact over time, whatever an epoch's size, the
+ * sets take turns, and a set of weight 0 gets nothing.  Without sets: prompts_draw by `by_tag`.
+ */
+void prompts_draw_sets(const struct prompts *p, uint64_t seed, int64_t epoch, int64_t groups, bool by_tag,
+		       const int64_t *dealt, int64_t *out);
 
 /* The contiguous share [*begin, *end) of n global samples that rank `rank` of `ranks` works on; sizes differ
  * by at most one. */

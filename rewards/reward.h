@@ -23,6 +23,7 @@ struct reward_item {
 	int w, h;
 	const char *prompt;
 	const char *meta; /* JSON object as text */
+	int set;          /* of `prompts.sets`, which prompt this is: the mixture asks that set's rewards */
 };
 struct reward_score {
 	double value;

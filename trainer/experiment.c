@@ -5,6 +5,7 @@
 #include "base/mem.h"
 #include "rewards/mixture/mixture.h"
 #include "trainer/fit.h"
+#include "trainer/prompt_sets.h"
 #include <stdlib.h>
 #include <string.h>
 
@@ -71,7 +72,8 @@ static const struct field model_fields[] = {
 	FIELD_END
 };
 static const struct field prompts_fields[] = {
-	FIELD(struct prompts_conf, train, .init = NULL, .doc = "training prompts, .txt or .jsonl"),
+	FIELD(struct prompts_conf, train, .init = "",
+	      .doc = "training prompts, .txt or .jsonl; required, unless there are `prompts.sets`"),
 	FIELD(struct prompts_conf, test, .init = "",
 	      .doc = "held-out prompts for evaluation; empty: no evaluation"),
 	FIELD(struct prompts_conf, groups, .init = "48", .min = 1, .max = 1e6, .unit = "prompts",
@@ -215,7 +217,10 @@ static const char *const *others_of(const char *section)
 {
 	static const char *const in_eval[] = { "sampler", "rewards", NULL };
 	static const char *const in_rollout[] = { "preview", NULL };
+	static const char *const in_prompts[] = { "sets", NULL };
 
+	if (!strcmp(section, "prompts"))
+		return in_prompts;
 	if (!strcmp(section, "rollout"))
 		return in_rollout;
 	return strcmp(section, "eval") ? NULL : in_eval;
@@ -361,6 +366,8 @@ static int fill(struct experiment *x, struct err *e)
 	share_replace(&x->model.path);
 	share_replace(&x->prompts.train);
 	share_replace(&x->prompts.test);
+	if (prompt_sets_fill(x, e))
+		return experiment_hint(e);
 	return fill_algorithm(x, e) ? experiment_hint(e) : 0;
 }
 
@@ -422,6 +429,7 @@ int experiment_stage(struct experiment *out, const struct experiment *x, int i, 
 		     *held_out = mem_printf("%s.eval.rewards", section);
 		struct conf_node *over = conf_copy(x->tree, section);
 
+		prompt_sets_replace(out->tree, x->tree, section);
 		if (*conf_where(x->tree, rewards))
 			conf_remove(out->tree, "rewards");
 		if (*conf_where(x->tree, held_out)) {
@@ -536,6 +544,7 @@ void experiment_release(struct experiment *x)
 	if (x->algorithm_conf)
 		conf_release(x->algorithm_conf, x->algorithm->fields);
 	free(x->algorithm_conf);
+	prompt_sets_release(x);
 	free(x->stage);
 	conf_node_free(x->tree);
 	*x = (struct experiment) { 0 };
@@ -568,6 +577,8 @@ static void put_sections(struct conf_node *out, const struct experiment *x, cons
 			continue;
 		section = mem_printf("%s%s", prefix, s->name);
 		conf_store(out, (const char *)x + s->offset, s->fields, section);
+		if (!strcmp(s->name, "prompts"))
+			prompt_sets_store(x, out, section);
 		free(section);
 	}
 	section = mem_printf("%s%s", prefix, x->algorithm->name);

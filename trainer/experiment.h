@@ -40,6 +40,7 @@ struct prompts_conf {
 	bool by_tag;
 	int64_t height, width;
 };
+struct prompt_set_conf;
 struct preview_conf {
 	int64_t steps; /* 0: no preview */
 	char *solver;  /* "": the rollout's */
@@ -91,8 +92,10 @@ struct experiment {
 	struct checkpoint_conf checkpoint;
 	struct log_conf log;
 	const struct algorithm_type *algorithm;
-	void *algorithm_conf;   /* of its section */
-	struct conf_node *tree; /* the file and --set, for the sections that others own */
+	void *algorithm_conf;        /* of its section */
+	struct conf_node *tree;      /* the file and --set, for the sections that others own */
+	struct prompt_set_conf *set; /* of prompts.sets (prompt_sets.h); n_sets 0: prompts.train alone */
+	int n_sets;
 	/* Names under `stages`, the tree's; an experiment without them is one stage. */
 	const char **stage;
 	int n_stages;
@@ -118,8 +121,8 @@ int experiment_read_text(struct experiment *x, const char *text, size_t size, co
 /* The same from a tree, which is copied; without stages. */
 int experiment_from(struct experiment *x, const struct conf_node *tree, struct err *e);
 void experiment_release(struct experiment *x);
-/* Stage i as an experiment of its own: the file's keys, and over them the stage's.  A stage's `rewards` take
- * the place of the file's; run, ranks, model and lora are the same for all. */
+/* Stage i as an experiment of its own: the file's keys, and over them the stage's.  A stage's `rewards` and
+ * its prompts take the place of the file's; run, ranks, model and lora are the same for all. */
 int experiment_stage(struct experiment *out, const struct experiment *x, int i, struct err *e);
 /* A message about an unknown key that another section has goes on with "; there is optimizer.lr".  -1. */
 int experiment_hint(struct err *e);

@@ -11,10 +11,17 @@ int judging_check(struct mixture *m, const struct prompts *p, struct err *e)
 	int bad = 0;
 
 	for (int64_t i = 0; i < p->n; i++)
-		item[i] = (struct reward_item) { .prompt = p->v[i].text, .meta = p->v[i].meta };
+		item[i] = (struct reward_item) { .prompt = p->v[i].text,
+						 .meta = p->v[i].meta,
+						 .set = prompts_set_of(p, i) };
 	int ret = mixture_check_all(m, item, (int)p->n, &bad, e);
 	free(item);
-	return ret ? err_in(e, "%s: prompt %d ('%.80s')", p->path, bad + 1, p->v[bad].text) : 0;
+	if (!ret)
+		return 0;
+	char *where = prompts_where(p, bad);
+	err_in(e, "%s", where);
+	free(where);
+	return -1;
 }
 
 void judging_begin(struct judging *j, struct dist *d, struct mixture *m, int64_t n, int64_t group_size)
@@ -54,7 +61,8 @@ void judging_submit_images(struct judging *j, int64_t at, at_t rgb_BHW3, const s
 						 .w = w,
 						 .h = h,
 						 .prompt = of->text,
-						 .meta = of->meta };
+						 .meta = of->meta,
+						 .set = prompts_set_of(p, prompt[i]) };
 	}
 	judging_submit(j, at, item, n);
 	free(item);
@@ -137,6 +145,8 @@ void judging_finish(struct judging *j, struct mixture_scores *all, double *waite
 	for (int64_t i = 0; i < j->n; i++)
 		group[i] = i / j->group_size;
 	mixture_scores_init(all, (int)j->n, mixture_count(j->mixture));
+	if (j->set)
+		memcpy(all->set, j->set, (size_t)j->n * sizeof *j->set);
 	gather(j, all, false);
 	if (j->groups.wanted)
 		gather(j, all, true);

@@ -19,6 +19,8 @@ struct judging {
 	int64_t first, count;         /* this rank's share */
 	struct mixture_scores scores; /* its own: of the rewards that take images as they come */
 	struct grouping groups;       /* of those that get whole groups */
+	/* n: the set of prompts that each sample, whoever's, is of (borrowed); NULL: there are none. */
+	const int *set;
 };
 /* Every prompt of the file can be scored. */
 int judging_check(struct mixture *m, const struct prompts *p, struct err *e);

@@ -15,6 +15,8 @@ void samples_release(struct samples *s)
 {
 	free(s->prompt);
 	free(s->group);
+	free(s->set);
+	free(s->of_set);
 	free(s->drawn);
 	free(s->advantage);
 	free(s->r);
@@ -81,6 +83,7 @@ void samples_make(struct samples *s, int64_t n, int64_t groups)
 	*s = (struct samples) { .groups = groups, .n = n };
 	s->prompt = mem_zero((size_t)s->n, sizeof *s->prompt);
 	s->group = mem_zero((size_t)s->n, sizeof *s->group);
+	s->set = mem_zero((size_t)s->n, sizeof *s->set);
 	s->advantage = mem_zero((size_t)s->n, sizeof *s->advantage);
 	s->r = mem_zero((size_t)s->n, sizeof *s->r);
 	s->strict = mem_zero((size_t)s->n, sizeof *s->strict);
@@ -93,10 +96,12 @@ static void draw(const struct trainer *t, struct samples *s, int64_t each)
 	int64_t *of_group = mem_zero((size_t)c->groups, sizeof *of_group), end;
 
 	samples_make(s, c->groups * each, c->groups);
-	prompts_draw(&t->train, (uint64_t)t->x->run.seed, t->at.epoch, c->groups, c->by_tag, of_group);
+	prompts_draw_sets(&t->train, (uint64_t)t->x->run.seed, t->at.epoch, c->groups, c->by_tag, t->at.dealt,
+			  of_group);
 	for (int64_t i = 0; i < s->n; i++) {
 		s->group[i] = i / each;
 		s->prompt[i] = of_group[s->group[i]];
+		s->set[i] = prompts_set_of(&t->train, s->prompt[i]);
 	}
 	prompts_share(s->n, t->dist->rank, t->dist->ranks, &s->first, &end);
 	s->count = end - s->first;
@@ -302,51 +307,137 @@ static int sample_share(struct share *x, struct err *e)
 
 static void take_strict(const struct trainer *t, struct samples *s)
 {
-	int judge = mixture_judge(t->mixture);
+	for (int64_t i = 0; i < s->n; i++) {
+		int judge = mixture_judge(t->mixture, s->set[i]);
 
-	for (int64_t i = 0; i < s->n; i++)
 		s->strict[i] = judge < 0 ? NAN : mixture_sub_of(t->mixture, &s->scores, judge, i, "strict");
+	}
+}
+
+/* The samples of one set of prompts as if there were no others. */
+struct judged {
+	int64_t n, groups;
+	int64_t *sample, *group, *of_group; /* which sample and which group of all */
+	double *basis, *value, *weight, *advantage, *r;
+	bool *left_out;
+};
+
+static void judged_free(struct judged *j)
+{
+	free(j->sample);
+	free(j->group);
+	free(j->of_group);
+	free(j->basis);
+	free(j->value);
+	free(j->weight);
+	free(j->advantage);
+	free(j->r);
+	free(j->left_out);
+}
+
+static void judged_take(struct judged *j, const struct trainer *t, const struct samples *s, int set)
+{
+	const struct mixture_scores *all = &s->scores;
+	size_t n = (size_t)s->n, rewards = (size_t)all->rewards;
+
+	*j = (struct judged) { .sample = mem_zero(n, sizeof *j->sample),
+			       .group = mem_zero(n, sizeof *j->group),
+			       .of_group = mem_zero((size_t)s->groups, sizeof *j->of_group),
+			       .basis = mem_zero(n, sizeof *j->basis),
+			       .value = mem_zero(n * rewards, sizeof *j->value),
+			       .weight = mem_zero(rewards, sizeof *j->weight),
+			       .advantage = mem_zero(n, sizeof *j->advantage),
+			       .r = mem_zero(n, sizeof *j->r),
+			       .left_out = mem_zero(rewards * (size_t)s->groups, sizeof *j->left_out) };
+	for (int64_t i = 0; i < s->n; i++) {
+		if (s->set[i] != set)
+			continue;
+		if (!j->groups || j->of_group[j->groups - 1] != s->group[i])
+			j->of_group[j->groups++] = s->group[i];
+		j->group[j->n] = j->groups - 1;
+		j->basis[j->n] = all->total[i];
+		j->sample[j->n++] = i;
+	}
+	for (int k = 0; k < all->rewards; k++) {
+		double weight = mixture_weight(t->mixture, k, set);
+
+		j->weight[k] = isnan(weight) ? 0 : weight;
+		for (int64_t i = 0; i < j->n; i++)
+			j->value[k * j->n + i] = all->value[k * s->n + j->sample[i]];
+		for (int64_t g = 0; g < j->groups; g++)
+			j->left_out[k * j->groups + g] = all->left_out[k * s->groups + j->of_group[g]];
+	}
+}
+
+/* Rewards of different sets have different scales: each set's advantages are by its own mean and spread. */
+static void judge_set(const struct trainer *t, struct samples *s, int set, struct advantage_stats *stats)
+{
+	const struct advantage_conf *c = &t->x->advantage;
+	struct judged j;
+
+	judged_take(&j, t, s, set);
+	double *totals =
+	    memcpy(mem_alloc((size_t)s->n * sizeof *totals), j.basis, (size_t)s->n * sizeof *totals);
+	if (strcmp(c->combine, "sum") != 0)
+		advantage_combine(c, j.n, s->scores.rewards, j.value, j.weight, j.group, j.groups, j.left_out,
+				  j.basis);
+	advantage_compute(c, j.n, j.basis, j.group, j.groups, j.advantage, j.r, stats);
+	advantage_describe(j.n, totals, stats);
+	for (int64_t i = 0; i < j.n; i++) {
+		s->advantage[j.sample[i]] = j.advantage[i];
+		s->r[j.sample[i]] = j.r[i];
+	}
+	free(totals);
+	judged_free(&j);
 }
 
 /* Advantages and optimality probabilities from everybody's scores: the same on every rank. */
 static void judge_samples(const struct trainer *t, struct samples *s)
 {
-	const struct advantage_conf *c = &t->x->advantage;
-	const struct mixture_scores *all = &s->scores;
-	bool sum = !strcmp(c->combine, "sum");
-	double *basis = all->total, *weight = mem_zero((size_t)all->rewards, sizeof *weight);
+	int sets = t->train.sets;
+	double sum = 0, n = 0;
 
-	if (!sum) {
-		for (int k = 0; k < all->rewards; k++)
-			weight[k] = mixture_at(t->mixture, k)->weight;
-		basis = mem_zero((size_t)s->n, sizeof *basis);
-		advantage_combine(c, s->n, all->rewards, all->value, weight, s->group, s->groups,
-				  all->left_out, basis);
+	if (!sets) {
+		judge_set(t, s, 0, &s->stats);
+		return;
 	}
-	advantage_compute(c, s->n, basis, s->group, s->groups, s->advantage, s->r, &s->stats);
-	advantage_describe(s->n, all->total, &s->stats);
-	if (!sum)
-		free(basis);
-	free(weight);
+	s->of_set = mem_zero((size_t)sets, sizeof *s->of_set);
+	s->stats = (struct advantage_stats) { 0 };
+	for (int k = 0; k < sets; k++) {
+		judge_set(t, s, k, &s->of_set[k]);
+		s->stats.flat_groups += s->of_set[k].flat_groups;
+	}
+	advantage_describe(s->n, s->scores.total, &s->stats);
+	for (int64_t i = 0; i < s->n; i++)
+		if (!isnan(s->r[i])) {
+			sum += s->r[i];
+			n++;
+		}
+	s->stats.r_mean = n > 0 ? sum / n : NAN;
 }
 
-/* Samples, drawn already, and their scores; collective. */
-static int sample_and_judge(struct share *x, struct err *e)
+/* Samples, drawn already, on their way to be scored: x->judging waits for that.  Collective. */
+static int sample_all(struct share *x, struct err *e)
 {
 	struct trainer *t = x->t;
 	struct samples *s = x->s;
-	struct judging judging;
-	double waited;
 
 	if (samples_encode(t, s, e))
 		return -1;
-	x->judging = &judging;
-	judging_begin(&judging, t->dist, t->mixture, s->n, s->n / s->groups);
-	if (sample_share(x, e)) {
-		judging_drop(&judging);
-		return -1;
-	}
-	judging_finish(&judging, &s->scores, &waited);
+	judging_begin(x->judging, t->dist, t->mixture, s->n, s->n / s->groups);
+	x->judging->set = s->set;
+	if (!sample_share(x, e))
+		return 0;
+	judging_drop(x->judging);
+	return -1;
+}
+
+/* Their scores; collective. */
+static int take_scores(struct trainer *t, struct samples *s, struct judging *judging, struct err *e)
+{
+	double waited;
+
+	judging_finish(judging, &s->scores, &waited);
 	s->reward_wait_seconds += waited;
 	if (dist_stops(t->dist)) /* some may not have waited for the scores */
 		return stop_check(e);
@@ -356,6 +447,14 @@ static int sample_and_judge(struct share *x, struct err *e)
 	return err_set(e,
 		       "rewards: %lld of %lld images could not be scored (train.max_unavailable is %g); %s",
 		       (long long)all->unavailable, (long long)s->n, t->x->train.max_unavailable, all->why);
+}
+
+static int sample_and_judge(struct share *x, struct err *e)
+{
+	struct judging judging;
+
+	x->judging = &judging;
+	return sample_all(x, e) || take_scores(x->t, x->s, &judging, e) ? -1 : 0;
 }
 
 /* The trained images of those drawn. */
@@ -399,20 +498,52 @@ static int draw_many(struct trainer *t, struct samples *s, struct samples *all, 
 }
 
 /* Advantages among all that were drawn. */
-static void take_advantages(struct samples *s, const struct samples *all)
+static void take_advantages(struct samples *s, const struct samples *all, int sets)
 {
 	for (int64_t i = 0; i < s->n; i++) {
 		s->advantage[i] = all->advantage[s->drawn[i]];
 		s->r[i] = all->r[s->drawn[i]];
 	}
 	s->stats = all->stats;
+	for (int k = 0; s->of_set && k < sets; k++)
+		s->of_set[k] = all->of_set[k];
+}
+
+/* The images that are trained. */
+static struct share share_of(struct trainer *t, struct samples *s, int64_t each)
+{
+	return (struct share) {
+		.t = t, .s = s, .sampler = &t->rollout, .fp8 = t->x->rollout.fp8, .keep = true, .each = each
+	};
+}
+
+int rollout_begin(struct trainer *t, struct samples *s, struct judging *judging, struct err *e)
+{
+	struct share x = share_of(t, s, t->x->prompts.group_size);
+	double start = clock_now();
+
+	x.judging = judging;
+	trainer_window(t);
+	draw(t, s, x.each);
+	int ret = sample_all(&x, e);
+	s->rollout_seconds = clock_now() - start;
+	return ret;
+}
+
+int rollout_finish(struct trainer *t, struct samples *s, struct judging *judging, struct err *e)
+{
+	if (take_scores(t, s, judging, e))
+		return -1;
+	take_strict(t, s);
+	judge_samples(t, s);
+	return 0;
 }
 
 int rollout_epoch(struct trainer *t, struct samples *s, struct err *e)
 {
 	const struct prompts_conf *c = &t->x->prompts;
 	struct samples all = { 0 };
-	struct share x = { .t = t, .s = s, .sampler = &t->rollout, .fp8 = t->x->rollout.fp8, .keep = true };
+	struct share x = share_of(t, s, c->draw > c->group_size ? c->draw : c->group_size);
 	double start = clock_now();
 	int ret = 0;
 
@@ -420,7 +551,6 @@ int rollout_epoch(struct trainer *t, struct samples *s, struct err *e)
 		return archived_epoch(t, s, e);
 	*s = (struct samples) { 0 };
 	trainer_window(t);
-	x.each = c->draw > c->group_size ? c->draw : c->group_size;
 	if (x.each > c->group_size)
 		ret = draw_many(t, s, &all, e);
 	else
@@ -430,7 +560,7 @@ int rollout_epoch(struct trainer *t, struct samples *s, struct err *e)
 		take_strict(t, s);
 		judge_samples(t, s);
 		if (all.n && !strcmp(t->x->advantage.over, "drawn"))
-			take_advantages(s, &all);
+			take_advantages(s, &all, t->train.sets);
 		s->rollout_seconds = clock_now() - start - s->reward_wait_seconds;
 	}
 	samples_release(&all);

@@ -39,9 +39,19 @@ struct progress_state {
 	int64_t empty_in_row; /* parts of epochs with nothing to learn from */
 	int64_t rollbacks;    /* returns to a checkpoint for non-finite numbers */
 	int64_t unavailable;  /* images without a reward */
+	/* In this stage, groups of each set of prompts: their shares are exact over time (prompts_draw_sets).
+	 */
+	int64_t dealt[PROMPT_SETS];
 	/* Spent in epochs, those that were taken back too, evaluation not counted: CPU time and forwards of
 	 * an image (a backward to the adapter counts FORWARDS_OF_BACKWARD) over all ranks that train. */
 	double train_seconds, cpu_seconds, forwards;
+};
+
+/* Somebody else who scores what is sampled, in place of the section `rewards`, whose entries are not opened.
+ */
+struct trainer_scorer {
+	const struct mixture_backend *backend;
+	void *ctx;
 };
 
 struct trainer {
@@ -73,14 +83,16 @@ struct trainer {
 	/* Borrowed: what was sampled before, in place of sampling (contraflow replay); NULL for a training
 	 * run. */
 	const struct archives *archives;
+	const struct trainer_scorer *scorer; /* borrowed; NULL: the rewards of the configuration */
 };
 
 /* Everything of every stage is tried before stage `first` begins: but for judges' weights, of which only that
  * stage's are loaded.  `run`: the directory of a run that goes on, whose checkpoint then says what shape the
  * adapter has that lora.start names; NULL: a new run.  `archives`: trained in
- * place of images of its own, or NULL. */
+ * place of images of its own, or NULL.  `scorer`: NULL, or of an experiment without stages. */
 int trainer_open(struct trainer *t, const struct experiment *x, struct dist *d, int64_t first,
-		 const char *run, const struct archives *archives, struct err *e);
+		 const char *run, const struct archives *archives, const struct trainer_scorer *scorer,
+		 struct err *e);
 /* Closes the prompts, rewards and samplers of the stage that ran, and opens those of stage i; collective.
  * Judges that both stages have stay as they are. */
 int trainer_enter(struct trainer *t, int64_t i, struct err *e);
@@ -91,6 +103,7 @@ struct samples {
 	int64_t n, groups;
 	int64_t first, count;    /* this rank's share: samples first .. first + count - 1 */
 	int64_t *prompt, *group; /* n */
+	int *set;                /* n: which set of prompts; 0 where there are none */
 	int64_t *drawn;          /* n: which of the images drawn, whose noise it has; NULL: all are trained */
 	double *advantage, *r;   /* n; NAN without a reward */
 	struct mixture_scores scores; /* of all n: totals, values, what could not be had */
@@ -106,6 +119,7 @@ struct samples {
 	struct cond cond;    /* of the groups that this rank's share is in; kept */
 	int64_t first_group; /* row 0 of cond */
 	struct advantage_stats stats;
+	struct advantage_stats *of_set; /* of the prompts' sets, NULL where there are none */
 	/* For the log. */
 	double *strict;    /* n: the "strict" sub-score, NAN where there is none */
 	int64_t extra;     /* images drawn to choose from */
@@ -126,6 +140,10 @@ struct cond samples_cond(const struct trainer *t, const struct samples *s, const
 
 /* Prompts, rollout, rewards, advantages of epoch t->at.epoch. */
 int rollout_epoch(struct trainer *t, struct samples *s, struct err *e);
+/* The same in two steps, for scores that are made in between (without prompts.draw): after an error of either
+ * there is nothing to finish. */
+int rollout_begin(struct trainer *t, struct samples *s, struct judging *judging, struct err *e);
+int rollout_finish(struct trainer *t, struct samples *s, struct judging *judging, struct err *e);
 /* The same from t->archives, which has that epoch (archived.c). */
 int archived_epoch(struct trainer *t, struct samples *s, struct err *e);
 /* Whether the configuration can train from them; all ranks find the same. */

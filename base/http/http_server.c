@@ -37,8 +37,9 @@ struct http_server {
 struct connection {
 	struct connection *next, **at;
 	int fd;
-	double due; /* when it is cut; INFINITY while an answer is worked out */
-	bool crowded;
+	double due;           /* when it is cut; INFINITY while an answer is worked out */
+	struct in6_addr from; /* IPv4 addresses as ::ffff:a.b.c.d */
+	bool crowded, crowd;  /* refused: for all connections, or for those from its address */
 };
 
 /* A request on its way. */
@@ -46,7 +47,8 @@ struct call {
 	struct connection *connection;
 	const struct http_route *route; /* NULL: refused */
 	bool busy;
-	struct text body;
+	char *body; /* room for `declared` and a NUL */
+	size_t size;
 	uint64_t declared, dropped; /* bytes of its body: that will come; that came and were not kept */
 	double end;
 	struct http_answer answer;
@@ -145,6 +147,20 @@ static bool check_body(const struct http_server *s, struct call *k, struct MHD_C
 
 /* ---- A request from its headers to the end of its answer ---- */
 
+/* A request with a body: room for that, or a refusal.  With the lock held. */
+static void admit(const struct http_server *s, struct call *k, struct MHD_Connection *c)
+{
+	if (!check_body(s, k, c))
+		return;
+	if (s->busy >= s->o.requests)
+		refuse(k, HTTP_UNAVAILABLE, "too many requests at a time (at most %d); try again later",
+		       s->o.requests);
+	else if (!(k->body = mem_try((size_t)k->declared + 1)))
+		refuse(k, HTTP_UNAVAILABLE,
+		       "no memory for a body of %llu bytes; try again later, or send less",
+		       (unsigned long long)k->declared);
+}
+
 static struct call *begin(struct http_server *s, struct MHD_Connection *c, const char *path,
 			  const char *method)
 {
@@ -163,11 +179,14 @@ static struct call *begin(struct http_server *s, struct MHD_Connection *c, const
 	if (route && k->connection->crowded)
 		refuse(k, HTTP_UNAVAILABLE, "too many connections (at most %d); try again later",
 		       s->o.connections);
+	else if (route && k->connection->crowd)
+		refuse(k, HTTP_UNAVAILABLE,
+		       "too many connections from your address (at most %d); close some, or try again later",
+		       s->o.per_address);
 	else if (route && s->closing)
 		refuse(k, HTTP_UNAVAILABLE, "the server is shutting down");
-	else if (route && posts(route) && check_body(s, k, c) && s->busy >= s->o.requests)
-		refuse(k, HTTP_UNAVAILABLE, "too many requests at a time (at most %d); try again later",
-		       s->o.requests);
+	else if (route && posts(route))
+		admit(s, k, c);
 	k->route = k->answer.status ? NULL : route;
 	k->busy = k->route && posts(route);
 	s->busy += k->busy;
@@ -200,7 +219,7 @@ static enum MHD_Result send_answer(struct http_server *s, struct call *k, struct
 	if (k->allow)
 		MHD_add_response_header(r, "Allow", k->allow);
 	pthread_mutex_lock(&s->lock);
-	bool last = s->closing || k->connection->crowded;
+	bool last = s->closing || k->connection->crowded || k->connection->crowd;
 	k->connection->due = clock_now() + s->o.deadline;
 	pthread_mutex_unlock(&s->lock);
 	if (last)
@@ -228,17 +247,20 @@ static enum MHD_Result handle(void *ctx, struct MHD_Connection *c, const char *p
 		return k->route || speaks_first(s, k, c) ? MHD_YES : send_answer(s, k, c);
 	}
 	if (*size) {
-		if (k->busy)
-			text_add_bytes(&k->body, data, *size);
-		else
+		if (k->busy && *size <= k->declared - k->size) {
+			memcpy(k->body + k->size, data, *size);
+			k->size += *size;
+		} else {
 			k->dropped += *size;
+		}
 		*size = 0;
 		return k->dropped <= SWALLOW * (uint64_t)s->o.body ? MHD_YES : MHD_NO;
 	}
 	if (k->route) {
 		set_due(s, k->connection, INFINITY);
-		text_add(&k->body, "");
-		k->route->answer(s->o.ctx, &(struct http_request) { k->body.s, k->body.n, k->end },
+		if (k->body)
+			k->body[k->size] = '\0';
+		k->route->answer(s->o.ctx, &(struct http_request) { k->body ? k->body : "", k->size, k->end },
 				 &k->answer);
 	}
 	return send_answer(s, k, c);
@@ -257,10 +279,33 @@ static void completed(void *ctx, struct MHD_Connection *c, void **state, enum MH
 	s->busy -= k->busy;
 	k->connection->due = clock_now() + s->o.idle + s->o.deadline;
 	pthread_mutex_unlock(&s->lock);
-	text_free(&k->body);
+	free(k->body);
 	free(k->answer.body);
 	free(k);
 	*state = NULL;
+}
+
+static struct in6_addr address_of(struct MHD_Connection *c)
+{
+	const union MHD_ConnectionInfo *info = MHD_get_connection_info(c, MHD_CONNECTION_INFO_CLIENT_ADDRESS);
+	const struct sockaddr *a = info ? info->client_addr : NULL;
+	struct in6_addr out = { .s6_addr = { [10] = 0xff, [11] = 0xff } };
+
+	if (a && a->sa_family == AF_INET6)
+		out = ((const struct sockaddr_in6 *)(const void *)a)->sin6_addr;
+	else if (a && a->sa_family == AF_INET)
+		memcpy(out.s6_addr + 12, &((const struct sockaddr_in *)(const void *)a)->sin_addr, 4);
+	return out;
+}
+
+/* With the lock held. */
+static int connections_from(const struct http_server *s, const struct in6_addr *from)
+{
+	int n = 0;
+
+	for (const struct connection *l = s->connections; l; l = l->next)
+		n += !memcmp(&l->from, from, sizeof *from);
+	return n;
 }
 
 static void connected(void *ctx, struct MHD_Connection *c, void **state,
@@ -278,7 +323,9 @@ static void connected(void *ctx, struct MHD_Connection *c, void **state,
 			.fd = MHD_get_connection_info(c, MHD_CONNECTION_INFO_CONNECTION_FD)->connect_fd,
 			.due = clock_now() + s->o.idle + s->o.deadline,
 			.crowded = s->n_connections >= s->o.connections,
+			.from = address_of(c),
 		};
+		l->crowd = connections_from(s, &l->from) >= s->o.per_address;
 		if (l->next)
 			l->next->at = &l->next;
 		s->connections = l;
@@ -362,7 +409,8 @@ int http_server_open(struct http_server **out, const struct http_server_options 
 	    MHD_USE_POLL_INTERNAL_THREAD | MHD_USE_THREAD_PER_CONNECTION | MHD_USE_ITC, 0, NULL, NULL, handle,
 	    s, MHD_OPTION_LISTEN_SOCKET, fd, MHD_OPTION_NOTIFY_COMPLETED, completed, s,
 	    MHD_OPTION_NOTIFY_CONNECTION, connected, s, MHD_OPTION_CONNECTION_LIMIT,
-	    (unsigned)(o->connections + SPARE), MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)ceil(o->idle),
+	    (unsigned)(o->connections + SPARE), MHD_OPTION_PER_IP_CONNECTION_LIMIT,
+	    (unsigned)(o->per_address + SPARE), MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)ceil(o->idle),
 	    MHD_OPTION_STRICT_FOR_CLIENT, 1, MHD_OPTION_END);
 	if (s->daemon) {
 		*out = s;

@@ -3,10 +3,11 @@
  *
  * A connection has a thread, which answers its requests one after the other.  What is refused gets
  * {"error": "why"} and a status: 401 without the token, 404 for other paths, 405 for other methods, 411 for a
- * body whose length is not told, 413 for a longer one than `body`, 503 with Retry-After for more connections
- * or requests than there may be.  The body of a refused request is read and dropped up to four times the
- * limit, so that a client that speaks before it listens gets the answer.  A connection that is silent for
- * `idle` seconds, or whose request is not there within `deadline`, is cut without a word.
+ * body whose length is not told, 413 for a longer one than `body`, 503 with Retry-After for more connections,
+ * in all or from one address, or requests than there may be, and for a body that there is no memory for.  The
+ * body of a refused request is read and dropped up to four times the limit, so that a client that speaks
+ * before it listens gets the answer.  A connection that is silent for `idle` seconds, or whose request is not
+ * there within `deadline`, is cut without a word.
  */
 #ifndef HTTP_SERVER_H
 #define HTTP_SERVER_H
@@ -49,6 +50,7 @@ struct http_server_options {
 	void *ctx;
 	size_t body;     /* bytes of a request's body */
 	int connections; /* at a time */
+	int per_address; /* of those from one address */
 	int requests;    /* with a body, at a time */
 	double idle;     /* s, rounded up */
 	double deadline; /* s, for a request to come and be answered, and again for its answer to go */

@@ -6,6 +6,7 @@
 #include "commands/options.h"
 #include "dist/startup.h"
 #include "trainer/evaluation/captions.h"
+#include "trainer/prompt_sets.h"
 #include "trainer/record/adapters.h"
 #include "trainer/sampling.h"
 #include <stdlib.h>
@@ -174,7 +175,7 @@ static int check_first(struct examination *x, const struct experiment *c, struct
 {
 	struct opened o = { 0 };
 	struct err e;
-	int ret = prompts_read(&o.train, c->prompts.train, &e) ? -1 : open_and_sample(x, &o, c, d);
+	int ret = prompts_read_train(&o.train, c, &e) ? -1 : open_and_sample(x, &o, c, d);
 
 	if (!ret) {
 		o.rewards = examine_rewards(x, c, &o.none, &o.none);

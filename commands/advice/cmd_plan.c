@@ -6,6 +6,7 @@
 #include "base/version.h"
 #include "commands/options.h"
 #include "data/prompts.h"
+#include "trainer/prompt_sets.h"
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -124,7 +125,7 @@ static int64_t count_test(const struct experiment *c)
 	struct prompts p;
 	struct err ignored;
 
-	if (!*c->prompts.test || prompts_read(&p, c->prompts.test, &ignored))
+	if (!prompts_have_test(c) || prompts_read_test(&p, c, &ignored))
 		return 0;
 	int64_t n = p.n;
 	prompts_free(&p);

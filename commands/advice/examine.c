@@ -6,6 +6,7 @@
 #include "models/lora/lora.h"
 #include "models/pipeline.h"
 #include "trainer/judging.h"
+#include "trainer/prompt_sets.h"
 #include "trainer/record/rundir.h"
 #include <fts.h>
 #include <inttypes.h>
@@ -206,14 +207,24 @@ static int tags_of(const struct prompts *p)
 	return n;
 }
 
-static int examine_prompts(struct examination *x, const char *path, struct prompts *p)
+/* One line for each file. */
+static int examine_prompts(struct examination *x, const struct experiment *c, bool test, struct prompts *p)
 {
 	struct err e;
 
-	if (prompts_read(p, path, &e))
+	if (test ? prompts_read_test(p, c, &e) : prompts_read_train(p, c, &e))
 		return examined(x, EXAMINED_FAIL, "prompts", "%s", e.msg);
-	return examined(x, EXAMINED_OK, "prompts", "%s: %lld prompts of %d tag%s", path, (long long)p->n,
-			tags_of(p), tags_of(p) == 1 ? "" : "s");
+	for (int k = 0; k < p->sets; k++) {
+		const struct prompt_set *set = &p->set[k];
+		struct prompts own = { .n = set->n, .v = p->v + set->begin };
+
+		if (set->n)
+			examined(x, EXAMINED_OK, "prompts", "set %s: %s: %lld prompts of %d tag%s", set->name,
+				 set->path, (long long)set->n, tags_of(&own), tags_of(&own) == 1 ? "" : "s");
+	}
+	return p->sets ? 0
+		       : examined(x, EXAMINED_OK, "prompts", "%s: %lld prompts of %d tag%s", p->path,
+				  (long long)p->n, tags_of(p), tags_of(p) == 1 ? "" : "s");
 }
 
 static void examine_overlap(struct examination *x, const struct prompts *train, const struct prompts *test)
@@ -260,9 +271,9 @@ int examine_stage(struct examination *x, const struct experiment *c, const char 
 
 	if (stage)
 		ret |= examined(x, EXAMINED_OK, "stage", "%s", stage);
-	ret |= examine_prompts(x, c->prompts.train, &train);
-	if (*c->prompts.test)
-		ret |= examine_prompts(x, c->prompts.test, &test);
+	ret |= examine_prompts(x, c, false, &train);
+	if (prompts_have_test(c))
+		ret |= examine_prompts(x, c, true, &test);
 	examine_overlap(x, &train, &test);
 	struct mixture *m = examine_rewards(x, c, &train, &test);
 	ret |= m ? 0 : -1;

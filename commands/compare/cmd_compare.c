@@ -279,9 +279,9 @@ static json_t *differences(const struct comparison *c, struct err *e)
 /* Keys that must be the same, or it is no comparison of algorithms; said, not refused. */
 static void say_unfair(const json_t *differ)
 {
-	static const char *const same[] = { "model.",         "prompts.train", "prompts.test",
-					    "prompts.height", "prompts.width", "rewards.",
-					    "lora.",          "eval.",         "run.dtype" };
+	static const char *const same[] = { "model.",         "prompts.train", "prompts.test", "prompts.sets",
+					    "prompts.height", "prompts.width", "rewards.",     "lora.",
+					    "eval.",          "run.dtype" };
 	const json_t *x;
 	size_t i;
 
@@ -451,7 +451,9 @@ static int run(int argc, char **argv, struct err *e)
 
 		log_quiet(c.quiet);
 		c.words = words;
-		ret = run_all(&d, &c, e);
+		ret = dist_agree(&d, d.rank == 0 && file_can_fill(c.dir, e) ? err_in(e, "compare") : 0, e);
+		if (!ret)
+			ret = run_all(&d, &c, e);
 		if (!ret)
 			ret = dist_agree(&d, d.rank == 0 ? report(&c, e) : 0, e);
 		free(words);

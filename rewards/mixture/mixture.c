@@ -16,6 +16,7 @@ struct worker {
 	int only;
 };
 static atomic_int left_behind;
+static _Atomic(int (*)(void (*)(void *), void *, struct err *)) caller; /* of mixture_call_by */
 
 int mixture_left_behind(void)
 {
@@ -59,6 +60,36 @@ static int call(const struct mixture_entry *k, struct task *t, struct err *e)
 	return ret;
 }
 
+struct caught_call {
+	const struct mixture_entry *entry;
+	struct task *task;
+	struct err *e;
+	int ret;
+};
+
+static void call_within(void *ctx)
+{
+	struct caught_call *c = ctx;
+
+	c->ret = call(c->entry, c->task, c->e);
+}
+
+/* In a process that must not end for it, an operation that fails costs the scores and no more. */
+static int call_safely(const struct mixture_entry *k, struct task *t, struct err *e)
+{
+	struct caught_call c = { k, t, e, -1 };
+
+	int (*by)(void (*)(void *), void *, struct err *) = atomic_load(&caller);
+	if (!by)
+		return call(k, t, e);
+	return by(call_within, &c, e) ? -1 : c.ret;
+}
+
+void mixture_call_by(int (*by)(void (*f)(void *ctx), void *ctx, struct err *e))
+{
+	atomic_store(&caller, by);
+}
+
 /* A call has returned.  False when it had been given up: another worker has this one's place. */
 static bool finish(struct mixture *m, struct task *t, const struct err *e)
 {
@@ -90,6 +121,7 @@ static void mixture_free(struct mixture *m)
 	pthread_mutex_destroy(&m->lock);
 	free(m->entry);
 	free(m->activity);
+	free(m->weight);
 	free(m);
 }
 
@@ -109,7 +141,7 @@ static void *worker(void *arg)
 		}
 		struct err e = { "failed without a message" };
 		pthread_mutex_unlock(&m->lock);
-		int ret = call(&m->entry[t->reward], t, &e);
+		int ret = call_safely(&m->entry[t->reward], t, &e);
 		pthread_mutex_lock(&m->lock);
 		needed = finish(m, t, ret ? &e : NULL);
 	}
@@ -227,12 +259,25 @@ static bool asked(const struct mixture_entry *k, const struct mixture_scores *s,
 	return k->group == group && (!k->held_out || s->held_out);
 }
 
+/* Those of the batch's items that entry k scores, in runs that follow one another. */
+static void queue_runs(struct mixture *m, struct mixture_scores *s, struct batch *b, int k, int n)
+{
+	for (int i = 0, end; i < n; i = end + 1) {
+		for (end = i; end < n && !isnan(mixture_weight(m, k, b->item[end].set));)
+			end++;
+		if (end > i)
+			queue_add(m, s, b, k, i, end - i);
+	}
+}
+
 /* To the rewards that get groups, or to the others. */
 static void hand_over(struct mixture *m, struct mixture_scores *s, const int *sample,
 		      const struct reward_item *item, int n, bool group)
 {
 	bool wanted = false;
 
+	for (int i = 0; i < n; i++)
+		s->set[sample[i]] = item[i].set;
 	for (int k = 0; k < m->entries; k++)
 		wanted |= asked(&m->entry[k], s, group);
 	if (n < 1 || !wanted)
@@ -244,9 +289,11 @@ static void hand_over(struct mixture *m, struct mixture_scores *s, const int *sa
 	struct batch *b = batch_copy(sample, item, n);
 
 	pthread_mutex_lock(&m->lock);
+	b->tasks++; /* ours: it may be that no reward scores any of them */
 	for (int k = 0; k < m->entries; k++)
 		if (asked(&m->entry[k], s, group))
-			queue_add(m, s, b, k, n);
+			queue_runs(m, s, b, k, n);
+	batch_release(b);
 	queue_expire(m);
 	pthread_cond_broadcast(&m->work);
 	pthread_mutex_unlock(&m->lock);
@@ -439,7 +486,9 @@ int mixture_check_all(struct mixture *m, const struct reward_item *item, int n, 
 		for (int k = 0; k < m->entries; k++) {
 			const struct mixture_entry *entry = &m->entry[k];
 
-			if (!entry->type->check || entry->weight == 0 ||
+			double weight = mixture_weight(m, k, item[i].set);
+
+			if (!entry->type->check || isnan(weight) || weight == 0 ||
 			    !entry->type->check(entry->state, item[i].prompt, item[i].meta, e))
 				continue;
 			*bad = i;

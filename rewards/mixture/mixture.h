@@ -38,6 +38,12 @@ int mixture_open(struct mixture **m, const struct conf_node *root, int threads, 
  * stays.  `from` NULL: nothing to take. */
 void mixture_take_over(struct mixture *m, struct mixture *from);
 int mixture_load(struct mixture *m, struct err *e); /* what is not loaded yet */
+/* How many sets of prompts (`prompts.sets`, each with its own weights of rewards) its section knows; 0: none,
+ * and every image is scored by all. */
+int mixture_sets(const struct mixture *m);
+/* What entry k counts in the total of an image of this set; NAN: it does not score it.  Without sets, and for
+ * rewards that are held out, the entry's own weight. */
+double mixture_weight(const struct mixture *m, int k, int set);
 /* The same over n rewards that are open already; takes their name (NULL: the type's), state and conf (the
  * array is copied). */
 struct mixture *mixture_new(const struct mixture_entry *entry, int n, int threads);
@@ -58,6 +64,9 @@ int mixture_open_over(struct mixture **m, const struct conf_node *root, const st
 struct mixture *mixture_new_over(const struct mixture_entry *entry, int n,
 				 const struct mixture_backend *backend, void *ctx);
 void mixture_set_group(struct mixture *m, int k, bool group); /* what the one who opened entry k knows */
+/* How the threads call rewards from now on, in all mixtures: f(ctx), or -1 and *e where it failed so that it
+ * could not return.  For a process that must not end for it; NULL: plainly. */
+void mixture_call_by(int (*call)(void (*f)(void *ctx), void *ctx, struct err *e));
 /* Ends all but the calls that were given up; those keep what they need. */
 void mixture_close(struct mixture *m);
 /* Calls that were given up and still run in mixtures that are closed: the process then has to end without
@@ -81,6 +90,9 @@ struct mixture_pace {
 void mixture_pace(struct mixture *m, int k, struct mixture_pace *p);
 bool mixture_has_quorum(const struct mixture *m); /* some reward may be left out of a group */
 bool mixture_has_groups(const struct mixture *m); /* some reward gets whole groups */
+/* For tests and others who open rewards themselves: weight[set * count + k] as mixture_weight gives them;
+ * copied. */
+void mixture_set_weights(struct mixture *m, int sets, const double *weight);
 /* Can all rewards score this prompt?  Of several, *bad is the first that cannot be scored. */
 int mixture_check(struct mixture *m, const char *prompt, const char *meta, struct err *e);
 int mixture_check_all(struct mixture *m, const struct reward_item *item, int n, int *bad,
@@ -102,6 +114,7 @@ struct mixture_scores {
 	char why[256];              /* the first reason of an unavailable score */
 	char (*reason)[REWARD_WHY]; /* why value[i] is unavailable, or what its reward says of it; NULL unless
 				       mixture_scores_keep_reasons */
+	int *set;                   /* n: the set of prompts that each sample is of; submitting fills it in */
 	bool check;    /* set before mixture_submit: nobody has asked the rewards about these prompts yet */
 	bool held_out; /* likewise: the held-out rewards score it, too */
 	/* From mixture_total. */
@@ -114,9 +127,9 @@ struct mixture_scores {
 	int open_tasks; /* queued or running */
 	int64_t why_at; /* sample * rewards + reward of the reason kept: the first, whoever came first */
 };
-/* The reward that gives the verdicts `strict` and `correct`: the first that has a sub-score of such a name;
- * -1: none. */
-int mixture_judge(const struct mixture *m);
+/* The reward that gives the verdicts `strict` and `correct` of a set's images: the first that scores them and
+ * has a sub-score of such a name; -1: none. */
+int mixture_judge(const struct mixture *m, int set);
 /* Sub-score `name` of sample i by reward k; NAN: there is none. */
 double mixture_sub_of(const struct mixture *m, const struct mixture_scores *s, int k, int64_t i,
 		      const char *name);
@@ -147,15 +160,16 @@ double mixture_wait_unless(struct mixture *m, struct mixture_scores *s, bool (*e
 void mixture_wait_until(struct mixture *m, struct mixture_scores *s, double end);
 
 /*
- * Totals from the values: the weighted sum, NAN (unavailable) for a sample that lacks a score.  A reward of
- * weight 0 is watched: it is no part of any total, and costs no sample.
+ * Totals from the values, each sample's by the weights of its set: the weighted sum, NAN (unavailable) for a
+ * sample that lacks a score.  A reward of weight 0 is watched: it is no part of any total, and costs no
+ * sample.
  *
  * group[i] in [0, groups): the samples that are compared with each other; NULL: none are.  A group compares
  * totals, so all of its samples must be sums of the same rewards: where fewer than `quorum` of a group have a
  * reward's score, the reward is left out of the whole group, and where at least so many have it, the others
  * are unavailable.  In place of a reward left out stands its mean over the groups where it counts: a constant
  * in the group, so that no comparison hangs on it, at the usual height, so that the spread over all groups
- * stays what it was.  A group that every reward is left out of is unavailable.
+ * of its set stays what it was.  A group that every reward is left out of is unavailable.
  */
 void mixture_total(const struct mixture *m, struct mixture_scores *s, const int64_t *group, int64_t groups);
 

@@ -311,19 +311,26 @@ int mixture_open(struct mixture **m, const struct conf_node *root, int threads, 
 	int n, ret = 0;
 	struct mixture_entry *entry = entries_read(root, &n, e);
 
+	double *weight = NULL;
+	int sets = 0;
+
 	*m = NULL;
 	if (!entry)
 		return -1;
+	ret = mixture_sets_read(&weight, &sets, root, entry, n, e);
 	for (int k = 0; k < n && !ret; k++)
 		if (entry[k].type->open && entry[k].type->open(&entry[k].state, entry[k].conf, e))
 			ret = err_in(e, "reward %s", entry[k].name);
 	for (int k = 0; k < n && !ret; k++)
 		entry[k].group = asks_for_groups(&entry[k]);
 	if (ret) {
+		free(weight);
 		entries_free(entry, n);
 		return -1;
 	}
 	*m = mixture_new(entry, n, threads);
+	mixture_set_weights(*m, sets, weight);
+	free(weight);
 	free(entry);
 	return 0;
 }
@@ -331,12 +338,22 @@ int mixture_open(struct mixture **m, const struct conf_node *root, int threads, 
 int mixture_open_over(struct mixture **m, const struct conf_node *root, const struct mixture_backend *backend,
 		      void *ctx, struct err *e)
 {
-	int n;
+	int n, sets = 0;
 	struct mixture_entry *entry = entries_read(root, &n, e);
+	double *weight = NULL;
 
-	*m = entry ? mixture_new_over(entry, n, backend, ctx) : NULL;
+	*m = NULL;
+	if (!entry)
+		return -1;
+	if (mixture_sets_read(&weight, &sets, root, entry, n, e)) {
+		entries_free(entry, n);
+		return -1;
+	}
+	*m = mixture_new_over(entry, n, backend, ctx);
+	mixture_set_weights(*m, sets, weight);
+	free(weight);
 	free(entry);
-	return *m ? 0 : -1;
+	return 0;
 }
 
 /* A reward's own keys, as text; free(). */
@@ -374,12 +391,15 @@ static struct entry_conf entry_values(const struct mixture_entry *k)
 
 int mixture_resolve(const struct conf_node *root, struct conf_node *out, struct err *e)
 {
-	int n;
+	int n, sets;
 	struct mixture_entry *entry = entries_read(root, &n, e);
+	double *weight;
 
 	if (!entry)
 		return -1;
-	for (int k = 0; k < n && out; k++) {
+	int ret = mixture_sets_read(&weight, &sets, root, entry, n, e);
+	free(weight);
+	for (int k = 0; k < n && out && !ret; k++) {
 		struct entry_conf c = entry_values(&entry[k]);
 		char *section = mem_printf("%srewards.%s", entry[k].held_out ? "eval." : "", entry[k].name);
 		struct field common[MIXTURE_FIELDS];
@@ -391,7 +411,7 @@ int mixture_resolve(const struct conf_node *root, struct conf_node *out, struct 
 		free(section);
 	}
 	entries_free(entry, n);
-	return 0;
+	return ret;
 }
 
 const char *mixture_sub(const struct mixture_entry *k, int j)

@@ -21,7 +21,7 @@ static void note_reason(struct mixture *m, struct mixture_scores *s, int sample,
 	int64_t at = (int64_t)sample * m->entries + reward;
 
 	note(s, sample, reward, why);
-	if (at >= s->why_at || m->entry[reward].weight == 0) /* which costs no sample */
+	if (at >= s->why_at || mixture_weight(m, reward, s->set[sample]) == 0) /* which costs no sample */
 		return;
 	s->why_at = at;
 	snprintf(s->why, sizeof s->why, "%.80s: %.160s", m->entry[reward].name, why);
@@ -58,17 +58,20 @@ void queue_settle(struct mixture *m, struct task *t, const struct err *e)
 	t->set = NULL;
 }
 
+void batch_release(struct batch *b)
+{
+	if (--b->tasks)
+		return;
+	free(b->sample);
+	free(b->pixels);
+	free(b->text);
+	free(b->item);
+	free(b);
+}
+
 void queue_free(struct task *t)
 {
-	struct batch *b = t->batch;
-
-	if (!--b->tasks) {
-		free(b->sample);
-		free(b->pixels);
-		free(b->text);
-		free(b->item);
-		free(b);
-	}
+	batch_release(t->batch);
 	free(t->score);
 	free(t);
 }
@@ -256,13 +259,16 @@ static int pieces(const struct mixture *m, int k, int n)
 	return n < most ? n : most;
 }
 
-void queue_add(struct mixture *m, struct mixture_scores *s, struct batch *b, int k, int n)
+void queue_add(struct mixture *m, struct mixture_scores *s, struct batch *b, int k, int first, int n)
 {
 	int parts = pieces(m, k, n);
+	bool watched = false;
 
+	for (int i = first; i < first + n; i++)
+		watched |= mixture_weight(m, k, b->item[i].set) == 0;
 	for (int i = 0; i < parts; i++) {
 		struct task *t = mem_alloc(sizeof *t);
-		int from = n * i / parts, to = n * (i + 1) / parts;
+		int from = first + n * i / parts, to = first + n * (i + 1) / parts;
 
 		*t = (struct task) { .batch = b,
 				     .set = s,
@@ -270,7 +276,7 @@ void queue_add(struct mixture *m, struct mixture_scores *s, struct batch *b, int
 				     .reward = k,
 				     .offset = from,
 				     .n = to - from,
-				     .check = s->check || m->entry[k].weight == 0,
+				     .check = s->check || watched,
 				     .since = clock_now() };
 		*m->tail = t;
 		m->tail = &t->next;

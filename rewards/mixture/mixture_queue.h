@@ -15,7 +15,7 @@ struct batch {
 	uint8_t *pixels;
 	char *text; /* prompts and metadata */
 	struct reward_item *item;
-	int tasks;
+	int tasks; /* uses: those of tasks, and of who hands it over */
 };
 
 /* One reward on a run of a batch's items: in the queue, and then in the list of those that run. */
@@ -51,12 +51,19 @@ struct mixture {
 	bool closing, orphan;                  /* orphan: closed, and the last stuck worker frees it */
 	const struct mixture_backend *backend; /* NULL: the threads here score */
 	void *backend_ctx;
+	int sets;
+	double *weight; /* sets * entries, as mixture_weight */
 };
 
 #define SHARED -1 /* the workers of all entries that have none of their own */
 
 /* The same type with the same keys, but for those of the mixture; in mixture_conf.c. */
 bool mixture_entries_alike(const struct mixture_entry *a, const struct mixture_entry *b);
+
+/* The weights of `prompts.sets` for these entries, free(); NULL with *sets 0 where there are no sets.  In
+ * mixture_sets.c. */
+int mixture_sets_read(double **weight, int *sets, const struct conf_node *root,
+		      const struct mixture_entry *entry, int n, struct err *e);
 
 /* A worker's thread; in mixture.c. */
 void mixture_start_worker(struct mixture *m, int only);
@@ -65,8 +72,9 @@ void mixture_start_worker(struct mixture *m, int only);
 int queue_worker(const struct mixture *m, int k);
 /* A copy of items, with the texts: a call that was given up may read them when the prompts are gone. */
 struct batch *batch_copy(const int *sample, const struct reward_item *item, int n);
-/* The n items of a batch for entry k. */
-void queue_add(struct mixture *m, struct mixture_scores *s, struct batch *b, int k, int n);
+void batch_release(struct batch *b); /* one use less */
+/* Items from .. from + n - 1 of a batch for entry k. */
+void queue_add(struct mixture *m, struct mixture_scores *s, struct batch *b, int k, int from, int n);
 /* The first queued task of these workers whose reward may start now, taken out of the queue; NULL: none. */
 struct task *queue_take(struct mixture *m, int only);
 struct task *queue_unlink(struct mixture *m, struct task **at);

@@ -10,6 +10,7 @@ void mixture_scores_init(struct mixture_scores *s, int n, int rewards)
 
 	*s = (struct mixture_scores) { .n = n, .rewards = rewards };
 	s->total = mem_zero((size_t)n, sizeof *s->total);
+	s->set = mem_zero((size_t)n, sizeof *s->set);
 	s->value = mem_zero(cells, sizeof *s->value);
 	s->sub = mem_zero(cells * REWARD_SUBS, sizeof *s->sub);
 }
@@ -26,6 +27,7 @@ void mixture_scores_free(struct mixture_scores *s)
 	free(s->value);
 	free(s->sub);
 	free(s->left_out);
+	free(s->set);
 	*s = (struct mixture_scores) { 0 };
 }
 
@@ -37,51 +39,85 @@ double mixture_sub_of(const struct mixture *m, const struct mixture_scores *s, i
 	return sub < 0 ? NAN : s->sub[(k * s->n + i) * REWARD_SUBS + sub];
 }
 
-int mixture_judge(const struct mixture *m)
+int mixture_judge(const struct mixture *m, int set)
 {
 	for (int k = 0; k < mixture_count(m); k++)
-		if (mixture_sub_at(m, k, "strict") >= 0 || mixture_sub_at(m, k, "correct") >= 0)
+		if (!isnan(mixture_weight(m, k, set)) &&
+		    (mixture_sub_at(m, k, "strict") >= 0 || mixture_sub_at(m, k, "correct") >= 0))
 			return k;
 	return -1;
 }
 
-/* Which groups go without reward k. */
-static void leave_out(struct mixture_scores *s, int k, double quorum, const int64_t *group)
+/* The samples of a set, in a sum. */
+struct part {
+	struct mixture_scores *s;
+	const int64_t *group; /* NULL: none are compared */
+	int set, reward;
+	double weight, quorum;
+};
+
+/* Which groups go without the reward. */
+static void leave_out(const struct part *p)
 {
+	struct mixture_scores *s = p->s;
 	double *have = mem_zero((size_t)s->groups, sizeof *have),
 	       *size = mem_zero((size_t)s->groups, sizeof *size);
-	const double *value = s->value + (size_t)k * (size_t)s->n;
+	const double *value = s->value + (size_t)p->reward * (size_t)s->n;
 
 	for (int i = 0; i < s->n; i++) {
-		size[group[i]]++;
-		have[group[i]] += !isnan(value[i]);
+		size[p->group[i]] += s->set[i] == p->set;
+		have[p->group[i]] += s->set[i] == p->set && !isnan(value[i]);
 	}
 	for (int64_t g = 0; g < s->groups; g++) {
-		bool out = size[g] > 0 && have[g] + 1e-9 < quorum * size[g];
-		s->left_out[k * s->groups + g] = out;
+		bool out = size[g] > 0 && have[g] + 1e-9 < p->quorum * size[g];
+
+		s->left_out[p->reward * s->groups + g] |= out;
 		s->n_left_out += out;
 	}
 	free(have);
 	free(size);
 }
 
-/* The mean of reward k where it counts; 0 when it does nowhere: then it is out of every group alike. */
-static double stand_in(const struct mixture_scores *s, int k, const int64_t *group)
+/* The mean of the reward where it counts; 0 when it does nowhere: then it is out of every group alike. */
+static double stand_in(const struct part *p)
 {
-	const double *value = s->value + (size_t)k * (size_t)s->n;
+	const struct mixture_scores *s = p->s;
+	const double *value = s->value + (size_t)p->reward * (size_t)s->n;
 	double sum = 0, n = 0;
 
 	for (int i = 0; i < s->n; i++)
-		if (!isnan(value[i]) && !s->left_out[k * s->groups + group[i]]) {
+		if (s->set[i] == p->set && !isnan(value[i]) &&
+		    !s->left_out[p->reward * s->groups + p->group[i]]) {
 			sum += value[i];
 			n++;
 		}
 	return n > 0 ? sum / n : 0;
 }
 
+/* What the reward adds to totals of its set, and which of them it counts in. */
+static void add(const struct part *p, bool *counts)
+{
+	struct mixture_scores *s = p->s;
+	double instead = 0;
+
+	if (p->group && p->quorum > 0) {
+		leave_out(p);
+		instead = stand_in(p);
+	}
+	for (int i = 0; i < s->n; i++) {
+		if (s->set[i] != p->set)
+			continue;
+		bool out = p->group && s->left_out[p->reward * s->groups + p->group[i]];
+
+		s->total[i] += p->weight * (out ? instead : s->value[p->reward * s->n + i]);
+		counts[i] |= !out;
+	}
+}
+
 void mixture_total(const struct mixture *m, struct mixture_scores *s, const int64_t *group, int64_t groups)
 {
 	bool *counts = mem_zero((size_t)s->n, sizeof *counts);
+	int sets = mixture_sets(m) ? mixture_sets(m) : 1;
 
 	free(s->left_out);
 	s->groups = group ? groups : 0;
@@ -89,22 +125,15 @@ void mixture_total(const struct mixture *m, struct mixture_scores *s, const int6
 	s->unavailable = s->n_left_out = 0;
 	for (int i = 0; i < s->n; i++)
 		s->total[i] = 0;
-	for (int k = 0; k < s->rewards; k++) {
-		const struct mixture_entry *entry = mixture_at(m, k);
-		double instead = 0;
+	for (int k = 0; k < s->rewards; k++)
+		for (int set = 0; set < sets; set++) {
+			const struct part p = {
+				s, group, set, k, mixture_weight(m, k, set), mixture_at(m, k)->quorum
+			};
 
-		if (entry->weight == 0) /* and 0 * NAN would be NAN */
-			continue;
-		if (group && entry->quorum > 0) {
-			leave_out(s, k, entry->quorum, group);
-			instead = stand_in(s, k, group);
+			if (!isnan(p.weight) && p.weight != 0) /* and 0 * NAN would be NAN */
+				add(&p, counts);
 		}
-		for (int i = 0; i < s->n; i++) {
-			bool out = group && s->left_out[k * s->groups + group[i]];
-			s->total[i] += entry->weight * (out ? instead : s->value[k * s->n + i]);
-			counts[i] |= !out;
-		}
-	}
 	for (int i = 0; i < s->n; i++) {
 		if (!counts[i])
 			s->total[i] = NAN;

@@ -6,6 +6,7 @@
 struct image_head {
 	int32_t w, h, pixels; /* pixels: bytes that follow both texts */
 	int32_t prompt, meta; /* their lengths, zero bytes included */
+	int32_t set;
 };
 
 struct text remote_message(enum remote_kind kind, int id, int n)
@@ -72,7 +73,8 @@ void remote_put_items(struct text *t, const struct reward_item *item, int n)
 		struct image_head h = { .w = item[i].w,
 					.h = item[i].h,
 					.prompt = (int32_t)strlen(item[i].prompt) + 1,
-					.meta = (int32_t)strlen(item[i].meta) + 1 };
+					.meta = (int32_t)strlen(item[i].meta) + 1,
+					.set = item[i].set };
 
 		h.pixels = item[i].rgb ? h.w * h.h * 3 : 0;
 		text_add_bytes(t, &h, sizeof h);
@@ -91,7 +93,7 @@ struct reward_item *remote_get_items(const char *data, size_t size, int n)
 		struct image_head h;
 
 		memcpy(&h, next(data, size, &at, sizeof h), sizeof h);
-		item[i] = (struct reward_item) { .w = h.w, .h = h.h };
+		item[i] = (struct reward_item) { .w = h.w, .h = h.h, .set = h.set };
 		item[i].prompt = next(data, size, &at, (size_t)h.prompt);
 		item[i].meta = next(data, size, &at, (size_t)h.meta);
 		item[i].rgb = (const uint8_t *)next(data, size, &at, (size_t)h.pixels);

@@ -148,6 +148,10 @@ def test_unwritable_run_directory(tmp_path):
     (tmp_path / "file").write_text("not a directory")
     line = fails("train", CONFIG, "--run", tmp_path / "file/run", *TINY)
     assert "file" in line
+    # these look before they work, too: nothing of a configuration or a prompt file that is not there is said
+    assert "compare: " in (line := fails("compare", tmp_path / "no.yaml", "-d", tmp_path / "file/out")) and "file/out" in line
+    assert "shapes: " in (line := fails("shapes", "--render", tmp_path / "no.jsonl", "-o", tmp_path / "file/out")) and "file/out" in line
+    assert "file/out" in fails("shapes", "--prompts", tmp_path / "file/out", "--render", tmp_path / "no.jsonl", "-o", tmp_path / "out")
     if os.geteuid() != 0:  # root may write anywhere
         (tmp_path / "locked").mkdir(mode=0o500)
         assert "ermission" in fails("train", CONFIG, "--run", tmp_path / "locked/run", *TINY)

@@ -9,6 +9,7 @@ import os
 import pathlib
 import random
 import re
+import resource
 import signal
 import socket
 import struct
@@ -511,6 +512,43 @@ def test_overload(serve, judge):
         c.close()
     time.sleep(0.5)
     assert s.request(ask(good))[0] == 200
+
+
+def test_connections_from_an_address(serve, judge):
+    """One address has its share of the connections; others have the rest, and what is over it is told so."""
+    s = serve({"light": judge}, "--per-address", "3")
+    idle = [s.connect() for _ in range(3)]
+    time.sleep(0.5)
+    status, answer, headers = s.request(ask(good))
+    assert status == 503 and "too many connections from your address (at most 3)" in answer["error"] and headers["Connection"] == "close"
+    other = http.client.HTTPConnection("127.0.0.1", s.port, timeout=60, source_address=("127.0.0.2", 0))
+    other.request("POST", "/score", json.dumps(ask(good)))
+    assert other.getresponse().status == 200
+    other.close()
+    for c in idle:
+        c.close()
+    time.sleep(0.5)
+    assert s.request(ask(good))[0] == 200
+    s.stop()
+
+
+def test_a_body_without_memory(serve, judge):
+    """A body that no memory is left for is refused, and the server goes on."""
+    s = serve({"light": judge}, "--max-body", "4000", "--per-address", "8")
+    assert s.request(ask(good))[0] == 200
+    taken = int(re.search(r"VmSize:\s+(\d+)", pathlib.Path(f"/proc/{s.process.pid}/status").read_text())[1]) * 1024
+    resource.prlimit(s.process.pid, resource.RLIMIT_AS, (taken + (300 << 20), resource.RLIM_INFINITY))
+    c = s.connect()
+    c.sendall(b"POST /score HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 3000000000\r\n\r\n")
+    said = c.recv(65536)
+    assert b" 503 " in said.splitlines()[0] and b"Retry-After" in said, said
+    while b"no memory for a body of 3000000000 bytes" not in said:
+        more = c.recv(65536)
+        assert more, said
+        said += more
+    c.close()
+    assert s.request(ask(good))[0] == 200
+    s.stop()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

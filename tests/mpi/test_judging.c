@@ -98,8 +98,9 @@ static void hand_over(struct judging *j, int batch)
 				rgb[3 * (i * W + p) + 1] = (uint8_t)group;
 				rgb[3 * (i * W + p) + 2] = (uint8_t)(sample % size);
 			}
-			item[i] =
-			    (struct reward_item) { rgb + (ptrdiff_t)(3 * W * i), W, 1, prompt[group], "{}" };
+			item[i] = (struct reward_item) {
+				rgb + (ptrdiff_t)(3 * W * i), W, 1, prompt[group], "{}", 0
+			};
 		}
 		judging_submit(j, at, item, k);
 		memset(rgb, 77, (size_t)(3 * W * k));

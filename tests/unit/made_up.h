@@ -67,7 +67,7 @@ static inline void submit_all(struct mixture *m, struct mixture_scores *s, uint8
 		struct reward_item *item = mem_alloc((size_t)k * sizeof *item);
 		uint8_t *copy = memcpy(mem_alloc((size_t)k * 3), pixel[first], (size_t)k * 3);
 		for (int i = 0; i < k; i++)
-			item[i] = (struct reward_item) { copy + 3 * i, 1, 1, "p", "{}" };
+			item[i] = (struct reward_item) { copy + 3 * i, 1, 1, "p", "{}", 0 };
 		mixture_submit(m, s, first, item, k);
 		memset(copy, 77, (size_t)k * 3);
 		free(copy);

@@ -34,8 +34,8 @@ static int entries(const char *dir)
 }
 
 static uint8_t pixels[12];
-static const struct reward_item item[2] = { { pixels, 2, 2, "a", "{}" },
-					    { pixels, 2, 2, "b", "{\"n\": 1}" } };
+static const struct reward_item item[2] = { { pixels, 2, 2, "a", "{}", 0 },
+					    { pixels, 2, 2, "b", "{\"n\": 1}", 0 } };
 
 /* rewards.NAME with these keys. */
 static void *open_reward(const char *name, const char *keys, void **conf, const struct reward_type **type)

@@ -425,6 +425,87 @@ static void watched(void **state)
 	mixture_close(m);
 }
 
+/* Three sets of prompts: who is asked about which image, how its total comes about, and what is left out. */
+static void sets_of_prompts(void **state)
+{
+	enum { N = 12, G = 6 };
+	const struct mixture_entry entry[] = { { .type = &value_reward, .weight = 1 },
+					       { .type = &value_reward, .weight = 1, .quorum = 1 },
+					       { .type = &value_reward, .weight = 1 } };
+	static const double weight[] = { 2,   NAN, 0,     /* set 0: a, and c is watched */
+					 NAN, 3,   1,     /* set 1: b and c */
+					 1,   -1,  NAN }; /* set 2: a against b */
+	static const int64_t group[N] = { 0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5 };
+
+	(void)state;
+	for (int batch = 1; batch <= N; batch++) {
+		struct mixture *m = mixture_new(entry, 3, 2);
+		struct mixture_scores s;
+		uint8_t pixel[N][3];
+		struct reward_item item[N];
+
+		mixture_set_weights(m, 3, weight);
+		assert_int_equal(mixture_sets(m), 3);
+		mixture_scores_init(&s, N, 3);
+		mixture_begin(m, &s);
+		for (int i = 0; i < N; i++) {
+			memset(pixel[i], i + 1, 3);
+			item[i] = (struct reward_item) { pixel[i], 1, 1, "p", "{}", (int)group[i] % 3 };
+		}
+		for (int i = 0; i < N; i += batch)
+			mixture_submit(m, &s, i, item + i, i + batch < N ? batch : N - i);
+		mixture_wait(m, &s);
+		for (int k = 0; k < 3; k++)
+			for (int i = 0; i < N; i++)
+				assert_int_equal(isnan(s.value[k * N + i]),
+						 isnan(weight[group[i] % 3 * 3 + k]));
+		s.value[2 * N] = NAN; /* watched there */
+		s.value[N + 8] = NAN; /* b of group 4: its mean in the set's other group, 3.5, stands in */
+		mixture_total(m, &s, group, G);
+		assert_true(s.n_left_out == 1 && s.left_out[G + 4] && s.unavailable == 0);
+		for (int i = 0; i < N; i++) {
+			double pixel_of = i + 1,
+			       wanted[] = { 2 * pixel_of, 3 * (group[i] == 4 ? 3.5 : pixel_of) + pixel_of,
+					    0 };
+
+			assert_true(s.total[i] == wanted[group[i] % 3]);
+		}
+		mixture_scores_free(&s);
+		mixture_close(m);
+	}
+}
+
+/* A reward is only asked whether it can score the prompts of its sets. */
+static int never_check(void *state, const char *prompt, const char *meta, struct err *e)
+{
+	(void)state, (void)prompt, (void)meta;
+	return err_set(e, "not this one");
+}
+
+static void prompts_of_other_sets_are_not_checked(void **state)
+{
+	struct reward_type picky = value_reward;
+	picky.name = "picky";
+	picky.check = never_check;
+	const struct mixture_entry entry[] = { { .type = &value_reward, .weight = 1 },
+					       { .type = &picky, .weight = 1 } };
+	static const double weight[] = { 1, NAN, NAN, 1, 1, 0 };
+	struct mixture *m = mixture_new(entry, 2, 1);
+	const struct reward_item item[] = { { .prompt = "a", .meta = "{}" },
+					    { .prompt = "b", .meta = "{}", .set = 2 },
+					    { .prompt = "c", .meta = "{}", .set = 1 } };
+	struct err e;
+	int bad = -1;
+
+	(void)state;
+	mixture_set_weights(m, 3, weight);
+	assert_int_equal(mixture_check_all(m, item, 2, &bad, &e), 0);
+	assert_int_equal(mixture_check_all(m, item, 3, &bad, &e), -1);
+	assert_int_equal(bad, 2);
+	assert_non_null(strstr(e.msg, "reward picky cannot score 'c': not this one"));
+	mixture_close(m);
+}
+
 static void close_with_work_left(void **state)
 {
 	enum { N = 40 };
@@ -456,6 +537,8 @@ int main(void)
 		cmocka_unit_test(safe_rewards_run_together),
 		cmocka_unit_test(caller_overlaps),
 		cmocka_unit_test(quorum),
+		cmocka_unit_test(sets_of_prompts),
+		cmocka_unit_test(prompts_of_other_sets_are_not_checked),
 		cmocka_unit_test(close_with_work_left),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -87,6 +87,19 @@ static void bad_configuration(void **state)
 	refuse("rewards: {geneval: {}}\neval:\n  rewards: {a: {type: geneval, weight: 2}}\n",
 	       ":3: eval.rewards.a.weight: rewards of eval.rewards are never trained on");
 	refuse("eval: {rewards: {geneval: {}}}\n", "rewards: there is none");
+#define TWO                                                                                                  \
+	"rewards: {geneval: {}, jpeg_compressibility: {}}\nprompts:\n  sets:\n    a: {rewards: {geneval: "   \
+	"1}}\n"
+	refuse(TWO, ":1: rewards.jpeg_compressibility: no set of `prompts.sets` names this reward");
+	refuse(TWO "    b: {}\n", ":5: prompts.sets.b.rewards: no reward scores these prompts");
+	refuse(TWO "    b: {rewards: {}}\n", ":5: prompts.sets.b.rewards: no reward scores these prompts");
+	refuse(TWO "    b: {rewards: {jpeg_compressibility: 0}}\n",
+	       ":5: prompts.sets.b.rewards: the weight of every reward is 0");
+	refuse(TWO "    b: {rewards: {jpeg_compresibility: 1}}\n",
+	       ":5: prompts.sets.b.rewards: `rewards` has no entry 'jpeg_compresibility'; did you mean "
+	       "'jpeg_compressibility'?");
+	refuse(TWO "    b: {rewards: {jpeg_compressibility: much}}\n",
+	       ":5: prompts.sets.b.rewards.jpeg_compressibility = 'much': not a number");
 	refuse("rewards:\n  a: geneval\n", "'rewards.a' is a section of keys");
 	refuse("rewards: {judge: {type: plugin, path: ./no.so}}\n", "reward judge: cannot load ./no.so");
 }
@@ -102,7 +115,7 @@ static void entries_with_names(void **state)
 	struct text out = { 0 };
 	struct mixture_scores s;
 	uint8_t rgb[3] = { 0 };
-	const struct reward_item item = { rgb, 1, 1, "p", "{}" };
+	const struct reward_item item = { rgb, 1, 1, "p", "{}", 0 };
 
 	(void)state;
 	assert_int_equal(open_yaml(&m, yaml, &e), 0);
@@ -209,7 +222,7 @@ static void real_rewards(void **state)
 	assert_int_equal(image_jpeg(&jpeg, &bytes, 24, 24, rgb, 95, &e), 0);
 	free(jpeg);
 	for (int i = 0; i < N; i++)
-		item[i] = (struct reward_item) { rgb, 24, 24, "p", asked[i] };
+		item[i] = (struct reward_item) { rgb, 24, 24, "p", asked[i], 0 };
 	assert_int_equal(
 	    open_yaml(&m, "rewards: {geneval: {}, jpeg_compressibility: {}, jpeg_incompressibility: {}}\n",
 		      &e),
@@ -232,12 +245,37 @@ static void real_rewards(void **state)
 	mixture_close(m);
 }
 
+/* A set's numbers are factors of the entries' weights; what it does not name does not score it, and what is
+ * held out scores all. */
+static void weights_of_sets(void **state)
+{
+	static const char yaml[] =
+	    "rewards: {geneval: {weight: 2}, jpeg_compressibility: {weight: -0.5}}\n"
+	    "eval: {rewards: {watch: {type: geneval}}}\n"
+	    "prompts:\n  sets:\n    b: {rewards: {geneval: 1, jpeg_compressibility: 3}}\n"
+	    "    a: {rewards: {jpeg_compressibility: 1, geneval: 0}}\n"
+	    "    c: {rewards: {geneval: 0.5}}\n";
+	struct mixture *m;
+	struct err e;
+
+	(void)state;
+	assert_int_equal(open_yaml(&m, yaml, &e), 0);
+	assert_int_equal(mixture_sets(m), 3);
+	assert_true(mixture_weight(m, 0, 0) == 2 &&
+		    mixture_weight(m, 1, 0) == -1.5); /* b: first in the file */
+	assert_true(mixture_weight(m, 0, 1) == 0 && mixture_weight(m, 1, 1) == -0.5);
+	assert_true(mixture_weight(m, 0, 2) == 1 && isnan(mixture_weight(m, 1, 2)));
+	for (int set = 0; set < 3; set++)
+		assert_true(mixture_weight(m, 2, set) == 0);
+	mixture_close(m);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(bad_configuration),      cmocka_unit_test(entries_with_names),
 		cmocka_unit_test(resolved_configuration), cmocka_unit_test(prompts_are_checked),
-		cmocka_unit_test(real_rewards),
+		cmocka_unit_test(real_rewards),           cmocka_unit_test(weights_of_sets),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

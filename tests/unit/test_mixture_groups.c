@@ -79,7 +79,7 @@ static void groups_are_whole(void **unused)
 				for (int i = 0; i < 4; i++) {
 					group[i][0] = value[g * 4 + i];
 					group[i][1] = (uint8_t)g, group[i][2] = (uint8_t)i;
-					item[i] = (struct reward_item) { group[i], 1, 1, "p", "{}" };
+					item[i] = (struct reward_item) { group[i], 1, 1, "p", "{}", 0 };
 					sample[i] = i * G + g;
 				}
 				mixture_submit_group(m, &s, sample, item, 4);
@@ -121,7 +121,7 @@ static void failing_group(void **unused)
 	mixture_begin(m, &s);
 	for (int i = 0; i < N; i++) {
 		pixel[i][0] = (uint8_t)i, pixel[i][2] = (uint8_t)(i % 5);
-		item[i] = (struct reward_item) { pixel[i], 1, 1, "p", "{}" };
+		item[i] = (struct reward_item) { pixel[i], 1, 1, "p", "{}", 0 };
 		sample[i] = N - 1 - i;
 	}
 	mixture_submit(m, &s, 0, item, N); /* nobody wants them so */
@@ -167,7 +167,7 @@ static void deadline_of_a_group(void **unused)
 
 		for (int i = 0; i < 4; i++) {
 			pixel[i][0] = (uint8_t)i, pixel[i][1] = (uint8_t)g, pixel[i][2] = (uint8_t)i;
-			item[i] = (struct reward_item) { pixel[i], 1, 1, "p", "{}" };
+			item[i] = (struct reward_item) { pixel[i], 1, 1, "p", "{}", 0 };
 			sample[i] = 4 * g + i;
 		}
 		mixture_submit_group(m, &s, sample, item, 4);

@@ -169,7 +169,7 @@ static void bad_files(void **state)
 /* n prompts without files; prompt i has tag i % tags, the first of each tag in order. */
 static struct prompts make(int64_t n, int tags)
 {
-	struct prompts p = { n, mem_zero((size_t)n, sizeof *p.v), NULL };
+	struct prompts p = { .n = n, .v = mem_zero((size_t)n, sizeof *p.v) };
 
 	for (int64_t i = 0; i < n; i++) {
 		p.v[i].text = mem_printf("prompt %d", (int)i);

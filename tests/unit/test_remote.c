@@ -189,7 +189,7 @@ static void hand_over(struct mixture *m, struct mixture_scores *s)
 
 		for (int i = 0; i < G; i++) {
 			sample[i] = 2 * i + g;
-			item[i] = (struct reward_item) { pixel[sample[i]], 1, 1, "p", "{}" };
+			item[i] = (struct reward_item) { pixel[sample[i]], 1, 1, "p", "{}", 0 };
 		}
 		mixture_submit_group(m, s, sample, item, G);
 	}

@@ -22,24 +22,30 @@ static void tell(struct text *why, const struct alarm_mark *m, const struct eval
 		 const struct eval_number *total)
 {
 	text_printf(why, "%s%s fell from %.4g to %.4g while the trained reward rose from %.4g to %.4g",
-		    why->n ? "; " : "", k->name, m->best.mean, k->score.mean, m->total.mean, total->mean);
+		    why->n ? "; " : "", m->name, m->best.mean, k->score.mean, m->total.mean, total->mean);
 }
 
 bool alarm_look(struct alarm *a, const struct eval_result *r, struct text *why)
 {
 	bool rings = false;
 
+	for (int i = 0; i < r->n_sets; i++)
+		rings |= alarm_look(a, &r->set[i], why);
 	for (int i = 0; i < r->n_rewards; i++) {
 		const struct eval_reward *k = &r->reward[i];
-		struct alarm_mark *m = find(a, k->name);
+		char *name = r->name ? mem_printf("%s/%s", r->name, k->name) : mem_str(k->name);
+		struct alarm_mark *m = find(a, name);
 
-		if (!k->watched || isnan(k->score.in.low) || isnan(r->total.in.low))
+		if (!k->watched || isnan(k->score.in.low) || isnan(r->total.in.low)) {
+			free(name);
 			continue;
+		}
 		bool first = !m;
 		if (first) {
 			m = &MEM_PUSH(a->mark, a->n, a->cap);
-			*m = (struct alarm_mark) { .name = mem_str(k->name) };
+			*m = (struct alarm_mark) { .name = mem_str(name) };
 		}
+		free(name);
 		bool fell =
 		    !first && least_ahead(&m->best, &k->score) > 0 && least_ahead(&r->total, &m->total) > 0;
 		if (fell)

@@ -6,7 +6,7 @@
  * the interval of its distance from the mark is below 0, and the total has risen when that of its distance is
  * above 0; both by the intervals of the two means, as if these were independent (they share prompts and
  * noise, so that this asks for more).  After an alarm the mark is where it rang: it rings again for a further
- * fall alone.
+ * fall alone.  Each set of prompts has marks of its own, SET/REWARD, beside that set's total.
  */
 #ifndef ALARM_H
 #define ALARM_H

@@ -8,7 +8,7 @@
 
 static enum sheet_verdict verdict_of(const struct mixture *m, const struct mixture_scores *s, int i)
 {
-	int judge = mixture_judge(m);
+	int judge = mixture_judge(m, s->set[i]);
 	double strict = judge < 0 ? NAN : mixture_sub_of(m, s, judge, i, "strict");
 
 	return isnan(strict) ? SHEET_NEITHER : strict > 0 ? SHEET_RIGHT : SHEET_WRONG;
@@ -50,7 +50,9 @@ static json_t *json_of(const struct mixture *m, const struct mixture_scores *s, 
 	if (verdict != SHEET_NEITHER)
 		json_object_set_new(j, "strict", json_integer(verdict == SHEET_RIGHT));
 	for (int k = 0; k < s->rewards; k++)
-		json_object_set_new(rewards, mixture_at(m, k)->name, json_number(s->value[k * s->n + i]));
+		if (!isnan(mixture_weight(m, k, s->set[i])))
+			json_object_set_new(rewards, mixture_at(m, k)->name,
+					    json_number(s->value[k * s->n + i]));
 	json_object_set_new(j, "rewards", rewards);
 	if (why.n)
 		json_object_set_new(j, "why", json_words(why.s));

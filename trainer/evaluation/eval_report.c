@@ -67,6 +67,13 @@ json_t *eval_json(const struct eval_result *r)
 	json_object_set_new(j, "rewards", rewards_json(r));
 	json_object_set_new(j, "tags", tags);
 	json_object_set_new(j, "seconds", json_number(r->seconds));
+	if (r->n_sets) {
+		json_t *sets = json_object();
+
+		for (int i = 0; i < r->n_sets; i++)
+			json_object_set_new(sets, r->set[i].name, eval_json(&r->set[i]));
+		json_object_set_new(j, "sets", sets);
+	}
 	return j;
 }
 
@@ -116,6 +123,25 @@ static int get_tag(struct eval_result *r, const char *name, const json_t *o, con
 		   : 0;
 }
 
+static int get_sets(struct eval_result *r, const json_t *all, const char *what, struct err *e)
+{
+	const char *name;
+	json_t *o;
+
+	if (!json_is_object(all))
+		return 0;
+	r->set = mem_zero(json_object_size(all) + 1, sizeof *r->set);
+	json_object_foreach((json_t *)(uintptr_t)all, name, o)
+	{
+		struct eval_result *set = &r->set[r->n_sets++];
+
+		if (eval_from_json(set, o, what, e))
+			return -1;
+		set->name = mem_str(name);
+	}
+	return 0;
+}
+
 int eval_from_json(struct eval_result *r, const json_t *j, const char *what, struct err *e)
 {
 	const char *name;
@@ -138,7 +164,8 @@ int eval_from_json(struct eval_result *r, const json_t *j, const char *what, str
 	    json_get_int(&r->unavailable, j, "unavailable", 0, what, e) ||
 	    json_get_int(&r->prompts, j, "prompts", 0, what, e) ||
 	    json_get_number(&r->seconds, j, "seconds", 0, what, e) ||
-	    get_rewards(r, json_object_get(j, "rewards"), what, e))
+	    get_rewards(r, json_object_get(j, "rewards"), what, e) ||
+	    get_sets(r, json_object_get(j, "sets"), what, e))
 		return -1;
 	json_object_foreach((json_t *)(uintptr_t)json_object_get(j, "tags"), name, o)
 	{
@@ -257,8 +284,24 @@ static void print_rewards(const struct eval_result *before, const struct eval_re
 	}
 }
 
+static const struct eval_result *find_set(const struct eval_result *r, const char *name)
+{
+	for (int i = 0; r && i < r->n_sets; i++)
+		if (!strcmp(r->set[i].name, name))
+			return &r->set[i];
+	return NULL;
+}
+
 void eval_print(const struct eval_result *before, const struct eval_result *after, const char *what)
 {
+	for (int i = 0; i < before->n_sets; i++) {
+		const struct eval_result *set = &before->set[i], *same = find_set(after, set->name);
+		char *name = mem_printf("%s of set %s", what, set->name);
+
+		if (same || !after)
+			eval_print(set, same, name);
+		free(name);
+	}
 	const struct eval_result *last = after ? after : before;
 	int column[EVAL_KINDS], n = columns_of(before, column);
 
@@ -299,6 +342,12 @@ static void print_ahead(const char *name, const struct eval_number *v)
 
 void eval_print_difference(const struct eval_result *d, const char *a, const char *b)
 {
+	for (int i = 0; i < d->n_sets; i++) {
+		char *one = mem_printf("set %s: %s", d->set[i].name, a);
+
+		eval_print_difference(&d->set[i], one, b);
+		free(one);
+	}
 	printf("\n  %s minus %s, pair by pair, with 95 %% intervals by prompts:\n", a, b);
 	for (int k = 0; k < EVAL_KINDS; k++)
 		if (d->has[k])
@@ -310,9 +359,10 @@ void eval_print_difference(const struct eval_result *d, const char *a, const cha
 
 /* ---- Metrics ------------------------------------------------------------------------------------- */
 
-static void add(struct metrics *m, const char *begin, const char *end, double v)
+static void add(struct metrics *m, const char *set, const char *begin, const char *end, double v)
 {
-	char *name = mem_printf("eval/%s%s%s", begin, *end ? "/" : "", end);
+	char *name =
+	    mem_printf("eval/%s%s%s%s%s", set ? set : "", set ? "/" : "", begin, *end ? "/" : "", end);
 
 	metrics_add(m, name, v);
 	free(name);
@@ -322,23 +372,25 @@ void eval_add_metrics(const struct eval_result *r, struct metrics *m)
 {
 	int column[EVAL_KINDS], n = columns_of(r, column);
 
+	for (int i = 0; i < r->n_sets; i++)
+		eval_add_metrics(&r->set[i], m);
 	for (int k = 0; k < EVAL_KINDS; k++)
 		if (r->has[k])
-			add(m, kinds[k], "", r->of[k].mean);
-	add(m, "low", "", eval_held_out(r)->in.low);
-	add(m, "high", "", eval_held_out(r)->in.high);
-	add(m, "reward", "", r->total.mean);
+			add(m, r->name, kinds[k], "", r->of[k].mean);
+	add(m, r->name, "low", "", eval_held_out(r)->in.low);
+	add(m, r->name, "high", "", eval_held_out(r)->in.high);
+	add(m, r->name, "reward", "", r->total.mean);
 	for (int k = 0; k < r->n_rewards; k++)
-		add(m, "reward", r->reward[k].name, r->reward[k].score.mean);
-	add(m, "unavailable", "", (double)r->unavailable);
+		add(m, r->name, "reward", r->reward[k].name, r->reward[k].score.mean);
+	add(m, r->name, "unavailable", "", (double)r->unavailable);
 	for (int k = 0; k < n; k++)
 		for (int i = 0; i < r->n_tags; i++)
-			add(m, kinds[column[k]], r->tag[i].name, r->tag[i].of[column[k]].mean);
+			add(m, r->name, kinds[column[k]], r->tag[i].name, r->tag[i].of[column[k]].mean);
 	for (int i = 0; i < r->n_tags; i++) {
 		const struct eval_number *held_out =
 		    &r->tag[i].of[r->has[EVAL_STRICT] ? EVAL_STRICT : EVAL_SOFT];
 
-		add(m, "low", r->tag[i].name, held_out->in.low);
-		add(m, "high", r->tag[i].name, held_out->in.high);
+		add(m, r->name, "low", r->tag[i].name, held_out->in.low);
+		add(m, r->name, "high", r->tag[i].name, held_out->in.high);
 	}
 }

@@ -10,15 +10,25 @@ _Static_assert((int)CORRECT == EVAL_GENEVAL && (int)STRICT == EVAL_STRICT && (in
 
 /* ---- Counting ------------------------------------------------------------------------------------ */
 
-static void begin(struct eval_result *r, const struct mixture *m, const struct mixture_scores *s)
+/* Those rewards that score the set of prompts. */
+static void begin(struct eval_result *r, const struct mixture *m, const struct mixture_scores *s, int set)
 {
-	r->rows.columns = REWARDS + s->rewards;
-	r->rows.judge = mixture_judge(m);
-	r->n_rewards = s->rewards;
+	int judge = mixture_judge(m, set);
+
+	r->rows.judge = -1;
 	r->reward = mem_zero((size_t)s->rewards, sizeof *r->reward);
-	for (int k = 0; k < s->rewards; k++)
-		r->reward[k] = (struct eval_reward) { .name = mem_str(mixture_at(m, k)->name),
-						      .watched = mixture_at(m, k)->weight == 0 };
+	for (int k = 0; k < s->rewards; k++) {
+		double weight = mixture_weight(m, k, set);
+
+		if (isnan(weight))
+			continue;
+		if (k == judge)
+			r->rows.judge = r->n_rewards;
+		r->reward[r->n_rewards++] = (struct eval_reward) { .name = mem_str(mixture_at(m, k)->name),
+								   .watched = weight == 0,
+								   .at = k };
+	}
+	r->rows.columns = REWARDS + r->n_rewards;
 }
 
 void eval_count(struct eval_result *r, const struct mixture *m, const struct mixture_scores *s, int64_t i,
@@ -27,7 +37,7 @@ void eval_count(struct eval_result *r, const struct mixture *m, const struct mix
 	struct eval_rows *rows = &r->rows;
 
 	if (!rows->columns)
-		begin(r, m, s);
+		begin(r, m, s, s->set[i]);
 	if (rows->n == rows->cap) {
 		rows->cap = rows->cap ? 2 * rows->cap : 64;
 		rows->value = mem_grow(rows->value, (size_t)(rows->cap * rows->columns), sizeof *rows->value);
@@ -35,12 +45,12 @@ void eval_count(struct eval_result *r, const struct mixture *m, const struct mix
 		rows->prompt = mem_grow(rows->prompt, (size_t)rows->cap, sizeof *rows->prompt);
 	}
 	double *v = rows->value + rows->n * rows->columns;
-	int judge = rows->judge;
+	int judge = rows->judge < 0 ? -1 : r->reward[rows->judge].at;
 	v[CORRECT] = judge < 0 ? NAN : mixture_sub_of(m, s, judge, i, "correct");
 	v[STRICT] = judge < 0 ? NAN : mixture_sub_of(m, s, judge, i, "strict");
 	v[TOTAL] = s->total[i];
-	for (int k = 0; k < s->rewards; k++)
-		v[REWARDS + k] = s->value[k * s->n + i];
+	for (int k = 0; k < r->n_rewards; k++)
+		v[REWARDS + k] = s->value[r->reward[k].at * s->n + i];
 	r->has[EVAL_GENEVAL] |= judge >= 0 && mixture_sub_at(m, judge, "correct") >= 0;
 	r->has[EVAL_STRICT] |= judge >= 0 && mixture_sub_at(m, judge, "strict") >= 0;
 	r->images += !isnan(v[TOTAL]);
@@ -219,8 +229,83 @@ void eval_finish(struct eval_result *r)
 	measure_all(r, rows, NULL);
 }
 
+/* The interval of a weighted mean of independent scores: what single ones stray, added by squares. */
+static void stray(double *low, double *high, const struct eval_number *v, double share)
+{
+	*low += pow(share * (v->mean - v->in.low), 2);
+	*high += pow(share * (v->in.high - v->mean), 2);
+}
+
+/* The weighted mean of one number of each set, of those that have it. */
+static struct eval_number mean_of(const struct eval_result *set, const double *weight, int n,
+				  const struct eval_number *(*of)(const struct eval_result *))
+{
+	struct eval_number r = { .in = { NAN, NAN } };
+	double sum = 0, low = 0, high = 0;
+
+	for (int i = 0; i < n; i++)
+		if (of(&set[i])->n)
+			sum += weight[i];
+	for (int i = 0; i < n; i++) {
+		const struct eval_number *v = of(&set[i]);
+		double share = sum > 0 ? weight[i] / sum : 0;
+
+		if (!v->n || !(share > 0))
+			continue;
+		r.mean += share * v->mean;
+		r.n += v->n;
+		stray(&low, &high, v, share);
+	}
+	if (r.n && !isnan(low + high))
+		r.in = (struct interval) { r.mean - sqrt(low), r.mean + sqrt(high) };
+	r.mean = r.n ? r.mean : NAN;
+	return r;
+}
+
+static const struct eval_number *total_of(const struct eval_result *r)
+{
+	return &r->total;
+}
+
+void eval_join(struct eval_result *r, const struct eval_result *set, const double *weight, int n)
+{
+	double *share = mem_zero((size_t)n + 1, sizeof *share), sum = 0;
+
+	*r = (struct eval_result) { .n_sets = n, .has = { [EVAL_SOFT] = true } };
+	r->set = memcpy(mem_alloc((size_t)n * sizeof *set), set, (size_t)n * sizeof *set);
+	for (int i = 0; i < n; i++)
+		sum += weight[i];
+	for (int i = 0; i < n; i++) {
+		const struct eval_result *s = &set[i];
+		const struct eval_number none = { NAN, { NAN, NAN }, 0 };
+
+		share[i] = sum > 0 ? weight[i] : 1;
+		r->set[i].weight = weight[i];
+		r->images += s->images;
+		r->unavailable += s->unavailable;
+		r->prompts += s->prompts;
+		r->seconds += s->seconds;
+		if (!*r->why)
+			memcpy(r->why, s->why, sizeof r->why);
+		MEM_PUSH(r->tag, r->n_tags, r->cap_tags) = (struct eval_tag) {
+			.name = mem_str(s->name),
+			.images = s->images,
+			.prompts = s->prompts,
+			.of = { [EVAL_GENEVAL] = none, [EVAL_STRICT] = none, [EVAL_SOFT] = *eval_held_out(s) }
+		};
+	}
+	r->of[EVAL_GENEVAL] = r->of[EVAL_STRICT] = (struct eval_number) { NAN, { NAN, NAN }, 0 };
+	r->of[EVAL_SOFT] = mean_of(set, share, n, eval_held_out);
+	r->total = mean_of(set, share, n, total_of);
+	free(share);
+}
+
 void eval_release(struct eval_result *r)
 {
+	for (int i = 0; i < r->n_sets; i++)
+		eval_release(&r->set[i]);
+	free(r->set);
+	free(r->name);
 	for (int i = 0; i < r->n_tags; i++)
 		free(r->tag[i].name);
 	for (int k = 0; k < r->n_rewards; k++)
@@ -234,6 +319,30 @@ void eval_release(struct eval_result *r)
 	*r = (struct eval_result) { 0 };
 }
 
+/* Of sets, each by itself. */
+static int difference_of_sets(struct eval_result *out, const struct eval_result *a,
+			      const struct eval_result *b, struct err *e)
+{
+	struct eval_result *set = mem_zero((size_t)a->n_sets, sizeof *set);
+	double *weight = mem_zero((size_t)a->n_sets, sizeof *weight);
+	int ret = a->n_sets == b->n_sets
+		      ? 0
+		      : err_set(e, "two evaluations of other prompts or rewards cannot be compared");
+
+	for (int i = 0; i < a->n_sets && !ret; i++) {
+		ret = eval_difference(&set[i], &a->set[i], &b->set[i], e);
+		set[i].name = mem_str(a->set[i].name);
+		weight[i] = a->set[i].weight;
+	}
+	if (!ret)
+		eval_join(out, set, weight, a->n_sets);
+	for (int i = 0; i < a->n_sets && ret; i++)
+		eval_release(&set[i]);
+	free(set);
+	free(weight);
+	return ret;
+}
+
 int eval_difference(struct eval_result *out, const struct eval_result *a, const struct eval_result *b,
 		    struct err *e)
 {
@@ -241,6 +350,8 @@ int eval_difference(struct eval_result *out, const struct eval_result *a, const 
 	size_t cells = (size_t)(x->n * x->columns);
 
 	*out = (struct eval_result) { .prompts = a->prompts };
+	if (a->n_sets)
+		return difference_of_sets(out, a, b, e);
 	if (x->n != y->n || x->columns != y->columns || a->n_tags != b->n_tags ||
 	    (x->n && memcmp(x->cluster, y->cluster, (size_t)x->n * sizeof *x->cluster) != 0))
 		return err_set(e, "two evaluations of other prompts or rewards cannot be compared");

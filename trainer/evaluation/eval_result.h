@@ -10,6 +10,10 @@
  *            share of images that are `correct`, that is, have at least what the prompt asks for
  *   strict   the same of images that have exactly that
  *   soft     the same of that reward's score; without such a reward, of the weighted total
+ *
+ * Where there are several sets of prompts, each has a result of its own, by its own rewards.  The result of
+ * all has these as its tags, `soft` is each one's held-out score, and the overall score is their mean by the
+ * sets' weights; it has no other verdicts and no single rewards.
  */
 #ifndef EVAL_RESULT_H
 #define EVAL_RESULT_H
@@ -34,6 +38,7 @@ struct eval_tag {
 struct eval_reward {
 	char *name;
 	bool watched; /* its weight is 0: nothing is trained on it */
+	int at;       /* its place in the mixture, while images are counted */
 	struct eval_number score;
 };
 struct eval_result {
@@ -42,12 +47,16 @@ struct eval_result {
 	bool has[EVAL_KINDS];        /* some reward gives such a verdict; else all of them are NAN */
 	struct eval_number of[EVAL_KINDS];
 	struct eval_number total; /* the weighted reward, over all images */
+	double weight;            /* of a set's result */
 	double seconds;
 	char why[256];        /* the first reason of a lacking score; not in JSON */
 	struct eval_tag *tag; /* in the order they came */
 	int n_tags, cap_tags;
 	struct eval_reward *reward;
 	int n_rewards;
+	char *name; /* of a set's result; NULL */
+	struct eval_result *set;
+	int n_sets;
 	/* What was counted, an image a row; not in JSON. */
 	struct eval_rows {
 		double *value; /* `columns` a row */
@@ -58,11 +67,15 @@ struct eval_result {
 	} rows;
 };
 
-/* From nothing ({ 0 }): count every image, i of the set s with totals, then finish.  `tag` ("" is "all") and
+/* From nothing ({ 0 }): count every image, i of the set s with totals and all of one set of prompts, then
+ * finish.  `tag` ("" is "all") and
  * `prompt` stay until then. */
 void eval_count(struct eval_result *r, const struct mixture *m, const struct mixture_scores *s, int64_t i,
 		const char *tag, const char *prompt);
 void eval_finish(struct eval_result *r);
+/* From nothing: n results, named and finished, of sets that weigh weight[i] (those that are not trained: 0,
+ * and if all do, alike).  Takes them. */
+void eval_join(struct eval_result *r, const struct eval_result *set, const double *weight, int n);
 void eval_release(struct eval_result *r); /* back to { 0 } */
 
 /* What a is ahead of b, both finished and counted image for image over the same prompts and rewards: each
@@ -92,7 +105,7 @@ void eval_print(const struct eval_result *before, const struct eval_result *afte
 void eval_print_difference(const struct eval_result *difference, const char *a, const char *b);
 /* eval/geneval, eval/strict, eval/soft, the held-out one's eval/low and eval/high, eval/reward,
  * eval/reward/NAME, eval/unavailable, and of each tag eval/geneval/TAG, eval/strict/TAG or eval/soft/TAG, and
- * the held-out one's eval/low/TAG and eval/high/TAG. */
+ * the held-out one's eval/low/TAG and eval/high/TAG.  Of each set all of these, as eval/SET/... */
 void eval_add_metrics(const struct eval_result *r, struct metrics *m);
 
 #endif

@@ -150,36 +150,71 @@ static int score_share(const struct evaluator *v, const struct pass *pass, struc
 	return ret;
 }
 
-int evaluate(const struct evaluator *v, const struct pass *pass, struct eval_result *r, struct err *e)
+/* The result of prompts begin .. begin + n - 1. */
+static void count(const struct evaluator *v, const struct mixture_scores *all, int64_t begin, int64_t n,
+		  struct eval_result *r)
 {
-	struct dist *d = v->dist;
-	int64_t n = v->prompts->n * v->images_per_prompt;
-	int ret;
-	double start = clock_now();
-	struct mixture_scores all;
-	struct judging j;
+	for (int64_t i = begin * v->images_per_prompt; i < (begin + n) * v->images_per_prompt; i++) {
+		const struct prompt *p = &v->prompts->v[i / v->images_per_prompt];
 
-	eval_release(r);
-	judging_begin(&j, d, v->mixture, n, v->images_per_prompt);
-	judging_hold_out(&j);
-	ret = dist_agree(d, score_share(v, pass, &j, e), e);
-	if (ret) {
-		judging_drop(&j);
-		return ret;
+		eval_count(r, v->mixture, all, i, p->tag, p->text);
 	}
-	judging_finish(&j, &all, NULL);
-	if (dist_stops(d)) { /* some may not have waited for the scores */
-		mixture_scores_free(&all);
-		return stop_check(e);
-	}
-	for (int64_t i = 0; i < n; i++)
-		eval_count(r, v->mixture, &all, i, v->prompts->v[i / v->images_per_prompt].tag,
-			   v->prompts->v[i / v->images_per_prompt].text);
 	eval_finish(r);
 	for (int k = 0; k < r->n_rewards; k++)
 		if (r->reward[k].watched && !r->reward[k].score.n)
 			log_warn_once("reward %s, which is watched, scored no image of the evaluation",
 				      r->reward[k].name);
+}
+
+static void count_all(const struct evaluator *v, const struct mixture_scores *all, struct eval_result *r)
+{
+	const struct prompts *p = v->prompts;
+	struct eval_result of[PROMPT_SETS] = { 0 };
+	double weight[PROMPT_SETS];
+	int n = 0;
+
+	if (!p->sets) {
+		count(v, all, 0, p->n, r);
+		return;
+	}
+	for (int k = 0; k < p->sets; k++) {
+		if (!p->set[k].n)
+			continue;
+		count(v, all, p->set[k].begin, p->set[k].n, &of[n]);
+		of[n].name = mem_str(p->set[k].name);
+		weight[n++] = p->set[k].weight;
+	}
+	eval_join(r, of, weight, n);
+}
+
+int evaluate(const struct evaluator *v, const struct pass *pass, struct eval_result *r, struct err *e)
+{
+	struct dist *d = v->dist;
+	int64_t n = v->prompts->n * v->images_per_prompt;
+	int *set = mem_zero((size_t)n, sizeof *set), ret;
+	double start = clock_now();
+	struct mixture_scores all;
+	struct judging j;
+
+	eval_release(r);
+	for (int64_t i = 0; i < n; i++)
+		set[i] = prompts_set_of(v->prompts, i / v->images_per_prompt);
+	judging_begin(&j, d, v->mixture, n, v->images_per_prompt);
+	judging_hold_out(&j);
+	j.set = set;
+	ret = dist_agree(d, score_share(v, pass, &j, e), e);
+	if (ret) {
+		judging_drop(&j);
+		free(set);
+		return ret;
+	}
+	judging_finish(&j, &all, NULL);
+	free(set);
+	if (dist_stops(d)) { /* some may not have waited for the scores */
+		mixture_scores_free(&all);
+		return stop_check(e);
+	}
+	count_all(v, &all, r);
 	snprintf(r->why, sizeof r->why, "%s", all.why);
 	r->seconds = clock_now() - start;
 	mixture_scores_free(&all);

@@ -100,7 +100,12 @@ static struct image join(const struct tiles *t, const struct evaluator *v, const
 		const uint8_t *rgb = t->rgb + (size_t)i * (size_t)t->w * (size_t)t->h * 3;
 
 		item[i] = (struct reward_item) {
-			.rgb = rgb, .w = t->w, .h = t->h, .prompt = p->text, .meta = p->meta
+			.rgb = rgb,
+			.w = t->w,
+			.h = t->h,
+			.prompt = p->text,
+			.meta = p->meta,
+			.set = prompts_set_of(v->prompts, prompt[i]),
 		};
 		tile[i] = (struct sheet_tile) { .rgb = rgb, .title = p->text, .verdict = SHEET_NEITHER };
 	}

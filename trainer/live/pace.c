@@ -43,12 +43,13 @@ void pace_ranks(struct pace *p, struct dist *d, const double own[PACE_PHASES])
 	free(count);
 }
 
-static double missing(const double *v, int64_t n)
+/* Images that reward k should have scored and did not. */
+static double missing(const struct mixture *m, const struct mixture_scores *s, int k)
 {
 	double sum = 0;
 
-	for (int64_t i = 0; i < n; i++)
-		sum += isnan(v[i]);
+	for (int64_t i = 0; i < s->n; i++)
+		sum += isnan(s->value[k * s->n + i]) && !isnan(mixture_weight(m, k, s->set[i]));
 	return sum;
 }
 
@@ -82,8 +83,7 @@ void pace_rewards(struct pace *p, struct dist *d, struct mixture *m, const struc
 			.restarts = sum[k * SUMS + 3],
 			.longest = most[k],
 			/* held-out rewards are not asked here */
-			.unavailable =
-			    mixture_at(m, k)->held_out ? 0 : missing(s->value + (int64_t)k * s->n, s->n),
+			.unavailable = mixture_at(m, k)->held_out ? 0 : missing(m, s, k),
 		};
 	free(sum);
 	free(most);

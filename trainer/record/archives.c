@@ -148,10 +148,10 @@ static int read_timesteps(const struct part *p, struct err *e)
 		       least, most);
 }
 
-/* Sums of reward.NAME. */
+/* Sums of reward.NAME, of those that score the image: sets of prompts have rewards of their own. */
 static int read_rewards(struct part *p, struct err *e)
 {
-	bool some = false;
+	bool *some = mem_zero((size_t)p->n, sizeof *some);
 
 	p->total = mem_zero((size_t)p->n, sizeof *p->total);
 	for (int k = 0; k < p->f.n; k++) {
@@ -159,15 +159,22 @@ static int read_rewards(struct part *p, struct err *e)
 
 		if (!text_starts(p->f.entry[k].name, "reward."))
 			continue;
-		if (take_reals(&v, p, p->f.entry[k].name, e))
+		if (take_reals(&v, p, p->f.entry[k].name, e)) {
+			free(some);
 			return -1;
-		for (int64_t i = 0; i < p->n; i++)
+		}
+		for (int64_t i = 0; i < p->n; i++) {
+			if (isnan(v[i]))
+				continue;
 			p->total[i] += v[i];
-		some = true;
+			some[i] = true;
+		}
 		free(v);
 	}
-	for (int64_t i = 0; i < p->n && !some; i++)
-		p->total[i] = NAN;
+	for (int64_t i = 0; i < p->n; i++)
+		if (!some[i] || isnan(p->r[i]))
+			p->total[i] = NAN;
+	free(some);
 	return 0;
 }
 

@@ -67,6 +67,12 @@ static json_t *state_json(const struct trainer *t, uint64_t data_hash)
 				      "eval", (json_int_t)t->batches.eval, "micro",
 				      (json_int_t)t->batches.micro, "blocks", (json_int_t)t->batches.blocks,
 				      "bytes", json_number(t->batches.bytes)));
+	json_t *dealt = json_object();
+	for (int k = 0; k < t->train.sets; k++)
+		json_object_set_new(dealt, t->train.set[k].name,
+				    json_pack("{s:I, s:o}", "groups", (json_int_t)t->at.dealt[k], "weight",
+					      json_number(t->train.set[k].weight)));
+	json_object_set_new(j, "dealt", dealt);
 	json_object_set_new(j, "alarm", alarm_json(&t->alarm));
 	json_object_set(j, "inputs", t->inputs ? t->inputs : json_null());
 	free(base);

@@ -9,6 +9,7 @@
 #include "trainer/record/checkpoint.h"
 #include "trainer/record/checkpoints.h"
 #include <inttypes.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -201,6 +202,29 @@ static int take_place(struct progress_state *at, const json_t *j, const char *pa
 		   : 0;
 }
 
+/* What the sets of prompts got.  Where they or their weights are others than then, shares begin anew: a set
+ * that came later has nothing to catch up with. */
+static int take_dealt(struct trainer *t, const json_t *j, const char *path, struct err *e)
+{
+	const json_t *in = json_object_get(j, "dealt");
+	bool same = json_object_size(in) == (size_t)t->train.sets;
+
+	memset(t->at.dealt, 0, sizeof t->at.dealt);
+	for (int k = 0; k < t->train.sets && same; k++) {
+		const struct prompt_set *set = &t->train.set[k];
+		const json_t *one = json_object_get(in, set->name);
+		double weight = NAN;
+
+		if (one && (json_get_int(&t->at.dealt[k], one, "groups", 0, path, e) ||
+			    json_get_number(&weight, one, "weight", 0, path, e)))
+			return -1;
+		same = one && !(weight < set->weight) && !(weight > set->weight) && !isnan(weight);
+	}
+	if (!same)
+		memset(t->at.dealt, 0, sizeof t->at.dealt);
+	return 0;
+}
+
 static int take_counters(struct trainer *t, const json_t *j, const char *path, struct err *e)
 {
 	return json_get_int(&t->at.stage, j, "stage", 0, path, e) ||
@@ -216,7 +240,8 @@ static int take_counters(struct trainer *t, const json_t *j, const char *path, s
 		       json_get_number(&t->at.train_seconds, j, "train_seconds", 0, path, e) ||
 		       json_get_number(&t->at.cpu_seconds, j, "cpu_seconds", 0, path, e) ||
 		       json_get_number(&t->at.forwards, j, "forwards", 0, path, e) ||
-		       take_place(&t->at, j, path, e) || take_batches(t, j, path, e) ||
+		       take_place(&t->at, j, path, e) || take_dealt(t, j, path, e) ||
+		       take_batches(t, j, path, e) ||
 		       alarm_from_json(&t->alarm, json_object_get(j, "alarm"), path, e)
 		   ? -1
 		   : eval_from_json(&t->before, json_object_get(j, "before"), path, e);

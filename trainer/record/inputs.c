@@ -66,6 +66,15 @@ void inputs_add(json_t *inputs, const char *name, uint64_t hash)
 	free(hex);
 }
 
+/* Of a set of prompts: its files, or what its rewards count. */
+static bool is_of_set(const char *key, const char *part)
+{
+	const char *in =
+	    text_starts(key, "prompts.sets.") ? strchr(key + strlen("prompts.sets."), '.') : NULL;
+
+	return in && text_starts(in + 1, part);
+}
+
 static void look(void *ctx, const char *key, const char *value)
 {
 	struct walk *w = ctx;
@@ -75,9 +84,10 @@ static void look(void *ctx, const char *key, const char *value)
 
 	in = in ? in + 1 : key;
 	rewards = text_starts(in, "rewards.");
-	if (rewards)
+	if (rewards || is_of_set(in, "rewards."))
 		text_printf(&w->settings, "%s=%s\n", key, value);
-	if (!*value || !(rewards || !strcmp(in, "prompts.train") || !strcmp(in, "prompts.test")))
+	if (!*value || !(rewards || !strcmp(in, "prompts.train") || !strcmp(in, "prompts.test") ||
+			 is_of_set(in, "train") || is_of_set(in, "test")))
 		return;
 	if (file_is_dir(value) ? hash_folder(&hash, value, w->cache)
 			       : file_exists(value) && hash_file(&hash, value, w->cache))

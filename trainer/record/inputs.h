@@ -8,9 +8,10 @@
 #include "base/json.h"
 #include "trainer/experiment.h"
 
-/* {"prompts.train": "0123456789abcdef", "rewards.exec.command[1]": ...}, of every value there that is a file,
- * or a folder (of which what looks like a model's files counts), and "rewards": of their settings.  A stage's
- * keys begin with its name.  What cannot be read is left out.  New reference. */
+/* {"prompts.train" (or prompts.sets.NAME.train): "0123456789abcdef", "rewards.exec.command[1]": ...}, of
+ * every value there that is a file, or a folder (of which what looks like a model's files counts), and
+ * "rewards": of their settings.  A stage's keys begin with its name.  What cannot be read is left out.  New
+ * reference. */
 json_t *inputs_hash(const struct experiment *x);
 /* Adds a hash under a name. */
 void inputs_add(json_t *inputs, const char *name, uint64_t hash);

@@ -1,5 +1,7 @@
 #include "trainer/record/metric_table.h"
+#include "base/mem.h"
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 #define ANY NAN
@@ -75,6 +77,9 @@ const struct metric_info metric_table[] = {
 	{ "reward/drawn", "Reward of all drawn", "", METRIC_REWARD, ANY, ANY,
 	  "Mean reward of all images that were drawn, of which prompts.draw then chose some.",
 	  "This is the policy's own level; reward/mean is of the chosen ones." },
+	{ "reward/images", "Images of a set", "images", METRIC_REWARD, ANY, ANY,
+	  "Images of the epoch that are of a set of prompts, `reward/SET/images`.",
+	  "Over many epochs the sets' shares are those of their weights (prompts.sets)." },
 	{ "reward/unavailable", "Images not scored", "images", METRIC_HEALTH, ANY, 0,
 	  "Images of the epoch that some reward could not score; they are left out.",
 	  "0. The first reason is in log.txt. A judge that is overloaded wants a longer deadline or fewer "
@@ -274,7 +279,7 @@ const struct metric_info metric_table[] = {
 	{ NULL, NULL, NULL, METRIC_PLACE, NAN, NAN, NULL, NULL },
 };
 
-const struct metric_info *metric_find(const char *name)
+static const struct metric_info *find(const char *name)
 {
 	const struct metric_info *below = NULL;
 
@@ -286,6 +291,22 @@ const struct metric_info *metric_find(const char *name)
 			below = m;
 	}
 	return below;
+}
+
+/* eval/SET/strict is what eval/strict is, of one set of prompts; and so is reward/SET/mean. */
+const struct metric_info *metric_find(const char *name)
+{
+	const struct metric_info *m = find(name);
+	bool of_reward = text_starts(name, "reward/");
+	const char *set = of_reward || text_starts(name, "eval/") ? strchr(name, '/') + 1 : "",
+		   *rest = strchr(set, '/');
+
+	if (!rest || (m && !of_reward))
+		return m;
+	char *whole = mem_printf("%.*s%s", (int)(set - name), name, rest + 1);
+	m = find(whole);
+	free(whole);
+	return m;
 }
 
 /* A name as the page shows it: what stands for a tag, a reward or an algorithm's word. */
@@ -316,7 +337,11 @@ void metric_docs(struct text *out)
 	    "evaluation, with the number of the step that it comes after. TensorBoard has the same numbers, "
 	    "with these descriptions, and `contraflow report RUN` draws them. A number that could not be had "
 	    "is `null`. \"Normal\" is where nothing needs to be looked at; it is a rule of thumb, and the "
-	    "start of your own run is the better measure.\n");
+	    "start of your own run is the better measure. With `prompts.sets`, `eval/SET/...` and "
+	    "`reward/SET/...` "
+	    "are the same numbers of one set's prompts alone; `eval/soft/SET` is each set's held-out score, "
+	    "and "
+	    "`eval/soft` their mean by the sets' weights.\n");
 	for (int s = 0; s < METRIC_SECTIONS; s++) {
 		text_printf(
 		    out,

@@ -1,7 +1,9 @@
 #include "trainer/record/rows.h"
 #include "aten/memory.h"
+#include "base/mem.h"
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 
 static double mean_of(const double *v, int64_t n)
 {
@@ -12,6 +14,34 @@ static double mean_of(const double *v, int64_t n)
 			count++;
 		}
 	return count ? sum / count : NAN;
+}
+
+/* Of one set of prompts: its images alone, by its rewards. */
+static void rows_set(struct trainer *t, const struct samples *s, int set)
+{
+	const char *name = t->train.set[set].name;
+	double *own = mem_zero((size_t)s->n, sizeof *own), images = 0;
+	char key[256];
+
+	for (int64_t i = 0; i < s->n; i++)
+		images += s->set[i] == set;
+	snprintf(key, sizeof key, "reward/%s/images", name);
+	metrics_add(t->metrics, key, images);
+	if (images > 0) {
+		snprintf(key, sizeof key, "reward/%s/mean", name);
+		metrics_add(t->metrics, key, s->of_set[set].reward_mean);
+		snprintf(key, sizeof key, "reward/%s/std", name);
+		metrics_add(t->metrics, key, s->of_set[set].reward_std);
+	}
+	for (int k = 0; k < s->scores.rewards && images > 0; k++) {
+		if (mixture_at(t->mixture, k)->held_out || isnan(mixture_weight(t->mixture, k, set)))
+			continue;
+		for (int64_t i = 0; i < s->n; i++)
+			own[i] = s->set[i] == set ? s->scores.value[k * s->n + i] : NAN;
+		snprintf(key, sizeof key, "reward/%s/%s", name, mixture_at(t->mixture, k)->name);
+		metrics_add(t->metrics, key, mean_of(own, s->n));
+	}
+	free(own);
 }
 
 void rows_step(struct trainer *t, const struct samples *s, const struct update_stats *u, double eta,
@@ -32,6 +62,8 @@ void rows_step(struct trainer *t, const struct samples *s, const struct update_s
 		snprintf(name, sizeof name, "reward/%s", mixture_at(t->mixture, k)->name);
 		metrics_add(m, name, mean_of(s->scores.value + k * s->n, s->n));
 	}
+	for (int k = 0; s->of_set && k < t->train.sets; k++)
+		rows_set(t, s, k);
 	if (s->extra)
 		metrics_add(m, "reward/drawn", s->extra_mean);
 	double strict = mean_of(s->strict, s->n);

@@ -5,6 +5,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "trainer/record/checkpoints.h"
+#include "trainer/prompt_sets.h"
 #include "trainer/record/inputs.h"
 #include <dirent.h>
 #include <errno.h>
@@ -233,7 +234,7 @@ static int keep_earlier(const struct trainer *t, const char *config, struct err 
 	return ret;
 }
 
-static int write_config(const struct trainer *t, struct err *e)
+int rundir_write_config(const struct trainer *t, struct err *e)
 {
 	char *config = file_join(t->dir, "config.yaml");
 	struct conf_node *now = stored(t->file), *was = NULL;
@@ -274,6 +275,8 @@ struct conf_node *rundir_defaults(const struct conf_node *resolved)
 
 	conf_put(tree, "model.path", conf_copy(resolved, "model.path"));
 	conf_put(tree, "prompts.train", conf_copy(resolved, "prompts.train"));
+	if (conf_is_section(resolved, "prompts.sets"))
+		conf_put(tree, "prompts.sets", conf_copy(resolved, "prompts.sets"));
 	if (!experiment_from(&bare, tree, &ignored)) {
 		out = stored(&bare);
 		experiment_release(&bare);
@@ -292,7 +295,11 @@ static void note_settings(const struct experiment *x)
 		log_note("settings (others have their defaults%s):",
 			 x->n_stages ? "; those of stages are in config.yaml" : "");
 		log_note("  model.path %s", x->model.path);
-		log_note("  prompts.train %s", x->prompts.train);
+		if (!x->n_sets)
+			log_note("  prompts.train %s", x->prompts.train);
+		for (int i = 0; i < x->n_sets; i++)
+			log_note("  prompts.sets.%s weight %g, train %s, test %s", x->set[i].name,
+				 x->set[i].weight, x->set[i].train, x->set[i].test);
 		conf_compare(defaults, now, note_setting, NULL);
 	}
 	conf_node_free(defaults);
@@ -353,8 +360,9 @@ static int begin(struct trainer *t, struct rundir *r, bool found, const char *co
 		else if (r->resumes)
 			log_info("%s has no checkpoint yet: starting from the beginning", t->dir);
 		inputs_say(t->inputs, inputs);
-		ret = write_config(t, e) || metrics_open(&t->metrics, t->dir, t->at.step,
-							 found ? t->at.rows : 0, t->x->log.tensorboard, e)
+		ret = rundir_write_config(t, e) ||
+			      metrics_open(&t->metrics, t->dir, t->at.step, found ? t->at.rows : 0,
+					   t->x->log.tensorboard, e)
 			  ? -1
 			  : 0;
 		t->at.rows = ret ? 0 : metrics_rows(t->metrics);
