@@ -1,7 +1,6 @@
 #include "trainer/experiment.h"
 #include "base/machine/share.h"
 #include "base/file.h"
-#include "base/log.h"
 #include "base/mem.h"
 #include "rewards/mixture/mixture.h"
 #include "trainer/fit.h"
@@ -347,11 +346,6 @@ static int check_effect(const struct experiment *x, struct err *e)
 		    "%s%sadvantage.reward_clip = %g: it bounds each reward's own advantages, which "
 		    "only `advantage.combine: normalised` makes: set that, or drop this",
 		    where, *where ? ": " : "", x->advantage.reward_clip);
-	where = conf_where(x->tree, "policy.old_start");
-	if (*where && x->policy.old_start != 75 && strcmp(x->policy.old_schedule, "warm") != 0)
-		log_warn_once("%s: policy.old_start = %lld has no effect: only `policy.old_schedule: warm` "
-			      "reads it",
-			      where, (long long)x->policy.old_start);
 	return 0;
 }
 
