@@ -414,6 +414,11 @@ int pipeline_encode(const struct pipeline *p, const char *const *prompts, int n,
 	return conditioner_encode(p->text, prompts, n, out, e);
 }
 
+int pipeline_encode_negative(const struct pipeline *p, const char *prompt, struct cond *out, struct err *e)
+{
+	return conditioner_encode_negative(p->text, prompt, out, e);
+}
+
 at_t pipeline_velocity(const struct pipeline *p, const struct pass *pass, at_t x_BCHW, at_t t_B,
 		       const struct cond *c, at_t guidance_B)
 {

@@ -22,8 +22,8 @@ ELSEWHERE = {
     ".venv/bin/python tools/export_mask2former.py": "tests/golden/test_exports.py", "CC=clang CXX=clang++ meson setup build-fuzz": "tests/meson.build", "ninja -C build-fuzz": "tests/meson.build",
     "build/contraflow probe text --model MODEL": "tests/golden/test_pipeline.py", "build/contraflow pretrain configs/shapes-pretrain.yaml": "tests/commands/test_ends.py",
 }  # fmt: skip
-# Pages whose commands want another program beside them.
-PAGES_ELSEWHERE = {"docs/live.md": "tests/commands/test_live.py"}
+# Pages whose commands want another program beside them, or hours.
+PAGES_ELSEWHERE = {"docs/live.md": "tests/commands/test_live.py", "docs/comparison.md": "tests/commands/test_compare.py"}
 
 
 def blocks(name):
