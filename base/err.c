@@ -1,4 +1,5 @@
 #include "base/err.h"
+#include "base/host.h"
 #include "base/text.h"
 #include <stdarg.h>
 #include <stdatomic.h>
@@ -48,11 +49,16 @@ int err_in(struct err *e, const char *fmt, ...)
 #define NAME "contraflow: "
 
 static _Atomic(void (*)(int)) way_to_end;
-static _Atomic(void (*)(const char *)) told;
+static _Atomic(void (*)(const char *)) told, taker;
 
 void die_by(void (*end)(int code))
 {
 	atomic_store(&way_to_end, end);
+}
+
+void host_die(void (*take)(const char *message))
+{
+	atomic_store(&taker, take);
 }
 
 void die_tells(void (*tell)(const char *message))
@@ -72,12 +78,17 @@ _Noreturn void die(const char *fmt, ...)
 	va_end(ap);
 	n += more < 0 ? 0 : more;
 	n = n < (int)sizeof line - 2 ? n : (int)sizeof line - 2;
+	line[n] = '\0';
+	const char *message = strstr(line, NAME) + strlen(NAME);
+	void (*take)(const char *) = atomic_load(&taker);
+	if (take)
+		take(message);
 	line[n] = '\n';
 	fwrite(line, 1, (size_t)n + 1, stderr);
 	line[n] = '\0';
 	void (*tell)(const char *) = atomic_load(&told);
 	if (tell)
-		tell(strstr(line, NAME) + strlen(NAME));
+		tell(message);
 	void (*end)(int) = atomic_load(&way_to_end);
 	if (end)
 		end(1);

@@ -1,3 +1,4 @@
+#include "base/host.h"
 #include "base/io.h"
 #include "base/log.h"
 #include "base/alive.h"
@@ -26,6 +27,8 @@ static bool quiet_mode, line_drawn;
 /* What was said before the file was there: it belongs into it. */
 static char *early[EARLY_LINES];
 static int n_early;
+static void (*taker)(void *ctx, enum host_level level, const char *line); /* of host_log */
+static void *taker_ctx;
 static char last_path[4096]; /* of last_words */
 
 static int stamp(char *out, size_t size)
@@ -106,6 +109,26 @@ void log_quiet(bool quiet)
 	quiet_mode = quiet;
 }
 
+void host_log(void (*take)(void *ctx, enum host_level level, const char *line), void *ctx)
+{
+	pthread_mutex_lock(&lock);
+	taker = take;
+	taker_ctx = ctx;
+	pthread_mutex_unlock(&lock);
+}
+
+/* Whether somebody has taken the line. */
+static bool hand_over(enum host_level level, const char *line)
+{
+	pthread_mutex_lock(&lock);
+	void (*take)(void *, enum host_level, const char *) = taker;
+	void *ctx = taker_ctx;
+	pthread_mutex_unlock(&lock);
+	if (take)
+		take(ctx, level, line);
+	return take;
+}
+
 /* With the lock held. */
 static void erase_line(void)
 {
@@ -130,6 +153,8 @@ static void write_line(const char *prefix, const char *msg, bool screen)
 {
 	char when[32];
 
+	if (hand_over(*prefix ? HOST_WARNING : HOST_INFO, msg))
+		return;
 	pthread_mutex_lock(&lock);
 	if (screen) {
 		erase_line();

@@ -44,7 +44,7 @@ static int train_in(struct rundir *r, struct dist *d, struct experiment *x, cons
 	int64_t stage = r->resumes ? checkpoint_stage(r->path, d) : 0;
 
 	stage = stage < 0 || stage >= experiment_stages(x) ? 0 : stage; /* rundir_open refuses it */
-	if (trainer_open(&t, x, d, stage, r->resumes ? r->path : NULL, archives, e))
+	if (trainer_open(&t, x, d, stage, r->resumes ? r->path : NULL, archives, NULL, e))
 		return -1;
 	t.live = live;
 	int ret = rundir_open(&t, r, words, e);

@@ -4,7 +4,7 @@
 
 extern const struct reward_type reward_geneval, reward_ocr, reward_clipscore, reward_pickscore, reward_hpsv2,
     reward_aesthetic, reward_script, reward_plugin, reward_http, reward_openai, reward_exec,
-    reward_jpeg_compressibility, reward_jpeg_incompressibility;
+    reward_jpeg_compressibility, reward_jpeg_incompressibility, reward_caller;
 
 const struct reward_type *const reward_types[] = {
 	&reward_geneval,
@@ -20,6 +20,7 @@ const struct reward_type *const reward_types[] = {
 	&reward_exec,
 	&reward_jpeg_compressibility,
 	&reward_jpeg_incompressibility,
+	&reward_caller,
 	NULL,
 };
 

@@ -20,6 +20,7 @@ MAY = {
     "rewards": {"base", "aten", "models", "data"},
     "trainer": {"base", "aten", "dist", "models", "sampler", "algorithms", "data", "rewards"},
     "commands": {"base", "aten", "dist", "models", "sampler", "algorithms", "data", "rewards", "trainer"},
+    "library": {"base", "aten", "dist", "models", "sampler", "algorithms", "data", "rewards", "trainer"},
 }
 FAMILIES = re.findall(r"&family_(\w+)", (ROOT / "models/families.c").read_text())
 ALGORITHMS = re.findall(r"^\tX\((\w+)\)", (ROOT / "algorithms/algorithm.c").read_text(), re.M)

@@ -8,6 +8,7 @@
 #include "base/version.h"
 #include "algorithms/gradient.h"
 #include "sampler/replay.h"
+#include "trainer/epoch.h"
 #include "trainer/evaluation/grids.h"
 #include "trainer/record/archive.h"
 #include "trainer/record/rows.h"
@@ -185,15 +186,8 @@ static int run_part(struct trainer *t, const struct samples *s, struct update_st
 {
 	struct update_stats now;
 
-	update_step(t, s, t->at.part, t->x->train.steps_per_epoch, &now);
-	if (now.stopped)
+	if (epoch_part(t, s, &now, time))
 		return stop_check(e);
-	time->update += now.seconds - now.reduce_seconds;
-	time->own_update += now.own_seconds;
-	time->reduce += now.reduce_seconds;
-	t->at.forwards += now.forwards;
-	t->unsaved = true;
-	t->at.part++;
 	if (now.empty)
 		return after_empty(t, s, e);
 	t->at.empty_in_row = 0;
@@ -219,19 +213,6 @@ static int check_replicas(struct trainer *t, struct err *e)
 		       (long long)t->at.step, said.msg);
 }
 
-/* What an epoch took, whether or not its steps stand. */
-static void count(struct trainer *t, double start, double cpu, const struct round_times *time)
-{
-	double most = clock_now() - start, spent = clock_cpu() - cpu;
-
-	dist_max_f64(t->dist, &most, 1);
-	dist_sum_f64(t->dist, &spent, 1);
-	t->at.train_seconds += most;
-	t->at.stage_seconds += most;
-	t->at.cpu_seconds += spent;
-	t->at.forwards += time->sampled;
-}
-
 /* One epoch of the algorithm, or what an early end has left of it: samples are a function of the old policy,
  * which stays as it is until the epoch is over. */
 static int run_epoch(struct trainer *t, struct samples *s, struct update_stats *u, double *eta, bool *back,
@@ -254,7 +235,7 @@ static int run_epoch(struct trainer *t, struct samples *s, struct update_stats *
 		if (run_part(t, s, u, back, time, e)) {
 			return -1;
 		} else if (*back) {
-			count(t, start, cpu, time);
+			epoch_count(t, start, cpu, time);
 			return 0;
 		}
 	*eta = policies_after_epoch(&t->policies, t->at.epoch + 1, t->at.stage_step);
@@ -262,17 +243,11 @@ static int run_epoch(struct trainer *t, struct samples *s, struct update_stats *
 		t->unsaved = false;
 		return -1;
 	}
-	t->at.part = 0;
-	t->at.epoch++;
-	if (t->train.sets)
-		for (int64_t i = 0; i < s->n; i += s->n / s->groups)
-			t->at.dealt[s->set[i]]++;
-	t->at.images += s->n + s->extra;
-	t->at.unavailable += s->scores.unavailable;
+	epoch_over(t, s);
 	const double own[PACE_PHASES] = { s->own_seconds, s->reward_wait_seconds, time->own_update };
 	pace_ranks(&time->pace, t->dist, own);
 	pace_rewards(&time->pace, t->dist, t->mixture, &s->scores);
-	count(t, start, cpu, time);
+	epoch_count(t, start, cpu, time);
 	return 0;
 }
 

@@ -416,24 +416,28 @@ static void judge_samples(const struct trainer *t, struct samples *s)
 	s->stats.r_mean = n > 0 ? sum / n : NAN;
 }
 
-/* Samples, drawn already, and their scores; collective. */
-static int sample_and_judge(struct share *x, struct err *e)
+/* Samples, drawn already, on their way to be scored: x->judging waits for that.  Collective. */
+static int sample_all(struct share *x, struct err *e)
 {
 	struct trainer *t = x->t;
 	struct samples *s = x->s;
-	struct judging judging;
-	double waited;
 
 	if (samples_encode(t, s, e))
 		return -1;
-	x->judging = &judging;
-	judging_begin(&judging, t->dist, t->mixture, s->n, s->n / s->groups);
-	judging.set = s->set;
-	if (sample_share(x, e)) {
-		judging_drop(&judging);
-		return -1;
-	}
-	judging_finish(&judging, &s->scores, &waited);
+	judging_begin(x->judging, t->dist, t->mixture, s->n, s->n / s->groups);
+	x->judging->set = s->set;
+	if (!sample_share(x, e))
+		return 0;
+	judging_drop(x->judging);
+	return -1;
+}
+
+/* Their scores; collective. */
+static int take_scores(struct trainer *t, struct samples *s, struct judging *judging, struct err *e)
+{
+	double waited;
+
+	judging_finish(judging, &s->scores, &waited);
 	s->reward_wait_seconds += waited;
 	if (dist_stops(t->dist)) /* some may not have waited for the scores */
 		return stop_check(e);
@@ -443,6 +447,14 @@ static int sample_and_judge(struct share *x, struct err *e)
 	return err_set(e,
 		       "rewards: %lld of %lld images could not be scored (train.max_unavailable is %g); %s",
 		       (long long)all->unavailable, (long long)s->n, t->x->train.max_unavailable, all->why);
+}
+
+static int sample_and_judge(struct share *x, struct err *e)
+{
+	struct judging judging;
+
+	x->judging = &judging;
+	return sample_all(x, e) || take_scores(x->t, x->s, &judging, e) ? -1 : 0;
 }
 
 /* The trained images of those drawn. */
@@ -497,11 +509,41 @@ static void take_advantages(struct samples *s, const struct samples *all, int se
 		s->of_set[k] = all->of_set[k];
 }
 
+/* The images that are trained. */
+static struct share share_of(struct trainer *t, struct samples *s, int64_t each)
+{
+	return (struct share) {
+		.t = t, .s = s, .sampler = &t->rollout, .fp8 = t->x->rollout.fp8, .keep = true, .each = each
+	};
+}
+
+int rollout_begin(struct trainer *t, struct samples *s, struct judging *judging, struct err *e)
+{
+	struct share x = share_of(t, s, t->x->prompts.group_size);
+	double start = clock_now();
+
+	x.judging = judging;
+	trainer_window(t);
+	draw(t, s, x.each);
+	int ret = sample_all(&x, e);
+	s->rollout_seconds = clock_now() - start;
+	return ret;
+}
+
+int rollout_finish(struct trainer *t, struct samples *s, struct judging *judging, struct err *e)
+{
+	if (take_scores(t, s, judging, e))
+		return -1;
+	take_strict(t, s);
+	judge_samples(t, s);
+	return 0;
+}
+
 int rollout_epoch(struct trainer *t, struct samples *s, struct err *e)
 {
 	const struct prompts_conf *c = &t->x->prompts;
 	struct samples all = { 0 };
-	struct share x = { .t = t, .s = s, .sampler = &t->rollout, .fp8 = t->x->rollout.fp8, .keep = true };
+	struct share x = share_of(t, s, c->draw > c->group_size ? c->draw : c->group_size);
 	double start = clock_now();
 	int ret = 0;
 
@@ -509,7 +551,6 @@ int rollout_epoch(struct trainer *t, struct samples *s, struct err *e)
 		return archived_epoch(t, s, e);
 	*s = (struct samples) { 0 };
 	trainer_window(t);
-	x.each = c->draw > c->group_size ? c->draw : c->group_size;
 	if (x.each > c->group_size)
 		ret = draw_many(t, s, &all, e);
 	else

@@ -132,6 +132,14 @@ static int check_size(const struct trainer *t, struct err *e)
 	return ret;
 }
 
+static int open_judges(struct trainer *t, struct err *e)
+{
+	const struct trainer_scorer *s = t->scorer;
+
+	return s ? mixture_open_over(&t->mixture, t->x->tree, s->backend, s->ctx, e)
+		 : reward_ranks_open(&t->mixture, t->dist, t->x->tree, (int)t->entered, e);
+}
+
 /* Sizes, solvers and prompts of a stage, and its judges, opened: what can be tried without the model and
  * without much work. */
 static int try_stage(struct trainer *t, bool judges, struct err *e)
@@ -139,7 +147,7 @@ static int try_stage(struct trainer *t, bool judges, struct err *e)
 	if (check_sampler(t, &t->x->rollout, "rollout", e) ||
 	    check_sampler(t, &t->x->eval.sampler, "eval.sampler", e) || check_size(t, e))
 		return -1;
-	if (judges && reward_ranks_open(&t->mixture, t->dist, t->x->tree, (int)t->entered, e))
+	if (judges && open_judges(t, e))
 		return -1;
 	return read_prompts(t, e) || (judges && ((!t->archives && judging_check(t->mixture, &t->train, e)) ||
 						 (t->test.n && judging_check(t->mixture, &t->test, e))))
@@ -152,6 +160,7 @@ static int open_stage(struct trainer *t, int64_t i, bool judges, struct err *e)
 	if (experiment_stage(&t->stage, t->file, (int)i, e))
 		return -1;
 	t->x = &t->stage;
+	policies_warn(&t->x->policy);
 	t->entered = i;
 	if (try_stage(t, judges, e))
 		return t->file->n_stages ? err_in(e, "stage %s", t->file->stage[i]) : -1;
@@ -376,13 +385,15 @@ static int open_stages(struct trainer *t, int64_t first, struct err *e)
 }
 
 int trainer_open(struct trainer *t, const struct experiment *x, struct dist *d, int64_t first,
-		 const char *run, const struct archives *archives, struct err *e)
+		 const char *run, const struct archives *archives, const struct trainer_scorer *scorer,
+		 struct err *e)
 {
 	enum at_device dev;
 
 	*t = (struct trainer) { .file = x,
 				.dist = d,
 				.archives = archives,
+				.scorer = scorer,
 				.at = { .held_out = NAN, .evaluated = -1, .drawn = -1 } };
 	d->reducer = &dist_reduce_mpi; /* until the GPU is in use: a job may have had a run before */
 	if (dist_agree(d, startup_device(&dev, x->run.device, d, e), e) ||

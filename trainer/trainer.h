@@ -47,6 +47,13 @@ struct progress_state {
 	double train_seconds, cpu_seconds, forwards;
 };
 
+/* Somebody else who scores what is sampled, in place of the section `rewards`, whose entries are not opened.
+ */
+struct trainer_scorer {
+	const struct mixture_backend *backend;
+	void *ctx;
+};
+
 struct trainer {
 	const struct experiment *file; /* the whole configuration; borrowed */
 	struct experiment *x;          /* the stage that runs: &stage */
@@ -76,14 +83,16 @@ struct trainer {
 	/* Borrowed: what was sampled before, in place of sampling (contraflow replay); NULL for a training
 	 * run. */
 	const struct archives *archives;
+	const struct trainer_scorer *scorer; /* borrowed; NULL: the rewards of the configuration */
 };
 
 /* Everything of every stage is tried before stage `first` begins: but for judges' weights, of which only that
  * stage's are loaded.  `run`: the directory of a run that goes on, whose checkpoint then says what shape the
  * adapter has that lora.start names; NULL: a new run.  `archives`: trained in
- * place of images of its own, or NULL. */
+ * place of images of its own, or NULL.  `scorer`: NULL, or of an experiment without stages. */
 int trainer_open(struct trainer *t, const struct experiment *x, struct dist *d, int64_t first,
-		 const char *run, const struct archives *archives, struct err *e);
+		 const char *run, const struct archives *archives, const struct trainer_scorer *scorer,
+		 struct err *e);
 /* Closes the prompts, rewards and samplers of the stage that ran, and opens those of stage i; collective.
  * Judges that both stages have stay as they are. */
 int trainer_enter(struct trainer *t, int64_t i, struct err *e);
@@ -131,6 +140,10 @@ struct cond samples_cond(const struct trainer *t, const struct samples *s, const
 
 /* Prompts, rollout, rewards, advantages of epoch t->at.epoch. */
 int rollout_epoch(struct trainer *t, struct samples *s, struct err *e);
+/* The same in two steps, for scores that are made in between (without prompts.draw): after an error of either
+ * there is nothing to finish. */
+int rollout_begin(struct trainer *t, struct samples *s, struct judging *judging, struct err *e);
+int rollout_finish(struct trainer *t, struct samples *s, struct judging *judging, struct err *e);
 /* The same from t->archives, which has that epoch (archived.c). */
 int archived_epoch(struct trainer *t, struct samples *s, struct err *e);
 /* Whether the configuration can train from them; all ranks find the same. */

@@ -40,10 +40,26 @@ static json_t *why_not(const struct mixture *m, const struct mixture_scores *s, 
 	return json_words(e.msg);
 }
 
+json_t *scoring_json(const struct mixture *m, const struct mixture_scores *s)
+{
+	json_t *answer = json_object(), *list = json_array();
+
+	for (int i = 0; i < s->n; i++) {
+		bool ok = isfinite(s->total[i]);
+		json_t *o = json_object();
+
+		json_object_set_new(o, ok ? "score" : "error",
+				    ok ? json_number(s->total[i]) : why_not(m, s, i));
+		json_object_set_new(o, "rewards", each_reward(m, s, i));
+		json_array_append_new(list, o);
+	}
+	json_object_set_new(answer, "scores", list);
+	return answer;
+}
+
 char *scoring_answer(struct mixture *m, const struct request *r, double end)
 {
 	struct mixture_scores s;
-	json_t *answer = json_object(), *list = json_array();
 
 	mixture_scores_init(&s, r->n, mixture_count(m));
 	mixture_scores_keep_reasons(&s);
@@ -53,16 +69,7 @@ char *scoring_answer(struct mixture *m, const struct request *r, double end)
 	mixture_submit_groups(m, &s, r->item, r->n);
 	mixture_wait_until(m, &s, end);
 	mixture_total(m, &s, NULL, 0);
-	for (int i = 0; i < r->n; i++) {
-		bool ok = isfinite(s.total[i]);
-		json_t *o = json_object();
-
-		json_object_set_new(o, ok ? "score" : "error",
-				    ok ? json_number(s.total[i]) : why_not(m, &s, i));
-		json_object_set_new(o, "rewards", each_reward(m, &s, i));
-		json_array_append_new(list, o);
-	}
-	json_object_set_new(answer, "scores", list);
+	json_t *answer = scoring_json(m, &s);
 	char *text = json_line(answer);
 	json_decref(answer);
 	mixture_scores_free(&s);

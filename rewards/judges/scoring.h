@@ -13,6 +13,8 @@
 
 /* One reward's own part of that, of sample i of s, whose reasons were kept; new reference. */
 json_t *scoring_reward(const struct mixture *m, const struct mixture_scores *s, int k, int i);
+/* That answer of a whole set, with its totals and reasons; new reference. */
+json_t *scoring_json(const struct mixture *m, const struct mixture_scores *s);
 /* JSON text, free() it; in any number of threads at once.  What is not scored when clock_now() is `end` is an
  * error.  Rewards are asked first whether they can score a prompt. */
 char *scoring_answer(struct mixture *m, const struct request *r, double end);

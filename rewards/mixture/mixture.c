@@ -16,6 +16,7 @@ struct worker {
 	int only;
 };
 static atomic_int left_behind;
+static _Atomic(int (*)(void (*)(void *), void *, struct err *)) caller; /* of mixture_call_by */
 
 int mixture_left_behind(void)
 {
@@ -57,6 +58,36 @@ static int call(const struct mixture_entry *k, struct task *t, struct err *e)
 	for (int i = 0; i < t->n; i++)
 		t->score[i].why[sizeof t->score[i].why - 1] = '\0';
 	return ret;
+}
+
+struct caught_call {
+	const struct mixture_entry *entry;
+	struct task *task;
+	struct err *e;
+	int ret;
+};
+
+static void call_within(void *ctx)
+{
+	struct caught_call *c = ctx;
+
+	c->ret = call(c->entry, c->task, c->e);
+}
+
+/* In a process that must not end for it, an operation that fails costs the scores and no more. */
+static int call_safely(const struct mixture_entry *k, struct task *t, struct err *e)
+{
+	struct caught_call c = { k, t, e, -1 };
+
+	int (*by)(void (*)(void *), void *, struct err *) = atomic_load(&caller);
+	if (!by)
+		return call(k, t, e);
+	return by(call_within, &c, e) ? -1 : c.ret;
+}
+
+void mixture_call_by(int (*by)(void (*f)(void *ctx), void *ctx, struct err *e))
+{
+	atomic_store(&caller, by);
 }
 
 /* A call has returned.  False when it had been given up: another worker has this one's place. */
@@ -110,7 +141,7 @@ static void *worker(void *arg)
 		}
 		struct err e = { "failed without a message" };
 		pthread_mutex_unlock(&m->lock);
-		int ret = call(&m->entry[t->reward], t, &e);
+		int ret = call_safely(&m->entry[t->reward], t, &e);
 		pthread_mutex_lock(&m->lock);
 		needed = finish(m, t, ret ? &e : NULL);
 	}

@@ -64,6 +64,9 @@ int mixture_open_over(struct mixture **m, const struct conf_node *root, const st
 struct mixture *mixture_new_over(const struct mixture_entry *entry, int n,
 				 const struct mixture_backend *backend, void *ctx);
 void mixture_set_group(struct mixture *m, int k, bool group); /* what the one who opened entry k knows */
+/* How the threads call rewards from now on, in all mixtures: f(ctx), or -1 and *e where it failed so that it
+ * could not return.  For a process that must not end for it; NULL: plainly. */
+void mixture_call_by(int (*call)(void (*f)(void *ctx), void *ctx, struct err *e));
 /* Ends all but the calls that were given up; those keep what they need. */
 void mixture_close(struct mixture *m);
 /* Calls that were given up and still run in mixtures that are closed: the process then has to end without

@@ -43,6 +43,19 @@ def test_files_are_found(prefix, tmp_path):
     assert "path: mine" in shown and "train: also_mine.txt" in shown
 
 
+def test_library(prefix, tmp_path):
+    """An example is built with what pkg-config says, from the installed header, and finds the installed model."""
+    where = next(prefix.rglob("contraflow.pc"))
+    env = {**os.environ, "PKG_CONFIG_PATH": str(where.parent)}
+    flags = subprocess.run(["pkg-config", f"--define-variable=prefix={prefix}", "--cflags", "--libs", "contraflow"], env=env, capture_output=True, text=True, check=True).stdout.split()
+    assert f"-I{prefix}/include" in flags and "-lcontraflow" in flags
+    source, program = prefix / "share/contraflow/examples/library/sample_images.c", tmp_path / "sample"
+    libraries = where.parents[1]
+    subprocess.run(["cc", source, "-o", program, *flags, f"-Wl,-rpath,{libraries}"], check=True, cwd=tmp_path)
+    run(program, "data/shapes/base", "-", "out.ppm", "a photo of a ring", cwd=tmp_path)
+    assert (tmp_path / "out.ppm").stat().st_size > 1000 and (libraries / "libcontraflow.so.0").exists()
+
+
 def test_pages(prefix, commands):
     pages = prefix / "share/man/man1"
     assert {p.name for p in pages.iterdir()} == {"contraflow.1", *(f"contraflow-{c}.1" for c in commands)}

@@ -24,7 +24,7 @@ const struct field log_fields[] = {
 	      .doc = "a program and its arguments, which gets rows and paths of images as JSON lines on its "
 		     "standard input: a tracker (examples/trackers/); a name without a slash is searched in "
 		     "$PATH"),
-	FIELD(struct log_conf, exec_timeout, .init = "60", .min = 0.1, .max = 1e6, .unit = "s",
+	FIELD(struct log_conf, exec_timeout, .init = "300", .min = 0.1, .max = 1e6, .unit = "s",
 	      .doc = "how long that program may read nothing before it is told nothing more"),
 	FIELD(struct log_conf, exec_wait, .init = "30", .min = 0, .max = 1e6, .unit = "s",
 	      .doc = "how long it may take to finish when the run has ended"),

@@ -237,11 +237,8 @@ void metrics_add_counts(struct metrics *m, const char *name, const double *v, in
 	MEM_PUSH(m->v, m->n, m->cap) = (struct metric) { mem_str(name), NAN, t.s };
 }
 
-int metrics_write(struct metrics *m, int64_t step, struct err *e)
+static void add_line(struct metrics *m, struct text *line, int64_t step)
 {
-	struct text *line = &m->lines;
-	size_t from = line->n;
-
 	text_printf(line, "{\"step\": %lld", (long long)step);
 	for (int i = 0; i < m->n; i++) {
 		text_add(line, ", ");
@@ -254,12 +251,33 @@ int metrics_write(struct metrics *m, int64_t step, struct err *e)
 		if (m->tb && isfinite(m->v[i].v))
 			put_event(m, m->v[i].name, step, m->v[i].v);
 	}
-	text_add(line, "}\n");
-	if (m->listener)
-		m->listener(m->listener_ctx, line->s + from, line->n - from - 1);
-	m->unwritten++;
+	text_add(line, "}");
 	forget(m);
+}
+
+int metrics_write(struct metrics *m, int64_t step, struct err *e)
+{
+	size_t from = m->lines.n;
+
+	add_line(m, &m->lines, step);
+	if (m->listener)
+		m->listener(m->listener_ctx, m->lines.s + from, m->lines.n - from);
+	text_add(&m->lines, "\n");
+	m->unwritten++;
 	return metrics_flush(m, e);
+}
+
+struct metrics *metrics_new(void)
+{
+	return mem_zero(1, sizeof(struct metrics));
+}
+
+char *metrics_take(struct metrics *m, int64_t step)
+{
+	struct text line = { 0 };
+
+	add_line(m, &line, step);
+	return line.s;
 }
 
 /* Lines first: an event that no line has would stay when a resumed run makes it again. */

@@ -15,6 +15,10 @@ struct metrics;
  * asked for, which hold what the lines do. */
 int metrics_open(struct metrics **m, const char *dir, int64_t step, int64_t rows, bool tensorboard,
 		 struct err *e);
+/* Without files: lines are taken by metrics_take alone. */
+struct metrics *metrics_new(void);
+/* What metrics_write would write, without the end of its line; free(). */
+char *metrics_take(struct metrics *m, int64_t step);
 void metrics_close(struct metrics *m); /* NULL is fine; what could not be written is lost */
 /* Gets every row from now on, when it is made: JSON without a line's end, n bytes; NULL: nobody does. */
 void metrics_listen(struct metrics *m, void (*row)(void *ctx, const char *json, size_t n), void *ctx);

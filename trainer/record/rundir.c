@@ -234,7 +234,7 @@ static int keep_earlier(const struct trainer *t, const char *config, struct err 
 	return ret;
 }
 
-static int write_config(const struct trainer *t, struct err *e)
+int rundir_write_config(const struct trainer *t, struct err *e)
 {
 	char *config = file_join(t->dir, "config.yaml");
 	struct conf_node *now = stored(t->file), *was = NULL;
@@ -360,8 +360,9 @@ static int begin(struct trainer *t, struct rundir *r, bool found, const char *co
 		else if (r->resumes)
 			log_info("%s has no checkpoint yet: starting from the beginning", t->dir);
 		inputs_say(t->inputs, inputs);
-		ret = write_config(t, e) || metrics_open(&t->metrics, t->dir, t->at.step,
-							 found ? t->at.rows : 0, t->x->log.tensorboard, e)
+		ret = rundir_write_config(t, e) ||
+			      metrics_open(&t->metrics, t->dir, t->at.step, found ? t->at.rows : 0,
+					   t->x->log.tensorboard, e)
 			  ? -1
 			  : 0;
 		t->at.rows = ret ? 0 : metrics_rows(t->metrics);

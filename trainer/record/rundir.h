@@ -37,6 +37,8 @@ int rundir_claim(struct rundir *r, const char *path, enum rundir_want want, stru
  * config-until-STEP.yaml, and said key by key.  `command` is the command line with the program's version, for
  * the log. */
 int rundir_open(struct trainer *t, struct rundir *r, const char *command, struct err *e);
+/* config.yaml of t->dir, as rundir_open writes it. */
+int rundir_write_config(const struct trainer *t, struct err *e);
 /* What a resolved configuration would be if nobody had said anything but which model and which prompts; NULL
  * where it is none.  conf_node_free the result. */
 struct conf_node *rundir_defaults(const struct conf_node *resolved);
