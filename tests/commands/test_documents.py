@@ -107,7 +107,7 @@ def is_there(path):
 
 # What docs/extending.md and docs/sd35.md have their readers make.
 MADE = ("models/dit", "models/imagereward.", "models/mask2former.", "models/clip-vit-large-patch14", "models/stable-diffusion-3.5-medium", "models/pickscore",
-        "models/hpsv2", "models/HPS_v2.1", "models/aesthetic.", "models/name", "data/pickapic-", "data/geneval-")  # fmt: skip
+        "models/hpsv2", "models/HPS_v2.1", "models/aesthetic.", "models/name", "data/pickapic-", "data/geneval-", "data/geneval/", "data/ocr/", "data/pickscore/")  # fmt: skip
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=ids)
