@@ -31,8 +31,9 @@ def options():
     return {c: set(re.findall(r"^  (--[a-z0-9-]+)", contraflow(c, "--help").stdout, re.M)) | {"--help"} for c in commands}
 
 
-OF_OTHERS = {"--bind-to", "--mca", "--requeue"}  # mpirun's and Slurm's, where they stand alone
 OPTION = re.compile(r"(?<![\w-])(--[a-z][a-z0-9-]*)")
+# Where they stand alone: mpirun's and Slurm's, and those of the example programs.
+OF_OTHERS = {"--bind-to", "--mca", "--requeue", *(o for p in (ROOT / "examples").rglob("*.py") for o in OPTION.findall(p.read_text()))}
 
 
 def stray_options(line, options):
