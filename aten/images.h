@@ -15,6 +15,9 @@ at_t at_channels_last(at_t x_BCHW);
  */
 at_t at_group_norm_silu(at_t x_BCHW, int groups, at_t w_C, at_t b_C, double eps);
 
+/* at_conv2d of channels in groups that do not see each other; as many groups as channels: one by one. */
+at_t at_conv2d_grouped(at_t x_BCHW, at_t w, at_t b_or_null, int stride, int padding, int64_t groups);
+
 #ifdef __cplusplus
 }
 #endif

@@ -17,9 +17,12 @@ struct text_options {
 	const char *hashes; /* for `hash`: where hashes of files are remembered (content_hash.h), or NULL */
 };
 #define TEXT_TOKENIZERS 3 /* the most that an encoder has */
+/* What stands before the prompt that guidance leads away from, for encoders that treat it otherwise. */
+#define TEXT_NEGATIVE "\x01"
 
 struct text_encoder_type {
 	const char *class_name; /* of the folder text_encoder: "WordTextEncoder" */
+	bool marks_negative;    /* it is to have TEXT_NEGATIVE */
 	int (*open)(void **state, const struct text_options *o, struct err *e);
 	/* Of all that an embedding depends on but its prompt; NULL: too cheap to be kept */
 	int (*hash)(uint64_t *hash, const struct text_options *o, struct err *e);

@@ -360,4 +360,33 @@ const struct json_known known_qwen[] = {
 	{ "vision_token_id", NULL },
 	{ NULL, NULL },
 };
+
+/* The output layer, which final_logit_softcapping is of, is not here. */
+const struct json_known known_gemma[] = {
+	{ "vocab_size", NULL },
+	{ "hidden_size", NULL },
+	{ "intermediate_size", NULL },
+	{ "num_hidden_layers", NULL },
+	{ "num_attention_heads", NULL },
+	{ "num_key_value_heads", NULL },
+	{ "head_dim", NULL },
+	{ "rms_norm_eps", NULL },
+	{ "rope_theta", NULL },
+	{ "rope_parameters", NULL },
+	{ "layer_types", NULL },
+	{ "hidden_act", "\"gelu_pytorch_tanh\"" },
+	{ "hidden_activation", "\"gelu_pytorch_tanh\"" },
+	{ "attention_bias", "false" },
+	{ "use_bidirectional_attention", "null" },
+	{ "query_pre_attn_scalar", NULL },
+	{ "sliding_window", NULL },
+	{ "sliding_window_size", NULL },
+	{ "attn_logit_softcapping", NULL },
+	{ "final_logit_softcapping", NULL },
+	{ "cache_implementation", NULL },
+	{ "max_position_embeddings", NULL },
+	{ "attention_dropout", NULL },
+	{ "initializer_range", NULL },
+	{ NULL, NULL },
+};
 /* clang-format on */

@@ -23,6 +23,7 @@ extern const struct json_known known_qwen_vae[];   /* diffusers' AutoencoderKLQw
 extern const struct json_known known_clip_text[];  /* transformers' CLIPTextConfig */
 extern const struct json_known known_clip_vision[]; /* transformers' CLIPVisionConfig */
 extern const struct json_known known_t5[];          /* transformers' T5Config */
+extern const struct json_known known_gemma[];       /* transformers' Gemma2 */
 extern const struct json_known known_qwen[];        /* transformers' Qwen3Config, Qwen2_5_VLTextConfig */
 
 #endif

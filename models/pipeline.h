@@ -67,6 +67,8 @@ int64_t pipeline_tokens(const struct pipeline *p, struct at_dims latent_CHW);
  * every prompt is known. */
 int pipeline_encode(const struct pipeline *p, const char *const *prompts, int n, struct cond *out,
 		    struct err *e);
+/* The prompt that guidance leads away from: one row. */
+int pipeline_encode_negative(const struct pipeline *p, const char *prompt, struct cond *out, struct err *e);
 /* v(x, t): t_B is float32 in [0, 1000]; x and the result are float32 whatever the weights are.  guidance_B:
  * of a transformer whose facts say `guided`, else NULL. */
 at_t pipeline_velocity(const struct pipeline *p, const struct pass *pass, at_t x_BCHW, at_t t_B,

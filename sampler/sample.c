@@ -115,7 +115,7 @@ int sampler_init(struct sampler *s, const struct pipeline *p, const struct sampl
 		struct at_scope *sc = at_begin(AT_NO_GRAD);
 		struct cond none = { 0 };
 		const char *prompt = c->negative && *c->negative ? c->negative : p->family->negative;
-		int ret = pipeline_encode(p, &prompt, 1, &none, e);
+		int ret = pipeline_encode_negative(p, prompt, &none, e);
 		if (!ret) {
 			s->negative = cond_keep(&none);
 		}

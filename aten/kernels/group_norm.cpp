@@ -140,6 +140,15 @@ at_t at_channels_last(at_t x)
 	return shim::call("at_channels_last", { x },
 			  [&] { return x->v.contiguous(at::MemoryFormat::ChannelsLast); });
 }
+at_t at_conv2d_grouped(at_t x, at_t w, at_t b, int stride, int padding, int64_t groups)
+{
+	return shim::call("at_conv2d_grouped", { x, w }, { b }, [&] {
+		std::optional<at::Tensor> bias;
+		if (b)
+			bias = b->v;
+		return at::conv2d(x->v, w->v, bias, stride, padding, 1, groups);
+	});
+}
 at_t at_group_norm(at_t x, int groups, at_t w, at_t b, double eps)
 {
 	return shim::call("at_group_norm", { x }, { w, b },

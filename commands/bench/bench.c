@@ -44,7 +44,7 @@ static const struct vae_conf published_vae = { .in_channels = 3,
 static const struct preset {
 	const char *name, *transformer;
 	int64_t latent, text_tokens;
-	const struct vae_conf *vae;
+	const struct vae_conf *vae; /* NULL: of another kind, which is not timed */
 } presets[] = {
 	{ "tiny",
 	  "{\"_class_name\": \"SD3Transformer2DModel\", \"sample_size\": 8, \"patch_size\": 2, "
@@ -72,6 +72,9 @@ static const struct preset {
 	/* likewise; a prompt of 50 or so tokens */
 	{ "z-image", "{\"_class_name\": \"ZImageTransformer2DModel\", \"axes_lens\": [1536, 512, 512]}", 64,
 	  64, &published_vae },
+	/* likewise, with its norms of heads; 512 pixels are 16 latents */
+	{ "sana-1.5", "{\"_class_name\": \"SanaTransformer2DModel\", \"qk_norm\": \"rms_norm_across_heads\"}",
+	  16, 64, NULL },
 };
 
 /* Random weights of a configuration's sizes. */
@@ -101,7 +104,8 @@ static int make_model(struct bench *b, struct err *e)
 			preset = &presets[i];
 	if (preset) {
 		config = json_parse(preset->transformer, strlen(preset->transformer), b->model, e);
-		vae_new(&b->vae, preset->vae, 2);
+		if (preset->vae)
+			vae_new(&b->vae, preset->vae, 2);
 	} else {
 		config = json_read(path = file_join(b->model, "config.json"), e);
 	}

@@ -90,6 +90,15 @@ int conditioner_encode(struct conditioner *c, const char *const *prompts, int n,
 	return ret;
 }
 
+int conditioner_encode_negative(struct conditioner *c, const char *prompt, struct cond *out, struct err *e)
+{
+	char *marked = mem_printf("%s%s", c->type->marks_negative ? TEXT_NEGATIVE : "", prompt);
+	int ret = conditioner_encode(c, (const char *const[]) { marked }, 1, out, e);
+
+	free(marked);
+	return ret;
+}
+
 int64_t conditioner_missing(const struct conditioner *c, const char *const *prompts, int64_t n, int64_t share,
 			    int64_t shares, int64_t *out)
 {

@@ -19,6 +19,8 @@ int conditioner_open(struct conditioner **c, const struct text_encoder_type *typ
 void conditioner_close(struct conditioner *c); /* NULL is fine */
 int conditioner_encode(struct conditioner *c, const char *const *prompts, int n, struct cond *out,
 		       struct err *e);
+/* The prompt that guidance leads away from: one row. */
+int conditioner_encode_negative(struct conditioner *c, const char *prompt, struct cond *out, struct err *e);
 /* Those of prompts share, share + shares, ... that are not in the cache, each index into out; returns how
  * many.  Without a cache: all, which conditioner_make then tries. */
 int64_t conditioner_missing(const struct conditioner *c, const char *const *prompts, int64_t n, int64_t share,

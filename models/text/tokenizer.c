@@ -12,11 +12,13 @@ struct tokenizer {
 	struct t5_tokenizer *t5;
 	struct bert_tokenizer *bert;
 	struct qwen_tokenizer *qwen;
+	struct gemma_tokenizer *gemma;
 };
 
-enum kind { CLIP, T5, BERT, QWEN };
+enum kind { CLIP, T5, BERT, QWEN, GEMMA };
 
-/* model.type of tokenizer.json; of the two that are BPE, CLIP's marks the ends of words. */
+/* model.type of tokenizer.json; of those that are BPE, CLIP's marks the ends of words, and Gemma's has bytes
+ * to fall back on. */
 static int ask_json(enum kind *kind, const char *path, struct err *e)
 {
 	static const char *const types[] = { [CLIP] = "BPE", [T5] = "Unigram", [BERT] = "WordPiece" };
@@ -24,11 +26,12 @@ static int ask_json(enum kind *kind, const char *path, struct err *e)
 	const json_t *model = json_object_get(o, "model");
 	const char *type = json_string_value(json_object_get(model, "type"));
 	const char *end = json_string_value(json_object_get(model, "end_of_word_suffix"));
+	bool bytes = json_is_true(json_object_get(model, "byte_fallback"));
 	int ret = -1;
 
 	for (int i = CLIP; i <= BERT && type; i++)
 		if (!strcmp(type, types[i])) {
-			*kind = i == CLIP && (!end || !*end) ? QWEN : (enum kind)i;
+			*kind = i != CLIP || (end && *end) ? (enum kind)i : bytes ? GEMMA : QWEN;
 			ret = 0;
 		}
 	if (o && ret)
@@ -44,14 +47,15 @@ static bool ask_class(enum kind *kind, const char *dir)
 	static const char *const classes[] = { [CLIP] = "CLIPTokenizer",
 					       [T5] = "T5Tokenizer",
 					       [BERT] = "BertTokenizer",
-					       [QWEN] = "Qwen2Tokenizer" };
+					       [QWEN] = "Qwen2Tokenizer",
+					       [GEMMA] = "GemmaTokenizer" };
 	char *path = file_join(dir, "tokenizer_config.json");
 	struct err ignored; /* whoever reads the file for its contents says what is wrong with it */
 	json_t *o = file_exists(path) ? json_read(path, &ignored) : NULL;
 	const char *name = json_string_value(json_object_get(o, "tokenizer_class"));
 	bool found = false;
 
-	for (int i = CLIP; i <= QWEN && name; i++)
+	for (int i = CLIP; i <= GEMMA && name; i++)
 		if (text_starts(name, classes[i]) &&
 		    (!name[strlen(classes[i])] || !strcmp(name + strlen(classes[i]), "Fast"))) {
 			*kind = (enum kind)i;
@@ -102,6 +106,8 @@ int tokenizer_open(struct tokenizer **out, const char *dir, struct err *e)
 		ret = t5_tokenizer_open(&t->t5, dir, e);
 	else if (!ret && kind == QWEN)
 		ret = qwen_tokenizer_open(&t->qwen, dir, e);
+	else if (!ret && kind == GEMMA)
+		ret = gemma_tokenizer_open(&t->gemma, dir, e);
 	else if (!ret)
 		ret = bert_tokenizer_open(&t->bert, dir, e);
 	if (ret)
@@ -119,6 +125,7 @@ void tokenizer_close(struct tokenizer *t)
 	t5_tokenizer_close(t->t5);
 	bert_tokenizer_close(t->bert);
 	qwen_tokenizer_close(t->qwen);
+	gemma_tokenizer_close(t->gemma);
 	free(t);
 }
 
@@ -130,5 +137,7 @@ int tokenizer_encode(const struct tokenizer *t, const char *text, int64_t length
 		return t5_tokenizer_encode(t->t5, text, length, ids, e);
 	if (t->qwen)
 		return qwen_tokenizer_encode(t->qwen, text, length, ids, NULL, e);
+	if (t->gemma)
+		return gemma_tokenizer_encode(t->gemma, text, length, ids, NULL, e);
 	return bert_tokenizer_encode(t->bert, text, length, ids, e);
 }

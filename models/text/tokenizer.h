@@ -1,6 +1,6 @@
 /*
  * tokenizer.h -- prompts to the ids that text encoders read, identical to transformers' tokenizers: SD3's
- * three, Qwen's, and BERT's for rewards.
+ * three, Qwen's, Gemma's, and BERT's for rewards.
  *
  * Text is UTF-8; other bytes are an error.  Ids are truncated so that the closing token fits, and padded.
  */
@@ -47,6 +47,17 @@ void qwen_tokenizer_close(struct qwen_tokenizer *t);
  * how many come before the padding. */
 int qwen_tokenizer_encode(const struct qwen_tokenizer *t, const char *text, int64_t length, int64_t *ids,
 			  int64_t *count, struct err *e);
+
+/* ---- Gemma: BPE over characters, blanks among them -------------------------------------------------- */
+struct gemma_tokenizer;
+
+/* tokenizer.json, whose post_processor says what a text begins with (<bos>, or nothing);
+ * tokenizer_config.json names the padding token (<pad>). */
+int gemma_tokenizer_open(struct gemma_tokenizer **t, const char *dir, struct err *e);
+void gemma_tokenizer_close(struct gemma_tokenizer *t);
+/* That, at most length - 1 ids, padding: `length` entries.  *count as above, the first token included. */
+int gemma_tokenizer_encode(const struct gemma_tokenizer *t, const char *text, int64_t length, int64_t *ids,
+			   int64_t *count, struct err *e);
 
 /* ---- BERT: WordPiece ------------------------------------------------------------------------------ */
 struct bert_tokenizer;

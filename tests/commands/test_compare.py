@@ -9,7 +9,7 @@ from command import ROOT, contraflow, fails, read_lines, read_zst
 SETS = [x for s in ("prompts.groups=2", "prompts.group_size=4", "eval.images_per_prompt=1", "log.tensorboard=false", "log.grid_every=0",
                     "run.threads=1", "optimizer.decay=constant") for x in ("--set", s)]  # fmt: skip
 A = "train: {max_steps: 4}\neval: {every: 1}\n"
-B = A.replace("4}", "4, algorithm: flow_grpo}") + "rollout: {solver: flow_sde}\npolicy: {old_schedule: on_policy}\nflow_grpo: {kl_beta: 0, clip: 1e-3}\n"
+B = A.replace("every: 1", "every: 2").replace("4}", "4, algorithm: flow_grpo}") + "rollout: {solver: flow_sde}\npolicy: {old_schedule: on_policy}\nflow_grpo: {kl_beta: 0, clip: 1e-3}\n"
 
 
 def compare(folder, *more, ranks=2, **kwargs):
@@ -57,7 +57,7 @@ def test_report(folder):
     ends = []
     for c in told["configs"]:
         runs = [series(folder / f"out/{c['name']}/seed-{s}") for s in (0, 3)]
-        assert [r["seed"] for r in c["runs"]] == [0, 3] and all(len(x["score"]) == 5 for x in runs)
+        assert [r["seed"] for r in c["runs"]] == [0, 3] and all(len(x["score"]) == {"nft": 5, "grpo": 3}[c["name"]] for x in runs)
         for r, x in zip(c["runs"], runs):
             for key in x:
                 assert np.allclose([p[key] for p in r["curve"]], x[key], rtol=1e-12), key
@@ -94,8 +94,15 @@ def test_again(folder):
     before = (folder / "out/nft/seed-0/log.txt").read_text()
     done = compare(folder, "--score", "geneval", ranks=0)
     assert done.stdout.count("held-out geneval") == 1 and (folder / "out/nft/seed-0/log.txt").read_text() == before
-    assert done.stderr.count("done already") == 4
+    assert done.stderr.count("done already") == 4 and "more than the algorithm" not in done.stderr  # eval.every is not the same, and may be
     assert "no evaluation has eval/nope" in fails(*["compare", folder / "nft.yaml", "-d", folder / "out", "--score", "nope", "--quiet", *SETS])
+
+
+def test_unfair(folder, tmp_path):
+    (tmp_path / "small.yaml").write_text(f"extends: {folder}/nft.yaml\nlora: {{rank: 4}}\n")
+    done = contraflow("compare", folder / "nft.yaml", tmp_path / "small.yaml", "-d", tmp_path / "out", *SETS, "--set", "train.max_steps=1")
+    assert done.stderr.count("lora.rank is not the same in small: what is compared is more than the algorithm") == 1
+    assert done.stderr.count("more than the algorithm") == 1
 
 
 def test_refused(folder, tmp_path):

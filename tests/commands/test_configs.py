@@ -119,6 +119,15 @@ def test_flux2():
     assert (c["lora"]["rank"], c["lora"]["alpha"], float(c["optimizer"]["lr"]), c["nft"]["beta"], c["model"]["text_length"]) == (64, 128, 1e-4, 0.1, "auto")
 
 
+def test_sana():
+    """cosmos-rl's."""
+    c = yaml.safe_load(contraflow("config", "show", "configs/sana-pickscore.yaml").stdout)
+    r, p = c["rollout"], c["prompts"]
+    assert (r["solver"], r["steps"], r["guidance"], r["shift"], c["train"]["timestep_fraction"]) == ("euler", 10, 1, 0, 0.99)
+    assert (p["group_size"], p["height"], p["width"], len(c["lora"]["targets"]), c["lora"]["rank"], c["lora"]["alpha"]) == (24, 1024, 1024, 8, 4, 4)
+    assert (float(c["optimizer"]["lr"]), c["nft"]["beta"], float(c["nft"]["kl_beta"]), list(c["rewards"])) == (3e-4, 1, 1e-4, ["pickscore"])
+
+
 @pytest.mark.parametrize("name, model", [("sd35l", "stable-diffusion-3.5-large"), ("sd3m", "stable-diffusion-3-medium-diffusers")])
 def test_other_models_of_the_family(name, model):
     """3.5 Medium's settings but for the weights."""

@@ -4,6 +4,7 @@ import json
 
 import flux
 import pytest
+import sana
 import torch
 from diffusers import AutoencoderKL, SD3Transformer2DModel
 from sd3 import contraflow
@@ -134,3 +135,21 @@ def test_mistakes(args, message):
     with pytest.raises(RuntimeError) as e:
         contraflow("bench", *args)
     assert message in str(e.value) and str(e.value).count("\n") == 1
+
+
+@pytest.mark.parametrize("changes", [dict(), dict(patch_size=2, num_layers=3, num_cross_attention_heads=3)])
+def test_flop_sana(folder, changes):
+    """To the last operation, but that diffusers computes the sums of keys as a channel of values more."""
+    model = sana.make_transformer(**changes)
+    model.save_pretrained(folder / "transformer")
+
+    class Pipe:
+        transformer, vae_scale_factor = model, 1
+
+    with FlopCounterMode(display=False) as counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+        sana.velocity(model, sana.inputs(Pipe, (12, 12), 1, lengths=(21,)))
+    contraflow("bench", "--model", folder / "transformer", "--latent", 12, "--text-tokens", 21, "--steps", 4, "--levels", 2, "--repeats", 1, "-o", folder / "b.json")
+    b = json.loads((folder / "b.json").read_text())
+    c, tokens = model.config, 12 * 12 // model.config.patch_size**2
+    sums = c.num_layers * 2 * tokens * c.num_attention_heads * c.attention_head_dim
+    assert b["phases"][0]["flop"] / (b["images"] * b["steps"]) == counter.get_total_flops() - sums

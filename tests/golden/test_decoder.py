@@ -1,4 +1,4 @@
-"""Qwen3 and the text of Qwen2.5-VL as text encoders: hidden states against transformers'."""
+"""Qwen3, the text of Qwen2.5-VL and Gemma 2 as text encoders: hidden states against transformers'."""
 
 import json
 import os
@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from sd3 import ROOT, error, randomise
-from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen3Config, Qwen3ForCausalLM, Qwen3Model
+from transformers import Gemma2Config, Gemma2ForCausalLM, Gemma2Model, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen3Config, Qwen3ForCausalLM, Qwen3Model
 
 QWEN3 = dict(vocab_size=97, hidden_size=24, intermediate_size=40, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2, head_dim=8,
              rms_norm_eps=1e-6)  # fmt: skip
@@ -27,6 +27,14 @@ def qwen25(seed=0, **changes):
     text = dict(vocab_size=97, hidden_size=24, intermediate_size=40, num_hidden_layers=2, num_attention_heads=3, num_key_value_heads=1,
                 rms_norm_eps=1e-6, bos_token_id=1, eos_token_id=2, rope_parameters=dict(ROPE, mrope_section=[1, 1, 2]))  # fmt: skip
     return randomise(Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(text_config={**text, **changes}, vision_config=VISION, **IDS)), seed).eval()
+
+
+GEMMA = dict(vocab_size=97, hidden_size=24, intermediate_size=40, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2, head_dim=8,
+             query_pre_attn_scalar=10)  # fmt: skip
+
+
+def gemma(seed=0, kind=Gemma2Model, **changes):
+    return randomise(kind(Gemma2Config(**{**GEMMA, **changes})), seed).eval()
 
 
 def run(folder, inputs, states, dtype="float32"):
@@ -90,6 +98,16 @@ def test_qwen25(tmp_path, length):
     check(model, tmp_path, dict(ids=batch(length)["ids"]), [-1])
 
 
+@pytest.mark.parametrize("length", [1, 9, 40])
+@pytest.mark.parametrize("changes", [dict(), dict(sliding_window=5, attn_logit_softcapping=0.7), dict(num_key_value_heads=4, attn_logit_softcapping=None),
+                                     dict(kind=Gemma2ForCausalLM, head_dim=6, query_pre_attn_scalar=2, rms_norm_eps=1e-2)], ids=str)  # fmt: skip
+def test_gemma(tmp_path, changes, length):
+    model = gemma(length, **changes)
+    model.save_pretrained(tmp_path)
+    check(model, tmp_path, batch(length), [0, 1, 2, -1])
+    check(model, tmp_path, dict(ids=batch(length)["ids"]), [-1])
+
+
 def edit(path, change):
     o = json.loads(path.read_text())
     change(o)
@@ -135,7 +153,7 @@ def test_layers_that_do_not_run_are_not_read(tmp_path):
         run(tmp_path, batch(12), [3])
 
 
-@pytest.mark.parametrize("make", [qwen3, qwen25])
+@pytest.mark.parametrize("make", [qwen3, qwen25, gemma])
 def test_low_precision(tmp_path, make):
     """bfloat16: no further from float32 than transformers' own is."""
     model = make(10)
@@ -150,7 +168,7 @@ def test_low_precision(tmp_path, make):
 
 
 @pytest.mark.parametrize("change, message", [
-    (lambda o: o.update(model_type="gemma3"), "model_type 'gemma3': there are qwen3 and qwen2_5_vl"),
+    (lambda o: o.update(model_type="gemma3"), "model_type 'gemma3': there are qwen3, qwen2_5_vl and gemma2"),
     (lambda o: o.update(num_key_value_heads=3), "num_key_value_heads must divide num_attention_heads"),
     (lambda o: o.update(head_dim=7), "head_dim must be even"),
     (lambda o: o.pop("hidden_size"), "hidden_size must be a number above 0"),
@@ -164,6 +182,21 @@ def test_low_precision(tmp_path, make):
 ])  # fmt: skip
 def test_mistakes(tmp_path, change, message):
     qwen3().save_pretrained(tmp_path)
+    edit(tmp_path / "config.json", change)
+    with pytest.raises(RuntimeError) as e:
+        run(tmp_path, batch(5), [3])
+    assert message in str(e.value) and str(e.value).count("\n") == 1, str(e.value)
+
+
+@pytest.mark.parametrize("change, message", [
+    (lambda o: o["layer_types"].__setitem__(0, "full_attention"), "layer_types[0] is not sliding_attention"),
+    (lambda o: o.update(attention_bias=True), "attention_bias"),
+    (lambda o: o.update(hidden_activation="silu"), "hidden_activation"),
+    (lambda o: o.update(query_pre_attn_scalar=0), "query_pre_attn_scalar must be above 0"),
+    (lambda o: o.update(attn_logit_softcapping=-1), "attn_logit_softcapping must be above 0"),
+])  # fmt: skip
+def test_mistakes_of_gemma(tmp_path, change, message):
+    gemma().save_pretrained(tmp_path)
     edit(tmp_path / "config.json", change)
     with pytest.raises(RuntimeError) as e:
         run(tmp_path, batch(5), [3])

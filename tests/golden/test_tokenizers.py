@@ -18,7 +18,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from sd3 import ROOT, contraflow
-from vocabularies import BERT_WORDS, QWEN_WORDS, WORDS, bert_folder, byte_names, clip_folder, corpus, qwen_folder, t5_folder
+from vocabularies import BERT_WORDS, GEMMA_WORDS, QWEN_WORDS, WORDS, bert_folder, byte_names, clip_folder, corpus, gemma_folder, qwen_folder, t5_folder
 from transformers import (BertTokenizer, CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokenizer, T5Config, T5EncoderModel,
                           T5Tokenizer)  # fmt: skip
 
@@ -341,12 +341,51 @@ def test_qwen_mistakes(tmp_path, change, message):
     assert message in str(e.value) and str(e.value).count("\n") == 1, str(e.value)
 
 
+# ---- Gemma -------------------------------------------------------------------------------------------
+
+
+def gemma_ids(tokenizer, prompts, length):
+    return tokenizer(prompts, padding="max_length", max_length=length, truncation=True, padding_side="right", return_tensors="pt").input_ids
+
+
+@pytest.mark.parametrize("bos", [True, False])
+def test_gemma(tmp_path, bos):
+    """Prompts with added tokens, cut ones and padded ones; with the token that begins a text and without."""
+    tokenizer = gemma_folder(tmp_path / "t", bos=bos)
+    prompts = corpus(N if bos else 1000, words=WORDS + GEMMA_WORDS)
+    for length in (400, 7):
+        some = prompts if length > 7 else prompts[:500]
+        theirs = gemma_ids(tokenizer, some, length)
+        assert not differences(some, tokenize(tmp_path / "t", some, length), theirs)
+        if length > 7 and bos:
+            seen = set(theirs.flatten().tolist())
+            assert {*range(5, 13)} <= seen and len(seen & {*range(13, 269)}) > 100 and len(seen) > 500  # added tokens, bytes, all
+
+
+@pytest.mark.parametrize("change, message", [
+    (lambda f: edit(f, lambda o: o["model"]["vocab"].pop("<0x07>")), "lacks the byte <0x07>"),
+    (lambda f: edit(f, lambda o: o["model"].update(byte_fallback=False)), "byte_fallback is not true"),
+    (lambda f: edit(f, lambda o: o["model"].update(ignore_merges=True)), "ignore_merges"),
+    (lambda f: edit(f, lambda o: o.update(normalizer=None)), "does not replace blanks with U+2581"),
+    (lambda f: edit(f, lambda o: o["pre_tokenizer"]["pattern"].update(String="x")), "cuts words otherwise than at blanks"),
+    (lambda f: edit(f, lambda o: o["post_processor"]["single"].reverse()), "post_processor.single[1] is not supported"),
+    (lambda f: edit(f, lambda o: o["added_tokens"].append(dict(o["added_tokens"][1], content="a b", id=7, normalized=True))), "'a b' is `normalized` and has a blank"),
+    (lambda f: change_config(f, pad_token="<padding>"), "the token '<padding>' is not in the vocabulary"),
+])  # fmt: skip
+def test_gemma_mistakes(tmp_path, change, message):
+    gemma_folder(tmp_path / "f")
+    change(tmp_path / "f")
+    with pytest.raises(RuntimeError) as e:
+        tokenize(tmp_path / "f", ["a"], 9)
+    assert message in str(e.value) and str(e.value).count("\n") == 1, str(e.value)
+
+
 def change_config(folder, **changes):
     path = folder / "tokenizer_config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
-@pytest.mark.parametrize("kind", ["clip", "clip_json", "t5", "bert", "bert_vocab", "qwen", "qwen_vocab", "qwen_unnamed"])
+@pytest.mark.parametrize("kind", ["clip", "clip_json", "t5", "bert", "bert_vocab", "qwen", "qwen_vocab", "qwen_unnamed", "gemma", "gemma_unnamed"])
 def test_folder_says_which(bert, tmp_path, kind):
     """Ids of the tokenizer that a folder is of; CLIP's from tokenizer.json alone too."""
     folder = tmp_path / "x"
@@ -356,6 +395,11 @@ def test_folder_says_which(bert, tmp_path, kind):
     elif kind.startswith("qwen"):
         tokenizer = qwen_folder(folder, "config" if kind == "qwen_vocab" else "json")
         if kind == "qwen_unnamed":
+            change_config(folder, tokenizer_class=None)
+    elif kind.startswith("gemma"):
+        tokenizer = gemma_folder(folder)
+        tokenizer.padding_side = "right"
+        if kind == "gemma_unnamed":
             change_config(folder, tokenizer_class=None)
     elif kind == "t5":
         t5_folder(folder)

@@ -133,6 +133,30 @@ def qwen_folder(folder, layout="json", vocabulary=None, **more):
     return t
 
 
+GEMMA_PLAIN = ["<start_of_turn>", "\n\n", "\n\n\n", "\t\t", "▁▁", "▁▁▁", "<table>", "[@BOS@]"]  # added, and found in prompts
+GEMMA_WORDS = [*GEMMA_PLAIN, "<bos>", "<pad>", "<eos>x", "<0x41>", "\n\n\n\n", "    ", "<start_of_turn", "start_of_turn>user\n", "▁", "▁ ▁", " ▁▁ "]
+
+
+def gemma_folder(folder, texts=(), size=900, bos=True):
+    """A folder with Gemma's tokenizer, as transformers 5 saves it: pairs of characters learnt from a corpus and from `texts`, the
+    256 bytes, and added tokens within the vocabulary."""
+    from tokenizers import Tokenizer, models, normalizers, trainers
+    from transformers import AddedToken, GemmaTokenizer
+
+    learner = Tokenizer(models.BPE())
+    learner.normalizer = normalizers.Replace(" ", "▁")
+    trainer = trainers.BpeTrainer(vocab_size=size, limit_alphabet=300, show_progress=False)
+    learner.train_from_iterator([t[:200] for t in corpus(500, seed=5)] + list(texts) * 40, trainer)
+    model = json.loads(learner.to_str())["model"]
+    learnt = sorted(model["vocab"], key=model["vocab"].get)
+    tokens = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", *GEMMA_PLAIN, *(f"<0x{b:02X}>" for b in range(256)), *learnt]
+    vocab = {t: i for i, t in enumerate(dict.fromkeys(tokens))}
+    t = GemmaTokenizer(vocab=vocab, merges=[tuple(m) for m in model["merges"]], add_bos_token=bos)
+    t.add_tokens([AddedToken(s, normalized=False, special=False) for s in GEMMA_PLAIN])
+    t.save_pretrained(folder)
+    return t
+
+
 BERT_WORDS = """[CLS] [SEP] [PAD] [UNK] [MASK] [mask] [ENC] [DEC] [ ENC] [CLS]] Ünïcödé ÅNGSTRÖM 東京タワー 㐀 𠀀 豈 İI ẞ ǅ $5+5=10
 ~a^b|c` <>_ don't café. a\u0300\u0316 \u0344 한국어 \ufffd a\ufffdb \x7f \u2011 «x» ¡¿ ٪ ।""".split(" ")
 

@@ -4,6 +4,7 @@
  * Added tokens ("<|im_start|>", "<think>") are found in the prompt before anything else; the text between
  * them is composed (NFC) and cut by the original's expression, and the bytes of each piece are merged.
  */
+#include "models/text/bpe/added_tokens.h"
 #include "models/text/bpe/byte_pairs.h"
 #include "models/text/tokenizer.h"
 #include "models/text/unicode.h"
@@ -24,98 +25,15 @@
 	"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| ?[^" SPACE                       \
 	"\\p{L}\\p{N}]+[\\r\\n]*|[" SPACE "]*[\\r\\n]+|[" SPACE "]+(?![^" SPACE "])|[" SPACE "]+"
 
-struct added_token {
-	char *name;
-	size_t size;
-	int64_t id;
-	bool composed; /* `normalized`: found in the text after NFC, not before */
-};
 struct qwen_tokenizer {
 	struct byte_pairs pairs;
 	int32_t byte_id[256];
 	int64_t pad;
-	struct added_token *added;
-	int n_added, cap_added;
+	struct added_tokens added;
 	pcre2_code *words;
 };
 
 /* ---- Files --------------------------------------------------------------------------------------- */
-
-static const struct added_token *find_added(const struct qwen_tokenizer *t, const char *name)
-{
-	for (int i = 0; i < t->n_added; i++)
-		if (!strcmp(t->added[i].name, name))
-			return &t->added[i];
-	return NULL;
-}
-
-static int add_token(struct qwen_tokenizer *t, const char *name, int64_t id, bool composed, const char *path,
-		     struct err *e)
-{
-	const struct added_token *old = find_added(t, name);
-
-	if (!*name || id < 0 || id > INT32_MAX)
-		return err_set(e, "%s: the added token '%.60s' needs a name and an id", path, name);
-	if (old)
-		return old->id == id ? 0
-				     : err_set(e, "%s: the added token '%.60s' has two ids, %lld and %lld",
-					       path, name, (long long)old->id, (long long)id);
-	MEM_PUSH(t->added, t->n_added, t->cap_added) =
-	    (struct added_token) { mem_str(name), strlen(name), id, composed };
-	return 0;
-}
-
-/* An object of tokenizer.json's added_tokens or of added_tokens_decoder. */
-static int add_object(struct qwen_tokenizer *t, const json_t *o, int64_t id, const char *path, struct err *e)
-{
-	static const char *const flags[] = { "lstrip", "rstrip", "single_word" };
-	const char *name = NULL;
-	bool special, composed;
-
-	if (json_get_str(&name, o, "content", "", path, e) ||
-	    json_get_bool(&special, o, "special", false, path, e) ||
-	    json_get_bool(&composed, o, "normalized", !special, path, e))
-		return -1;
-	for (int i = 0; i < 3; i++)
-		if (json_is_true(json_object_get(o, flags[i])))
-			return err_set(e, "%s: the added token '%.60s' is `%s`, which is not supported", path,
-				       name, flags[i]);
-	return add_token(t, name, id, composed, path, e);
-}
-
-/* added_tokens_decoder of tokenizer_config.json: { "151644": { "content": ... } }. */
-static int read_decoder(struct qwen_tokenizer *t, const json_t *config, const char *path, struct err *e)
-{
-	const char *key;
-	json_t *o;
-	int ret = 0;
-
-	json_object_foreach(json_object_get(config, "added_tokens_decoder"), key, o)
-	{
-		char *end;
-		int64_t id = strtoll(key, &end, 10);
-		if (!ret)
-			ret = add_object(t, o, *end || end == key ? -1 : id, path, e);
-	}
-	return ret;
-}
-
-/* added_tokens.json: { "<|im_start|>": 151644 }. */
-static int read_added(struct qwen_tokenizer *t, const char *path, struct err *e)
-{
-	json_t *o = json_read(path, e), *v;
-	const char *name;
-	int ret = o ? 0 : -1;
-
-	json_object_foreach(o, name, v)
-	{
-		if (!ret && !find_added(t, name))
-			ret = add_token(t, name, json_is_integer(v) ? json_integer_value(v) : -1, false, path,
-					e);
-	}
-	json_decref(o);
-	return ret;
-}
 
 /* The expression of tokenizer.json, where there is one, is Qwen's: Llama's and later ones differ in a few
  * characters. */
@@ -155,19 +73,11 @@ static int check_model(const json_t *whole, const char *path, struct err *e)
 
 static int read_tokenizer_json(struct qwen_tokenizer *t, struct err *e)
 {
-	const json_t *x;
-	size_t i;
-
-	if (check_model(t->pairs.whole, t->pairs.path, e))
-		return -1;
-	json_array_foreach(json_object_get(t->pairs.whole, "added_tokens"), i, x)
-	{
-		int64_t id;
-		if (json_get_int(&id, x, "id", -1, t->pairs.path, e) ||
-		    add_object(t, x, id, t->pairs.path, e))
-			return -1;
-	}
-	return 0;
+	return check_model(t->pairs.whole, t->pairs.path, e) ||
+		       added_tokens_list(&t->added, json_object_get(t->pairs.whole, "added_tokens"),
+					 t->pairs.path, e)
+		   ? -1
+		   : 0;
 }
 
 static int read_config(struct qwen_tokenizer *t, const char *path, struct err *e)
@@ -178,7 +88,7 @@ static int read_config(struct qwen_tokenizer *t, const char *path, struct err *e
 	if (!ret && json_is_true(json_object_get(o, "add_prefix_space")))
 		ret = err_set(e, "%s: add_prefix_space is not supported", path);
 	if (!ret)
-		ret = read_decoder(t, o, path, e);
+		ret = added_tokens_decoder(&t->added, o, path, e);
 	json_decref(o);
 	return ret;
 }
@@ -194,9 +104,9 @@ static int read_special(struct qwen_tokenizer *t, const char *dir, struct err *e
 			return -1;
 		if (!name && i < 3)
 			name = mem_str(PAD);
-		const struct added_token *known = name ? find_added(t, name) : NULL;
+		const struct added_token *known = name ? added_tokens_find(&t->added, name) : NULL;
 		int64_t id = known ? known->id : name ? byte_pairs_id(&t->pairs, name) : -1;
-		int ret = id >= 0 ? add_token(t, name, id, false, t->pairs.path, e) : 0;
+		int ret = id >= 0 ? added_tokens_add(&t->added, name, id, false, t->pairs.path, e) : 0;
 		if (i == 0)
 			t->pad = id;
 		if (!ret && i == 0 && id < 0)
@@ -217,7 +127,7 @@ static int read_files(struct qwen_tokenizer *t, const char *dir, struct err *e)
 	if (!ret && file_exists(config))
 		ret = read_config(t, config, e);
 	if (!ret && file_exists(added))
-		ret = read_added(t, added, e);
+		ret = added_tokens_file(&t->added, added, e);
 	if (!ret && t->pairs.whole)
 		ret = read_tokenizer_json(t, e);
 	if (!ret)
@@ -259,9 +169,7 @@ void qwen_tokenizer_close(struct qwen_tokenizer *t)
 {
 	if (!t)
 		return;
-	for (int i = 0; i < t->n_added; i++)
-		free(t->added[i].name);
-	free(t->added);
+	added_tokens_release(&t->added);
 	byte_pairs_release(&t->pairs);
 	pcre2_code_free(t->words);
 	free(t);
@@ -304,31 +212,12 @@ static void put_words(const struct qwen_tokenizer *t, const char *s, size_t n, s
 	pcre2_match_data_free(match);
 }
 
-/* The first added token of the kind in s, the longest of those that begin there: its place, or n. */
-static size_t first_added(const struct qwen_tokenizer *t, bool composed, const char *s, size_t n,
-			  const struct added_token **which)
-{
-	size_t first = n;
-
-	*which = NULL;
-	for (int i = 0; i < t->n_added; i++) {
-		const struct added_token *a = &t->added[i];
-		const char *at = a->composed == composed ? memmem(s, n, a->name, a->size) : NULL;
-		size_t place = at ? (size_t)(at - s) : n;
-		if (at && (place < first || !*which || (place == first && a->size > (*which)->size))) {
-			first = place;
-			*which = a;
-		}
-	}
-	return first;
-}
-
 /* Added tokens of a kind, and between them: those of the other kind, which are found in composed text. */
 static void put_text(const struct qwen_tokenizer *t, bool composed, const char *s, size_t n, struct ids *out)
 {
 	while (n && out->n < out->room && !out->error) {
 		const struct added_token *token;
-		size_t k = first_added(t, composed, s, n, &token), size;
+		size_t k = added_tokens_first(&t->added, composed, s, n, &token), size;
 
 		if (composed) {
 			put_words(t, s, k, out);

@@ -1,4 +1,5 @@
-/* decoder_file.c -- its folder: the configuration of Qwen3 or Qwen2.5-VL, and the weights that run. */
+/* decoder_file.c -- its folder: the configuration of Qwen3, Qwen2.5-VL or Gemma 2, and the weights that run.
+ */
 #include "models/text/decoder/decoder.h"
 #include "base/file.h"
 #include "base/json.h"
@@ -18,8 +19,36 @@ static int read_kind(struct decoder_conf *c, const json_t *o, const char *path, 
 		return -1;
 	c->qk_norm = !strcmp(type, "qwen3");
 	c->qkv_bias = !strcmp(type, "qwen2_5_vl") || !strcmp(type, "qwen2_5_vl_text");
-	if (!c->qk_norm && !c->qkv_bias)
-		return err_set(e, "%s: model_type '%.60s': there are qwen3 and qwen2_5_vl", path, type);
+	c->gemma = !strcmp(type, "gemma2");
+	if (!c->qk_norm && !c->qkv_bias && !c->gemma)
+		return err_set(e, "%s: model_type '%.60s': there are qwen3, qwen2_5_vl and gemma2", path,
+			       type);
+	return 0;
+}
+
+/* Null is no limit. */
+static int read_limit(double *out, const json_t *o, const char *key, double absent, const char *path,
+		      struct err *e)
+{
+	*out = 0;
+	if (json_is_null(json_object_get(o, key)))
+		return 0;
+	if (json_get_real(out, o, key, absent, path, e))
+		return -1;
+	return *out >= 0 ? 0 : err_set(e, "%s: %s must be above 0", path, key);
+}
+
+static int read_gemma(struct decoder_conf *c, const json_t *o, const char *path, struct err *e)
+{
+	double window;
+
+	if (read_limit(&window, o, "sliding_window", 4096, path, e) ||
+	    read_limit(&c->softcap, o, "attn_logit_softcapping", 50, path, e) ||
+	    json_get_real(&c->query_pre_attn_scalar, o, "query_pre_attn_scalar", 256, path, e))
+		return -1;
+	if (!(c->query_pre_attn_scalar > 0))
+		return err_set(e, "%s: query_pre_attn_scalar must be above 0", path);
+	c->sliding_window = window < 1e9 ? (int64_t)window : 0;
 	return 0;
 }
 
@@ -49,8 +78,8 @@ static int read_rope(struct decoder_conf *c, const json_t *o, const char *path, 
 	return c->rope_theta > 1 ? 0 : err_set(e, "%s: rope_theta must be above 1", path);
 }
 
-/* Every layer attends to all tokens before. */
-static int check_layers(const json_t *o, const char *path, struct err *e)
+/* Every layer attends to all tokens before; of Gemma's, those of odd number. */
+static int check_layers(const struct decoder_conf *c, const json_t *o, const char *path, struct err *e)
 {
 	const json_t *x;
 	size_t i;
@@ -60,8 +89,9 @@ static int check_layers(const json_t *o, const char *path, struct err *e)
 	json_array_foreach(json_object_get(o, "layer_types"), i, x)
 	{
 		const char *type = json_string_value(x);
-		if (!type || strcmp(type, "full_attention") != 0)
-			return err_set(e, "%s: layer_types[%zu] is not full_attention", path, i);
+		const char *wanted = c->gemma && i % 2 == 0 ? "sliding_attention" : "full_attention";
+		if (!type || strcmp(type, wanted) != 0)
+			return err_set(e, "%s: layer_types[%zu] is not %s", path, i, wanted);
 	}
 	return 0;
 }
@@ -102,9 +132,10 @@ static int read_config(struct decoder_conf *c, const char *path, struct err *e)
 {
 	json_t *whole = json_read(path, e);
 	const json_t *text = json_object_get(whole, "text_config"), *o = json_is_object(text) ? text : whole;
-	int ret = !whole || json_check_keys(o, known_qwen, known_anywhere, path, e) ||
-			  read_kind(c, o, path, e) || read_sizes(c, o, path, e) || read_rope(c, o, path, e) ||
-			  check_layers(o, path, e)
+	int ret = !whole || read_kind(c, o, path, e) ||
+			  json_check_keys(o, c->gemma ? known_gemma : known_qwen, known_anywhere, path, e) ||
+			  read_sizes(c, o, path, e) || read_rope(c, o, path, e) ||
+			  (c->gemma && read_gemma(c, o, path, e)) || check_layers(c, o, path, e)
 		      ? -1
 		      : 0;
 
@@ -154,7 +185,13 @@ static void lay_out_layer(struct decoder *m, int64_t i)
 		add_norm(m, &l->k_norm_K, at, "self_attn.k_norm", c->head_dim);
 	}
 	nn_add_stack(&m->net, &l->out, 1, at, out, D, c->num_attention_heads * c->head_dim, false);
-	add_norm(m, &l->norm2_D, at, "post_attention_layernorm", D);
+	if (c->gemma) {
+		add_norm(m, &l->after1_D, at, "post_attention_layernorm", D);
+		add_norm(m, &l->norm2_D, at, "pre_feedforward_layernorm", D);
+		add_norm(m, &l->after2_D, at, "post_feedforward_layernorm", D);
+	} else {
+		add_norm(m, &l->norm2_D, at, "post_attention_layernorm", D);
+	}
 	nn_add_stack(&m->net, &l->up, 2, at, up, c->intermediate_size, D, false);
 	nn_add_stack(&m->net, &l->down, 1, at, down, D, c->intermediate_size, false);
 	free(at);

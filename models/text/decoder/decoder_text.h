@@ -15,6 +15,11 @@ struct decoder_prompt {
 	int64_t rows;               /* at most, unless text_options has a text_length */
 	int64_t tokens;             /* of the string that are read, more are cut off; 0: as many as rows */
 	int64_t drop;               /* rows of the first tokens, left out whatever they are */
+	/* `before` is an instruction, of which the rows of the first and the last token stay; a prompt behind
+	 * TEXT_NEGATIVE goes without.  Prompts are lower-cased, and blanks around them stripped.  `drop` and
+	 * `tokens` follow from the tokenizer. */
+	bool instructed;
+	bool gemma; /* its tokenizer is Gemma's, else Qwen's */
 	bool fill;  /* with padding, up to `rows`: there are always so many.  Else a prompt alone has as many
 		       as it has tokens, and no padding. */
 	int states; /* how many hidden states, */
