@@ -1,4 +1,5 @@
 #include "algorithms/policies.h"
+#include "base/log.h"
 #include "models/lora/lora_file.h"
 #include <math.h>
 #include <stdlib.h>
@@ -33,6 +34,15 @@ const struct field policy_fields[] = {
 		  "each product then puts weight and adapter together anew"),
 	FIELD_END
 };
+
+/* A stage may inherit it from one that is warm: no error. */
+void policies_warn(const struct policy_conf *c)
+{
+	if (c->old_start != 75 && strcmp(c->old_schedule, "warm") != 0)
+		log_warn_once("policy.old_start = %lld has no effect: only `policy.old_schedule: warm` reads "
+			      "it",
+			      (long long)c->old_start);
+}
 
 static void ready(const struct policies *p, struct lora_merged *m, const struct lora *l)
 {

@@ -20,6 +20,7 @@ struct policy_conf {
 	char *merge;       /* lora_form_names */
 };
 extern const struct field policy_fields[];
+void policies_warn(const struct policy_conf *c); /* of what is set and has no effect */
 
 struct policies {
 	const struct policy_conf *conf;

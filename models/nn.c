@@ -3,6 +3,7 @@
 #include "models/lora/fp8.h"
 #include "models/lora/lora.h"
 #include "models/lora/lora_names.h"
+#include "base/file.h"
 #include "base/mem.h"
 #include <math.h>
 #include <stdlib.h>
@@ -267,6 +268,13 @@ static int load_one(const struct nn_param *p, const struct st_file *f, struct er
 	}
 	at_end(s);
 	return ret;
+}
+
+int nn_folder(const char *dir, struct err *e)
+{
+	return file_is_dir(dir)
+		   ? 0
+		   : err_set(e, "%s: no such folder: docs/sd35.md says where weights come from", dir);
 }
 
 int nn_check_dir(const struct nn_net *n, const char *dir, const char *stem, const char *variant,

@@ -122,6 +122,8 @@ void nn_ignore(struct nn_net *n, const char *name);
  * them. Values are copied, converted, one tensor at a time, and the file's pages given back: the network
  * neither changes nor faults when the file does, and loading needs the network's own size and no more. */
 int nn_load(struct nn_net *n, const struct st_file *f, enum at_dtype dt, enum at_device dev, struct err *e);
+/* A folder of weights is there; if not, the message says where such come from. */
+int nn_folder(const char *dir, struct err *e);
 /* What of this can be said without reading a weight. */
 int nn_check_dir(const struct nn_net *n, const char *dir, const char *stem, const char *variant,
 		 struct err *e);

@@ -313,7 +313,7 @@ int pipeline_check_size(const char *dir, int64_t height, int64_t width, const ch
 	struct transformer t = { 0 };
 	struct pipeline p = { 0 };
 	int64_t scale = 1;
-	int ret = read_index(&p, &type, index, e) ||
+	int ret = nn_folder(dir, e) || read_index(&p, &type, index, e) ||
 			  transformer_describe(&t, p.family->transformer, folder, e) ||
 			  p.vae_type->read_scale(&scale, vae, e) ||
 			  check_side(&t.facts, scale, height, what, "height", e) ||
@@ -336,7 +336,7 @@ int pipeline_hash(struct pipeline_hashes *h, const struct pipeline_options *o, s
 	struct transformer t = { 0 };
 	struct pipeline p = { 0 };
 	struct st_file f;
-	int ret = read_index(&p, &type, index, e) ||
+	int ret = nn_folder(o->dir, e) || read_index(&p, &type, index, e) ||
 			  transformer_describe(&t, p.family->transformer, folder, e) ||
 			  st_open_model(&f, folder, NN_DIFFUSERS, NULL, e)
 		      ? -1
@@ -368,8 +368,8 @@ int pipeline_open(struct pipeline *p, const struct pipeline_options *o, struct e
 				 .device = o->device,
 				 .dtype = o->dtype,
 				 .vae_batch = o->vae_batch ? o->vae_batch : 1 };
-	ret = read_index(p, &text, index, e) || schedule_conf_read(&p->schedule, scheduler, e) ||
-		      open_parts(p, text, o, e)
+	ret = nn_folder(o->dir, e) || read_index(p, &text, index, e) ||
+		      schedule_conf_read(&p->schedule, scheduler, e) || open_parts(p, text, o, e)
 		  ? -1
 		  : 0;
 	if (ret)

@@ -84,10 +84,8 @@ static const struct field prompts_fields[] = {
 	    .doc =
 		"draw so many images of each prompt and train on group_size of them, the best and the worst "
 		"half by total reward; 0: as many as are trained"),
-	FIELD(
-	    struct prompts_conf, by_tag, .init = "false",
-	    .doc =
-		"sample the metadata's tags in turn, so that rare tags are trained as often as common ones"),
+	FIELD(struct prompts_conf, by_tag, .init = "false",
+	      .doc = "sample the metadata's tags in turn: rare ones are trained as often as common ones"),
 	FIELD(struct prompts_conf, height, .init = "0", .min = 0, .max = 16384, .unit = "pixels",
 	      .doc = "height of an image; 0: the model's own size"),
 	FIELD(struct prompts_conf, width, .init = "0", .min = 0, .max = 16384, .unit = "pixels",
@@ -358,8 +356,6 @@ static int fill(struct experiment *x, struct err *e)
 		if (conf_fill((char *)x + s->offset, s->fields, x->tree, s->name, others_of(s->name), e))
 			return experiment_hint(e);
 	share_replace(&x->model.path);
-	share_replace(&x->prompts.train);
-	share_replace(&x->prompts.test);
 	if (prompt_sets_fill(x, e))
 		return experiment_hint(e);
 	return fill_algorithm(x, e) ? experiment_hint(e) : 0;
@@ -570,7 +566,10 @@ static void put_sections(struct conf_node *out, const struct experiment *x, cons
 		if (!common && is_common(s->name))
 			continue;
 		section = mem_printf("%s%s", prefix, s->name);
-		conf_store(out, (const char *)x + s->offset, s->fields, section);
+		if (!common && !strcmp(s->name, "log"))
+			log_store_stage(out, &x->log, section);
+		else
+			conf_store(out, (const char *)x + s->offset, s->fields, section);
 		if (!strcmp(s->name, "prompts"))
 			prompt_sets_store(x, out, section);
 		free(section);

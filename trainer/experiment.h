@@ -110,8 +110,10 @@ struct experiment_section {
 extern const struct experiment_section experiment_sections[]; /* name NULL ends it */
 extern const struct field checkpoint_fields[];
 extern const struct field log_fields[]; /* live/log_conf.c */
-/* Who is told of a run is told of all its stages: a stage, "stages.NAME", has no such keys of its own. */
+/* Who is told of a run is told of all its stages: a stage, "stages.NAME", has no such keys of its own, and
+ * none are stored with it. */
 int log_check_stage(const struct conf_node *tree, const char *section, struct err *e);
+void log_store_stage(struct conf_node *out, const struct log_conf *c, const char *section);
 
 /* `set`: n assignments "a.b=c" applied over the file. */
 int experiment_read(struct experiment *x, const char *path, const char *const *set, int n, struct err *e);

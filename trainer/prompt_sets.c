@@ -101,6 +101,8 @@ int prompt_sets_fill(struct experiment *x, struct err *e)
 			      where);
 	else if (n > PROMPT_SETS)
 		ret = err_set(e, "%s: prompts.sets: %d are more than %d", where, n, PROMPT_SETS);
+	share_replace(&x->prompts.train);
+	share_replace(&x->prompts.test);
 	x->set = mem_zero((size_t)n + 1, sizeof *x->set);
 	if (!ret)
 		ret = read_sets(x, names, n, e) || check_alone(x, e) ? -1 : 0;

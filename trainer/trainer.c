@@ -160,6 +160,7 @@ static int open_stage(struct trainer *t, int64_t i, bool judges, struct err *e)
 	if (experiment_stage(&t->stage, t->file, (int)i, e))
 		return -1;
 	t->x = &t->stage;
+	policies_warn(&t->x->policy);
 	t->entered = i;
 	if (try_stage(t, judges, e))
 		return t->file->n_stages ? err_in(e, "stage %s", t->file->stage[i]) : -1;

@@ -28,7 +28,15 @@
 
 	// ---- What is known of a metric ----
 
+	// eval/SET/strict is what eval/strict is, of one set of prompts; and so is reward/SET/mean
 	function metricOf(key) {
+		const [kind, set, ...rest] = key.split("/");
+		const m = find(key);
+		if (!rest.length || !["eval", "reward"].includes(kind) || (kind === "eval" && m.section >= 0)) return m;
+		const whole = find([kind, ...rest].join("/"));
+		return { ...whole, title: `${whole.title} (${set})` };
+	}
+	function find(key) {
 		const exact = data.metrics.find((m) => m.name === key);
 		const below = data.metrics.filter((m) => m.name.endsWith("/") && key.startsWith(m.name)).sort((a, b) => b.name.length - a.name.length)[0];
 		const m = exact || below || { name: key, title: key, unit: "", section: -1, low: null, high: null, meaning: "", look: "" };

@@ -292,7 +292,7 @@ int clip_open(struct clip *m, const char *dir, enum at_dtype dt, enum at_device 
 	bool open = !file_exists(plain) && file_exists(other);
 	const char *path = open ? other : plain, *stem = open ? OPEN_CLIP_STEM : NN_TRANSFORMERS;
 	enum clip_layout layout = open ? CLIP_OPEN_CLIP : CLIP_TRANSFORMERS;
-	json_t *o = json_read(path, e);
+	json_t *o = nn_folder(dir, e) ? NULL : json_read(path, e);
 	int ret = o ? 0 : -1;
 
 	*m = (struct clip) { .dtype = dt, .device = dev, .dir = mem_str(dir), .stem = stem };

@@ -71,6 +71,19 @@ def test_plan(tmp_path, medium):
     assert "--gpus must be" in fails("plan", "configs/shapes.yaml", "--gpus", 0)
 
 
+def test_documented_costs(tmp_path, medium):
+    """docs/sd35.md's table of eight GPUs."""
+    rows = re.findall(r"^\| (\w+)([^|]*) \| (\d+) \| (\d+) \| (\d+) h, (\d+) GPU-hours \|", (ROOT / "docs/sd35.md").read_text(), re.M)
+    assert len(rows) == 4
+    (tmp_path / "test.jsonl").write_text(553 * '{"tag": "single_object", "include": [{"class": "bench", "count": 1}], "prompt": "a photo of a bench"}\n')
+    for gpu, more, total, seconds, hours, gpu_hours in rows:
+        fast = "-fast" if "fast" in more else ""
+        got = plan(tmp_path, medium, "--gpu", gpu.lower(), "--gpus", 8, config=f"configs/sd35m-geneval{fast}.yaml", **{"prompts.test": tmp_path / "test.jsonl"})
+        assert [got["gpu_seconds_a_step"], got["gpu_seconds_a_step"] / 8, got["hours"], 8 * got["hours"]] == pytest.approx(
+            [float(total), float(seconds), float(hours), float(gpu_hours)], rel=0.03, abs=0.5
+        )
+
+
 def test_plan_of_a_bench(tmp_path, medium):
     """Rates and losses of a bench take the place of the H200's."""
     contraflow("bench", "--model", "tiny", "--repeats", 1, "--model-cost", "-o", tmp_path / "bench.json")

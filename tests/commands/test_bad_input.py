@@ -41,7 +41,8 @@ def train_fails(folder, text="", *args):
         ("advantage: {reward_clip: 3}\n", ["x.yaml:2", "reward_clip = 3", "advantage.combine: normalised"]),
         ("rewards: {genevil: {}}\n", ["genevil", "did you mean 'geneval'"]),
         ("rewards: {geneval: {detector: yolo}}\n", ["geneval", "detector", "yolo"]),
-        ("model: {path: no/such/model}\n", ["no/such/model", "No such file"]),
+        ("model: {path: no/such/model}\n", ["no/such/model: no such folder", "docs/sd35.md"]),
+        ("rewards: {pickscore: {model: no/such/clip}}\n", ["reward pickscore: no/such/clip: no such folder", "docs/sd35.md"]),
         ("prompts: {train: no/such.jsonl}\n", ["no/such.jsonl", "No such file"]),
         ("lora: {targets: [attn.to_z]}\n", ["attn.to_z"]),
         ("run: {device: cuda}\n", ["cuda"]),
@@ -261,3 +262,10 @@ def test_results_that_have_no_place(args, tmp_path):
 def test_folders_that_have_no_place(args, tmp_path):
     (tmp_path / "file").touch()
     assert f"cannot write {tmp_path}/file/x: Not a directory" in fails(*args, tmp_path / "file/x")
+
+
+def test_a_key_without_effect(tmp_path):
+    """`old_start` is read by `warm` alone: said, and not refused, because a stage may inherit it."""
+    start = ["train", "configs/shapes.yaml", "--run", tmp_path / "run", "--set", "policy.old_start=9", "--set", "train.max_steps=1", *TINY]
+    assert "policy.old_start = 9 has no effect" in contraflow(*start).stderr
+    assert "no effect" not in contraflow("train", "configs/shapes.yaml", "--run", tmp_path / "warm", "--set", "policy.old_schedule=warm", *start[4:]).stderr

@@ -393,3 +393,17 @@ def test_header_stands_alone(tmp_path):
     for compiler, end in ((["cc", "-std=c99"], "c"), (["c++", "-std=c++11"], "cpp")):
         (tmp_path / f"x.{end}").write_text("#include <contraflow.h>\nstruct contraflow_error e;\n")
         subprocess.run([*compiler, "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-I", tmp_path, "-c", f"x.{end}", "-o", "x.o"], cwd=tmp_path, check=True)
+
+
+VALGRIND = "valgrind -q --leak-check=full --show-leak-kinds=definite --errors-for-leak-kinds=definite --error-exitcode=9 --num-callers=40".split()
+SMALL = ["prompts.test=", "prompts.groups=1", "prompts.group_size=2", "rollout.steps=3", "train.timestep_fraction=0.99"]
+
+
+@pytest.mark.skipif(not shutil.which("valgrind") or "CONTRAFLOW_VALGRIND" not in os.environ, reason="takes minutes: CONTRAFLOW_VALGRIND=1, with valgrind")
+@pytest.mark.parametrize("name", ["sample_images", "train_steps"])
+def test_valgrind(name, tmp_path):
+    """Nothing is lost, and nothing is read that is not there; nothing is suppressed."""
+    args = {"sample_images": [BASE, "-", tmp_path / "x.ppm", RED], "train_steps": [CONFIG, 1, tmp_path / "run", tmp_path / "adapter", *SMALL]}
+    program = build() / f"example_{name}"
+    done = subprocess.run([*VALGRIND, program, *map(str, args[name])], cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=3000)
+    assert done.returncode == 0 and not re.search(r"^==\d+== (?!Warning: set address range)", done.stderr, re.M), done.stderr

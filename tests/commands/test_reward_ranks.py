@@ -185,3 +185,29 @@ def test_killed(tmp_path, victim):
             break
         time.sleep(0.05)
     assert not left_behind(tmp_path / "run")
+
+
+DYING = """
+#include "rewards/judges/plugin.h"
+#include <stdlib.h>
+#include <sys/resource.h>
+static int begin(void **state, const char *options, char *error, size_t size) { *state = malloc(1); return 0; }
+static int score(void *state, const struct contraflow_item *item, int n, struct contraflow_score *out)
+{
+	struct rlimit none = { 1, 1 };
+	setrlimit(RLIMIT_AS, &none); /* the process dies of its next allocation */
+	for (int i = 0; i < n; i++) { out[i].value = 1; out[i].ok = 1; }
+	return 0;
+}
+static const struct contraflow_reward dying = { .abi = CONTRAFLOW_PLUGIN_ABI, .name = "dying", .open = begin, .score = score, .close = free };
+const struct contraflow_reward *contraflow_reward(void) { return &dying; }
+"""
+
+
+def test_the_log_says_how_a_reward_rank_ended(tmp_path):
+    (tmp_path / "dying.c").write_text(DYING)
+    subprocess.run(["cc", "-shared", "-fPIC", f"-I{ROOT}", "-o", tmp_path / "dying.so", tmp_path / "dying.c"], check=True)
+    rewards = {"geneval": dict(weight=0), "plugin": dict(path=str(tmp_path / "dying.so"))}
+    sizes = sets(prompts__groups="30", prompts__group_size="50", rollout__steps="1", rollout__batch="50", rollout__solver="euler")
+    assert train(tmp_path / "run", 1, 1, *sizes, rewards=rewards, check=False).returncode
+    assert " ended by: out of memory" in (tmp_path / "run/log.txt").read_text()

@@ -18,10 +18,12 @@ NEEDS = re.compile(r"# .*\bneeds? (?:\d+ )?(a GPU|GPUs|weights|a network)\b")
 # What another test runs, or what cannot be run in a test, by how the line begins.
 ELSEWHERE = {
     "tools/quickstart.sh": "tools/quickstart.sh", "tools/test.sh": "tools/test.sh", "build/contraflow serve-reward": "tests/commands/test_serve.py",
-    "export JUDGE_TOKEN": "tests/commands/test_serve.py", "tools/export_imagereward.py": "tests/golden/test_exports.py",
-    "tools/export_mask2former.py": "tests/golden/test_exports.py", "CC=clang CXX=clang++ meson setup build-fuzz": "tests/meson.build", "ninja -C build-fuzz": "tests/meson.build",
+    "export JUDGE_TOKEN": "tests/commands/test_serve.py", ".venv/bin/python tools/export_imagereward.py": "tests/golden/test_exports.py",
+    ".venv/bin/python tools/export_mask2former.py": "tests/golden/test_exports.py", "CC=clang CXX=clang++ meson setup build-fuzz": "tests/meson.build", "ninja -C build-fuzz": "tests/meson.build",
     "build/contraflow probe text --model MODEL": "tests/golden/test_pipeline.py", "build/contraflow pretrain configs/shapes-pretrain.yaml": "tests/commands/test_ends.py",
 }  # fmt: skip
+# Pages whose commands want another program beside them, or hours.
+PAGES_ELSEWHERE = {"docs/live.md": "tests/commands/test_live.py", "docs/comparison.md": "tests/commands/test_compare.py"}
 
 
 def blocks(name):
@@ -110,9 +112,10 @@ def test_commands(name, place):
 
 def test_all_are_run():
     """A page with commands is one of those above; what is left to others is in their files."""
-    mine = {"README.md", "docs/tutorial.md", *test_commands.pytestmark[0].args[1]}
+    mine = {"README.md", "docs/tutorial.md", *test_commands.pytestmark[0].args[1], *PAGES_ELSEWHERE}
     pages = ["README.md", *(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md"))]
     assert {p for p in pages if any(kind == "sh" for kind, _ in blocks(p))} <= mine
+    assert all((ROOT / where).is_file() and (ROOT / page).is_file() for page, where in PAGES_ELSEWHERE.items())
     for begin, where in ELSEWHERE.items():
         assert any(line.startswith(begin) for p in pages for kind, text in blocks(p) if kind == "sh" for line in text.splitlines()), begin
         assert (ROOT / where).is_file(), where

@@ -31,14 +31,28 @@ const struct field log_fields[] = {
 	FIELD_END
 };
 
+/* What is the same for all stages. */
+static const char *const common[] = { "metrics_port", "metrics_host", "exec", "exec_timeout", "exec_wait" };
+#define COMMON (sizeof common / sizeof *common)
+
+void log_store_stage(struct conf_node *out, const struct log_conf *c, const char *section)
+{
+	struct conf_node *tree = conf_empty();
+
+	conf_store(tree, c, log_fields, "log");
+	struct conf_node *log = conf_copy(tree, "log");
+	for (size_t i = 0; i < COMMON; i++)
+		conf_remove(log, common[i]);
+	conf_put(out, section, log);
+	conf_node_free(tree);
+}
+
 int log_check_stage(const struct conf_node *tree, const char *section, struct err *e)
 {
-	static const char *const keys[] = { "metrics_port", "metrics_host", "exec", "exec_timeout",
-					    "exec_wait" };
 	int ret = 0;
 
-	for (size_t i = 0; i < sizeof keys / sizeof *keys && !ret; i++) {
-		char *key = mem_printf("%s.log.%s", section, keys[i]);
+	for (size_t i = 0; i < COMMON && !ret; i++) {
+		char *key = mem_printf("%s.log.%s", section, common[i]);
 		const char *where = conf_where(tree, key);
 
 		if (*where)
