@@ -180,7 +180,7 @@ def difference(a, b):
     return f"{str(a)[:300]} / {str(b)[:300]}"
 
 
-PASSING = "time/", "memory/"
+PASSING = "time/", "memory/", "ranks/", "scoring/"
 
 
 def lasting(o):

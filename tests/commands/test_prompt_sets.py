@@ -58,7 +58,7 @@ def train(config, run, *args, ranks=0, **kwargs):
 
 
 def rows(run):
-    return [{k: v for k, v in r.items() if not k.startswith(("time/", "memory/"))} for r in read_lines(run / "metrics.jsonl")]
+    return [{k: v for k, v in r.items() if not k.startswith(("time/", "memory/", "ranks/", "scoring/"))} for r in read_lines(run / "metrics.jsonl")]
 
 
 def state(run, step=3):

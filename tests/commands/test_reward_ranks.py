@@ -39,7 +39,7 @@ def train(folder, reward, trainers, *args, rewards=REWARDS, check=True):
 
 def metrics(run):
     """A run's metrics, without its times and what its memory took: where judges share the process, their threads count too."""
-    return [{k: v for k, v in r.items() if not k.startswith(("time/", "memory/"))} for r in read_lines(run / "metrics.jsonl")]
+    return [{k: v for k, v in r.items() if not k.startswith(("time/", "memory/", "ranks/", "scoring/"))} for r in read_lines(run / "metrics.jsonl")]
 
 
 def numbers(run):
