@@ -72,7 +72,14 @@ static const struct preset {
 	/* likewise; a prompt of 50 or so tokens */
 	{ "z-image", "{\"_class_name\": \"ZImageTransformer2DModel\", \"axes_lens\": [1536, 512, 512]}", 64,
 	  64, &published_vae },
-	/* likewise, with its norms of heads; 512 pixels are 16 latents */
+	/* likewise */
+	{ "qwen-image", "{\"_class_name\": \"QwenImageTransformer2DModel\"}", 64, 64, NULL },
+	/* klein's 4B */
+	{ "flux2-klein",
+	  "{\"_class_name\": \"Flux2Transformer2DModel\", \"num_layers\": 5, \"num_single_layers\": 20, "
+	  "\"num_attention_heads\": 24, \"joint_attention_dim\": 7680, \"guidance_embeds\": false}",
+	  32, 512, NULL },
+	/* as z-image, with its norms of heads; 512 pixels are 16 latents */
 	{ "sana-1.5", "{\"_class_name\": \"SanaTransformer2DModel\", \"qk_norm\": \"rms_norm_across_heads\"}",
 	  16, 64, NULL },
 };

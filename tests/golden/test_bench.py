@@ -3,7 +3,9 @@
 import json
 
 import flux
+import flux2
 import pytest
+import qwen_image
 import sana
 import torch
 from diffusers import AutoencoderKL, SD3Transformer2DModel
@@ -43,17 +45,21 @@ def test_flop(folder, name):
     assert abs(rollout["flop_per_second_of_a_rank"] / rate - 1) < 1e-6
 
 
-@pytest.mark.parametrize("changes", [dict(), dict(guidance_embeds=False, num_layers=1, num_single_layers=3)])
-def test_flop_flux(folder, changes):
+@pytest.mark.parametrize("family, changes", [
+    (flux, dict()), (flux, dict(guidance_embeds=False, num_layers=1, num_single_layers=3)),
+    (flux2, dict()), (flux2, dict(num_layers=1, num_single_layers=3)), (qwen_image, dict()), (qwen_image, dict(num_layers=3)),
+])  # fmt: skip
+def test_flop_families(folder, family, changes):
     """To the last operation."""
-    model = flux.make_transformer(**changes)
+    model = family.make_transformer(**changes)
     model.save_pretrained(folder / "transformer")
 
     class Pipe:
         transformer, vae_scale_factor = model, 1
 
+    side = 24 if family is flux2 else 12
     with FlopCounterMode(display=False) as counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
-        flux.velocity(model, flux.inputs(Pipe, (12, 12), 1, tokens=21))
+        family.velocity(model, family.inputs(Pipe, (side, side), 1, tokens=21))
     contraflow("bench", "--model", folder / "transformer", "--latent", 12, "--text-tokens", 21, "--steps", 4, "--levels", 2, "--repeats", 1, "-o", folder / "b.json")
     b = json.loads((folder / "b.json").read_text())
     assert b["phases"][0]["flop"] / (b["images"] * b["steps"]) == counter.get_total_flops()
@@ -127,7 +133,7 @@ def test_trace(folder):
 
 
 @pytest.mark.parametrize("args, message", [
-    (["--model", "huge"], "z-image or a transformer's folder"), (["--latent", 7], "a multiple of 2"), (["--levels", 11], "--levels"),
+    (["--model", "huge"], "sana-1.5 or a transformer's folder"), (["--latent", 7], "a multiple of 2"), (["--levels", 11], "--levels"),
     (["--dtype", "int4"], "int4"), (["--model-cost", "--matrix"], "one setting"), (["--merge", "often"], "often"), (["--repeats", 0], "--repeats"), (["--device", "tpu"], "tpu"),
     (["--vae-batch", 0], "above 0"), (["--trace", "t", "--matrix"], "without --matrix"), (["--trace", "/proc/none"], "/proc/none"), (["--vae-dtype", "int8"], "int8"),
 ])  # fmt: skip
