@@ -170,7 +170,8 @@ void prompts_add_set(struct prompts *p, const char *name, double weight, bool by
 						  .begin = p->n,
 						  .n = add->n };
 	p->v = mem_grow(p->v, (size_t)(p->n + add->n), sizeof *p->v);
-	memcpy(p->v + p->n, add->v, (size_t)add->n * sizeof *p->v);
+	if (add->n) /* of an empty set v is NULL */
+		memcpy(p->v + p->n, add->v, (size_t)add->n * sizeof *p->v);
 	p->n += add->n;
 	free(p->path);
 	p->path = path;

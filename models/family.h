@@ -19,6 +19,7 @@ struct family {
 	enum schedule_mu mu;
 	/* Tokens of a prompt in training, unless model.text_length says; 0: as the stock pipeline. */
 	int64_t text_length;
+	int64_t text_beside;  /* rows of a prompt's text beside those: CLIP's 77 of SD3 */
 	const char *negative; /* the prompt that guidance leads away from unless told */
 	/* Guidance of scale g from the velocities with and without the prompt; NULL: v0 + g (v1 - v0). */
 	at_t (*guide)(at_t v1, at_t v0, double g);

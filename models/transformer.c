@@ -34,12 +34,14 @@ const struct transformer_type *transformer_of(const char *dir, struct err *e)
 	return type;
 }
 
-static int lay_out(struct transformer *t, const struct transformer_type *type, const json_t *config,
-		   const char *what, struct err *e)
+int transformer_lay_out(struct transformer *t, const struct transformer_type *type, const json_t *config,
+			const char *what, struct err *e)
 {
 	*t = (struct transformer) { 0 };
-	if (type->lay_out(&t->m, config, what, e))
+	if (type->lay_out(&t->m, config, what, e)) {
+		*t = (struct transformer) { 0 };
 		return -1;
+	}
 	t->type = type;
 	t->net = type->net(t->m);
 	t->facts = type->facts(t->m);
@@ -51,9 +53,9 @@ int transformer_describe(struct transformer *t, const struct transformer_type *t
 {
 	char *path = file_join(dir, "config.json");
 	json_t *o = json_read(path, e);
-	int ret = o ? lay_out(t, type, o, path, e) : -1;
+	int ret = o ? transformer_lay_out(t, type, o, path, e) : -1;
 
-	if (ret)
+	if (!o)
 		*t = (struct transformer) { 0 };
 	json_decref(o);
 	free(path);
@@ -75,7 +77,7 @@ int transformer_open(struct transformer *t, const struct transformer_type *type,
 int transformer_make(struct transformer *t, const struct transformer_type *type, const json_t *config,
 		     const char *what, uint64_t seed, struct err *e)
 {
-	if (lay_out(t, type, config, what, e))
+	if (transformer_lay_out(t, type, config, what, e))
 		return -1;
 	nn_init(t->net, seed);
 	if (type->start)

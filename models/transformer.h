@@ -66,6 +66,9 @@ int transformer_open(struct transformer *t, const struct transformer_type *type,
 /* The configuration alone: names and shapes, no weights. */
 int transformer_describe(struct transformer *t, const struct transformer_type *type, const char *dir,
 			 struct err *e);
+/* The same by a configuration that is here, which messages call `what`. */
+int transformer_lay_out(struct transformer *t, const struct transformer_type *type, const json_t *config,
+			const char *what, struct err *e);
 /* Random weights by a configuration, which messages call `what`; float32, on the CPU. */
 int transformer_make(struct transformer *t, const struct transformer_type *type, const json_t *config,
 		     const char *what, uint64_t seed, struct err *e);

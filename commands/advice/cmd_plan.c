@@ -15,7 +15,8 @@
 #define GIB 1073741824.0
 
 struct plan_request {
-	const char *gpu, *bench, *out;
+	const char *gpu, *bench, *out, *preset;
+	const struct preset *sizes; /* of --preset, or NULL */
 	int64_t gpus, steps;
 	struct option_list set;
 };
@@ -138,7 +139,7 @@ static int plan(const struct experiment *c, const char *stage, const struct plan
 	int64_t steps = r->steps > 0 ? r->steps : c->train.max_steps;
 	struct plan p;
 
-	if (plan_make(&p, c, gpu, loss, r->gpus, count_test(c), e))
+	if (plan_make(&p, c, gpu, loss, r->sizes, r->gpus, count_test(c), e))
 		return -1;
 	if (stage)
 		printf(" stage %s\n", stage);
@@ -162,7 +163,8 @@ static int plan_all(const char *path, struct plan_request *r, struct err *e)
 		json_decref(out);
 		return -1;
 	}
-	printf("plan: %s on %lld x %s (%s)\n", path, (long long)r->gpus, gpu.name,
+	printf("plan: %s%s%s on %lld x %s (%s)\n", path, r->preset ? " with the sizes of " : "",
+	       r->preset ? r->preset : "", (long long)r->gpus, gpu.name,
 	       r->bench ? r->bench : "by what one H200 took, and data sheets");
 	for (int i = 0; i < experiment_stages(&x) && !ret; i++) {
 		if ((ret = experiment_stage(&stage, &x, i, e)))
@@ -188,6 +190,8 @@ static int run(int argc, char **argv, struct err *e)
 		{ "bench", 's', &r.bench, "FILE.json",
 		  "rates and losses of a machine of your own: what `contraflow bench --model-cost -o` wrote "
 		  "there" },
+		{ "preset", 's', &r.preset, "NAME",
+		  "a model that is not here, in place of the configuration's: " PRESETS },
 		{ "set", 'm', &r.set, "KEY=VALUE", "override a key; may be repeated" },
 		{ "o", 's', &r.out, "FILE.json", "also write the plan to this file" },
 		{ NULL, 0, NULL, NULL, NULL },
@@ -202,8 +206,12 @@ static int run(int argc, char **argv, struct err *e)
 		return err_in(e, "plan");
 	if (r.gpus < 1 || r.gpus > 100000 || r.steps < 0)
 		return err_set(e, "plan: --gpus must be in [1, 100000], --steps at least 0");
+	if (r.preset && !(r.sizes = preset_find(r.preset)))
+		return err_set(e, "plan: --preset '%s' is not known; there are " PRESETS, r.preset);
 	return plan_all(args[0], &r, e);
 }
 
-const struct command cmd_plan = { "plan", "CONFIG [--gpus N] [--gpu KIND] [--steps N] [--bench FILE.json]",
-				  "seconds, memory and hours that a configuration will take on GPUs", run };
+const struct command cmd_plan = {
+	"plan", "CONFIG [--gpus N] [--gpu KIND] [--steps N] [--preset NAME] [--bench FILE.json]",
+	"seconds, memory and hours that a configuration will take on GPUs", run
+};

@@ -59,53 +59,77 @@ static void release(struct parts *p)
 	transformer_close(&p->net);
 }
 
-/* Its configuration makes a decoder of random weights, whose sizes are what counts. */
-static int open_vae(struct parts *p, const char *dir, struct err *e)
+/* By its configuration.  AutoencoderKL is made, with random weights, for its decoder's sizes; what others
+ * take is not known. */
+static int open_vae(struct parts *p, const char *dir, int64_t *scale, struct err *e)
 {
-	char *folder = file_join(dir, "vae"), *path = file_join(folder, "config.json");
-	json_t *config = json_read(path, e);
-	const char *class = NULL;
+	char *folder = file_join(dir, "vae");
+	const struct autoencoder_type *type = pipeline_vae_type(folder, e);
 	struct vae_conf conf = { 0 };
-	int ret = config ? json_get_str(&class, config, "_class_name", "", path, e) : -1;
+	int ret = type ? type->read_scale(scale, folder, e) : -1;
 
-	if (!ret && !strcmp(class, kl_autoencoder.class_name) && !(ret = vae_read_conf(&conf, folder, e))) {
+	if (!ret && type == &kl_autoencoder && !(ret = vae_read_conf(&conf, folder, e))) {
 		vae_new(&p->vae, &conf, 0);
 		p->has_vae = true;
 	}
-	json_decref(config);
-	free(path);
 	free(folder);
 	return ret;
 }
 
-static int open_parts(struct parts *p, const struct experiment *c, struct err *e)
+static const struct family *open_folder(struct parts *p, const char *dir, int64_t *scale, struct err *e)
 {
-	if (!file_is_dir(c->model.path))
-		return err_set(e,
-			       "%s: no such folder: plan needs the model's .json files, but not its weights "
-			       "(model_index.json, transformer/config.json, vae/config.json)",
-			       c->model.path);
-	const struct family *family = pipeline_family(c->model.path, e);
-	char *folder = file_join(c->model.path, "transformer");
-	int64_t scale = 0, clip = 77;
-	enum at_dtype dt;
-	int ret = !family || at_dtype_parse(&dt, c->run.dtype, e) ||
-			  transformer_describe(&p->net, family->transformer, folder, e) ||
-			  lora_init(&p->lora, p->net.net, &c->lora, 0, AT_CPU, e) ||
-			  open_vae(p, c->model.path, e)
+	if (!file_is_dir(dir)) {
+		err_set(e,
+			"%s: no such folder: plan needs the model's .json files, but not its weights "
+			"(model_index.json, transformer/config.json, vae/config.json), or --preset "
+			"NAME: " PRESETS,
+			dir);
+		return NULL;
+	}
+	const struct family *family = pipeline_family(dir, e);
+	char *folder = file_join(dir, "transformer");
+	int ret = !family || transformer_describe(&p->net, family->transformer, folder, e) ||
+			  open_vae(p, dir, scale, e)
 		      ? -1
 		      : 0;
 
-	if (!ret) {
-		scale = p->has_vae ? vae_scale(&p->vae) : 4;
-		p->h = c->prompts.height ? c->prompts.height / scale : p->net.facts.default_side;
-		p->w = c->prompts.width ? c->prompts.width / scale : p->net.facts.default_side;
-		p->text_tokens = (c->model.text_length ? c->model.text_length : family->text_length) +
-				 (p->net.facts.guided ? 0 : clip);
-		p->size = (double)at_dtype_size(dt);
-	}
 	free(folder);
-	return ret;
+	return ret ? NULL : family;
+}
+
+static const struct family *open_preset(struct parts *p, const struct preset *preset, int64_t *scale,
+					struct err *e)
+{
+	json_t *config = preset_config(preset, e);
+	const struct family *family = config ? preset_family(config, preset->name, e) : NULL;
+
+	if (family && transformer_lay_out(&p->net, family->transformer, config, preset->name, e))
+		family = NULL;
+	if (family && preset->vae) {
+		vae_new(&p->vae, preset->vae, 0);
+		p->has_vae = true;
+	}
+	*scale = preset->scale;
+	json_decref(config);
+	return family;
+}
+
+static int open_parts(struct parts *p, const struct experiment *c, const struct preset *preset, struct err *e)
+{
+	int64_t scale = 0;
+	const struct family *family =
+	    preset ? open_preset(p, preset, &scale, e) : open_folder(p, c->model.path, &scale, e);
+	enum at_dtype dt;
+
+	if (!family || at_dtype_parse(&dt, c->run.dtype, e) ||
+	    lora_init(&p->lora, p->net.net, &c->lora, 0, AT_CPU, e))
+		return -1;
+	p->h = c->prompts.height ? c->prompts.height / scale : p->net.facts.default_side;
+	p->w = c->prompts.width ? c->prompts.width / scale : p->net.facts.default_side;
+	p->text_tokens =
+	    (c->model.text_length ? c->model.text_length : family->text_length) + family->text_beside;
+	p->size = (double)at_dtype_size(dt);
+	return 0;
 }
 
 /* One sample's forward or backward, in a batch large enough that weights count little. */
@@ -215,10 +239,11 @@ static void fit(struct plan *p, const struct parts *m, const struct experiment *
 }
 
 int plan_make(struct plan *p, const struct experiment *c, const struct plan_gpu *gpu,
-	      const struct plan_loss *loss, int64_t ranks, int64_t test, struct err *e)
+	      const struct plan_loss *loss, const struct preset *preset, int64_t ranks, int64_t test,
+	      struct err *e)
 {
 	struct parts m = { .gemm = gpu->gemm, .copy = gpu->copy };
-	int ret = open_parts(&m, c, e);
+	int ret = open_parts(&m, c, preset, e);
 
 	*p = (struct plan) { 0 };
 	if (!ret) {

@@ -1,6 +1,6 @@
 /*
  * plan.h -- what a configuration will take on GPUs that need not be here: seconds a step and memory a rank,
- * from the model's configuration files alone.
+ * from the model's configuration files alone, or a preset.
  *
  * An op takes at least as long as its products or its bytes (models/cost.h); what was measured of SD3.5
  * Medium on an H200 (docs/performance.md) says how much longer each part takes than that.  Rates of other
@@ -10,6 +10,7 @@
 #ifndef PLAN_H
 #define PLAN_H
 #include "base/json.h"
+#include "commands/bench/presets.h"
 #include "models/vae/vae.h"
 #include "trainer/experiment.h"
 #include "models/transformer.h"
@@ -40,8 +41,9 @@ struct plan {
 	double memory;
 	bool fits;
 };
-/* `test`: prompts of an evaluation; ranks > 0. */
+/* `preset`: the model's sizes, or NULL: those of c's folder.  `test`: prompts of an evaluation; ranks > 0. */
 int plan_make(struct plan *p, const struct experiment *c, const struct plan_gpu *gpu,
-	      const struct plan_loss *loss, int64_t ranks, int64_t test, struct err *e);
+	      const struct plan_loss *loss, const struct preset *preset, int64_t ranks, int64_t test,
+	      struct err *e);
 
 #endif

@@ -1,5 +1,6 @@
 /* bench.c -- a trainer without files, and what its phases take. */
 #include "commands/bench/bench.h"
+#include "commands/bench/presets.h"
 #include "aten/memory.h"
 #include "aten/normals.h"
 #include "aten/trace.h"
@@ -18,99 +19,26 @@
 
 /* ---- The model ----------------------------------------------------------------------------------- */
 
-static const struct vae_conf tiny_vae = { .in_channels = 3,
-					  .out_channels = 3,
-					  .latent_channels = 16,
-					  .layers_per_block = 1,
-					  .norm_num_groups = 4,
-					  .n_levels = 4,
-					  .block_out_channels = { 8, 8, 16, 16 },
-					  .mid_block_add_attention = true,
-					  .scaling_factor = 1.5305,
-					  .shift_factor = 0.0609 };
-/* Of Stable Diffusion 3 and of FLUX.1, but for two factors that change no time. */
-static const struct vae_conf published_vae = { .in_channels = 3,
-					       .out_channels = 3,
-					       .latent_channels = 16,
-					       .layers_per_block = 2,
-					       .norm_num_groups = 32,
-					       .n_levels = 4,
-					       .block_out_channels = { 128, 256, 512, 512 },
-					       .mid_block_add_attention = true,
-					       .scaling_factor = 1.5305,
-					       .shift_factor = 0.0609 };
-
-/* As in the transformer's config.json. */
-static const struct preset {
-	const char *name, *transformer;
-	int64_t latent, text_tokens;
-	const struct vae_conf *vae; /* NULL: of another kind, which is not timed */
-} presets[] = {
-	{ "tiny",
-	  "{\"_class_name\": \"SD3Transformer2DModel\", \"sample_size\": 8, \"patch_size\": 2, "
-	  "\"in_channels\": 16, \"out_channels\": 16, \"num_layers\": 2, \"attention_head_dim\": 16, "
-	  "\"num_attention_heads\": 2, \"joint_attention_dim\": 32, \"caption_projection_dim\": 32, "
-	  "\"pooled_projection_dim\": 32, \"pos_embed_max_size\": 16, \"qk_norm\": \"rms_norm\", "
-	  "\"dual_attention_layers\": [0]}",
-	  8, 12, &tiny_vae },
-	{ "medium",
-	  "{\"_class_name\": \"SD3Transformer2DModel\", \"sample_size\": 128, \"patch_size\": 2, "
-	  "\"in_channels\": 16, \"out_channels\": 16, \"num_layers\": 24, \"attention_head_dim\": 64, "
-	  "\"num_attention_heads\": 24, \"joint_attention_dim\": 4096, \"caption_projection_dim\": 1536, "
-	  "\"pooled_projection_dim\": 2048, \"pos_embed_max_size\": 384, \"qk_norm\": \"rms_norm\", "
-	  "\"dual_attention_layers\": [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]}",
-	  64, 205, &published_vae },
-	{ "sd3.5-large",
-	  "{\"_class_name\": \"SD3Transformer2DModel\", \"sample_size\": 128, \"patch_size\": 2, "
-	  "\"in_channels\": 16, \"out_channels\": 16, \"num_layers\": 38, \"attention_head_dim\": 64, "
-	  "\"num_attention_heads\": 38, \"joint_attention_dim\": 4096, \"caption_projection_dim\": 2432, "
-	  "\"pooled_projection_dim\": 2048, \"pos_embed_max_size\": 192, \"qk_norm\": \"rms_norm\"}",
-	  64, 205, &published_vae },
-	/* diffusers' defaults have its sizes */
-	{ "flux1-dev", "{\"_class_name\": \"FluxTransformer2DModel\", \"guidance_embeds\": true}", 64, 512,
-	  &published_vae },
-	/* likewise; a prompt of 50 or so tokens */
-	{ "z-image", "{\"_class_name\": \"ZImageTransformer2DModel\", \"axes_lens\": [1536, 512, 512]}", 64,
-	  64, &published_vae },
-	/* likewise */
-	{ "qwen-image", "{\"_class_name\": \"QwenImageTransformer2DModel\"}", 64, 64, NULL },
-	/* klein's 4B */
-	{ "flux2-klein",
-	  "{\"_class_name\": \"Flux2Transformer2DModel\", \"num_layers\": 5, \"num_single_layers\": 20, "
-	  "\"num_attention_heads\": 24, \"joint_attention_dim\": 7680, \"guidance_embeds\": false}",
-	  32, 512, NULL },
-	/* as z-image, with its norms of heads; 512 pixels are 16 latents */
-	{ "sana-1.5", "{\"_class_name\": \"SanaTransformer2DModel\", \"qk_norm\": \"rms_norm_across_heads\"}",
-	  16, 64, NULL },
-};
-
 /* Random weights of a configuration's sizes. */
 static int make_transformer(struct bench *b, const json_t *config, struct err *e)
 {
-	const struct transformer_type *type;
-	const char *name;
+	const struct family *family = preset_family(config, b->model, e);
 
-	if (json_get_str(&name, config, "_class_name", families[0]->transformer->class_name, b->model, e) ||
-	    !(type = transformer_find(name, b->model, e)))
+	if (!family)
 		return -1;
-	for (int i = 0; families[i]; i++)
-		if (families[i]->transformer == type)
-			b->t.pipeline.family = families[i];
-	return transformer_make(&b->t.pipeline.transformer, type, config, b->model, 1, e);
+	b->t.pipeline.family = family;
+	return transformer_make(&b->t.pipeline.transformer, family->transformer, config, b->model, 1, e);
 }
 
 static int make_model(struct bench *b, struct err *e)
 {
-	const struct preset *preset = NULL;
+	const struct preset *preset = preset_find(b->model);
 	char *path = NULL;
 	json_t *config;
 	int ret;
 
-	for (size_t i = 0; i < sizeof presets / sizeof *presets; i++)
-		if (!strcmp(presets[i].name, b->model))
-			preset = &presets[i];
 	if (preset) {
-		config = json_parse(preset->transformer, strlen(preset->transformer), b->model, e);
+		config = preset_config(preset, e);
 		if (preset->vae)
 			vae_new(&b->vae, preset->vae, 2);
 	} else {
@@ -120,7 +48,7 @@ static int make_model(struct bench *b, struct err *e)
 	json_decref(config);
 	free(path);
 	if (ret)
-		return preset ? -1 : err_in(e, "bench: --model takes " BENCH_MODELS);
+		return preset ? -1 : err_in(e, "bench: --model takes " PRESETS " or a transformer's folder");
 	b->latent = b->latent ? b->latent
 		    : preset  ? preset->latent
 			      : b->t.pipeline.transformer.facts.default_side;

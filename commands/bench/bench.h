@@ -12,9 +12,6 @@
 #include "trainer/trainer.h"
 
 #define BENCH_MOST_REPEATS 100
-#define BENCH_MODELS                                                                                         \
-	"tiny, medium, sd3.5-large, flux1-dev, z-image, qwen-image, flux2-klein, sana-1.5 or a "             \
-	"transformer's folder"
 
 /* What may change between two measurements of one model. */
 struct bench_setting {

@@ -4,6 +4,7 @@
 #include "base/log.h"
 #include "base/version.h"
 #include "commands/bench/model_cost.h"
+#include "commands/bench/presets.h"
 #include "commands/options.h"
 #include "dist/startup.h"
 #include <stdio.h>
@@ -297,7 +298,8 @@ static int run(int argc, char **argv, struct err *e)
 	const char *args[1];
 	int64_t threads = 0;
 	const struct option_spec spec[] = {
-		{ "model", 's', &b.model, "NAME", BENCH_MODELS " (default tiny; medium: SD3.5 Medium)" },
+		{ "model", 's', &b.model, "NAME",
+		  PRESETS " or a transformer's folder (default tiny; medium: SD3.5 Medium)" },
 		{ "latent", 'i', &b.latent, "N",
 		  "side of the latents (default: the model's; of presets but tiny: 64, for 512 pixels)" },
 		{ "text-tokens", 'i', &b.text_tokens, "N",

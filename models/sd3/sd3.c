@@ -103,5 +103,6 @@ const struct family family_sd3 = {
 	.grid = GRID_TRAIN,
 	.mu = MU_LINEAR,
 	.text_length = 128,
+	.text_beside = 77,
 	.negative = "",
 };

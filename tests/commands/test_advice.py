@@ -84,6 +84,41 @@ def test_documented_costs(tmp_path, medium):
         )
 
 
+PIPELINES = {  # preset: pipeline, transformer, autoencoder, what is not the class's default, a configuration
+    "sd3.5-large": ("StableDiffusion3Pipeline", "SD3Transformer2DModel", "AutoencoderKL", dict(
+        num_layers=38, num_attention_heads=38, caption_projection_dim=2432, joint_attention_dim=4096, pooled_projection_dim=2048, out_channels=16,
+        pos_embed_max_size=192, qk_norm="rms_norm"), "sd35l-pickscore"),
+    "flux1-dev": ("FluxPipeline", "FluxTransformer2DModel", "AutoencoderKL", dict(guidance_embeds=True), "flux1-dev-pickscore"),
+    "z-image": ("ZImagePipeline", "ZImageTransformer2DModel", "AutoencoderKL", dict(axes_lens=[1536, 512, 512]), "z-image-pickscore"),
+    "qwen-image": ("QwenImagePipeline", "QwenImageTransformer2DModel", "AutoencoderKLQwenImage", dict(), "qwen-image-pickscore"),
+    "flux2-klein": ("Flux2KleinPipeline", "Flux2Transformer2DModel", "AutoencoderKLFlux2", dict(
+        num_layers=5, num_single_layers=20, num_attention_heads=24, joint_attention_dim=7680, guidance_embeds=False), "flux2-klein-pickscore"),
+    "sana-1.5": ("SanaPipeline", "SanaTransformer2DModel", "AutoencoderDC", dict(qk_norm="rms_norm_across_heads"), "sana-pickscore"),
+}  # fmt: skip
+
+
+def test_plan_of_a_preset(tmp_path, medium):
+    """As of the folder that the model would be in, whose configurations diffusers writes; the folder need not be there."""
+    import diffusers
+    import torch
+
+    def without(config, preset):
+        return plan(tmp_path, tmp_path / "none", "--preset", preset, config=f"configs/{config}.yaml")
+
+    assert without("sd35m-geneval", "medium") == plan(tmp_path, medium)
+    vaes = dict(AutoencoderDC=dict(downsample_block_type="Conv", upsample_block_type="interpolate"), AutoencoderKL=dict(latent_channels=16, use_quant_conv=False, use_post_quant_conv=False, block_out_channels=(128, 256, 512, 512), layers_per_block=2, down_block_types=["DownEncoderBlock2D"] * 4, up_block_types=["UpDecoderBlock2D"] * 4))
+    for preset, (pipeline, transformer, vae, sizes, config) in PIPELINES.items():
+        folder = tmp_path / preset
+        with torch.device("meta"):
+            getattr(diffusers, transformer)(**sizes).save_config(folder / "transformer")
+            getattr(diffusers, vae)(**vaes.get(vae, {})).save_config(folder / "vae")
+        (folder / "model_index.json").write_text(json.dumps(dict(_class_name=pipeline, transformer=["diffusers", transformer], vae=["diffusers", vae])))
+        assert without(config, preset) == plan(tmp_path, folder, config=f"configs/{config}.yaml"), preset
+    assert "there are tiny, medium" in fails("plan", "configs/shapes.yaml", "--preset", "huge")
+    assert "or --preset NAME: tiny" in fails("plan", "configs/sd35m-geneval.yaml", "--set", f"model.path={tmp_path}/none")
+    assert "lora.targets" in fails("plan", "configs/sd35m-geneval.yaml", "--preset", "z-image")
+
+
 def test_plan_of_a_bench(tmp_path, medium):
     """Rates and losses of a bench take the place of the H200's."""
     contraflow("bench", "--model", "tiny", "--repeats", 1, "--model-cost", "-o", tmp_path / "bench.json")

@@ -568,7 +568,7 @@ static void pipeline_errors(void **state)
 		free(file);
 	}
 	assert_int_equal(open_as(&p, "/nonexistent", AT_F32, &e), -1);
-	says(&e, "/nonexistent/model_index.json");
+	says(&e, "/nonexistent: no such folder: docs/sd35.md");
 }
 
 #define TEST(f) cmocka_unit_test_setup_teardown(f, count_handles, no_handle_left)
