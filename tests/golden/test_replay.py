@@ -116,6 +116,7 @@ def test_twenty_steps(words, tmp_path, name, setting):  # noqa: F811
     beta, kl_beta, eta, policy, ema_decay = SETTINGS[setting]
     model, transformer, shape, size = pipeline(words, name, tmp_path)
     text, pooled = embeddings(model, tmp_path)
+    torch.manual_seed(2)  # of A; over six seeds the KL term is within 7e-6, everything else within 3e-6
     peft_model = get_peft_model(transformer, LoraConfig(r=4, lora_alpha=8, target_modules=ATTENTION, init_lora_weights="gaussian"))
     g = torch.Generator().manual_seed(2)
     with torch.no_grad():
