@@ -139,7 +139,7 @@ def contents(folder):
         # the checkpoint before has the same settings: it is not offered
         ("the run has seed 0, the configuration 1: --set run.seed=0", ["run.seed=1"]),
         ("made with another adapter (rank, alpha or targets)", ["lora.rank=3"]),
-        ("cannot open no/such/model", ["model.path=no/such/model"]),
+        ("no/such/model: no such folder", ["model.path=no/such/model"]),
         ("cannot open no/such.txt", ["prompts.train=no/such.txt"]),
         ("solver", ["rollout.solver=./no_such.so"]),
     ],
