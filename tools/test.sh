@@ -63,7 +63,7 @@ step "unit tests with ASan and UBSan" env ASAN_OPTIONS=detect_leaks=1 UBSAN_OPTI
 	meson test -C build-asan --no-rebuild --suite unit --print-errorlogs
 if command -v nvcc >/dev/null || [[ -x /usr/local/cuda/bin/nvcc ]]; then
 	step "build with CUDA, -Werror" build_cuda
-	step "the CUDA build, on the CPU" golden tests/cuda
+	step "the CUDA build, on the CPU" golden -n 2 --dist loadfile tests/cuda
 else
 	echo "CUDA: not built, there is no nvcc"
 fi
