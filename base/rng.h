@@ -27,6 +27,7 @@ enum rng_purpose {                   /* values are part of the file format: appe
 		   RNG_USER_SOLVER = 15, /* and in `sample` */
 		   RNG_WINDOW = 16,      /* which steps of a rollout take noise */
 		   RNG_BOOTSTRAP = 17,   /* prompts drawn again, for intervals */
+		   RNG_HEALTH = 18,      /* which numbers of a latent its diversity is told by */
 };
 
 struct rng { /* a stream: (seed, purpose, epoch, sample) name it, index runs */

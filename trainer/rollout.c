@@ -193,16 +193,18 @@ static int submit(void *ctx, int64_t at, at_t rgb_BHW3, struct err *e)
 /* So many numbers of a latent are enough to tell how far the images of a group are apart. */
 enum { DIVERSITY_NUMBERS = 1024 };
 
-/* At most DIVERSITY_NUMBERS of each latent, evenly spaced: (count, n) on the CPU. */
+/* All numbers of a small latent, of a large one DIVERSITY_NUMBERS at random, the same of each: (count, n) on
+ * the CPU.  Not evenly spaced: a step of 64 in a latent that is 64 wide would see one column. */
 static at_t thin(at_t x_NCHW)
 {
 	int64_t rows = at_size(x_NCHW, 0), all = at_numel(x_NCHW) / rows;
 	int64_t n = all < DIVERSITY_NUMBERS ? all : DIVERSITY_NUMBERS;
 	at_t at_n = at_empty(DIMS(n), AT_I64, AT_CPU), out;
 	int64_t *at = at_data(at_n);
+	struct rng r = rng_make(0, RNG_HEALTH, 0, 0);
 
 	for (int64_t i = 0; i < n; i++)
-		at[i] = i * all / n;
+		at[i] = n == all ? i : rng_below(&r, (uint32_t)all);
 	at_send_all(1, &at_n, &at_n, at_device_of(x_NCHW));
 	out = at_index_select(at_reshape(x_NCHW, DIMS(rows, all)), 1, at_n);
 	return at_contiguous(at_to(out, AT_F32, AT_CPU));
